@@ -1,0 +1,35 @@
+#!/bin/sh
+# install.sh NAME: makes .venv/NAME hold exactly what its lock files say; quick when it already does.
+# Safe when two run at once (a lock per environment) and after an interrupted run (a stamp is written last).
+set -eu
+name=${1:?usage: install.sh export|server|client}
+case "$name" in
+    export) kind=3.9; locks="export/requirements.txt tests/requirements.txt"; editable= ;;
+    server) kind=3.9; locks="servable/requirements.txt tests/requirements.txt"; editable=client ;;
+    client) kind=client; locks="client/requirements.txt tests/requirements.txt"; editable=client ;;
+    *) echo "install.sh: unknown environment '$name': export, server or client" >&2; exit 2 ;;
+esac
+
+mkdir -p .venv
+exec 9>".venv/.$name.lock"
+flock 9
+# The environment is bound to its place: the stamp holds the folder, so a moved checkout is installed again.
+wanted=$( (pwd; cat "$0" $locks ${editable:+client/pyproject.toml}) | sha256sum | cut -d' ' -f1)
+venv=.venv/$name
+if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$wanted" ]; then
+    python=$(sh configs/environments/find_python.sh "$kind")
+    echo "environment $name: installing into $venv with $python" >&2
+    rm -rf "$venv"
+    "$python" -m venv "$venv"
+    for lock in $locks; do
+        # --no-deps: a lock is complete, and mindspore-serving 2.0.2 asks for a grpcio that its server never imports
+        "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r "$lock"
+    done
+    if [ -n "$editable" ]; then
+        "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e "$editable"
+    fi
+    echo "$wanted" > "$venv/.installed"
+fi
+if [ "$name" = server ]; then
+    "$venv/bin/python" -m servable.lite_runtime
+fi
