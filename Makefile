@@ -1,0 +1,32 @@
+# Every target sets up what it needs; a second run reuses it.
+SHELL := /bin/sh
+CONFIG ?= configs/cpu.yaml
+VERSION ?= 1
+INSTALL := sh configs/environments/install.sh
+EXPORT := .venv/export/bin/python -m export
+SERVER := .venv/server/bin/python
+CLIENT := .venv/client/bin/python
+
+.PHONY: help demo test test-long check export serve export-env server-env client-env
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+export-env server-env client-env:
+	@$(INSTALL) $(@:-env=)
+
+export: export-env server-env  ## CKPT=file [VERSION=n]: checkpoint -> MindIR, verified
+	@test -n "$(CKPT)" || { echo "usage: make export CKPT=file [VERSION=n]" >&2; exit 2; }
+	$(EXPORT) convert --checkpoint "$(CKPT)" --version $(VERSION)
+	$(EXPORT) verify --version $(VERSION)
+
+serve: server-env  ## [CONFIG=configs/cpu.yaml]: start the server
+	$(SERVER) -m servable.serving_server --config $(CONFIG)
+
+check: client-env server-env export-env  ## format, lint, types
+	.venv/client/bin/ruff format --check .
+	.venv/client/bin/ruff check .
+
+test: client-env server-env export-env  ## every test of the normal tier
+	$(CLIENT) -m pytest -q tests/unit/client
+	$(SERVER) -m pytest -q tests/unit/servable tests/e2e

@@ -1,0 +1,102 @@
+"""The command `python -m export`: fetch, stand-in, convert, verify. Arguments and messages only."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Optional
+
+import click
+
+from export.errors import ExportError, ParityError
+from export.facts import REPOSITORY, model_facts
+
+VERSIONS = REPOSITORY / "servable" / "metric_learn"
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)
+
+
+@click.group(help="Turn a metric_learn checkpoint into MindIR files for MindSpore Serving.")
+def cli() -> None:
+    os.environ.setdefault("GLOG_v", "3")
+
+
+@cli.command(name="fetch", help="Download the published checkpoint and check its sha256.")
+@click.option("--output", type=click.Path(path_type=Path), help="default: .checkpoints/<its name>")
+@click.option("--url", help="default: as configs/model.yaml says")
+def fetch_command(output: Optional[Path], url: Optional[str]) -> None:
+    from export.fetch import fetch
+
+    facts = model_facts()
+    output = output or REPOSITORY / ".checkpoints" / facts.published_file
+    fetch(facts, output, url or facts.published_url)
+    click.echo(str(output))
+
+
+@cli.command(name="stand-in", help="Write a checkpoint with stand-in weights: for tests, never for retrieval.")
+@click.option("--output", type=click.Path(path_type=Path), required=True)
+def stand_in_command(output: Path) -> None:
+    from export.checkpoint import stand_in_weights, write_checkpoint
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_checkpoint(stand_in_weights(), output)
+    _say("stand-in weights: good for tests, retrieval quality is not the model's")
+    click.echo(str(output))
+
+
+@cli.command(name="convert", help="Checkpoint -> MindIR files and manifest.json of one version.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), required=True)
+@click.option("--version", type=click.IntRange(1, 2**31 - 1), required=True)
+@click.option("--directory", type=click.Path(path_type=Path), default=VERSIONS, help="default: servable/metric_learn")
+@click.option("--allow-extra-parameters", is_flag=True, help="leave out parameters that are not known")
+@click.option("--force", is_flag=True, help="replace the version if it exists")
+def convert_command(
+    checkpoint: Path, version: int, directory: Path, allow_extra_parameters: bool, force: bool
+) -> None:
+    from export.checkpoint import read_checkpoint
+    from export.mindir import convert
+
+    facts = model_facts()
+    read = read_checkpoint(checkpoint, facts.expected_extras, allow_extra_parameters)
+    if read.skipped:
+        _say(f"left out {len(read.skipped)} parameters that are not the backbone's: {', '.join(read.skipped[:8])}")
+    manifest = convert(read, checkpoint, directory / str(version), facts, force=force, progress=_say)
+    _say(f"version {version}: {manifest['weights']} weights, fingerprint {str(manifest['fingerprint'])[:16]}")
+    click.echo(str(directory / str(version)))
+
+
+@cli.command(name="verify", help="Run every MindIR in the serving runtime and compare with the checkpoint.")
+@click.option("--version", type=click.IntRange(1), required=True)
+@click.option("--directory", type=click.Path(path_type=Path), default=VERSIONS, help="default: servable/metric_learn")
+def verify_command(version: int, directory: Path) -> None:
+    from export.verify import TOLERANCE, verify
+
+    _say("running the probe pixels through every MindIR in MindSpore Lite")
+    worst = verify(directory / str(version))
+    for batch, distance in worst.items():
+        click.echo(f"batch {batch:>3}: worst relative distance {distance:.2e} (limit {TOLERANCE:.0e})")
+    if max(worst.values()) > TOLERANCE:
+        raise ParityError(f"version {version} is not the checkpoint's network; do not serve it")
+
+
+def main() -> None:
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+    except ExportError as error:
+        _say(f"export: {error}")
+        sys.exit(error.exit_code)
+    except OSError as error:
+        _say(f"export: {error.filename or ''}: {error.strerror}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""What stops an export, each with its exit code. A message says what happened, the value and what to do.
+
+ExportError            1  the machine's side: no space, no permission, a tool that failed
+|- InputError          2  the caller's side: no such file, not a checkpoint, a parameter that does not fit
+|- UnreachableError    4  the download host cannot be reached
+|- ParityError         5  the exported model is not the trained one
+"""
+
+from __future__ import annotations
+
+
+class ExportError(Exception):
+    exit_code = 1
+
+
+class InputError(ExportError):
+    exit_code = 2
+
+
+class UnreachableError(ExportError):
+    exit_code = 4
+
+
+class ParityError(ExportError):
+    exit_code = 5

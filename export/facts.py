@@ -1,0 +1,57 @@
+"""configs/model.yaml as a frozen value. Reads one file; decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MODEL_YAML = REPOSITORY / "configs" / "model.yaml"
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What configs/model.yaml says; the comments there give units and sources."""
+
+    name: str
+    network: str
+    embedding_dim: int
+    input_side_px: int
+    batch_sizes: tuple[int, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    preprocessing: str
+    published_file: str
+    published_url: str
+    published_sha256: str
+    stand_in_file: str
+    stand_in_weights_sha256: str
+    expected_extras: tuple[str, ...]
+
+
+@lru_cache(maxsize=None)
+def model_facts(path: Path = MODEL_YAML) -> ModelFacts:
+    """The facts of the model. Raises OSError or KeyError where the file is missing or incomplete."""
+    document: dict[str, Any] = yaml.safe_load(path.read_text())
+    model, published, stand_in = document["model"], document["published"], document["stand_in"]
+    mean, std = document["normalisation"]["mean"], document["normalisation"]["std"]
+    return ModelFacts(
+        name=model["name"],
+        network=model["network"],
+        embedding_dim=model["embedding_dim"],
+        input_side_px=model["input_side_px"],
+        batch_sizes=tuple(model["batch_sizes"]),
+        mean=(mean[0], mean[1], mean[2]),
+        std=(std[0], std[1], std[2]),
+        preprocessing=model["preprocessing"],
+        published_file=published["file"],
+        published_url=published["url"],
+        published_sha256=published["sha256"],
+        stand_in_file=stand_in["file"],
+        stand_in_weights_sha256=stand_in["weights_sha256"],
+        expected_extras=tuple(document["expected_extras"]),
+    )

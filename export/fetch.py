@@ -1,0 +1,62 @@
+"""Downloads the published checkpoint: resumes, checks the digest, appears whole or not at all."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import click
+
+from export.errors import ExportError, InputError, UnreachableError
+from export.facts import ModelFacts
+
+TIMEOUT_S = 30.0
+
+
+def fetch(facts: ModelFacts, output: Path, url: str) -> None:
+    """Downloads to `output`. Raises UnreachableError, InputError on a wrong digest (nothing stays), ExportError."""
+    from export.checkpoint import file_sha256, write_sidecar
+
+    if output.is_file():
+        if file_sha256(output) == facts.published_sha256:
+            return
+        raise InputError(f"{output} exists and is not the published checkpoint; move it away")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(output.name + ".partial")
+    try:
+        _download(url, partial)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise UnreachableError(
+            f"{url} cannot be reached ({getattr(error, 'reason', error)}); download it on another machine and "
+            f"place it at {output} (sha256 {facts.published_sha256})"
+        ) from error
+    except OSError as error:
+        raise ExportError(f"cannot write {partial}: {error.strerror}") from error
+    digest = file_sha256(partial)
+    if digest != facts.published_sha256:
+        partial.unlink()
+        raise InputError(f"what {url} sent has sha256 {digest}, not {facts.published_sha256}; it was deleted")
+    partial.replace(output)
+    write_sidecar(output, digest)
+
+
+def _download(url: str, partial: Path) -> None:
+    have = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # everything was there already
+            return
+        raise
+    with response:
+        resumed = response.status == 206
+        total = int(response.headers.get("Content-Length", 0)) + (have if resumed else 0)
+        with partial.open("ab" if resumed else "wb") as file, click.progressbar(
+            length=total or None, label=partial.name, file=click.get_text_stream("stderr")
+        ) as bar:
+            bar.update(have if resumed else 0)
+            for block in iter(lambda: response.read(1 << 20), b""):
+                file.write(block)
+                bar.update(len(block))

@@ -1,0 +1,86 @@
+"""Proof that the exported MindIR files are the checkpoint's network, in the runtime that serves them.
+
+Sends probe pixels through every MindIR on MindSpore Lite (servable.lite_probe, in the server environment) and
+compares with the features that MindSpore computed from the checkpoint at export. No MindSpore import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from export.errors import ExportError, InputError
+from export.facts import REPOSITORY
+from export.manifest import FILE_NAME, write_manifest
+
+TOLERANCE = 1e-4  # worst relative distance of a row, float32; golden data: one pixel level already gives 2e-3
+GOLDEN = REPOSITORY / "tests" / "golden" / "reference.npz"
+Features = npt.NDArray[np.float32]
+
+
+def relative_distance(actual: Features, expected: Features) -> npt.NDArray[np.float64]:
+    """|a - b| / |b| of each row of two [N, D] arrays. Not finite counts as infinitely far."""
+    difference = np.linalg.norm(actual.astype(np.float64) - expected, axis=1)
+    distance = difference / np.linalg.norm(expected.astype(np.float64), axis=1)
+    return np.where(np.isfinite(distance), distance, np.inf)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a version whose files all have the digests it names. Raises InputError."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise InputError(f"{folder} holds no exported version; run `python -m export convert --version {folder.name}`")
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    for entry in [*manifest["mindir"], manifest["probe"]]:
+        file = folder / entry["file"]
+        if not file.is_file():
+            raise InputError(f"{file} is missing; convert the version again with --force")
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if digest != entry["sha256"]:
+            raise InputError(f"{file.name} is damaged: its sha256 is {digest}, the manifest says {entry['sha256']}")
+    return manifest
+
+
+def verify(folder: Path) -> dict[str, float]:
+    """Worst relative distance per batch size, also recorded in the manifest. Raises InputError, ExportError."""
+    manifest = read_manifest(folder)
+    with np.load(folder / manifest["probe"]["file"]) as probe:
+        pixels, expected = probe["pixels"], probe["features"]
+    if manifest["weights"] == "stand-in" and GOLDEN.is_file():
+        with np.load(GOLDEN) as golden:
+            pixels = np.concatenate([pixels, golden["pixels_bgr_u8"]])
+            expected = np.concatenate([expected, golden["features_f32"]])
+    worst = {}
+    for batch, features in _run_lite(folder, pixels).items():
+        worst[batch] = float(relative_distance(features, expected).max())
+    manifest["parity"] = {
+        "worst_relative_distance": worst,
+        "tolerance": TOLERANCE,
+        "images": len(pixels),
+        "runtime": "mindspore-lite 2.0.0, cpu, float32",
+    }
+    write_manifest(folder, manifest)
+    return worst
+
+
+def _run_lite(folder: Path, pixels: npt.NDArray[np.uint8]) -> dict[str, Features]:
+    python = Path(os.environ.get("METRIC_LEARN_SERVER_PYTHON", REPOSITORY / ".venv" / "server" / "bin" / "python"))
+    if not python.exists():
+        raise ExportError(f"{python} does not exist: verify needs the server environment; run `make server-env`")
+    with tempfile.TemporaryDirectory(prefix="metric-learn-verify-") as scratch:
+        given, made = Path(scratch, "pixels.npy"), Path(scratch, "features.npz")
+        np.save(given, pixels)
+        command = [str(python), "-m", "servable.lite_probe", str(folder.resolve()), str(given), str(made)]
+        done = subprocess.run(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise ExportError("the Lite runtime failed: " + (done.stderr.strip().splitlines() or ["no message"])[-1])
+        with np.load(made) as features:
+            return {batch: features[batch] for batch in features.files}

@@ -1,0 +1,32 @@
+"""The servable metric_learn: models, stages and methods wired together, and nothing else."""
+
+from mindspore_serving.server import register
+
+from . import stages
+
+context = register.Context(thread_num=stages.WORKER["threads"])
+if stages.WORKER["device"] == "cpu":
+    context.append_device_info(register.CPUDeviceInfo(precision_mode="origin"))
+else:
+    context.append_device_info(register.AscendDeviceInfo(precision_mode=stages.WORKER["precision_mode"]))
+
+for size in stages.SIZES:
+    stages.MODELS[size] = register.declare_model(f"metric_learn_b{size}.mindir", "MindIR", context=context)
+
+BATCH = max(stages.SIZES)
+
+
+@register.register_method(output_names=["embedding"])
+def embed(image):
+    pixels = register.add_stage(stages.preprocess, image, outputs_count=1, batch_size=BATCH)
+    features = register.add_stage(stages.embed, pixels, outputs_count=1, batch_size=BATCH)
+    embedding = register.add_stage(stages.l2_normalize, features, outputs_count=1, batch_size=BATCH)
+    return embedding
+
+
+@register.register_method(output_names=["embedding"])
+def embed_pixels(pixels):
+    checked = register.add_stage(stages.check_pixels, pixels, outputs_count=1, batch_size=BATCH)
+    features = register.add_stage(stages.embed, checked, outputs_count=1, batch_size=BATCH)
+    embedding = register.add_stage(stages.l2_normalize, features, outputs_count=1, batch_size=BATCH)
+    return embedding
