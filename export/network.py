@@ -86,12 +86,14 @@ class PixelsToFeatures(nn.Cell):  # type: ignore[misc]
     ) -> None:
         super().__init__(auto_prefix=False)
         self.backbone = backbone
-        as_channels = (1, 1, 1, 3)
+        as_channels = (1, 3, 1, 1)
         self.scale = ms.Tensor((1.0 / (255.0 * np.array(std))).astype(np.float32).reshape(as_channels))
         self.shift = ms.Tensor((np.array(mean) / np.array(std)).astype(np.float32).reshape(as_channels))
         self.transpose = ops.Transpose()
         self.cast = ops.Cast()
 
     def construct(self, pixels: ms.Tensor) -> ms.Tensor:
-        x = self.cast(pixels, ms.float32) * self.scale - self.shift
-        return self.backbone(self.transpose(x, (0, 3, 1, 2)))
+        # The transpose must read the graph's input itself: behind a Cast or Mul, MindSpore Lite 2.0.0 loses the
+        # layout, and refuses the first convolution with "Unexpected input format 0".
+        x = self.cast(self.transpose(pixels, (0, 3, 1, 2)), ms.float32)
+        return self.backbone(x * self.scale - self.shift)
