@@ -20,6 +20,9 @@ export: export-env server-env  ## CKPT=file [VERSION=n]: checkpoint -> MindIR, v
 	$(EXPORT) convert --checkpoint "$(CKPT)" --version $(VERSION)
 	$(EXPORT) verify --version $(VERSION)
 
+demo: export-env server-env client-env  ## the main job, start to finish, on CPU
+	@sh configs/environments/demo.sh
+
 serve: server-env  ## [CONFIG=configs/cpu.yaml]: start the server
 	$(SERVER) -m servable.serving_server --config $(CONFIG)
 
