@@ -26,10 +26,12 @@ demo: export-env server-env client-env  ## the main job, start to finish, on CPU
 serve: server-env  ## [CONFIG=configs/cpu.yaml]: start the server
 	$(SERVER) -m servable.serving_server --config $(CONFIG)
 
-check: client-env server-env export-env  ## format, lint, types
+check: client-env  ## format, lint, types
 	.venv/client/bin/ruff format --check .
 	.venv/client/bin/ruff check .
+	.venv/client/bin/mypy client/src
 
 test: client-env server-env export-env  ## every test of the normal tier
-	$(CLIENT) -m pytest -q tests/unit/client
-	$(SERVER) -m pytest -q tests/unit/servable tests/e2e
+	$(CLIENT) -m pytest -q -m "not long" tests/unit/client
+	$(SERVER) -m pytest -q -m "not long" tests/unit/client/test_preprocess.py tests/unit/servable tests/e2e
+	GLOG_v=3 .venv/export/bin/python -m pytest -q -m "not long" tests/unit/export

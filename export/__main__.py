@@ -53,9 +53,7 @@ def stand_in_command(output: Path) -> None:
 @click.option("--directory", type=click.Path(path_type=Path), default=VERSIONS, help="default: servable/metric_learn")
 @click.option("--allow-extra-parameters", is_flag=True, help="leave out parameters that are not known")
 @click.option("--force", is_flag=True, help="replace the version if it exists")
-def convert_command(
-    checkpoint: Path, version: int, directory: Path, allow_extra_parameters: bool, force: bool
-) -> None:
+def convert_command(checkpoint: Path, version: int, directory: Path, allow_extra_parameters: bool, force: bool) -> None:
     from export.checkpoint import read_checkpoint
     from export.mindir import convert
 

@@ -1,4 +1,4 @@
-"""A trained checkpoint file -> the backbone's parameters, checked one by one. Strict: nothing is guessed or filled in."""
+"""A trained checkpoint file -> the backbone's parameters, checked one by one. Nothing is guessed or filled in."""
 
 from __future__ import annotations
 

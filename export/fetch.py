@@ -53,9 +53,10 @@ def _download(url: str, partial: Path) -> None:
     with response:
         resumed = response.status == 206
         total = int(response.headers.get("Content-Length", 0)) + (have if resumed else 0)
-        with partial.open("ab" if resumed else "wb") as file, click.progressbar(
-            length=total or None, label=partial.name, file=click.get_text_stream("stderr")
-        ) as bar:
+        with (
+            partial.open("ab" if resumed else "wb") as file,
+            click.progressbar(length=total or None, label=partial.name, file=click.get_text_stream("stderr")) as bar,
+        ):
             bar.update(have if resumed else 0)
             for block in iter(lambda: response.read(1 << 20), b""):
                 file.write(block)

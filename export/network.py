@@ -81,9 +81,7 @@ class PixelsToFeatures(nn.Cell):  # type: ignore[misc]
     shares one contract.
     """
 
-    def __init__(
-        self, backbone: ResNet50, mean: tuple[float, float, float], std: tuple[float, float, float]
-    ) -> None:
+    def __init__(self, backbone: ResNet50, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
         super().__init__(auto_prefix=False)
         self.backbone = backbone
         as_channels = (1, 3, 1, 1)

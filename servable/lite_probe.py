@@ -1,6 +1,6 @@
 """Runs pixels through every MindIR of a version in the real serving runtime: what `export verify` compares.
 
-    python -m servable.lite_probe VERSION_DIRECTORY PIXELS.npy FEATURES.npz
+python -m servable.lite_probe VERSION_DIRECTORY PIXELS.npy FEATURES.npz
 """
 
 from __future__ import annotations

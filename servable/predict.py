@@ -9,6 +9,7 @@ from typing import Callable, Optional
 import grpc
 import numpy as np
 import numpy.typing as npt
+
 from metric_learn_client import wire
 
 OPTIONS = [

@@ -1,6 +1,6 @@
 """The command that serves: check everything, start MindSpore Serving, warm it up, wait, stop cleanly.
 
-    python -m servable.serving_server --config configs/cpu.yaml [--check] [--set section.key=value ...]
+python -m servable.serving_server --config configs/cpu.yaml [--check] [--set section.key=value ...]
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, Optional
 import click
 import grpc
 import numpy as np
-from metric_learn_client import wire
 
+from metric_learn_client import wire
 from servable.backend import Backend, BackendSettings
 from servable.config import REPOSITORY, Config, ConfigError, load_config
 from servable.lite_runtime import SERVING_NAME, lite_directory
@@ -60,7 +60,9 @@ def check(config: Config) -> tuple[Path, dict[str, Any]]:
         try:
             probe.bind((host, int(port)))
         except OSError as error:
-            raise ConfigError(f"server.address = {config.server.address}: {error.strerror}; choose another port") from error
+            raise ConfigError(
+                f"server.address = {config.server.address}: {error.strerror}; choose another port"
+            ) from error
     return folder, manifest
 
 

@@ -43,5 +43,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}; export version {folder.name} again") from error
     except (ValueError, KeyError) as error:
-        raise ConfigError(f"{folder / 'manifest.json'}: not a manifest ({error!r}); export the version again") from error
+        raise ConfigError(
+            f"{folder / 'manifest.json'}: not a manifest ({error!r}); export the version again"
+        ) from error
     return manifest

@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import skimage.data
+
 from metric_learn_client import EmbeddingClient
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
-from metric_learn_client.preprocess import DecodeLimits, preprocess as preprocess_image
+
+from metric_learn_client.preprocess import DecodeLimits
+from metric_learn_client.preprocess import preprocess as preprocess_image
 
 from .batching import plan
 

@@ -102,12 +102,11 @@ class EmbeddingClient:
 
     def _batches(self, images: Sequence[ImageInput]) -> Iterator[tuple[int, list[bytes]]]:
         """(index of its first image, encoded images), bounded by count and by bytes."""
-        start, batch, size = 0, [], 0
+        start, size = 0, 0
+        batch: list[bytes] = []
         for index, image in enumerate(images):
             encoded = _read(image)
-            if batch and (
-                len(batch) == self._batch_size or size + len(encoded) > wire.DEFAULT_MAX_REQUEST_BYTES
-            ):
+            if batch and (len(batch) == self._batch_size or size + len(encoded) > wire.DEFAULT_MAX_REQUEST_BYTES):
                 yield start, batch
                 start, batch, size = index, [], 0
             batch.append(encoded)

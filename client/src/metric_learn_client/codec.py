@@ -30,7 +30,9 @@ def encode_request(images: Sequence[bytes]) -> wire.PredictRequest:
     return request
 
 
-def decode_reply(reply: wire.PredictReply, count: int, first_index: int) -> list[tuple[Optional[Row], Optional[ImageFailure]]]:
+def decode_reply(
+    reply: wire.PredictReply, count: int, first_index: int
+) -> list[tuple[Optional[Row], Optional[ImageFailure]]]:
     """One (row, failure) per image, in order; exactly one of the two is None.
 
     Raises ReplyError where the reply does not fit, OverloadedError, UnreachableError or RejectedError where its

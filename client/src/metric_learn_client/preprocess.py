@@ -91,7 +91,7 @@ def decode(image: Union[bytes, Pixels], limits: DecodeLimits = DecodeLimits()) -
         pixels = None
     if pixels is None:
         raise ImageError("E_DECODE", f"the {header.format.upper()} is broken or cut off")
-    return pixels  # type: ignore[no-any-return]
+    return np.asarray(pixels, np.uint8)
 
 
 def resize(pixels: Pixels) -> Pixels:
@@ -99,7 +99,7 @@ def resize(pixels: Pixels) -> Pixels:
     height, width = pixels.shape[:2]
     if (height, width) != (SIDE_PX, SIDE_PX):
         short = cv2.resize(pixels, _short_side_size(width, height), interpolation=cv2.INTER_LANCZOS4)
-        pixels = cv2.resize(short, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR)
+        pixels = np.asarray(cv2.resize(short, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR), np.uint8)
     return np.ascontiguousarray(pixels)
 
 

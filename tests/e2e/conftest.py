@@ -1,0 +1,75 @@
+"""A real server on stand-in weights: exported once per checkout, started once per session, on a free port."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+VERSIONS = REPOSITORY / ".runtime" / "stand-in"
+READY_S = 60
+
+
+@dataclass
+class Server:
+    endpoint: str
+    process: subprocess.Popen
+    ready_line: str
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(run_dir, *flags):
+    endpoint = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "servable.serving_server", "--config", "configs/cpu.yaml"]
+    settings = [f"server.address={endpoint}", f"server.run_dir={run_dir}", f"model.directory={VERSIONS}", *flags]
+    for setting in settings:
+        command += ["--set", setting]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    watchdog = threading.Timer(READY_S, process.kill)
+    watchdog.start()
+    line = process.stdout.readline()
+    watchdog.cancel()
+    return Server(endpoint, process, line.strip())
+
+
+def stop(server, number=signal.SIGTERM):
+    if server.process.poll() is None:
+        server.process.send_signal(number)
+    code = server.process.wait(30)
+    server.process.stdout.close()
+    server.process.stderr.close()
+    return code
+
+
+@pytest.fixture(scope="session")
+def versions():
+    if not (VERSIONS / "1" / "manifest.json").is_file():
+        python = str(REPOSITORY / ".venv" / "export" / "bin" / "python")
+        checkpoint = str(VERSIONS / "metric_learn_stand_in.ckpt")
+        environment = {**os.environ, "GLOG_v": "3"}
+        for arguments in (
+            ["stand-in", "--output", checkpoint],
+            ["convert", "--checkpoint", checkpoint, "--version", "1", "--directory", str(VERSIONS)],
+            ["verify", "--version", "1", "--directory", str(VERSIONS)],
+        ):
+            subprocess.run([python, "-m", "export", *arguments], cwd=REPOSITORY, env=environment, check=True)
+    return VERSIONS
+
+
+@pytest.fixture(scope="session")
+def server(versions, tmp_path_factory):
+    started = start(tmp_path_factory.mktemp("run"))
+    assert started.ready_line.startswith("ready"), started.process.communicate()[1]
+    yield started
+    stop(started)

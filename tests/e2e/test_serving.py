@@ -1,0 +1,179 @@
+"""Through the real server: MindSpore Serving, MindSpore Lite, the exported network."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from metric_learn_client import EmbeddingClient, RejectedError
+from metric_learn_client.preprocess import preprocess
+from servable.predict import predict_pixels
+
+from .conftest import REPOSITORY, VERSIONS, start, stop
+
+GOLDEN = REPOSITORY / "tests" / "golden"
+REFERENCE = np.load(GOLDEN / "reference.npz")
+IMAGES = [(GOLDEN / "images" / str(name)).read_bytes() for name in REFERENCE["names"]]
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with EmbeddingClient(server.endpoint, deadline_s=120) as made:
+        yield made
+
+
+def distance(actual, expected):
+    return np.linalg.norm(actual - expected, axis=1) / np.linalg.norm(expected, axis=1)
+
+
+def test_golden_pictures_give_the_reference_embeddings(client):
+    embeddings = client.embed(IMAGES).embeddings
+    assert distance(embeddings, REFERENCE["embeddings_f32"]).max() <= 1e-4
+    assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
+
+
+def test_the_gate_sees_swapped_channels(server):
+    """The comparison above can fail: pixels in RGB order are far off."""
+    pixels = [preprocess(image)[:, :, ::-1].copy() for image in IMAGES[:4]]
+    rows = predict_pixels(
+        server.endpoint, pixels, servable="metric_learn", method="embed_pixels", output="embedding", deadline_s=60
+    )
+    assert distance(rows, REFERENCE["embeddings_f32"][:4]).max() > 1e-2
+
+
+def test_pixels_and_files_give_the_same_embeddings(client, server):
+    rows = predict_pixels(
+        server.endpoint,
+        [preprocess(image) for image in IMAGES],
+        servable="metric_learn",
+        method="embed_pixels",
+        output="embedding",
+        deadline_s=60,
+    )
+    assert distance(rows, client.embed(IMAGES).embeddings).max() <= 1e-5
+
+
+def test_a_picture_embeds_alike_alone_in_seven_and_in_a_hundred(client):
+    alone = client.embed([IMAGES[0]]).embeddings[0]
+    for count in (7, 100):
+        among = client.embed([IMAGES[index % len(IMAGES)] for index in range(count)]).embeddings
+        for row in among[:: len(IMAGES)]:
+            assert np.linalg.norm(row - alone) <= 1e-5
+
+
+def test_one_corrupt_file_among_twenty_fails_alone(client):
+    pictures = [IMAGES[index % len(IMAGES)] for index in range(20)]
+    clean = client.embed(pictures).embeddings
+    pictures[11] = pictures[0][:2000]
+    result = client.embed(pictures, on_error="return")
+    assert [(error.index, error.code) for error in result.errors] == [(11, "E_DECODE")]
+    others = [index for index in range(20) if index != 11]
+    assert np.isnan(result.embeddings[11]).all()
+    assert np.abs(result.embeddings[others] - clean[others]).max() <= 1e-5
+
+
+def test_all_corrupt_files_fail_each_with_its_code(client):
+    result = client.embed([b"", b"nonsense", IMAGES[0][:500]] * 6, on_error="return")
+    assert [error.code for error in result.errors] == ["E_EMPTY", "E_UNSUPPORTED", "E_DECODE"] * 6
+
+
+def test_pixels_of_another_shape_are_refused(server):
+    with pytest.raises(RuntimeError, match="E_SHAPE"):
+        predict_pixels(
+            server.endpoint,
+            [np.zeros((3, 224, 224), np.uint8)],
+            servable="metric_learn",
+            method="embed_pixels",
+            output="embedding",
+            deadline_s=60,
+        )
+
+
+def test_the_command_writes_rows_in_the_order_given(server, tmp_path):
+    command = shutil.which("metric-learn", path=str(Path(sys.executable).parent))
+    output = tmp_path / "x.npy"
+    names = [str(GOLDEN / "images" / str(name)) for name in REFERENCE["names"]]
+    names.insert(3, str(tmp_path / "missing.jpg"))
+    done = subprocess.run(
+        [command, "embed", *names, "--endpoint", server.endpoint, "--output", str(output)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "missing.jpg: E_READ" in done.stderr
+    embeddings = np.load(output)
+    assert embeddings.dtype == np.float32 and np.isnan(embeddings[3]).all()
+    assert distance(np.delete(embeddings, 3, axis=0), REFERENCE["embeddings_f32"]).max() <= 1e-4
+
+
+def test_the_stock_client_gets_the_same_embeddings(server, tmp_path):
+    """mindspore_serving.client.Client from the wheel, in the export environment."""
+    output = tmp_path / "stock.npy"
+    script = (
+        "import sys, numpy as np\n"
+        "from mindspore_serving.client import Client\n"
+        "client = Client(sys.argv[1], 'metric_learn', 'embed')\n"
+        "result = client.infer([{'image': open(name, 'rb').read()} for name in sys.argv[3:]])\n"
+        "np.save(sys.argv[2], np.stack([row['embedding'] for row in result]))\n"
+    )
+    names = [str(GOLDEN / "images" / str(name)) for name in REFERENCE["names"]]
+    python = str(REPOSITORY / ".venv" / "export" / "bin" / "python")
+    subprocess.run([python, "-c", script, server.endpoint, str(output), *names], check=True)
+    assert distance(np.load(output), REFERENCE["embeddings_f32"]).max() <= 1e-4
+
+
+def test_the_readmes_python_runs(server, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    monkeypatch.chdir(REPOSITORY)
+    for block in blocks:
+        exec(block.replace("127.0.0.1:5500", server.endpoint), {})
+
+
+def test_a_damaged_mindir_is_refused_before_anything_starts(versions, tmp_path):
+    shutil.copytree(versions / "1", tmp_path / "versions" / "1")
+    file = tmp_path / "versions" / "1" / "metric_learn_b4.mindir"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    server = start(tmp_path / "run", f"model.directory={tmp_path / 'versions'}")
+    message = server.process.stderr.read()
+    assert stop(server) == 2
+    assert "metric_learn_b4.mindir" in message and "damaged" in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_stopped_server_leaves_no_process_socket_or_segment(versions, tmp_path, number, code):
+    segments = set(Path("/dev/shm").iterdir())
+    server = start(tmp_path)
+    assert float(re.search(r"after ([\d.]+) s", server.ready_line).group(1)) <= 40  # 20 s on an idle machine
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    assert len(children) >= 2
+    assert stop(server, number) == code
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not list(tmp_path.rglob("serving_*_[0-9]*")) or not (tmp_path / "unix_socket_files").exists()
+    assert set(Path("/dev/shm").iterdir()) <= segments
+
+
+def test_an_unknown_method_is_rejected_by_name(server):
+    with EmbeddingClient(server.endpoint, deadline_s=10) as made:
+        request_error = pytest.raises(RejectedError)
+        from metric_learn_client import codec
+
+        request = codec.encode_request([b"x"])
+        request.servable_spec.method_name = "nothing"
+        with request_error:
+            codec.decode_reply(made._call(request, 10), 1, 0)
+
+
+def test_the_manifest_records_the_parity(versions):
+    parity = json.loads((VERSIONS / "1" / "manifest.json").read_text())["parity"]
+    assert max(parity["worst_relative_distance"].values()) <= parity["tolerance"] == 1e-4

@@ -1,0 +1,128 @@
+"""The gates of the export: each is seen to refuse."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+import yaml
+
+from export.checkpoint import (
+    expected_shapes,
+    read_checkpoint,
+    stand_in_weights,
+    weights_digest,
+    write_checkpoint,
+)
+from export.errors import InputError
+from export.facts import MODEL_YAML, model_facts
+from export.manifest import fingerprint, weights_kind
+from export.verify import read_manifest, relative_distance
+
+REPOSITORY = Path(__file__).parents[3]
+GOLDEN = REPOSITORY / "tests" / "golden"
+EXTRAS = model_facts().expected_extras
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return stand_in_weights()
+
+
+def save(path, values):
+    ms.save_checkpoint([{"name": name, "data": ms.Tensor(value)} for name, value in values.items()], str(path))
+    return path
+
+
+def test_the_network_has_the_published_checkpoints_parameters():
+    with (GOLDEN / "checkpoint_parameters.csv").open() as file:
+        rows = {row["name"]: tuple(map(int, row["shape"].split("x"))) for row in csv.DictReader(file)}
+    assert expected_shapes() == rows
+
+
+def test_the_stand_in_is_recognised_as_such(weights):
+    facts = model_facts()
+    assert weights_digest(weights) == facts.stand_in_weights_sha256
+    assert weights_kind(facts, "0" * 64, weights_digest(weights)) == "stand-in"
+    assert weights_kind(facts, facts.published_sha256, "1" * 64) == "published"
+    assert weights_kind(facts, "0" * 64, "1" * 64) == "custom"
+
+
+def test_the_fingerprint_follows_the_weights():
+    facts = model_facts()
+    assert fingerprint(facts, "a") == fingerprint(facts, "a") != fingerprint(facts, "b")
+
+
+def test_a_checkpoint_comes_back_and_its_extras_are_listed(tmp_path, weights):
+    extras = {"weight": np.zeros((2, 2), np.float32), "moments.conv1.weight": np.zeros(3, np.float32)}
+    read = read_checkpoint(save(tmp_path / "c.ckpt", {**weights, **extras}), EXTRAS)
+    assert read.skipped == ("moments.conv1.weight", "weight")
+    assert weights_digest(read.weights) == weights_digest(weights)
+
+
+@pytest.mark.parametrize("kind", ["missing", "shape", "dtype", "nan"])
+def test_a_parameter_that_does_not_fit_is_named(tmp_path, weights, kind):
+    values = dict(weights)
+    name = "layer3.2.bn1.gamma"
+    if kind == "missing":
+        del values[name]
+    elif kind == "shape":
+        values[name] = values[name][:-1]
+    elif kind == "dtype":
+        values[name] = values[name].astype(np.float16)
+    else:
+        values[name] = np.full_like(values[name], np.nan)
+    with pytest.raises(InputError, match=name):
+        read_checkpoint(save(tmp_path / "c.ckpt", values), EXTRAS)
+
+
+def test_an_unknown_parameter_stops_it_unless_allowed(tmp_path, weights):
+    path = save(tmp_path / "c.ckpt", {**weights, "surprise": np.zeros(1, np.float32)})
+    with pytest.raises(InputError, match="surprise"):
+        read_checkpoint(path, EXTRAS)
+    assert read_checkpoint(path, EXTRAS, allow_extras=True).skipped == ("surprise",)
+
+
+def test_one_flipped_byte_of_a_checkpoint_is_caught(tmp_path, weights):
+    path = tmp_path / "c.ckpt"
+    write_checkpoint(weights, path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="damaged"):
+        read_checkpoint(path, EXTRAS)
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
+    (tmp_path / "junk.ckpt").write_bytes(b"not a checkpoint" * 100)
+    for given in (tmp_path, tmp_path / "nothing.ckpt", tmp_path / "junk.ckpt"):
+        command = [sys.executable, "-m", "export", "convert", "--checkpoint", str(given), "--version", "1"]
+        command += ["--directory", str(tmp_path / "out")]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        assert str(given) in done.stderr
+        assert not (tmp_path / "out").exists()
+
+
+def test_relative_distance_sees_each_row_and_never_passes_nan():
+    expected = np.ones((2, 4), np.float32)
+    actual = expected.copy()
+    actual[1, 0] = np.nan
+    assert relative_distance(expected, expected).max() == 0
+    assert relative_distance(actual, expected).tolist() == [0, np.inf]
+
+
+def test_a_version_without_manifest_is_refused(tmp_path):
+    with pytest.raises(InputError, match="convert"):
+        read_manifest(tmp_path / "1")
+
+
+def test_facts_that_stand_twice_agree():
+    """configs/model.yaml and the client's preprocess, read as text: this environment has no OpenCV."""
+    source = (REPOSITORY / "client/src/metric_learn_client/preprocess.py").read_text()
+    model = yaml.safe_load(MODEL_YAML.read_text())["model"]
+    assert f'PREPROCESSING_ID = "{model["preprocessing"]}"' in source
+    assert f"SIDE_PX = {model['input_side_px']} " in source

@@ -1,0 +1,67 @@
+"""Configuration: precedence, and one clear line for everything wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from servable.config import ConfigError, load_config
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("name", ["cpu", "ascend310", "ascend910"])
+def test_the_shipped_configurations_are_valid(name):
+    assert load_config(REPOSITORY / "configs" / f"{name}.yaml", (), {}).backend.target == name
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("model: {version: 1}\nbackend: {workers: 2}\n")
+    environment = {"METRIC_LEARN_MODEL__VERSION": "2", "METRIC_LEARN_BACKEND__THREADS": "3"}
+    config = load_config(file, ["model.version=4"], environment)
+    assert (config.model.version, config.backend.threads, config.backend.workers) == (4, 3, 2)
+    assert config.server.address == "127.0.0.1:5500"
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "environment", "words"),
+    [
+        ("model: {versoin: 1}", [], {}, ["unknown key model.versoin", "version"]),
+        ("modle: {}", [], {}, ["unknown key modle", "model"]),
+        ("model: {version: -1}", [], {}, ["model.version", "-1", "greater than or equal to 0"]),
+        ("backend: {target: gpu}", [], {}, ["backend.target", "gpu", "ascend310"]),
+        ("server: {address: '0.0.0.0:5500'}", [], {}, ["server.address", "0.0.0.0:5500", "must not be exposed"]),
+        ("server: {address: '127.0.0.1:99999'}", [], {}, ["server.address", "1 to 65535"]),
+        ("[1, 2]", [], {}, ["must hold sections"]),
+        ("a: [", [], {}, ["not YAML"]),
+        ("model: 3", [], {}, ["model"]),
+        ("", ["model.version"], {}, ["--set model.version", "section.key=value"]),
+        ("", ["model.version=x"], {}, ["--set model.version", "'x'"]),
+        ("", [], {"METRIC_LEARN_MODEL__VERSION": "x"}, ["environment METRIC_LEARN_MODEL__VERSION", "'x'"]),
+    ],
+)
+def test_each_mistake_is_one_line_with_source_key_and_remedy(tmp_path, text, flags, environment, words):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, flags, environment)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="nowhere.yaml"):
+        load_config(tmp_path / "nowhere.yaml", (), {})
+
+
+@pytest.mark.skipif(any(Path("/dev").glob("davinci[0-9]*")), reason="this host has an Ascend device")
+@pytest.mark.parametrize("name", ["ascend310", "ascend910"])
+def test_an_ascend_configuration_off_ascend_says_what_is_missing_and_exits_4(name):
+    command = [sys.executable, "-m", "servable.serving_server", "--config", f"configs/{name}.yaml"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=10)
+    assert done.returncode == 4
+    assert len(done.stderr.splitlines()) == 1
+    assert "device" in done.stderr and "CANN" in done.stderr and "driver" in done.stderr
