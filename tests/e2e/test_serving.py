@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +96,7 @@ def test_pixels_of_another_shape_are_refused(server):
 
 
 def test_the_command_writes_rows_in_the_order_given(server, tmp_path):
-    command = shutil.which("metric-learn", path=str(Path(sys.executable).parent))
+    command = str(REPOSITORY / ".venv" / "client" / "bin" / "metric-learn")
     output = tmp_path / "x.npy"
     names = [str(GOLDEN / "images" / str(name)) for name in REFERENCE["names"]]
     names.insert(3, str(tmp_path / "missing.jpg"))

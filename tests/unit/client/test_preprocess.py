@@ -43,6 +43,13 @@ def test_the_first_resize_rounds_its_factor_as_the_zoo_does():
     assert np.array_equal(resize(pixels), cv2.resize(short, (224, 224), interpolation=cv2.INTER_LINEAR))
 
 
+def test_pillows_lanczos_would_be_seen():
+    image_module = pytest.importorskip("PIL.Image")
+    pixels = decode(image("astronaut_420_q90.jpg"))
+    short = image_module.fromarray(pixels).resize((224, 224), image_module.LANCZOS)
+    assert np.abs(np.asarray(short).astype(int) - resize(pixels)).max() > 8
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_cut_off_file_is_refused_at_every_length(name):
     data = image(name)

@@ -126,3 +126,22 @@ def test_facts_that_stand_twice_agree():
     model = yaml.safe_load(MODEL_YAML.read_text())["model"]
     assert f'PREPROCESSING_ID = "{model["preprocessing"]}"' in source
     assert f"SIDE_PX = {model['input_side_px']} " in source
+
+
+def test_an_unreachable_host_is_one_line_with_the_way_by_hand_and_exit_code_4(tmp_path):
+    output = tmp_path / "c.ckpt"
+    command = [sys.executable, "-m", "export", "fetch", "--url", "http://127.0.0.1:1/c.ckpt", "--output", str(output)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 4
+    assert len(done.stderr.splitlines()) == 1 and f"place it at {output}" in done.stderr
+
+
+def test_a_download_with_another_digest_is_refused_and_nothing_stays(tmp_path):
+    source = tmp_path / "source.ckpt"
+    source.write_bytes(b"something else")
+    output = tmp_path / "out" / "c.ckpt"
+    command = [sys.executable, "-m", "export", "fetch", "--url", source.as_uri(), "--output", str(output)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "sha256" in done.stderr
+    assert list(output.parent.iterdir()) == []
