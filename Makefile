@@ -7,7 +7,7 @@ EXPORT := .venv/export/bin/python -m export
 SERVER := .venv/server/bin/python
 CLIENT := .venv/client/bin/python
 
-.PHONY: help demo test test-long check export serve export-env server-env client-env
+.PHONY: help demo test test-long check lock export serve export-env server-env client-env
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -26,12 +26,23 @@ demo: export-env server-env client-env  ## the main job, start to finish, on CPU
 serve: server-env  ## [CONFIG=configs/cpu.yaml]: start the server
 	$(SERVER) -m servable.serving_server --config $(CONFIG)
 
-check: client-env  ## format, lint, types
+lock:  ## compile the lock files from their *.in files
+	@sh configs/environments/lock.sh
+
+check: client-env server-env export-env  ## format, lint, types
 	.venv/client/bin/ruff format --check .
 	.venv/client/bin/ruff check .
 	.venv/client/bin/mypy client/src
+	.venv/server/bin/python -m mypy servable export
 
-test: client-env server-env export-env  ## every test of the normal tier
-	$(CLIENT) -m pytest -q -m "not long" tests/unit/client
-	$(SERVER) -m pytest -q -m "not long" tests/unit/client/test_preprocess.py tests/unit/servable tests/e2e
-	GLOG_v=3 .venv/export/bin/python -m pytest -q -m "not long" tests/unit/export
+# unit: beside the code, in the environment that runs it. integration: the real client against an in-process fake, and
+# the gateway against a fake MindSpore Serving. e2e: the real server, from outside, so in the client's environment.
+test: TIER := not long
+test-long: TIER := long
+test test-long: client-env server-env export-env
+	$(CLIENT) -m pytest -q -m "$(TIER)" tests/unit/client tests/integration/client
+	$(SERVER) -m pytest -q -m "$(TIER)" tests/unit/client/test_preprocess.py tests/unit/servable tests/integration/servable
+	GLOG_v=3 .venv/export/bin/python -m pytest -q -m "$(TIER)" tests/unit/export
+	$(CLIENT) -m pytest -q -m "$(TIER)" tests/e2e
+test:  ## every test that a change must pass
+test-long:  ## chaos, soak, scale and version-matrix runs

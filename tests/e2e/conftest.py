@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,13 @@ def free_port():
 
 def start(run_dir, *flags):
     endpoint = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "servable.serving_server", "--config", "configs/cpu.yaml"]
+    command = [
+        str(REPOSITORY / ".venv" / "server" / "bin" / "python"),
+        "-m",
+        "servable.serving_server",
+        "--config",
+        "configs/cpu.yaml",
+    ]
     settings = [f"server.address={endpoint}", f"server.run_dir={run_dir}", f"model.directory={VERSIONS}", *flags]
     for setting in settings:
         command += ["--set", setting]

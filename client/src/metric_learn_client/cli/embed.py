@@ -1,36 +1,23 @@
-"""The command `metric-learn`. Data on stdout, log on stderr; exit codes 0, 1, 2, 3 (some failed), 4 (no server)."""
+"""`metric-learn embed`: image files in the order given."""
 
 from __future__ import annotations
 
 import json
-import sys
-from typing import Optional
+from typing import Any, Optional
 
 import click
 import numpy as np
 
-from metric_learn_client.client import DEFAULT_DEADLINE_S, DEFAULT_ENDPOINT, EmbeddingClient
-from metric_learn_client.errors import (
-    DeadlineError,
-    ImageFailure,
-    MetricLearnError,
-    OverloadedError,
-    RejectedError,
-    UnreachableError,
-)
+from metric_learn_client.cli.connection import endpoint_options, open_client
+from metric_learn_client.errors import ImageFailure
+from metric_learn_client.exit_codes import ExitCode
 
 
-@click.group(help="Image embeddings from a metric-learn server.")
-def cli() -> None:
-    pass
-
-
-@cli.command(help="Embed image FILES in the order given.")
+@click.command(name="embed", help="Embed image FILES in the order given.")
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @click.option("--output", type=click.Path(), help="x.npy: float32 [n, 2048]; a failed image's row is NaN")
-@click.option("--endpoint", default=DEFAULT_ENDPOINT, envvar="METRIC_LEARN_ENDPOINT", show_default=True)
-@click.option("--deadline-s", type=click.FloatRange(0, min_open=True), default=DEFAULT_DEADLINE_S, show_default=True)
-def embed(files: tuple[str, ...], output: Optional[str], endpoint: str, deadline_s: float) -> None:
+@endpoint_options
+def command(files: tuple[str, ...], output: Optional[str], **connection: Any) -> ExitCode:
     if output is not None and not output.endswith(".npy"):
         raise click.UsageError(f"--output {output}: must end in .npy")
     images: list[bytes] = []
@@ -41,7 +28,7 @@ def embed(files: tuple[str, ...], output: Optional[str], endpoint: str, deadline
                 images.append(file.read())
         except OSError as error:
             unreadable.append(ImageFailure(index, "E_READ", error.strerror or "cannot be read"))
-    with EmbeddingClient(endpoint, deadline_s=deadline_s) as client:
+    with open_client(**connection) as client:
         result = client.embed(images, on_error="return")
     bad = {failure.index for failure in unreadable}
     readable = [index for index in range(len(files)) if index not in bad]
@@ -59,19 +46,5 @@ def embed(files: tuple[str, ...], output: Optional[str], endpoint: str, deadline
         click.echo(f"{files[failure.index]}: {failure.code}: {failure.message}", err=True)
     if failures:
         click.echo(f"{len(failures)} of {len(files)} images failed", err=True)
-        sys.exit(3)
-
-
-def main() -> None:
-    try:
-        cli(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except click.Abort:
-        sys.exit(130)
-    except (MetricLearnError, OSError) as error:
-        click.echo(f"metric-learn: {error}", err=True)
-        if isinstance(error, (UnreachableError, DeadlineError, OverloadedError)):
-            sys.exit(4)
-        sys.exit(2 if isinstance(error, RejectedError) else 1)
+        return ExitCode.SOME_FAILED
+    return ExitCode.DONE

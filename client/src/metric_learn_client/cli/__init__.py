@@ -1,0 +1,100 @@
+"""The command `metric-learn`: finds a subcommand's module, runs it, turns what it raises into an exit code.
+
+Data on stdout, log on stderr. A subcommand lives in the module of its name and calls its click command `command`;
+it is imported when it is used, so that no command pays for, or needs, another one's libraries.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from types import FrameType
+from typing import Optional
+
+import click
+
+from metric_learn_client._version import __version__
+from metric_learn_client.errors import (
+    DeadlineError,
+    MetricLearnError,
+    OverloadedError,
+    RejectedError,
+    UnreachableError,
+)
+from metric_learn_client.exit_codes import ExitCode
+
+# name -> (what it does, the extra that holds its libraries)
+COMMANDS = {
+    "embed": ("Embed image files, or a whole set of them with --output-dir.", "jobs"),
+    "job": ("Look at, and verify, the output of `embed --output-dir`.", "jobs"),
+    "status": ("Say whether an endpoint is ready and what it serves.", "cli"),
+    "bench": ("Measure throughput and latency of an endpoint.", "cli"),
+    "verify": ("Prove that an endpoint gives the trained model's embeddings.", "cli"),
+    "golden": ("Record golden pictures with their reference embeddings.", "cli"),
+    "evaluate": ("Recall@K and other retrieval metrics, with plots and a report.", "search"),
+    "index": ("Build a search index over a job's embeddings.", "search"),
+    "search": ("Find the nearest images of a query.", "search"),
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
+        if cmd_name not in COMMANDS:
+            return None
+        try:
+            module = importlib.import_module(f"metric_learn_client.cli.{cmd_name}")
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("metric_learn_client"):
+                raise
+            extra = COMMANDS[cmd_name][1]
+            raise click.UsageError(
+                f"metric-learn {cmd_name} needs {error.name}: pip install 'metric-learn-client[{extra}]'"
+            ) from error
+        found: click.Command = module.command
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (text, _) in COMMANDS.items()])
+
+
+@click.group(cls=_Commands, help="Image embeddings from a metric-learn server.")
+@click.version_option(__version__, prog_name="metric-learn")
+def cli() -> None:
+    pass
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception so that every `finally` runs."""
+
+
+def _terminate(_number: int, _frame: Optional[FrameType]) -> None:
+    raise _Terminated
+
+
+def main() -> None:
+    """Runs the command line and exits with a code of exit_codes.ExitCode."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        sys.exit(cli(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(ExitCode.USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(ExitCode.INTERRUPTED)
+    except _Terminated:
+        sys.exit(ExitCode.TERMINATED)
+    except (MetricLearnError, OSError) as error:
+        click.echo(f"metric-learn: {error}", err=True)
+        sys.exit(exit_code_of(error))
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """The code of what a command raised."""
+    if isinstance(error, (UnreachableError, DeadlineError, OverloadedError)):
+        return ExitCode.NOT_REACHABLE
+    return ExitCode.USAGE if isinstance(error, RejectedError) else ExitCode.UNEXPECTED

@@ -1,0 +1,19 @@
+#!/bin/sh
+# lock.sh [NAME...]: compiles the lock files from their *.in files, with hashes and without any registry's address.
+# One file per environment serves every Python that the environment may use, x86_64 and aarch64.
+set -eu
+[ -x .runtime/uv/bin/uv ] || { python3 -m venv .runtime/uv && .runtime/uv/bin/pip install -q uv; } >&2
+lock() { # lock FOLDER [OPTION...]
+    folder=$1; shift
+    .runtime/uv/bin/uv pip compile -q --universal --python-version 3.9 --generate-hashes --no-header \
+        --no-emit-index-url "$@" "$folder/requirements.in" -o "$folder/requirements.txt"
+}
+for name in "${@:-all}"; do
+    case "$name" in
+        client|tests) lock "$name" ;;
+        servable) lock servable --override servable/requirements.override ;;
+        export) lock export ;;
+        all) exec sh "$0" client tests servable export ;;
+        *) echo "lock.sh: unknown lock '$name': client, tests, servable or export" >&2; exit 2 ;;
+    esac
+done

@@ -1,0 +1,205 @@
+"""Which versions are served, by which backend, and which of them is the default.
+
+The supervisor tells (`set_ready`, `set_down`, `retire`, `set_default`), the gateway asks. No process is managed and
+no socket opened here. Everything runs on the gateway's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from dataclasses import dataclass
+from typing import Callable, Optional, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One image whose embedding under this version is known: what readiness compares with."""
+
+    image: bytes  # an encoded file, as a caller would send it
+    embedding: npt.NDArray[np.float32]  # [2048], unit norm
+
+
+class Backend(Protocol):
+    """One MindSpore Serving that serves one version; what the supervisor knows about it."""
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def target(self) -> str:
+        """gRPC target, "unix:/path"; a restarted backend may use the same one."""
+
+    @property
+    def window_instances(self) -> int:
+        """Instances that it works on at one time: 3 x max_batch for each worker in MindSpore Serving 2.0.2."""
+
+    @property
+    def max_batch(self) -> int: ...
+
+    @property
+    def embedding_dim(self) -> int: ...
+
+    @property
+    def weights(self) -> str:
+        """ "published", "custom" or "stand-in"."""
+
+    @property
+    def preprocessing(self) -> str: ...
+
+    @property
+    def golden(self) -> Golden: ...
+
+
+class State(enum.Enum):
+    DOWN = "down"  # no backend, or it ended
+    PROBING = "probing"  # a backend listens; the golden image has not come back right since
+    SERVING = "serving"
+
+
+class UnknownVersion(LookupError):
+    """No such version is served."""
+
+
+class Served:
+    """One version: its latest backend, whether it may take calls, and the calls that hold it."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.backend: Optional[Backend] = None
+        self.state = State.DOWN
+        self.reason = "starting"
+        self.generation = 0  # counts `set_ready`: a call knows whether its backend is still the same
+        self.restarts = 0
+        self.retired = False
+        self.calls = 0
+        self.listeners: list[Callable[[Served], None]] = []
+        self._idle: Optional[asyncio.Future[None]] = None
+
+    @property
+    def serving(self) -> bool:
+        return self.state is State.SERVING
+
+    def move(self, state: State, reason: str) -> None:
+        """Change the state and tell the listeners (dispatcher, readiness, metrics)."""
+        self.state, self.reason = state, reason
+        for listener in list(self.listeners):
+            listener(self)
+
+    def suspect(self, reason: str) -> None:
+        """A call met a fault of the backend itself: hold calls until the golden image passes again."""
+        if self.state is State.SERVING:
+            self.move(State.PROBING, reason)
+
+    def __enter__(self) -> Served:
+        self.calls += 1
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.calls -= 1
+        if not self.calls and self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    async def idle(self, grace_s: float) -> bool:
+        """True when every call that holds this version ended within `grace_s`."""
+        if not self.calls:
+            return True
+        self._idle = asyncio.get_running_loop().create_future()
+        await asyncio.wait({self._idle}, timeout=grace_s)
+        return not self.calls
+
+
+class Backends:
+    """The registry. A call takes its version from here once and keeps it to its end."""
+
+    def __init__(self, default_version: int) -> None:
+        self._served: dict[int, Served] = {default_version: Served(default_version)}
+        self._default = default_version
+        self.on_added: Optional[Callable[[Served], None]] = None  # the gateway's hook
+        self.on_default: Optional[Callable[[int], None]] = None
+
+    @property
+    def default_version(self) -> int:
+        return self._default
+
+    @property
+    def default(self) -> Served:
+        return self._served[self._default]
+
+    def all(self) -> list[Served]:
+        return [self._served[version] for version in sorted(self._served)]
+
+    def resolve(self, version: int) -> Served:
+        """The version asked for; 0 is the default. Raises UnknownVersion."""
+        served = self._served.get(version or self._default)
+        if served is None:
+            raise UnknownVersion(version)
+        return served
+
+    def set_ready(self, backend: Backend) -> None:
+        """`backend` listens on its target. It takes calls as soon as its golden image has come back right."""
+        served = self._served.get(backend.version)
+        if served is None:
+            served = self._served[backend.version] = Served(backend.version)
+            if self.on_added is not None:
+                self.on_added(served)
+        served.restarts += served.generation > 0
+        served.generation += 1
+        served.backend = backend
+        served.move(State.PROBING, "golden image not yet back")
+
+    def set_down(self, backend: Backend, reason: str) -> None:
+        """`backend` ended or is about to: calls in flight are retried on its successor, new ones wait or fail."""
+        served = self._served.get(backend.version)
+        if served is not None and served.backend is backend:
+            served.move(State.DOWN, reason)
+
+    def set_default(self, version: int) -> None:
+        """New calls without a version go to `version` from now on; calls in flight stay where they are.
+
+        Raises UnknownVersion; RuntimeError when its golden image has not passed: it must not take traffic.
+        """
+        served = self.resolve(version)
+        if not served.serving:
+            raise RuntimeError(f"version {version} is {served.state.value} ({served.reason}); not made the default")
+        self._default = served.version
+        if self.on_default is not None:
+            self.on_default(served.version)
+
+    async def wait_serving(self, version: int, timeout_s: float) -> bool:
+        """True as soon as `version` takes calls; False when it did not within `timeout_s`. Raises UnknownVersion."""
+        served = self.resolve(version)
+        reached = asyncio.get_running_loop().create_future()
+
+        def listener(changed: Served) -> None:
+            if changed.serving and not reached.done():
+                reached.set_result(None)
+
+        served.listeners.append(listener)
+        try:
+            if not served.serving:
+                await asyncio.wait({reached}, timeout=timeout_s)
+            return served.serving
+        finally:
+            served.listeners.remove(listener)
+
+    async def retire(self, backend: Backend, grace_s: float) -> bool:
+        """No new call for this version; wait for those in flight. True when none was left after `grace_s`.
+
+        Raises ValueError for the default version: choose another default first.
+        """
+        if backend.version == self._default:
+            raise ValueError(f"version {backend.version} is the default; choose another default first")
+        served = self._served.pop(backend.version, None)
+        if served is None:
+            return True
+        served.retired = True
+        finished = await served.idle(grace_s)
+        served.move(State.DOWN, "retired")
+        return finished
