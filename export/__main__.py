@@ -72,8 +72,7 @@ def convert_command(checkpoint: Path, version: int, directory: Path, allow_extra
 def verify_command(version: int, directory: Path) -> None:
     from export.verify import TOLERANCE, verify
 
-    _say("running the probe pixels through every MindIR in MindSpore Lite")
-    worst = verify(directory / str(version))
+    worst = verify(directory / str(version), _say)
     for batch, distance in worst.items():
         click.echo(f"batch {batch:>3}: worst relative distance {distance:.2e} (limit {TOLERANCE:.0e})")
     if max(worst.values()) > TOLERANCE:

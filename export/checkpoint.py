@@ -14,7 +14,7 @@ import mindspore as ms
 import numpy as np
 import numpy.typing as npt
 
-from export.errors import InputError
+from export.errors import ExportError, InputError
 from export.network import ResNet50
 
 Weights = dict[str, npt.NDArray[np.float32]]
@@ -74,7 +74,7 @@ def read_checkpoint(path: Path, expected_extras: tuple[str, ...], allow_extras: 
             raise InputError(f"{path.name}: parameter {name} has shape {value.shape}; it must be {shape}")
         if not np.isfinite(value).all():
             raise InputError(f"{path.name}: parameter {name} holds a value that is not finite")
-        weights[name] = value
+        weights[name] = np.asarray(value, np.float32)
     unknown = [n for n in values if not any(fnmatch.fnmatchcase(n, pattern) for pattern in expected_extras)]
     if unknown and not allow_extras:
         raise InputError(
@@ -96,10 +96,15 @@ def write_checkpoint(weights: Weights, path: Path) -> None:
     """A MindSpore checkpoint file, with its digest beside it."""
     aside = path.with_name(f".{path.stem}.partial.ckpt")
     parameters = [{"name": name, "data": ms.Tensor(value)} for name, value in weights.items()]
-    ms.save_checkpoint(parameters, str(aside))
-    digest = file_sha256(aside)
-    aside.chmod(0o644)
-    aside.replace(path)
+    try:
+        ms.save_checkpoint(parameters, str(aside))
+        digest = file_sha256(aside)
+        aside.chmod(0o644)
+        aside.replace(path)
+    except OSError as error:
+        raise ExportError(f"cannot write {path}: {error.strerror}; free space or choose another --output") from error
+    finally:
+        aside.unlink(missing_ok=True)
     write_sidecar(path, digest)
 
 

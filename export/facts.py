@@ -30,6 +30,8 @@ class ModelFacts:
     published_sha256: str
     stand_in_file: str
     stand_in_weights_sha256: str
+    golden_image: Path
+    golden_pixels: Path
     expected_extras: tuple[str, ...]
 
 
@@ -53,5 +55,7 @@ def model_facts(path: Path = MODEL_YAML) -> ModelFacts:
         published_sha256=published["sha256"],
         stand_in_file=stand_in["file"],
         stand_in_weights_sha256=stand_in["weights_sha256"],
+        golden_image=path.parent / document["golden"]["image"],
+        golden_pixels=path.parent / document["golden"]["pixels"],
         expected_extras=tuple(document["expected_extras"]),
     )

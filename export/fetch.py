@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -26,13 +27,15 @@ def fetch(facts: ModelFacts, output: Path, url: str) -> None:
     partial = output.with_name(output.name + ".partial")
     try:
         _download(url, partial)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
         raise UnreachableError(
             f"{url} cannot be reached ({getattr(error, 'reason', error)}); download it on another machine and "
             f"place it at {output} (sha256 {facts.published_sha256})"
         ) from error
     except OSError as error:
-        raise ExportError(f"cannot write {partial}: {error.strerror}") from error
+        raise ExportError(
+            f"cannot write {partial}: {error.strerror}; free space, then fetch again: it resumes"
+        ) from error
     digest = file_sha256(partial)
     if digest != facts.published_sha256:
         partial.unlink()
@@ -42,6 +45,7 @@ def fetch(facts: ModelFacts, output: Path, url: str) -> None:
 
 
 def _download(url: str, partial: Path) -> None:
+    """Appends to `partial` what it lacks. Raises ConnectionError where the connection ends early; `partial` stays."""
     have = partial.stat().st_size if partial.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
@@ -50,14 +54,20 @@ def _download(url: str, partial: Path) -> None:
         if error.code == 416:  # everything was there already
             return
         raise
+    output_name = partial.name[: -len(".partial")]
     with response:
         resumed = response.status == 206
         total = int(response.headers.get("Content-Length", 0)) + (have if resumed else 0)
         with (
             partial.open("ab" if resumed else "wb") as file,
-            click.progressbar(length=total or None, label=partial.name, file=click.get_text_stream("stderr")) as bar,
+            click.progressbar(  # type: ignore[var-annotated]
+                length=total or None, label=output_name, file=click.get_text_stream("stderr")
+            ) as bar,
         ):
             bar.update(have if resumed else 0)
             for block in iter(lambda: response.read(1 << 20), b""):
                 file.write(block)
                 bar.update(len(block))
+        received = partial.stat().st_size
+    if received < total:
+        raise ConnectionError(f"it ended after {received} of {total} bytes; fetch again: it resumes")

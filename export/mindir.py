@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
+from PIL import Image
 
 from export.checkpoint import Checkpoint, file_sha256, weights_digest
 from export.errors import ExportError, InputError
@@ -18,6 +20,9 @@ from export.network import PixelsToFeatures, ResNet50
 MINDIR_MB = 95  # of one batch size, measured; for the check of free space
 PROBE_FILE = "probe.npz"  # pixels and the checkpoint's own features of them, computed by MindSpore at export
 PROBE_COUNT = 4
+GOLDEN_IMAGE_FILE = "golden.jpg"  # what a server's readiness sends ...
+GOLDEN_EMBEDDING_FILE = "golden.npy"  # ... and must get back: float32 [2048], unit norm
+Progress = Callable[[str], None]  # told what begins
 
 
 def build_graph(checkpoint: Checkpoint, facts: ModelFacts) -> PixelsToFeatures:
@@ -37,7 +42,7 @@ def convert(
     facts: ModelFacts,
     *,
     force: bool,
-    progress: Callable[[str], None],
+    progress: Progress,
 ) -> dict[str, object]:
     """Writes `folder` (a version directory) whole or not at all and returns its manifest.
 
@@ -54,7 +59,8 @@ def convert(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
-        manifest = _write(checkpoint, source, aside, int(folder.name), facts, progress)
+        with _write_errors(folder):
+            manifest = _write(checkpoint, source, aside, int(folder.name), facts, progress)
         if folder.exists():
             replaced = folder.parent / f".{folder.name}.replaced"
             shutil.rmtree(replaced, ignore_errors=True)
@@ -74,22 +80,23 @@ def _write(
     folder: Path,
     version: int,
     facts: ModelFacts,
-    progress: Callable[[str], None],
+    progress: Progress,
 ) -> dict[str, object]:
     graph = build_graph(checkpoint, facts)
     side = facts.input_side_px
     files = []
-    for batch in facts.batch_sizes:
-        progress(f"MindIR for batch size {batch}")
+    for step, batch in enumerate(facts.batch_sizes, start=1):
+        progress(f"MindIR for batch size {batch} ({step} of {len(facts.batch_sizes)})")
         path = folder / f"{facts.name}_b{batch}.mindir"
         example = ms.Tensor(np.zeros((batch, side, side, 3), np.uint8))
         ms.export(graph, example, file_name=str(path.with_suffix("")), file_format="MINDIR")
         path.chmod(0o644)
         files.append({"file": path.name, "batch_size": batch, "sha256": file_sha256(path)})
-    progress("reference features of the probe pixels")
+    progress("reference features")
     pixels = np.random.default_rng(0).integers(0, 256, (PROBE_COUNT, side, side, 3), dtype=np.uint8)
     features = graph(ms.Tensor(pixels)).asnumpy()
     np.savez(folder / PROBE_FILE, pixels=pixels, features=features)
+    golden = _write_golden(graph, folder, facts)
     weights_sha256 = weights_digest(checkpoint.weights)
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -106,8 +113,32 @@ def _write(
         "output": {"name": "features", "dtype": "float32", "shape": ["N", facts.embedding_dim]},
         "mindir": files,
         "probe": {"file": PROBE_FILE, "sha256": file_sha256(folder / PROBE_FILE)},
+        "golden": golden,
         "tools": {"mindspore": ms.__version__, "numpy": np.__version__},
         "parity": None,
     }
     write_manifest(folder, manifest)
     return manifest
+
+
+def _write_golden(graph: PixelsToFeatures, folder: Path, facts: ModelFacts) -> dict[str, dict[str, str]]:
+    """The golden picture and the embedding that the checkpoint's network gives for its pixels."""
+    shutil.copyfile(facts.golden_image, folder / GOLDEN_IMAGE_FILE)
+    with Image.open(facts.golden_pixels) as picture:
+        pixels = np.ascontiguousarray(np.asarray(picture.convert("RGB"))[:, :, ::-1])
+    features = graph(ms.Tensor(pixels[None])).asnumpy()[0].astype(np.float64)
+    np.save(folder / GOLDEN_EMBEDDING_FILE, (features / np.linalg.norm(features)).astype(np.float32))
+    return {
+        part: {"file": name, "sha256": file_sha256(folder / name)}
+        for part, name in (("image", GOLDEN_IMAGE_FILE), ("embedding", GOLDEN_EMBEDDING_FILE))
+    }
+
+
+@contextlib.contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+    """MindSpore reports a full disk in words of its own, or not at all."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        why = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:120]
+        raise ExportError(f"cannot write {folder}: {why}; free space or choose another --directory") from error

@@ -12,7 +12,7 @@ import os
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} holds no exported version; run `python -m export convert --version {folder.name}`")
     manifest: dict[str, Any] = json.loads(path.read_text())
-    for entry in [*manifest["mindir"], manifest["probe"]]:
+    for entry in [*manifest["mindir"], manifest["probe"], *manifest["golden"].values()]:
         file = folder / entry["file"]
         if not file.is_file():
             raise InputError(f"{file} is missing; convert the version again with --force")
@@ -49,7 +49,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify(folder: Path) -> dict[str, float]:
+def verify(folder: Path, progress: Callable[[str], None]) -> dict[str, float]:
     """Worst relative distance per batch size, also recorded in the manifest. Raises InputError, ExportError."""
     manifest = read_manifest(folder)
     with np.load(folder / manifest["probe"]["file"]) as probe:
@@ -59,7 +59,7 @@ def verify(folder: Path) -> dict[str, float]:
             pixels = np.concatenate([pixels, golden["pixels_bgr_u8"]])
             expected = np.concatenate([expected, golden["features_f32"]])
     worst = {}
-    for batch, features in _run_lite(folder, pixels).items():
+    for batch, features in _run_lite(folder, pixels, progress).items():
         worst[batch] = float(relative_distance(features, expected).max())
     manifest["parity"] = {
         "worst_relative_distance": worst,
@@ -71,7 +71,7 @@ def verify(folder: Path) -> dict[str, float]:
     return worst
 
 
-def _run_lite(folder: Path, pixels: npt.NDArray[np.uint8]) -> dict[str, Features]:
+def _run_lite(folder: Path, pixels: npt.NDArray[np.uint8], progress: Callable[[str], None]) -> dict[str, Features]:
     python = Path(os.environ.get("METRIC_LEARN_SERVER_PYTHON", REPOSITORY / ".venv" / "server" / "bin" / "python"))
     if not python.exists():
         raise ExportError(f"{python} does not exist: verify needs the server environment; run `make server-env`")
@@ -79,8 +79,14 @@ def _run_lite(folder: Path, pixels: npt.NDArray[np.uint8]) -> dict[str, Features
         given, made = Path(scratch, "pixels.npy"), Path(scratch, "features.npz")
         np.save(given, pixels)
         command = [str(python), "-m", "servable.lite_probe", str(folder.resolve()), str(given), str(made)]
-        done = subprocess.run(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            raise ExportError("the Lite runtime failed: " + (done.stderr.strip().splitlines() or ["no message"])[-1])
+        with Path(scratch, "errors").open("w+") as errors:
+            run = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=errors, text=True)
+            assert run.stdout is not None
+            for line in run.stdout:  # the probe names each step as it begins
+                progress(line.strip())
+            if run.wait():
+                errors.seek(0)
+                said = errors.read().strip().splitlines() or ["no message"]
+                raise ExportError(f"the Lite runtime failed: {said[-1]}")
         with np.load(made) as features:
             return {batch: features[batch] for batch in features.files}

@@ -1,6 +1,6 @@
 """Runs pixels through every MindIR of a version in the real serving runtime: what `export verify` compares.
 
-python -m servable.lite_probe VERSION_DIRECTORY PIXELS.npy FEATURES.npz
+python -m servable.lite_probe VERSION_DIRECTORY PIXELS.npy FEATURES.npz     names each step on stdout
 """
 
 from __future__ import annotations
@@ -43,20 +43,23 @@ def probe(version_directory: Path, pixels_file: Path, features_file: Path) -> No
             enable_lite=True,
         )
         threads = os.cpu_count() or 1
+        print("starting MindSpore Serving with the Lite runtime", flush=True)
         backend = Backend(settings, run_dir, lite_directory(), {"threads": threads, "batch_sizes": sizes})
         try:
             wait_until_serving(settings.address, backend.poll, START_S)
-            parts = [
-                predict_pixels(
-                    settings.address,
-                    pixels[start : start + PER_CALL],
-                    servable=SERVABLE,
-                    method="probe",
-                    output="features",
-                    deadline_s=CALL_S,
+            parts = []
+            for start in range(0, len(pixels), PER_CALL):
+                print(f"images {start + 1} to {min(start + PER_CALL, len(pixels))} of {len(pixels)}", flush=True)
+                parts.append(
+                    predict_pixels(
+                        settings.address,
+                        pixels[start : start + PER_CALL],
+                        servable=SERVABLE,
+                        method="probe",
+                        output="features",
+                        deadline_s=CALL_S,
+                    )
                 )
-                for start in range(0, len(pixels), PER_CALL)
-            ]
         except Exception:
             sys.stderr.write(backend.log.read_text(errors="replace")[-2000:])
             raise

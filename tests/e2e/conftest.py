@@ -1,5 +1,7 @@
 """A real server on stand-in weights: exported once per checkout, started once per session, on a free port."""
 
+import fcntl
+import hashlib
 import os
 import signal
 import socket
@@ -18,6 +20,7 @@ READY_S = 60
 @dataclass
 class Server:
     endpoint: str
+    http_endpoint: str
     process: subprocess.Popen
     ready_line: str
 
@@ -29,7 +32,7 @@ def free_port():
 
 
 def start(run_dir, *flags):
-    endpoint = f"127.0.0.1:{free_port()}"
+    endpoint, http_endpoint = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     command = [
         str(REPOSITORY / ".venv" / "server" / "bin" / "python"),
         "-m",
@@ -37,7 +40,8 @@ def start(run_dir, *flags):
         "--config",
         "configs/cpu.yaml",
     ]
-    settings = [f"server.address={endpoint}", f"server.run_dir={run_dir}", f"model.directory={VERSIONS}", *flags]
+    settings = [f"server.address={endpoint}", f"server.http_address={http_endpoint}"]
+    settings += [f"server.run_dir={run_dir}", f"model.directory={VERSIONS}", *flags]
     for setting in settings:
         command += ["--set", setting]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -45,7 +49,7 @@ def start(run_dir, *flags):
     watchdog.start()
     line = process.stdout.readline()
     watchdog.cancel()
-    return Server(endpoint, process, line.strip())
+    return Server(endpoint, http_endpoint, process, line.strip())
 
 
 def stop(server, number=signal.SIGTERM):
@@ -59,17 +63,32 @@ def stop(server, number=signal.SIGTERM):
 
 @pytest.fixture(scope="session")
 def versions():
-    if not (VERSIONS / "1" / "manifest.json").is_file():
-        python = str(REPOSITORY / ".venv" / "export" / "bin" / "python")
-        checkpoint = str(VERSIONS / "metric_learn_stand_in.ckpt")
-        environment = {**os.environ, "GLOG_v": "3"}
-        for arguments in (
-            ["stand-in", "--output", checkpoint],
-            ["convert", "--checkpoint", checkpoint, "--version", "1", "--directory", str(VERSIONS)],
-            ["verify", "--version", "1", "--directory", str(VERSIONS)],
-        ):
-            subprocess.run([python, "-m", "export", *arguments], cwd=REPOSITORY, env=environment, check=True)
+    """Stand-in weights as version 1, exported again whenever the export's code or the model's facts change."""
+    sources = [
+        REPOSITORY / "export" / f"{name}.py" for name in ("checkpoint", "facts", "manifest", "mindir", "network")
+    ]
+    sources.append(REPOSITORY / "configs" / "model.yaml")
+    wanted = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    VERSIONS.mkdir(parents=True, exist_ok=True)
+    with (VERSIONS / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = VERSIONS / ".exported-by"
+        if not made.is_file() or made.read_text() != wanted:
+            _export_stand_in()
+            made.write_text(wanted)
     return VERSIONS
+
+
+def _export_stand_in():
+    python = str(REPOSITORY / ".venv" / "export" / "bin" / "python")
+    checkpoint = str(VERSIONS / "metric_learn_stand_in.ckpt")
+    environment = {**os.environ, "GLOG_v": "3"}
+    for arguments in (
+        ["stand-in", "--output", checkpoint],
+        ["convert", "--checkpoint", checkpoint, "--version", "1", "--directory", str(VERSIONS), "--force"],
+        ["verify", "--version", "1", "--directory", str(VERSIONS)],
+    ):
+        subprocess.run([python, "-m", "export", *arguments], cwd=REPOSITORY, env=environment, check=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,21 @@
 """The gates of the export: each is seen to refuse."""
 
+import contextlib
 import csv
+import dataclasses
+import hashlib
+import http.server
+import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from export.checkpoint import (
     expected_shapes,
@@ -17,8 +24,9 @@ from export.checkpoint import (
     weights_digest,
     write_checkpoint,
 )
-from export.errors import InputError
+from export.errors import InputError, UnreachableError
 from export.facts import MODEL_YAML, model_facts
+from export.fetch import fetch
 from export.manifest import fingerprint, weights_kind
 from export.verify import read_manifest, relative_distance
 
@@ -128,6 +136,27 @@ def test_facts_that_stand_twice_agree():
     assert f"SIDE_PX = {model['input_side_px']} " in source
 
 
+def test_the_golden_picture_is_one_that_the_zoo_preprocessed():
+    """configs/golden is a picture of the golden data, with the zoo's own pixels."""
+    facts = model_facts()
+    reference = np.load(GOLDEN / "reference.npz")
+    index = [str(name) for name in reference["names"]].index("coffee_exif6.jpg")
+    assert facts.golden_image.read_bytes() == (GOLDEN / "images" / "coffee_exif6.jpg").read_bytes()
+    with Image.open(facts.golden_pixels) as picture:
+        assert np.array_equal(np.asarray(picture)[:, :, ::-1], reference["pixels_bgr_u8"][index])
+
+
+def test_the_checkpoints_of_the_softmax_and_quadruplet_variants_are_read(tmp_path, weights):
+    """Same backbone; softmax training leaves its head, both leave the optimizer's state, some of it not float32."""
+    moments = {f"moments.{name}": np.zeros_like(value) for name, value in weights.items() if "moving" not in name}
+    state = {"learning_rate": np.float32(0.1), "global_step": np.int32([7]), "momentum": np.float32(0.9)}
+    head = {"weight": np.zeros((5184, 16), np.float32), "bias": np.zeros(5184, np.float32)}
+    for extras in ({**head, **moments, **state}, {**moments, **state}, head):
+        read = read_checkpoint(save(tmp_path / "c.ckpt", {**weights, **extras}), EXTRAS)
+        assert set(read.skipped) == set(extras)
+        assert weights_digest(read.weights) == weights_digest(weights)
+
+
 def test_an_unreachable_host_is_one_line_with_the_way_by_hand_and_exit_code_4(tmp_path):
     output = tmp_path / "c.ckpt"
     command = [sys.executable, "-m", "export", "fetch", "--url", "http://127.0.0.1:1/c.ckpt", "--output", str(output)]
@@ -144,4 +173,84 @@ def test_a_download_with_another_digest_is_refused_and_nothing_stays(tmp_path):
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert "sha256" in done.stderr
+    assert list(output.parent.iterdir()) == []
+
+
+class _CutOff(http.server.BaseHTTPRequestHandler):
+    """Serves `content`, but ends the connection after `most` bytes of each answer. Notes the ranges asked for."""
+
+    content, most, ranges = b"", 0, []
+
+    def do_GET(self):
+        asked = self.headers.get("Range")
+        self.ranges.append(asked)
+        start = int(asked[len("bytes=") : -1]) if asked else 0
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(self.content) - start))
+        self.end_headers()
+        self.wfile.write(self.content[start : start + self.most])
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serving(content, most):
+    handler = type("Handler", (_CutOff,), {"content": content, "most": most, "ranges": []})
+    with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/c.ckpt", handler.ranges
+        server.shutdown()
+        thread.join()
+
+
+def published(content):
+    return dataclasses.replace(model_facts(), published_sha256=hashlib.sha256(content).hexdigest())
+
+
+def test_a_download_that_is_cut_off_goes_on_where_it_ended(tmp_path):
+    content = np.random.default_rng(0).bytes(300_000)
+    output = tmp_path / "c.ckpt"
+    with serving(content, 120_000) as (url, ranges):
+        for have in (120_000, 240_000):
+            with pytest.raises(UnreachableError, match=f"{have} of 300000 bytes; fetch again: it resumes"):
+                fetch(published(content), output, url)
+            assert not output.exists()
+        fetch(published(content), output, url)
+    assert output.read_bytes() == content
+    assert ranges == [None, "bytes=120000-", "bytes=240000-"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.ckpt", "c.ckpt.sha256"]
+
+
+def no_large_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+
+def test_no_space_for_a_download_is_one_line_with_the_remedy(tmp_path):
+    source = tmp_path / "source.ckpt"
+    source.write_bytes(bytes(2_000_000))
+    command = [sys.executable, "-m", "export", "fetch", "--url", source.as_uri(), "--output", str(tmp_path / "c.ckpt")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, preexec_fn=no_large_files)
+    assert done.returncode == 1
+    assert "free space" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+def test_no_space_for_an_export_leaves_no_version(tmp_path, weights):
+    checkpoint = tmp_path / "c.ckpt"
+    write_checkpoint(weights, checkpoint)
+    command = [sys.executable, "-m", "export", "convert", "--checkpoint", str(checkpoint), "--version", "1"]
+    command += ["--directory", str(tmp_path / "versions")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, preexec_fn=no_large_files)
+    assert done.returncode == 1, done.stderr
+    assert "free space" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert list((tmp_path / "versions").iterdir()) == []
+
+
+def test_no_space_for_a_checkpoint_leaves_no_file(tmp_path):
+    output = tmp_path / "out" / "c.ckpt"
+    command = [sys.executable, "-m", "export", "stand-in", "--output", str(output)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, preexec_fn=no_large_files)
+    assert done.returncode == 1, done.stderr
+    assert "free space" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     assert list(output.parent.iterdir()) == []
