@@ -7,6 +7,7 @@ query a neighbour that a reader can check at a glance.
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -63,12 +64,18 @@ def contact_sheet(images: dict[str, bytes], rows: list[list[tuple[str, float]]],
     cv2.imwrite(str(path), np.vstack(sheet))
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def main() -> int:
-    endpoint = "127.0.0.1:5510"
+    endpoint, http_endpoint = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     with tempfile.TemporaryDirectory(prefix="metric-learn-demo-") as run_dir:
         command = [str(REPOSITORY / ".venv/server/bin/python"), "-m", "servable.serving_server"]
         command += ["--config", "configs/cpu.yaml", "--set", f"server.address={endpoint}"]
-        command += ["--set", f"server.run_dir={run_dir}"]
+        command += ["--set", f"server.http_address={http_endpoint}", "--set", f"server.run_dir={run_dir}"]
         server = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout is not None
