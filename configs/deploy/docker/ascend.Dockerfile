@@ -1,0 +1,66 @@
+# Ascend 310 and 310P image: the CPU image's code on an image with CANN. Not built or run by us.
+#   docker build -f configs/deploy/docker/ascend.Dockerfile -t metric-learn-serving:ascend310 \
+#     --build-arg CANN_IMAGE=registry.example.com/cann-nnae:6.3.RC2-ubuntu20.04 .
+# CANN_IMAGE: Debian-like or RPM-like with glibc 2.31 or newer, holding /usr/local/Ascend/{nnae,ascend-toolkit}/latest.
+# MindSpore 2.0.0 checks for CANN 6.3, for which Huawei publishes packages, not images, so there is no default.
+
+# Python 3.9 that depends on glibc alone (uv's builds are shared ones and bring their own OpenSSL): CANN images come
+# without a Python 3.9, or with one of unknown making.
+ARG BUILD_IMAGE=python:3.12-slim-bullseye
+ARG CANN_IMAGE
+
+FROM ${BUILD_IMAGE} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 UV_PYTHON_INSTALL_DIR=/opt/python
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /app
+RUN pip install uv==0.9.11 \
+    && uv python install 3.9 \
+    && "$(uv python find --managed-python 3.9)" -m venv /opt/venv
+COPY servable/requirements.txt servable/requirements.txt
+RUN /opt/venv/bin/python -m pip install --no-deps --require-hashes -r servable/requirements.txt
+COPY servable/__init__.py servable/lite_runtime.py servable/
+RUN /opt/venv/bin/python -m servable.lite_runtime
+COPY client client
+RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation ./client \
+    && rm -r client
+COPY servable servable
+COPY configs configs
+RUN /opt/venv/bin/python -m compileall -q servable
+
+FROM ${CANN_IMAGE} AS runtime
+USER 0:0
+# libgomp: MindSpore Lite. procps: MindSpore Serving calls `ps` to end its workers' children.
+# hadolint ignore=DL3032
+RUN if command -v apt-get; then \
+        apt-get update && apt-get install -y --no-install-recommends libgomp1 procps && rm -rf /var/lib/apt/lists/*; \
+    else \
+        yum install -y libgomp procps-ng && yum clean all; \
+    fi
+RUN groupadd --gid 10001 metric-learn-serving \
+    && useradd --uid 10001 --gid 10001 --home-dir /var/cache/metric-learn-serving \
+        metric-learn-serving \
+    && install -d -m 0755 /etc/metric-learn-serving /var/lib/metric-learn-serving/models \
+    && install -d -m 0700 -o 10001 -g 10001 /run/metric-learn-serving /var/cache/metric-learn-serving
+COPY --from=build /usr/bin/tini-static /usr/local/bin/tini
+COPY --from=build /opt/python /opt/python
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /app /app
+COPY --chmod=0755 configs/deploy/docker/ascend-entrypoint.sh /usr/local/bin/ascend-entrypoint
+COPY configs/deploy/server-ascend310.yaml /etc/metric-learn-serving/server.yaml
+# The driver comes from the host: by Ascend Docker Runtime, or mounted at /usr/local/Ascend/driver.
+ENV PATH=/opt/venv/bin:$PATH \
+    HOME=/var/cache/metric-learn-serving \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONFAULTHANDLER=1
+WORKDIR /app
+# The device nodes belong to the host's group HwHiAiUser: run with --group-add "$(getent group HwHiAiUser | cut -d: -f3)".
+USER 10001:10001
+EXPOSE 5500 5501
+HEALTHCHECK --interval=10s --timeout=5s --start-period=900s --retries=3 \
+    CMD ["/opt/venv/bin/python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:5501/readyz', timeout=4)"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/usr/local/bin/tini", "--", "/usr/local/bin/ascend-entrypoint"]
+CMD ["--config", "/etc/metric-learn-serving/server.yaml"]
