@@ -41,7 +41,9 @@ class LimitSettings:
 
     def __post_init__(self) -> None:
         _positive(self, *self.__dataclass_fields__)
-        _at_most(self, "max_request_bytes", MAX_MESSAGE_BYTES)
+        _at_most(self, "max_request_bytes", MAX_MESSAGE_BYTES // 2)
+        _at_most(self, "max_instances", self.max_in_flight_instances)
+        _at_most(self, "max_request_bytes", self.max_in_flight_bytes)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class ReadinessSettings:
     # Real traffic that succeeded within `interval_s` stands in for the golden image, but never longer than this:
     # only the golden image proves that the numbers are right.
     forced_interval_s: float = 60.0
+    max_cost_share: float = 0.02  # of one backend's time: a slow backend is asked less often
     failures_before_replace: int = 2  # in a row; then the supervisor is told
 
     def __post_init__(self) -> None:
@@ -113,6 +116,8 @@ class GatewaySettings:
 
     address: str = "127.0.0.1:5500"  # "host:port", "[ipv6]:port" or "unix:/path"; port 0 takes a free one
     http_address: str = "127.0.0.1:5501"  # /livez, /readyz, /metrics: plain HTTP without secrets
+    # Between "not ready" and the end of new calls, when the server stops: load balancers need the time to notice.
+    drain_notice_s: float = 0.0
     when_down: str = "wait"  # while the backend is down a call waits up to its deadline, or fails at once
     allow_insecure: bool = False  # plain text on an address that others can reach
     limits: LimitSettings = field(default_factory=LimitSettings)

@@ -1,0 +1,258 @@
+"""From calls to parts: what one version's backend gets, when, and what becomes of the answers.
+
+A call's images wait in its job. A part takes images of one method, from as many jobs as it needs to be a full batch,
+and goes out as soon as the backend's window has room; jobs take turns, so a large call does not hold up a small one.
+Nothing waits for a batch to fill: while the backend is busy parts fill up by themselves.
+
+Embedding is idempotent: images whose part met a fault of the backend go back to the front of their job, for its
+successor. An image that was there at every fault goes last and alone, so that one that ends workers fails alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Callable, Optional, Union
+
+from servable.gateway.backends import Served
+from servable.gateway.channel import BackendError, Channel
+from servable.gateway.errors import CallError, overloaded, unavailable
+from servable.gateway.methods import Method
+from servable.gateway.reply import Fault, ImageError, Outcome, read_reply
+from servable.gateway.request import Payload, encode_part
+
+MAX_ATTEMPTS = 3  # the last one alone
+MAX_PART_BYTES = 64 * 1024 * 1024  # MindSpore Serving's master and worker exchange 512 MB at most
+RETRY_AFTER_FAULT_MS = 1000
+log = logging.getLogger(__name__)
+
+
+class Job:
+    """The images of one call on their way. `outcomes` in the order of `payloads`, complete when `done` is."""
+
+    def __init__(self, method: Method, payloads: Sequence[Optional[Payload]], request_id: str) -> None:
+        self.method = method
+        self.request_id = request_id
+        self.payloads = payloads
+        self.pending: deque[int] = deque(index for index, payload in enumerate(payloads) if payload is not None)
+        self.attempts = [0] * len(payloads)
+        self.outcomes: list[Optional[Union[bytes, ImageError]]] = [None] * len(payloads)
+        self.left = len(self.pending)
+        self.fingerprint: Optional[str] = None
+        self.queued_at = time.monotonic()
+        self.sent_at: Optional[float] = None
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: CallError) -> None:
+        self.pending.clear()
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def set(self, index: int, outcome: Union[bytes, ImageError], fingerprint: str) -> None:
+        if self.done.done():
+            return
+        if self.fingerprint not in (None, fingerprint):
+            # Two halves of one call from two models: never mixed.
+            self.fail(unavailable("the model changed during the call; send it again", RETRY_AFTER_FAULT_MS))
+            return
+        self.fingerprint = fingerprint
+        self.outcomes[index] = outcome
+        self.left -= 1
+        if not self.left:
+            self.done.set_result(None)
+
+
+@dataclass(frozen=True)
+class _Part:
+    method: Method
+    images: list[tuple[Job, int]]
+    alone: bool
+
+
+class Dispatcher:
+    """One version's queue. `on_images` hears how many images came back; used for the retry hint."""
+
+    def __init__(self, served: Served, *, wait_when_down: bool, timeout_s: float, on_images: Callable[[int], None]):
+        self._served = served
+        self._wait_when_down = wait_when_down
+        self._timeout_s = timeout_s
+        self._on_images = on_images
+        self._jobs: deque[Job] = deque()
+        self._parts: dict[asyncio.Task[None], _Part] = {}
+        self._channel: Optional[Channel] = None
+        self._generation = 0
+        self._closing: set[asyncio.Task[None]] = set()
+        self._pump_due = False
+        self.sent = 0  # images that the backend works on
+        self.succeeded_at = 0.0  # monotonic; last time that the backend gave an embedding
+        served.listeners.append(self._changed)
+
+    @property
+    def channel(self) -> Optional[Channel]:
+        """To the current backend; None before there was one."""
+        return self._channel
+
+    async def run(self, job: Job) -> None:
+        """Returns when every image of `job` has its outcome. Raises CallError. Cancelled: its images are dropped."""
+        if not self._served.serving and not self._wait_when_down:
+            raise self._down()
+        self._jobs.append(job)
+        self._pump_soon()
+        try:
+            await job.done
+        finally:
+            job.pending.clear()
+            if not job.done.done():
+                job.done.cancel()
+
+    async def close(self) -> None:
+        """Ends every part; jobs that are left fail with UNAVAILABLE."""
+        self._served.listeners.remove(self._changed)
+        for job in self._take_jobs():
+            job.fail(unavailable("the version is no longer served", RETRY_AFTER_FAULT_MS))
+        self._drop_channel()
+        await asyncio.gather(*self._parts, *self._closing, return_exceptions=True)
+
+    def _changed(self, served: Served) -> None:
+        if served.generation != self._generation and served.backend is not None:
+            self._generation = served.generation
+            self._drop_channel()
+            self._channel = Channel(served.backend.target)
+        if served.state.value == "down":
+            self._drop_channel()
+        if not served.serving and not self._wait_when_down:
+            for job in self._take_jobs():
+                job.fail(self._down())
+        self._pump_soon()
+
+    def _drop_channel(self) -> None:
+        """Parts on the old channel end with an error and go back to their jobs."""
+        if self._channel is not None:
+            closing = asyncio.ensure_future(self._channel.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            self._channel = None
+
+    def _take_jobs(self) -> list[Job]:
+        jobs = list(self._jobs)
+        self._jobs.clear()
+        return jobs
+
+    def _down(self) -> CallError:
+        return unavailable("the model is being restarted; try again later", RETRY_AFTER_FAULT_MS)
+
+    def _pump_soon(self) -> None:
+        if not self._pump_due:  # once an iteration of the loop: what arrived together goes out together
+            self._pump_due = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        backend, channel = self._served.backend, self._channel
+        if not self._served.serving or backend is None or channel is None:
+            return
+        while True:
+            part = self._next_part(backend.max_batch, backend.window_instances - self.sent)
+            if part is None:
+                return
+            self.sent += len(part.images)
+            task = asyncio.ensure_future(self._send(part, channel, backend.fingerprint, backend.embedding_dim))
+            self._parts[task] = part
+            task.add_done_callback(self._part_ended)
+
+    def _next_part(self, max_batch: int, room: int) -> Optional[_Part]:
+        while self._jobs and not self._jobs[0].pending:
+            self._jobs.popleft()
+        if not self._jobs or any(part.alone for part in self._parts.values()):
+            return None
+        first = self._jobs[0]
+        if first.attempts[first.pending[0]] >= MAX_ATTEMPTS - 1:
+            if self._parts:
+                return None
+            return _Part(first.method, [(first, first.pending.popleft())], alone=True)
+        images: list[tuple[Job, int]] = []
+        passed_over: list[Job] = []  # they keep their place
+        size, most = 0, min(max_batch, room)
+        while self._jobs and len(images) < most:
+            job = self._jobs.popleft()
+            taken = 0
+            while job.pending and job.method is first.method and len(images) < most:
+                payload = job.payloads[job.pending[0]]
+                assert payload is not None
+                last_try = job.attempts[job.pending[0]] >= MAX_ATTEMPTS - 1
+                if last_try or (images and size + len(payload) > MAX_PART_BYTES):
+                    break
+                images.append((job, job.pending.popleft()))
+                size += len(payload)
+                taken += 1
+            if job.pending and taken:
+                self._jobs.append(job)  # it had its turn
+                break
+            if job.pending:
+                passed_over.append(job)
+        self._jobs.extendleft(reversed(passed_over))
+        return _Part(first.method, images, alone=False) if images else None
+
+    async def _send(self, part: _Part, channel: Channel, fingerprint: str, dim: int) -> None:
+        now = time.monotonic()
+        payloads: list[Payload] = []
+        for job, index in part.images:
+            if job.sent_at is None:
+                job.sent_at = now
+            payload = job.payloads[index]
+            assert payload is not None
+            payloads.append(payload)
+        outcomes: Sequence[Outcome]
+        try:
+            reply = await channel.predict(encode_part(part.method, payloads), self._timeout_s)
+        except BackendError as error:
+            outcomes = [Fault(str(error))] * len(payloads)
+        else:
+            outcomes = read_reply(reply, len(payloads), dim)
+        self._settle(part, outcomes, channel, fingerprint)
+
+    def _settle(self, part: _Part, outcomes: Sequence[Outcome], channel: Channel, fingerprint: str) -> None:
+        good = 0
+        faults: list[tuple[Job, int, Fault]] = []
+        for (job, index), outcome in zip(part.images, outcomes):
+            if isinstance(outcome, Fault):
+                faults.append((job, index, outcome))
+            else:
+                good += 1
+                job.set(index, outcome, fingerprint)
+        if good:
+            self.succeeded_at = time.monotonic()
+            self._on_images(good)
+        if faults:
+            self._retry(part, faults, channel)
+
+    def _retry(self, part: _Part, faults: Sequence[tuple[Job, int, Fault]], channel: Channel) -> None:
+        reason = faults[0][2].reason
+        log.warning("part of %d images failed: %s", len(part.images), reason)
+        if channel is self._channel and not faults[0][2].overload:
+            self._served.suspect(f"a part failed: {reason}")
+        for job, index, fault in reversed(faults):
+            job.attempts[index] += 1
+            if job.done.done():
+                continue
+            if fault.overload:
+                job.fail(overloaded("the model has too much to do; try again later", RETRY_AFTER_FAULT_MS))
+            elif not self._wait_when_down or job.attempts[index] >= MAX_ATTEMPTS:
+                job.fail(self._down())
+            else:
+                job.pending.appendleft(index)
+                if job not in self._jobs:
+                    self._jobs.appendleft(job)
+
+    def _part_ended(self, task: asyncio.Task[None]) -> None:
+        part = self._parts.pop(task)
+        self.sent -= len(part.images)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a part ended by an error of the gateway", exc_info=task.exception())
+            for job, _ in part.images:
+                job.fail(unavailable("the call could not be finished; send it again", RETRY_AFTER_FAULT_MS))
+        self._pump_soon()

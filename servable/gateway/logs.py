@@ -1,0 +1,118 @@
+"""Log lines as JSON or text on standard error, written by a thread of their own.
+
+A reader that does not read must not stop the server: lines wait in a bounded queue and are dropped when it is full.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import datetime
+import json
+import logging
+import queue
+import sys
+import threading
+from typing import Any, Callable, Optional, TextIO
+
+from servable.gateway.settings import LogSettings
+
+LOGGER = "servable"  # the server's; libraries log under their own names
+MAX_WAITING_LINES = 10_000
+STOP_S = 1.0
+request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
+
+
+class _QueueHandler(logging.Handler):
+    """Formats in the caller (arguments may change later), writes elsewhere."""
+
+    def __init__(self, formatter: logging.Formatter, stream: TextIO, on_dropped: Callable[[], None]) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self._stream = stream
+        self._on_dropped = on_dropped
+        self._lines: queue.Queue[Optional[str]] = queue.Queue(MAX_WAITING_LINES)
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self._on_dropped()
+
+    def close(self) -> None:
+        try:
+            self._lines.put_nowait(None)
+        except queue.Full:
+            pass
+        self._thread.join(STOP_S)
+        super().close()
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            if line is None:
+                return
+            try:
+                self._stream.write(line + "\n")
+                if self._lines.empty():
+                    self._stream.flush()
+            except (OSError, ValueError):
+                self._on_dropped()  # closed or full; the server goes on
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: time, level, logger, message, the call's request_id, and the fields given with the record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if request_id.get():
+            line["request_id"] = request_id.get()
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=True, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """The same for people: one line, fields as key=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage().replace("\n", "\\n").replace("\r", "\\r")
+        parts = [_time(record), record.levelname.lower(), message]
+        if request_id.get():
+            parts.append(f"request_id={request_id.get()}")
+        parts += [f"{key}={json.dumps(value, default=str)}" for key, value in getattr(record, "fields", {}).items()]
+        line = " ".join(parts)
+        return line + "\n" + self.formatException(record.exc_info) if record.exc_info else line
+
+
+def configure_logging(
+    settings: LogSettings,
+    stream: Optional[TextIO] = None,
+    on_dropped: Callable[[], None] = lambda: None,
+) -> Callable[[], None]:
+    """Sends the lines of logger "servable" to `stream` (standard error); the function returned ends that."""
+    logger = logging.getLogger(LOGGER)
+    formatter: logging.Formatter = JsonFormatter() if settings.format == "json" else TextFormatter()
+    handler = _QueueHandler(formatter, stream or sys.stderr, on_dropped)
+    logger.addHandler(handler)
+    logger.setLevel(settings.level.upper())
+    logger.propagate = False
+
+    def close() -> None:
+        logger.removeHandler(handler)
+        logger.propagate = True
+        handler.close()
+
+    return close
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.datetime.fromtimestamp(record.created, datetime.timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"

@@ -1,0 +1,122 @@
+"""What Prometheus sees. Names and labels in the field's form; one registry a gateway, never the global one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from servable.gateway.admission import Admission
+from servable.gateway.backends import Backends
+
+log = logging.getLogger(__name__)
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+BatchRuns = Callable[[], Mapping[int, "tuple[int, int]"]]  # batch size -> (runs, images) since the worker started
+
+
+class Metrics:
+    """Counters that the gateway moves, and gauges that are read when Prometheus asks."""
+
+    def __init__(self, admission: Admission, backends: Backends, batch_runs: BatchRuns) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=self.registry)
+        self.requests = self._counter("requests", "Calls that ended, by gRPC status.", "method", "code")
+        self.images = self._counter("images", "Images that got an embedding.", "method")
+        self.image_failures = self._counter(
+            "image_failures", "Images that failed inside a good call.", "method", "code"
+        )
+        self.request_bytes = self._counter("request_bytes", "Bytes of the bodies received.", "method")
+        self.duration = self._histogram("request_duration_seconds", "Headers to reply.", SECONDS, "method")
+        self.queue_wait = self._histogram(
+            "queue_wait_seconds", "From a call's acceptance to its first image's way to the backend.", SECONDS, "method"
+        )
+        self.request_images = self._histogram("request_images", "Images in a call.", IMAGES, "method")
+        self.probes = self._counter("readiness_probes", "Golden images sent, by result.", "result")
+        self.probe_duration = self._histogram("readiness_probe_duration_seconds", "Time of a golden image.", SECONDS)
+        self.reloads = self._counter("security_reloads", "Certificates or tokens read again, by result.", "result")
+        self.log_lines_dropped = self._counter("log_lines_dropped", "Log lines lost: their reader is too slow.")
+        self._gauge("in_flight_requests", "Calls accepted and not yet answered.", lambda: admission.calls)
+        self._gauge("in_flight_images", "Images of those calls.", lambda: admission.images)
+        self._gauge("in_flight_bytes", "Bytes of those images.", lambda: admission.bytes)
+        self.registry.register(_Versions(backends))
+        self.registry.register(_BatchRuns(batch_runs))
+
+    def probe(self, seconds: float, *, ok: bool) -> None:
+        self.probes.labels("ok" if ok else "failed").inc()
+        self.probe_duration.observe(seconds)
+
+    def page(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        text: bytes = generate_latest(self.registry)
+        return text
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"metric_learn_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Iterable[float], *labels: str) -> Histogram:
+        return Histogram(f"metric_learn_{name}", text, labels, buckets=tuple(buckets), registry=self.registry)
+
+    def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
+        Gauge(f"metric_learn_{name}", text, registry=self.registry).set_function(read)
+
+
+class _Versions(Collector):
+    """Readiness, restarts and identity of each served version."""
+
+    def __init__(self, backends: Backends) -> None:
+        self._backends = backends
+
+    def collect(self) -> Iterable[Metric]:
+        ready = GaugeMetricFamily("metric_learn_ready", "1: calls without a version are served.")
+        ready.add_metric([], float(self._backends.default.serving))
+        version_ready = GaugeMetricFamily(
+            "metric_learn_version_ready", "1: its golden image comes back right.", labels=["version"]
+        )
+        restarts = CounterMetricFamily(
+            "metric_learn_backend_restarts", "Backends started after the first.", labels=["version"]
+        )
+        names = ["version", "fingerprint", "weights", "preprocessing", "default"]
+        info = GaugeMetricFamily("metric_learn_model_info", "What is served; always 1.", labels=names)
+        for served in self._backends.all():
+            version, backend = str(served.version), served.backend
+            version_ready.add_metric([version], float(served.serving))
+            restarts.add_metric([version], served.restarts)
+            if backend is not None:
+                default = "true" if served is self._backends.default else "false"
+                info.add_metric([version, backend.fingerprint, backend.weights, backend.preprocessing, default], 1.0)
+        return [ready, version_ready, restarts, info]
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+
+class _BatchRuns(Collector):
+    """Fill = batch_images / (runs x batch_size); padding = the rest."""
+
+    def __init__(self, read: BatchRuns) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        runs = CounterMetricFamily("metric_learn_batch_runs", "Runs of the network.", labels=["batch_size"])
+        images = CounterMetricFamily("metric_learn_batch_images", "Images in those runs.", labels=["batch_size"])
+        padding = CounterMetricFamily(
+            "metric_learn_batch_padding", "Places in those runs without an image.", labels=["batch_size"]
+        )
+        try:
+            counted = self._read()
+        except Exception:  # someone else's code: the other metrics must not go with it
+            log.exception("batch statistics could not be read")
+            counted = {}
+        for size, (count, filled) in sorted(counted.items()):
+            runs.add_metric([str(size)], count)
+            images.add_metric([str(size)], filled)
+            padding.add_metric([str(size)], count * size - filled)
+        return [runs, images, padding]
+
+    def describe(self) -> Iterable[Metric]:
+        return []

@@ -1,0 +1,233 @@
+"""MSService/Predict: one call from its headers to its status.
+
+The call is handled as a stream of one message, so that a caller without a token, or beyond the limits, is answered
+before its body is read; on the wire a unary call and a stream of one message are the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Callable, Optional, Union
+
+import grpc
+import grpc.aio
+
+from metric_learn_client.wire import (
+    METADATA_AUTHORIZATION,
+    METADATA_FINGERPRINT,
+    METADATA_REQUEST_ID,
+    METADATA_VERSION,
+    ImageErrorCode,
+    ServingCode,
+)
+from servable.gateway import logs
+from servable.gateway.admission import Admission
+from servable.gateway.backends import Backends, Served
+from servable.gateway.budget import Budget, BudgetSpent
+from servable.gateway.dispatcher import Dispatcher, Job
+from servable.gateway.errors import CallError, Metadata, unavailable
+from servable.gateway.metrics import Metrics
+from servable.gateway.model_service import resolve
+from servable.gateway.reply import ImageError, encode_reply
+from servable.gateway.request import PredictWork, read_request
+from servable.gateway.settings import GatewaySettings
+from servable.gateway.tokens import Tokens
+from servable.gateway.tracing import Tracer
+
+RETRY_AFTER_DRAIN_MS = 1000
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Call:
+    """What is known of a call when its line is logged."""
+
+    request_id: str
+    began: float
+    method: str = "unknown"
+    images: int = 0
+    failed: int = 0
+    bytes: int = 0
+    queue_s: float = 0.0
+    served: Optional[Served] = None
+    fingerprint: str = ""
+
+    def metadata(self) -> Metadata:
+        identity: list[tuple[str, Union[str, bytes]]] = [(METADATA_REQUEST_ID, self.request_id)]
+        if self.served is not None:
+            identity.append((METADATA_VERSION, str(self.served.version)))
+        if self.fingerprint:
+            identity.append((METADATA_FINGERPRINT, self.fingerprint))
+        return tuple(identity)
+
+
+class PredictService:
+    """`dispatcher_of` gives a version's queue; `draining` tells that no new call is taken."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        backends: Backends,
+        admission: Admission,
+        dispatcher_of: Callable[[Served], Dispatcher],
+        tokens: Optional[Tokens],
+        metrics: Metrics,
+        tracer: Tracer,
+    ) -> None:
+        self._settings = settings
+        self._backends = backends
+        self._admission = admission
+        self._dispatcher_of = dispatcher_of
+        self._tokens = tokens
+        self._metrics = metrics
+        self._tracer = tracer
+        self._reading = asyncio.Semaphore(settings.limits.max_reading_calls)
+        self.draining = False
+
+    async def predict(self, _bodies: Any, context: Any) -> bytes:
+        began = time.monotonic()
+        metadata = dict(context.invocation_metadata() or ())
+        call = _Call(request_id_of(metadata), began)
+        token = logs.request_id.set(call.request_id)
+        code = grpc.StatusCode.INTERNAL
+        try:
+            with self._tracer.span("mindspore.serving.proto.MSService/Predict", metadata) as attributes:
+                try:
+                    reply = await self._within_deadline(call, metadata, context)
+                    code = grpc.StatusCode.OK
+                    context.set_trailing_metadata(call.metadata())
+                    return reply
+                except asyncio.CancelledError:
+                    over = context.time_remaining() == 0
+                    code = grpc.StatusCode.DEADLINE_EXCEEDED if over else grpc.StatusCode.CANCELLED
+                    raise
+                except CallError as error:
+                    code = error.status
+                    return await self._abort(context, error, call)
+                except Exception:
+                    log.exception("a call ended by an error of the gateway")
+                    code = grpc.StatusCode.INTERNAL
+                    failure = CallError(code, f"the gateway failed; its log has request {call.request_id}")
+                    return await self._abort(context, failure, call)
+                finally:
+                    attributes.update(
+                        {
+                            "rpc.system": "grpc",
+                            "rpc.grpc.status_code": code.name,
+                            "metric_learn.method": call.method,
+                            "metric_learn.images": call.images,
+                            "metric_learn.request_id": call.request_id,
+                        }
+                    )
+        finally:
+            self._record(call, code, context)
+            logs.request_id.reset(token)
+
+    async def _abort(self, context: Any, error: CallError, call: _Call) -> bytes:
+        await context.abort(error.status, error.message, call.metadata() + error.trailing_metadata())
+        raise AssertionError("abort raises")
+
+    async def _within_deadline(self, call: _Call, metadata: Mapping[str, Any], context: Any) -> bytes:
+        deadlines = self._settings.deadlines
+        left = context.time_remaining()
+        seconds = min(deadlines.default_s if left is None else left, deadlines.max_s)
+        try:
+            with Budget(seconds):
+                return await self._serve(call, metadata, context)
+        except BudgetSpent:
+            raise CallError(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                f"not done within {seconds:.3g} s; the server's default is {deadlines.default_s:g} s, "
+                f"its maximum {deadlines.max_s:g} s",
+            ) from None
+
+    async def _serve(self, call: _Call, metadata: Mapping[str, Any], context: Any) -> bytes:
+        if self.draining:
+            raise unavailable("the server is stopping; send the call to another one", RETRY_AFTER_DRAIN_MS)
+        if self._tokens is not None:
+            self._tokens.check(metadata.get(METADATA_AUTHORIZATION))
+        with self._admission.call():
+            body = await self._read_body(context)
+            call.bytes = len(body)
+            work = read_request(body, self._settings.limits)
+            call.method, call.images = work.method.name, len(work.payloads)
+            served = resolve(self._backends, work.version, "servable_spec.version_number")
+            call.served = served
+            with self._admission.work(len(work.payloads), len(body)), served:
+                return await self._embed(call, work, served)
+
+    async def _read_body(self, context: Any) -> bytes:
+        seconds = self._settings.deadlines.read_body_s
+        try:
+            with Budget(seconds):
+                async with self._reading:
+                    body = await context.read()
+        except BudgetSpent:
+            raise CallError(
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"the request's body did not arrive within {seconds:g} s"
+            ) from None
+        if not isinstance(body, bytes):  # the end of the stream
+            raise CallError(grpc.StatusCode.INVALID_ARGUMENT, "the call carries no message", field="request")
+        return body
+
+    async def _embed(self, call: _Call, work: PredictWork, served: Served) -> bytes:
+        most = self._settings.limits.max_image_bytes
+        too_large = {index: len(image) for index, image in enumerate(work.payloads) if len(image) > most}
+        payloads = [None if index in too_large else image for index, image in enumerate(work.payloads)]
+        job = Job(work.method, payloads, call.request_id)
+        for index, size in too_large.items():
+            text = f"{ImageErrorCode.TOO_LARGE.value}: {size} bytes; the limit is {most}"
+            job.outcomes[index] = ImageError(ServingCode.SYSTEM_ERROR, text)
+        if job.pending:
+            await self._dispatcher_of(served).run(job)
+        outcomes = [outcome for outcome in job.outcomes if outcome is not None]
+        assert len(outcomes) == len(payloads)
+        backend = served.backend
+        call.fingerprint = job.fingerprint or (backend.fingerprint if backend is not None else "")
+        if job.sent_at is not None:
+            call.queue_s = job.sent_at - job.queued_at
+            self._metrics.queue_wait.labels(call.method).observe(call.queue_s)
+        for outcome in outcomes:
+            if isinstance(outcome, ImageError):
+                call.failed += 1
+                self._metrics.image_failures.labels(call.method, outcome.name).inc()
+        dim = backend.embedding_dim if backend is not None else 0
+        return encode_reply(call.method, served.version, outcomes, dim)
+
+    def _record(self, call: _Call, code: grpc.StatusCode, context: Any) -> None:
+        metrics, seconds = self._metrics, time.monotonic() - call.began
+        metrics.requests.labels(call.method, code.name).inc()
+        metrics.duration.labels(call.method).observe(seconds)
+        metrics.request_bytes.labels(call.method).inc(call.bytes)
+        if call.images:
+            metrics.request_images.labels(call.method).observe(call.images)
+        if code is grpc.StatusCode.OK:
+            metrics.images.labels(call.method).inc(call.images - call.failed)
+        if self._settings.log.access and log.isEnabledFor(logging.INFO):
+            fields = {
+                "method": call.method,
+                "code": code.name,
+                "images": call.images,
+                "failed": call.failed,
+                "bytes": call.bytes,
+                "duration_ms": round(1000 * seconds, 2),
+                "queue_ms": round(1000 * call.queue_s, 2),
+                "version": call.served.version if call.served is not None else None,
+                "peer": context.peer(),
+            }
+            log.info("call", extra={"fields": fields})
+
+
+def request_id_of(metadata: Mapping[str, Any]) -> str:
+    """The caller's x-request-id where it is one plain word, else a new one."""
+    given = metadata.get(METADATA_REQUEST_ID)
+    if isinstance(given, str) and _REQUEST_ID.fullmatch(given):
+        return given
+    return uuid.uuid4().hex

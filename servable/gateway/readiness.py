@@ -1,0 +1,150 @@
+"""Whether a version gives right answers: its golden image through the whole pipeline, compared with what is known.
+
+A backend that was just started or met a fault serves again when the golden image comes back right. One that stays
+wrong, or silent while nothing else comes back either, is reported for replacement. Traffic that succeeds stands in
+for the golden image for a while, so that a busy backend is not asked and a slow one not called dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Callable, Optional
+
+import numpy as np
+
+from servable.gateway.backends import Backend, Served, State
+from servable.gateway.channel import BackendError, Channel
+from servable.gateway.dispatcher import Dispatcher
+from servable.gateway.methods import METHODS
+from servable.gateway.metrics import Metrics
+from servable.gateway.reply import ImageError, read_reply
+from servable.gateway.request import encode_part
+from servable.gateway.settings import ReadinessSettings
+
+RETRY_S = 0.25  # after a quick failure: a restarting worker answers with one at once
+MAX_INTERVAL_S = 30.0
+log = logging.getLogger(__name__)
+
+
+class WrongEmbedding(Exception):
+    """The backend works and its numbers are not the model's: waiting does not help."""
+
+
+class Readiness:
+    """Watches one version until it is cancelled."""
+
+    def __init__(
+        self,
+        served: Served,
+        dispatcher: Dispatcher,
+        settings: ReadinessSettings,
+        on_unhealthy: Callable[[Served, str], None],
+        metrics: Metrics,
+    ) -> None:
+        self._served = served
+        self._dispatcher = dispatcher
+        self._settings = settings
+        self._on_unhealthy = on_unhealthy
+        self._metrics = metrics
+        self._changed = asyncio.Event()
+        self._generation = 0
+        self._reported = False
+        self._failures = 0
+        self._failing_since = 0.0
+        self._golden_at = float("-inf")
+        self._cost_s = 0.0
+        served.listeners.append(self._wake)
+
+    def _wake(self, _served: Served) -> None:
+        self._changed.set()
+
+    async def run(self) -> None:
+        try:
+            while True:
+                self._changed.clear()
+                if self._served.generation != self._generation:
+                    self._generation = self._served.generation
+                    self._reported, self._failures, self._cost_s = False, 0, 0.0
+                await self._pause(await self._step())
+        finally:
+            self._served.listeners.remove(self._wake)
+
+    async def _pause(self, seconds: Optional[float]) -> None:
+        try:
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        except asyncio.TimeoutError:
+            pass
+
+    async def _step(self) -> Optional[float]:
+        """One look; returns the seconds to the next, None: until something changes."""
+        served, channel = self._served, self._dispatcher.channel
+        if served.state is State.DOWN or served.backend is None or channel is None:
+            return None
+        if served.state is State.SERVING and self._traffic_stands_in():
+            return self._settings.interval_s
+        began, generation = time.monotonic(), served.generation
+        try:
+            await self._probe(served.backend, channel)
+        except (BackendError, WrongEmbedding) as error:
+            if served.generation != generation or not self._up():
+                return 0.0
+            return self._failed(error, began)
+        self._golden_at = time.monotonic()
+        self._cost_s = self._golden_at - began
+        self._metrics.probe(self._cost_s, ok=True)
+        self._failures = 0
+        if served.generation == generation and served.state is State.PROBING:
+            log.info("version %d serves: its golden image came back right in %.3f s", served.version, self._cost_s)
+            served.move(State.SERVING, "")
+        return min(MAX_INTERVAL_S, max(self._settings.interval_s, self._cost_s / self._settings.max_cost_share))
+
+    def _up(self) -> bool:
+        return self._served.state is not State.DOWN
+
+    def _traffic_stands_in(self) -> bool:
+        now = time.monotonic()
+        return (
+            now - self._dispatcher.succeeded_at < self._settings.interval_s
+            and now - self._golden_at < self._settings.forced_interval_s
+        )
+
+    async def _probe(self, backend: Backend, channel: Channel) -> None:
+        method = METHODS["embed"]
+        golden = backend.golden
+        body = encode_part(method, [memoryview(golden.image)])
+        reply = await channel.predict(body, self._settings.deadline_s)
+        outcome = read_reply(reply, 1, backend.embedding_dim)[0]
+        if isinstance(outcome, ImageError):
+            raise WrongEmbedding(f"the golden image failed: {outcome.name}")
+        if not isinstance(outcome, bytes):
+            raise BackendError(outcome.reason)
+        embedding = np.frombuffer(outcome, "<f4").astype(np.float64)
+        distance = float(np.linalg.norm(embedding - golden.embedding) / np.linalg.norm(golden.embedding))
+        if not distance <= self._settings.max_relative_distance:  # also true of NaN
+            raise WrongEmbedding(
+                f"the golden image's embedding is off by {distance:.3g}; "
+                f"the most is {self._settings.max_relative_distance:g}"
+            )
+
+    def _failed(self, error: Exception, began: float) -> float:
+        served, settings, now = self._served, self._settings, time.monotonic()
+        wrong = isinstance(error, WrongEmbedding)
+        if not wrong and served.state is State.SERVING and self._dispatcher.succeeded_at > began:
+            return settings.interval_s  # others were answered meanwhile: busy, not dead
+        if not self._failures:
+            self._failing_since = began
+        self._failures += 1
+        self._metrics.probe(now - began, ok=False)
+        reason = f"golden image: {error}"
+        if served.state is State.SERVING or served.reason != reason:
+            log.warning("version %d is not ready: %s", served.version, reason)
+            served.move(State.PROBING, reason)
+        enough = settings.failures_before_replace
+        # Quick failures are those of a worker that is being restarted, which takes seconds: time counts, not number.
+        lasted = wrong or now - self._failing_since >= enough * settings.deadline_s - RETRY_S
+        if self._failures >= enough and lasted and not self._reported:
+            self._reported = True
+            self._on_unhealthy(served, reason)
+        return RETRY_S

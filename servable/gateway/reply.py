@@ -1,0 +1,136 @@
+"""MindSpore Serving's reply -> one outcome an instance; outcomes -> the reply of the call. Pure.
+
+MindSpore Serving 2.0.2 answers every failure inside an OK reply, with its own words, stage names and whatever an
+exception said. What may leave is decided here: a stable code and a short sentence, nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Union
+
+from google.protobuf.message import DecodeError
+
+from metric_learn_client.wire import (
+    ITEM_EMBEDDING,
+    SERVABLE_NAME,
+    DataType,
+    ErrorMsg,
+    ImageErrorCode,
+    PredictReply,
+    ServingCode,
+)
+
+EMBEDDING_ITEM_BYTES = 4
+
+
+@dataclass(frozen=True)
+class ImageError:
+    """One image failed, for good. text: "E_DECODE: the JPEG is cut off"."""
+
+    code: int  # ServingCode, as MindSpore Serving numbers it
+    text: str
+
+    @property
+    def name(self) -> str:
+        return self.text.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The backend could not do it; the image is not to blame, and another try may succeed. reason: for the log."""
+
+    reason: str
+    overload: bool = False  # the backend lives and has too much to do
+
+
+Outcome = Union[bytes, ImageError, Fault]  # bytes: the embedding, float32 little-endian
+
+INTERNAL = "E_INTERNAL: the image could not be embedded; see the server's log"
+_SENTENCES = {
+    ImageErrorCode.DECODE: "the image is broken or cut off",
+    ImageErrorCode.TOO_LARGE: "the image is larger than the limits allow",
+    ImageErrorCode.EMPTY: "the image has no bytes",
+    ImageErrorCode.UNSUPPORTED: "not a JPEG, PNG, WebP or BMP file",
+    ImageErrorCode.SHAPE: "the pixels have the wrong shape",
+    ImageErrorCode.NON_FINITE: "the network gave no usable embedding for this image",
+}
+_CODE = re.compile(r"\b(E_[A-Z_]+): ([^\r\n]*)")
+# A sentence of ours: plain words and numbers. Anything with a path, quotes or brackets is replaced by the code's own.
+_SAFE = re.compile(r"[A-Za-z0-9 ,.;:_\-]{1,160}")
+_TRANSIENT = (ServingCode.INVALID_INPUTS, ServingCode.WORKER_UNAVAILABLE, ServingCode.SERVABLE_UNAVAILABLE)
+
+
+def read_reply(body: bytes, count: int, dim: int) -> list[Outcome]:
+    """One outcome for each of the `count` instances of a part, in order. A reply that does not fit is a Fault."""
+    try:
+        reply = PredictReply.FromString(body)
+    except DecodeError:
+        return [Fault("the reply is no PredictReply")] * count
+    errors = list(reply.error_msg)
+    if len(errors) == 1 and not reply.instances:
+        return [_failure(errors[0])] * count
+    if len(reply.instances) != count or len(errors) not in (0, count):
+        return [Fault(f"{len(reply.instances)} instances and {len(errors)} errors for {count}")] * count
+    outcomes: list[Outcome] = []
+    for index, instance in enumerate(reply.instances):
+        if errors and errors[index].error_code:
+            outcomes.append(_failure(errors[index]))
+            continue
+        tensor = instance.items[ITEM_EMBEDDING]
+        if tensor.dtype != DataType.MS_FLOAT32 or len(tensor.data) != dim * EMBEDDING_ITEM_BYTES:
+            outcomes.append(Fault(f"an embedding of dtype {tensor.dtype} and {len(tensor.data)} bytes"))
+        else:
+            outcomes.append(tensor.data)
+    return outcomes
+
+
+def encode_reply(method: str, version: int, outcomes: Sequence[Union[bytes, ImageError]], dim: int) -> bytes:
+    """The call's reply, in the forms that MindSpore Serving's own clients know.
+
+    No error: no error_msg. All failed alike: one error_msg and no instances. Otherwise one error_msg an instance,
+    code 0 for a good one, and an empty instance for a failed one. servable_spec names the version that answered.
+    """
+    reply = PredictReply()
+    spec = reply.servable_spec
+    spec.name, spec.method_name, spec.version_number = SERVABLE_NAME, method, version
+    failures = [outcome for outcome in outcomes if isinstance(outcome, ImageError)]
+    if len(failures) == len(outcomes) and len(set(failures)) == 1:
+        _add_error(reply, failures[0])
+        return reply.SerializeToString()
+    for outcome in outcomes:
+        instance = reply.instances.add()
+        if isinstance(outcome, ImageError):
+            _add_error(reply, outcome)
+            continue
+        tensor = instance.items[ITEM_EMBEDDING]
+        tensor.shape.dims.append(dim)
+        tensor.dtype = DataType.MS_FLOAT32
+        tensor.data = outcome
+        if failures:
+            reply.error_msg.add()
+    return reply.SerializeToString()
+
+
+def _add_error(reply: PredictReply, error: ImageError) -> None:
+    reply.error_msg.add(error_code=error.code, error_msg=error.text.encode())
+
+
+def _failure(error: ErrorMsg) -> Outcome:
+    text = error.error_msg.decode("utf-8", "replace")
+    found = _CODE.search(text)
+    if found and found[1] in ImageErrorCode.__members__.values():
+        return ImageError(error.error_code, image_error_text(ImageErrorCode(found[1]), found[2].strip()))
+    # Codes 2, 4 and 5 without a code of ours speak of the worker: the request itself was checked before it was sent.
+    if "exceeds the limit" in text:
+        return Fault(f"code {error.error_code}: {text[:200]}", overload=True)
+    if error.error_code in _TRANSIENT or "worker" in text.lower():
+        return Fault(f"code {error.error_code}: {text[:200]}")
+    return ImageError(error.error_code, INTERNAL)
+
+
+def image_error_text(code: ImageErrorCode, sentence: str) -> str:
+    """ "E_DECODE: the JPEG is cut off". A sentence that could hold more than plain words is replaced."""
+    return f"{code.value}: {sentence if _SAFE.fullmatch(sentence) else _SENTENCES[code]}"

@@ -1,0 +1,270 @@
+"""The gateway as a whole: both ports, and one lane (queue and readiness) for each served version."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Callable, Optional
+
+import grpc
+import grpc.aio
+
+from metric_learn_client.wire import (
+    GET_MODEL_PATH,
+    HEALTH_CHECK_PATH,
+    METADATA_AUTHORIZATION,
+    METADATA_REQUEST_ID,
+    PREDICT_PATH,
+    GetModelReply,
+    GetModelRequest,
+    HealthCheckRequest,
+    HealthCheckResponse,
+)
+from servable.gateway.address import Address, check_free, parse_address
+from servable.gateway.admission import Admission
+from servable.gateway.backends import Backends, Served
+from servable.gateway.dispatcher import Dispatcher
+from servable.gateway.errors import CallError, StartError
+from servable.gateway.health import HealthService
+from servable.gateway.http_pages import HttpPages, Page
+from servable.gateway.metrics import Metrics
+from servable.gateway.model_service import describe_model
+from servable.gateway.predict import PredictService, request_id_of
+from servable.gateway.readiness import Readiness
+from servable.gateway.settings import GatewaySettings
+from servable.gateway.tls import Certificates
+from servable.gateway.tokens import Tokens
+from servable.gateway.tracing import Tracer
+
+HEALTH_WATCH_PATH = HEALTH_CHECK_PATH.replace("/Check", "/Watch")
+MAX_METADATA_BYTES = 16 * 1024
+PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+PART_GRACE_S = 5.0  # a part may outlive the calls that it came from
+log = logging.getLogger(__name__)
+
+
+def _no_batch_runs() -> Mapping[int, tuple[int, int]]:
+    return {}
+
+
+class Gateway:
+    """Start it, tell it of backends through `backends`, drain it, stop it. All on one event loop.
+
+    on_unhealthy: a version's backend stays wrong or silent and should be replaced; called once for each backend.
+    batch_runs: batch size -> (runs, images) of the network so far.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        backends: Backends,
+        *,
+        on_unhealthy: Callable[[Served, str], None],
+        batch_runs: Callable[[], Mapping[int, tuple[int, int]]] = _no_batch_runs,
+    ) -> None:
+        self._settings = settings
+        self._backends = backends
+        self._on_unhealthy = on_unhealthy
+        self._admission = Admission(settings.limits, time.monotonic)
+        self.metrics = Metrics(self._admission, backends, batch_runs)
+        self._lanes: dict[Served, tuple[Dispatcher, asyncio.Task[None]]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._health = HealthService(lambda: not self._not_ready())
+        self._draining = False
+        self._server: Optional[Any] = None
+        self._http: Optional[HttpPages] = None
+        self._predict: Optional[PredictService] = None
+        self._tokens: Optional[Tokens] = None
+        self._tracer: Optional[Tracer] = None
+        self.address = settings.address
+        self.http_address = settings.http_address
+
+    async def start(self) -> None:
+        """Binds both ports. Raises StartError with the address or file and the remedy; nothing is left bound then."""
+        settings = self._settings
+        address, http_address = parse_address(settings.address), parse_address(settings.http_address)
+        if http_address.path:
+            raise StartError(f"server.http_address = {settings.http_address}: must be host:port")
+        if not address.private and settings.tls is None and not settings.allow_insecure:
+            raise StartError(
+                f"server.address = {settings.address}: others can reach it and there is no TLS; set a certificate, "
+                "listen on 127.0.0.1 or a unix socket, or allow plain text"
+            )
+        check_free(address)
+        check_free(http_address)
+        reloaded = self._count_reload
+        certificates = Certificates(settings.tls, reloaded) if settings.tls is not None else None
+        self._tokens = Tokens(settings.auth.tokens_file, reloaded) if settings.auth is not None else None
+        self._tracer = Tracer(settings.tracing)
+        self._predict = PredictService(
+            settings, self._backends, self._admission, self._dispatcher_of, self._tokens, self.metrics, self._tracer
+        )
+        self._backends.on_added = self._add_lane
+        self._backends.on_default = lambda version: self._health.changed()
+        for served in self._backends.all():
+            self._add_lane(served)
+        try:
+            self.http_address = await self._start_http(http_address)
+            self.address = await self._start_grpc(address, certificates)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def drain(self, grace_s: float) -> bool:
+        """Not ready, then no new calls, then the end of those in flight. True when none was left after `grace_s`."""
+        began = time.monotonic()
+        self._draining = True
+        self._health.changed()
+        await asyncio.sleep(min(self._settings.drain_notice_s, grace_s))
+        if self._predict is not None:
+            self._predict.draining = True
+        while self._admission.calls and time.monotonic() - began < grace_s:
+            await asyncio.sleep(0.02)
+        return not self._admission.calls
+
+    async def stop(self) -> None:
+        """Ends everything that is left. Calls in flight are cancelled: `drain` first."""
+        self._draining = True
+        if self._server is not None:
+            await self._server.stop(grace=0.2)  # replies on their way still leave
+            self._server = None
+        for served in list(self._lanes):
+            self._drop_lane(served)
+        if self._closing:
+            await asyncio.gather(*self._closing, return_exceptions=True)
+        if self._http is not None:
+            await self._http.stop()
+            self._http = None
+        if self._tracer is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._tracer.close)
+            self._tracer = None
+
+    async def _start_http(self, address: Address) -> str:
+        pages = {"/livez": lambda: Page("200 OK", b"alive\n"), "/readyz": self._readyz, "/metrics": self._metrics_page}
+        http = HttpPages(pages)
+        try:
+            port = await http.start(address.host, address.port)
+        except OSError as error:
+            raise StartError(f"server.http_address = {address}: {error.strerror}; choose another port") from error
+        self._http = http
+        return str(Address(address.host, port))
+
+    async def _start_grpc(self, address: Address, certificates: Optional[Certificates]) -> str:
+        limits = self._settings.limits
+        server = grpc.aio.server(
+            options=(
+                # Twice the limit: up to there a body is refused with a sentence of ours, beyond by gRPC itself.
+                ("grpc.max_receive_message_length", 2 * limits.max_request_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_concurrent_streams", limits.max_streams_per_connection),
+                ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+                ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a lottery
+                # Clients may ping every 10 s also without calls; dead peers are noticed within a minute.
+                ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+            )
+        )
+        server.add_generic_rpc_handlers((_Handlers(self._handlers()),))
+        try:
+            if certificates is None:
+                port = server.add_insecure_port(str(address))
+            else:
+                port = server.add_secure_port(str(address), certificates.credentials())
+        except RuntimeError as error:
+            raise StartError(f"server.address = {address}: cannot listen there; choose another one") from error
+        await server.start()
+        self._server = server
+        return str(address) if address.path else str(Address(address.host, port))
+
+    def _handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
+        assert self._predict is not None
+        health = {
+            "request_deserializer": HealthCheckRequest.FromString,
+            "response_serializer": HealthCheckResponse.SerializeToString,
+        }
+        return {
+            PREDICT_PATH: grpc.stream_unary_rpc_method_handler(self._predict.predict),
+            HEALTH_CHECK_PATH: grpc.unary_unary_rpc_method_handler(self._health.check, **health),
+            HEALTH_WATCH_PATH: grpc.unary_stream_rpc_method_handler(self._health.watch, **health),
+            GET_MODEL_PATH: grpc.unary_unary_rpc_method_handler(
+                self._get_model,
+                request_deserializer=GetModelRequest.FromString,
+                response_serializer=GetModelReply.SerializeToString,
+            ),
+        }
+
+    async def _get_model(self, request: GetModelRequest, context: Any) -> GetModelReply:
+        metadata = dict(context.invocation_metadata() or ())
+        identity = ((METADATA_REQUEST_ID, request_id_of(metadata)),)
+        try:
+            if self._tokens is not None:
+                self._tokens.check(metadata.get(METADATA_AUTHORIZATION))
+            reply = describe_model(request, self._backends, self._settings.limits)
+        except CallError as error:
+            await context.abort(error.status, error.message, identity + error.trailing_metadata())
+        context.set_trailing_metadata(identity)
+        return reply
+
+    def _not_ready(self) -> str:
+        """Why this server should get no calls; "" when it should."""
+        if self._draining:
+            return "stopping"
+        served = self._backends.default
+        return "" if served.serving else f"version {served.version} is {served.state.value}: {served.reason}"
+
+    def _readyz(self) -> Page:
+        reason = self._not_ready()
+        if reason:
+            return Page("503 Service Unavailable", f"not ready: {reason}\n".encode())
+        return Page("200 OK", b"ready\n")
+
+    def _metrics_page(self) -> Page:
+        return Page("200 OK", self.metrics.page(), PROMETHEUS_TEXT)
+
+    def _count_reload(self, ok: bool) -> None:
+        self.metrics.reloads.labels("ok" if ok else "failed").inc()
+
+    def _dispatcher_of(self, served: Served) -> Dispatcher:
+        return self._lanes[served][0]
+
+    def _add_lane(self, served: Served) -> None:
+        settings = self._settings
+        dispatcher = Dispatcher(
+            served,
+            wait_when_down=settings.when_down == "wait",
+            timeout_s=settings.deadlines.max_s + PART_GRACE_S,
+            on_images=self._admission.finished,
+        )
+        readiness = Readiness(served, dispatcher, settings.readiness, self._on_unhealthy, self.metrics)
+        self._lanes[served] = (dispatcher, asyncio.ensure_future(readiness.run()))
+        served.listeners.append(self._changed)
+
+    def _changed(self, served: Served) -> None:
+        self._health.changed()
+        if served.retired:
+            self._drop_lane(served)
+
+    def _drop_lane(self, served: Served) -> None:
+        lane = self._lanes.pop(served, None)
+        if lane is None:
+            return
+        dispatcher, readiness = lane
+        served.listeners.remove(self._changed)
+        readiness.cancel()
+        closing = asyncio.ensure_future(dispatcher.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Full path -> handler; every other path is UNIMPLEMENTED, reflection included."""
+
+    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
+        self._handlers = handlers
+
+    def service(self, handler_call_details: Any) -> Optional[grpc.RpcMethodHandler]:
+        return self._handlers.get(handler_call_details.method)

@@ -1,0 +1,70 @@
+"""OpenTelemetry spans of calls, exported over OTLP; nothing of it is imported unless it is switched on.
+
+A caller's `traceparent` (W3C Trace Context) is continued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Callable, Optional
+
+from servable.gateway.errors import StartError
+from servable.gateway.settings import TracingSettings
+
+SERVICE = "metric-learn-serving"
+Attributes = dict[str, "str | int | float | bool"]
+
+
+class Tracer:
+    """`span` yields a dict: what stands in it at the end becomes the span's attributes."""
+
+    def __init__(self, settings: TracingSettings, exporter: Optional[Any] = None) -> None:
+        self._tracer: Optional[Any] = None
+        self._extract: Optional[Callable[[Mapping[str, str]], Any]] = None
+        self._provider: Optional[Any] = None
+        if settings.enabled:
+            self._start(settings, exporter)
+
+    def _start(self, settings: TracingSettings, exporter: Optional[Any]) -> None:
+        try:
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+            from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+        except ImportError as error:
+            raise StartError(
+                f"tracing.enabled = true: {error.name} is not installed; install opentelemetry-sdk and "
+                "opentelemetry-exporter-otlp-proto-grpc, or switch tracing off"
+            ) from error
+        if exporter is None:
+            insecure = settings.otlp_endpoint.startswith("http://")
+            exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint, insecure=insecure)
+        self._provider = TracerProvider(resource=Resource.create({"service.name": SERVICE}))
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer(SERVICE)
+        self._extract = TraceContextTextMapPropagator().extract
+
+    @contextmanager
+    def span(self, name: str, metadata: Mapping[str, Any]) -> Iterator[Attributes]:
+        attributes: Attributes = {}
+        if self._tracer is None or self._extract is None:
+            yield attributes
+            return
+        from opentelemetry.trace import SpanKind, Status, StatusCode
+
+        carrier = {key: value for key, value in metadata.items() if isinstance(value, str)}
+        span = self._tracer.start_span(name, context=self._extract(carrier), kind=SpanKind.SERVER)
+        try:
+            yield attributes
+        finally:
+            span.set_attributes(attributes)
+            if attributes.get("rpc.grpc.status_code", "OK") not in ("OK", 0):
+                span.set_status(Status(StatusCode.ERROR))
+            span.end()
+
+    def close(self) -> None:
+        """Sends what is left; bounded by the exporter's own timeout."""
+        if self._provider is not None:
+            self._provider.shutdown()

@@ -1,0 +1,133 @@
+"""A stand-in for MindSpore Serving's public port: its wire, its in-band errors, and faults on demand.
+
+For tests of the gateway alone; the real one is behind tests/e2e.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+
+import grpc
+import grpc.aio
+import numpy as np
+
+from metric_learn_client import wire
+from servable.gateway import Golden
+
+GOLDEN_IMAGE = b"golden image"
+MAX_BATCH = 16
+
+
+def embedding_of(payload: bytes, salt: bytes = b"") -> np.ndarray:
+    """Another unit vector for every payload; float32 [2048]."""
+    seed = int.from_bytes(hashlib.sha256(salt + payload).digest()[:8], "little")
+    row = np.random.default_rng(seed).standard_normal(wire.EMBEDDING_DIM).astype(np.float32)
+    return (row / np.linalg.norm(row)).astype(np.float32)
+
+
+@dataclass
+class FakeBackend:
+    """What the supervisor tells the gateway of a backend."""
+
+    target: str
+    version: int = 1
+    fingerprint: str = "f" * 64
+    window_instances: int = 3 * MAX_BATCH
+    max_batch: int = MAX_BATCH
+    embedding_dim: int = wire.EMBEDDING_DIM
+    weights: str = "stand-in"
+    preprocessing: str = "test"
+    golden: Golden = field(default_factory=lambda: Golden(GOLDEN_IMAGE, embedding_of(GOLDEN_IMAGE)))
+
+
+class FakeServing:
+    """Set the attributes to make it misbehave. `batches`: how many instances each call brought."""
+
+    def __init__(self, salt: bytes = b"", echo: bool = False) -> None:
+        self.salt = salt
+        self.echo = echo  # one ready-made embedding for everything: costs nothing, for benchmarks
+        self.delay_s = 0.0
+        self.silent = False  # takes calls and never answers
+        self.error: tuple[int, str] | None = None  # in-band error of every whole call
+        self.status: grpc.StatusCode | None = None
+        self.raw_reply: bytes | None = None
+        self.image_errors: dict[bytes, tuple[int, str]] = {}  # payload -> its in-band error
+        self.poison: bytes | None = None  # a payload that ends the worker
+        self.only_predict_golden = False
+        self.batches: list[int] = []
+        self.requests: list[bytes] = []
+        self.keep_requests = False
+        self.in_flight = self.most_in_flight = 0
+        self._server = None
+        self._canned = embedding_of(b"canned").tobytes()
+
+    async def start(self, path: str) -> str:
+        self._server = grpc.aio.server(
+            options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        )
+        handler = grpc.unary_unary_rpc_method_handler(self._predict)
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("mindspore.serving.proto.MSService", {"Predict": handler}),)
+        )
+        target = f"unix:{path}"
+        self._server.add_insecure_port(target)
+        await self._server.start()
+        return target
+
+    async def stop(self) -> None:
+        await self._server.stop(0)
+
+    async def _predict(self, body: bytes, context) -> bytes:
+        request = wire.PredictRequest.FromString(body)
+        count = len(request.instances)
+        payloads = [self._payload(instance) for instance in request.instances]
+        golden = payloads == [GOLDEN_IMAGE]
+        if not golden:
+            self.batches.append(count)
+            if self.keep_requests:
+                self.requests.append(body)
+            self.in_flight += count
+            self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            if self.silent:
+                await asyncio.Event().wait()
+            if self.poison is not None and self.poison in payloads:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+            if self.status is not None:
+                await context.abort(self.status, "File /secret/path/server.cc: what the library says")
+            if self.delay_s:
+                await asyncio.sleep(self.delay_s)
+            if self.raw_reply is not None:
+                return self.raw_reply
+            return self._reply(request, payloads)
+        finally:
+            if not golden:
+                self.in_flight -= count
+
+    def _payload(self, instance) -> bytes:
+        (tensor,) = instance.items.values()
+        return tensor.bytes_val[0] if tensor.bytes_val else tensor.data
+
+    def _reply(self, request, payloads) -> bytes:
+        reply = wire.PredictReply()
+        reply.servable_spec.CopyFrom(request.servable_spec)
+        errors = [self.error or self.image_errors.get(payload) for payload in payloads]
+        if all(errors) and len(set(errors)) == 1:
+            reply.error_msg.add(error_code=errors[0][0], error_msg=errors[0][1].encode())
+            return reply.SerializeToString()
+        for payload, error in zip(payloads, errors):
+            instance = reply.instances.add()
+            if error is not None:
+                reply.error_msg.add(error_code=error[0], error_msg=error[1].encode())
+                continue
+            if any(errors):
+                reply.error_msg.add()
+            tensor = instance.items[wire.ITEM_EMBEDDING]
+            tensor.dtype = wire.DataType.MS_FLOAT32
+            tensor.shape.dims.append(wire.EMBEDDING_DIM)
+            tensor.data = self._canned if self.echo else embedding_of(payload, self.salt).tobytes()
+        if self.echo and payloads == [GOLDEN_IMAGE]:
+            reply.instances[0].items[wire.ITEM_EMBEDDING].data = embedding_of(GOLDEN_IMAGE).tobytes()
+        return reply.SerializeToString()

@@ -1,0 +1,147 @@
+"""A gateway with fake backends on an event loop of its own thread, and a plain gRPC client for it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import Future
+
+import grpc
+import numpy as np
+
+from metric_learn_client import wire
+from servable.gateway import Backends, Gateway, GatewaySettings
+
+from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing
+
+WAIT_S = 10.0
+
+
+class Harness:
+    """`with Harness(folder) as h:` -> h.gateway, h.serving, h.backends, h.address."""
+
+    def __init__(self, folder, settings=None, *, backend=None, start_backend=True, serving=None, **gateway_options):
+        self.folder = folder
+        self.settings = settings or GatewaySettings(address="127.0.0.1:0", http_address="127.0.0.1:0")
+        self.backend = backend or FakeBackend(target=f"unix:{folder}/backend.sock")
+        self.serving = serving or FakeServing()
+        self.unhealthy: list[tuple[int, str]] = []
+        self._start_backend = start_backend
+        self._gateway_options = gateway_options
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+
+    def run(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(WAIT_S)
+
+    def call(self, function, *arguments):
+        """On the gateway's loop, as the supervisor does."""
+
+        async def inside():
+            return function(*arguments)
+
+        return self.run(inside())
+
+    def __enter__(self):
+        self._thread.start()
+        try:
+            self.run(self._start())
+        except BaseException:
+            self._end()
+            raise
+        self.address, self.http_address = self.gateway.address, self.gateway.http_address
+        if self._start_backend:
+            self.wait_serving()
+        return self
+
+    def __exit__(self, *exc):
+        self.run(self._stop())
+        self._end()
+
+    def _end(self):
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(WAIT_S)
+        self.loop.close()
+
+    async def _start(self):
+        self.backends = Backends(self.backend.version)
+        self.gateway = Gateway(
+            self.settings,
+            self.backends,
+            on_unhealthy=lambda served, reason: self.unhealthy.append((served.version, reason)),
+            **self._gateway_options,
+        )
+        await self.serving.start(self.backend.target[len("unix:") :])
+        try:
+            await self.gateway.start()
+        except BaseException:
+            await self.serving.stop()
+            raise
+        if self._start_backend:
+            self.backends.set_ready(self.backend)
+
+    async def _stop(self):
+        await self.gateway.stop()
+        await self.serving.stop()
+
+    def wait_serving(self, version=0):
+        assert self.run(self.backends.wait_serving(version, WAIT_S)), self.backends.default.reason
+
+    def channel(self, credentials=None, options=()):
+        options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1), *options]
+        if credentials is not None:
+            return grpc.secure_channel(self.address, credentials, options)
+        return grpc.insecure_channel(self.address, options)
+
+    def http(self, path):
+        """(status, body)."""
+        try:
+            with urllib.request.urlopen(f"http://{self.http_address}{path}", timeout=WAIT_S) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+
+def request(*images, method="embed", version=0, name=wire.SERVABLE_NAME):
+    message = wire.PredictRequest()
+    message.servable_spec.name, message.servable_spec.method_name = name, method
+    message.servable_spec.version_number = version
+    for image in images:
+        tensor = message.instances.add().items[wire.ITEM_IMAGE]
+        tensor.dtype = wire.DataType.MS_BYTES
+        tensor.shape.dims.append(1)
+        tensor.bytes_val.append(image)
+    return message
+
+
+def predict(channel, message, *, timeout=WAIT_S, metadata=()):
+    """(reply, trailing metadata as dict). `message` may be raw bytes. Raises grpc.RpcError."""
+    body = message if isinstance(message, bytes) else message.SerializeToString()
+    call = channel.unary_unary(wire.PREDICT_PATH, response_deserializer=wire.PredictReply.FromString)
+    reply, done = call.with_call(body, timeout=timeout, metadata=metadata)
+    return reply, dict(done.trailing_metadata())
+
+
+def predict_future(channel, message, *, timeout=WAIT_S, metadata=()) -> Future:
+    body = message if isinstance(message, bytes) else message.SerializeToString()
+    call = channel.unary_unary(wire.PREDICT_PATH, response_deserializer=wire.PredictReply.FromString)
+    return call.future(body, timeout=timeout, metadata=metadata)
+
+
+def rows(reply):
+    return np.stack([np.frombuffer(each.items[wire.ITEM_EMBEDDING].data, "<f4") for each in reply.instances])
+
+
+def until(condition, what="the condition", bound_s=WAIT_S):
+    """Polls with a bound; returns the condition's value."""
+    end = time.monotonic() + bound_s
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.005)
+    raise AssertionError(f"{what} did not come true within {bound_s} s")
