@@ -1,67 +1,89 @@
-"""One MindSpore Serving server as a child process: its settings, its start, its end. No policy.
-
-Run as a program (`python -m servable.backend SETTINGS.json`) it becomes the MindSpore Serving master.
-"""
+"""One MindSpore Serving server as a child process: its start, its end, its output. No policy."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Optional
 
-MAX_MESSAGE_MB = 512  # MindSpore Serving's own upper bound
-STOP_S = 15.0  # it gives its workers 10 s, then kills them
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-REPOSITORY = Path(__file__).resolve().parent.parent
+import psutil
 
+from servable.bounded_log import BoundedLog, Carrier
+from servable.leftovers import MARKER
+from servable.sections import REPOSITORY
+from servable.serving_master import BackendSettings
 
-@dataclass(frozen=True)
-class BackendSettings:
-    """servable_directory/servable_name/version_number hold the files; address is "host:port" or "unix:path"."""
+__all__ = ["Backend", "BackendSettings"]
 
-    servable_directory: str
-    servable_name: str
-    version_number: int
-    address: str
-    device_type: str  # "cpu" or "ascend"
-    device_ids: tuple[int, ...]
-    workers: int
-    enable_lite: bool
+STOP_S = 15.0  # MindSpore Serving gives its workers 10 s, then kills them
+LOG_BYTES = 16 * 1024 * 1024
+WORKER_SCRIPTS = ("start_worker.py", "start_extra_worker.py")  # of mindspore_serving/server
 
 
 class Backend:
-    """A running child. `run_dir` is its working directory: MindSpore Serving writes sockets and logs there."""
+    """A running child. `directory` is its working directory: MindSpore Serving writes its sockets there.
 
-    def __init__(self, settings: BackendSettings, run_dir: Path, library_path: Path, worker: dict[str, object]) -> None:
-        settings_file = run_dir / "backend.json"
+    To be made in the main thread: the kernel ends the child with the thread that started it.
+    """
+
+    def __init__(
+        self,
+        settings: BackendSettings,
+        directory: Path,
+        library_path: Path,
+        worker: dict[str, object],
+        log: Optional[BoundedLog] = None,
+        run_dir: Optional[Path] = None,
+    ) -> None:
+        self._log = log or BoundedLog(directory / "backend.log", LOG_BYTES)
+        self.log = self._log.path
+        self._workers: list[psutil.Process] = []
+        settings_file = directory / "backend.json"
         settings_file.write_text(json.dumps(asdict(settings)))
-        environment = dict(os.environ)
-        environment["LD_LIBRARY_PATH"] = str(library_path)
-        if os.environ.get("LD_LIBRARY_PATH"):
-            environment["LD_LIBRARY_PATH"] += ":" + os.environ["LD_LIBRARY_PATH"]
-        environment["METRIC_LEARN_WORKER"] = json.dumps(worker)
-        environment["PYTHONPATH"] = str(REPOSITORY)
-        environment.setdefault("GLOG_v", "2")
-        self.log = run_dir / "backend.log"
-        with self.log.open("wb") as log:
+        _send_worker_logs_to_stdout(settings, directory)
+        reading, writing = os.pipe()
+        try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "servable.backend", str(settings_file)],
-                cwd=run_dir,
-                env=environment,
+                [sys.executable, "-m", "servable.serving_master", str(settings_file), str(os.getpid())],
+                cwd=directory,
+                env=_environment(library_path, worker, run_dir or directory),
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=writing,
+                stderr=writing,
                 start_new_session=True,  # a terminal's Ctrl-C reaches the server alone, which then stops this
             )
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        self._carrier = Carrier(reading, self._log)
 
     def poll(self) -> Optional[int]:
         return self.process.poll()
+
+    def why(self) -> str:
+        """What its log says last about an error, once it has ended."""
+        self._carrier.finish(1.0)
+        return self._carrier.why()
+
+    def find_workers(self) -> list[int]:
+        """Looks for the workers among the master's children and keeps them in mind; returns their process ids."""
+        try:
+            children = psutil.Process(self.process.pid).children()
+            self._workers = [child for child in children if _is_worker(child)]
+        except psutil.Error:
+            self._workers = []
+        return [worker.pid for worker in self._workers]
+
+    def workers_alive(self) -> int:
+        """Of those found last. Cheap: nothing is searched."""
+        return sum(_alive(worker) for worker in self._workers)
 
     def stop(self) -> None:
         """Ends the child and everything it started. Returns when nothing of it is left."""
@@ -71,36 +93,59 @@ class Backend:
                 self.process.wait(STOP_S)
             except subprocess.TimeoutExpired:
                 pass
+        self.kill()
+
+    def signal_kill(self) -> None:
+        """The signal alone: a `stop` that waits comes to its end."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)  # whatever is left of its session
         except ProcessLookupError:
             pass
+
+    def kill(self) -> None:
+        """Ends it at once, also when it is stopped or hangs."""
+        self.signal_kill()
         self.process.wait()
+        self._carrier.finish(1.0)
+        psutil.wait_procs(self._workers, timeout=5.0)
 
 
-def serve(settings: BackendSettings) -> None:
-    """Becomes the MindSpore Serving master. Returns after the start; its threads keep the process alive."""
-    from mindspore_serving import server
-
-    config = server.ServableStartConfig(
-        servable_directory=settings.servable_directory,
-        servable_name=settings.servable_name,
-        device_ids=list(settings.device_ids),
-        version_number=settings.version_number,
-        device_type=settings.device_type,
-        num_parallel_workers=settings.workers,
-    )
-    server.start_servables(config, enable_lite=settings.enable_lite)
-    server.start_grpc_server(settings.address, max_msg_mb_size=MAX_MESSAGE_MB)
+def _environment(library_path: Path, worker: dict[str, object], run_dir: Path) -> dict[str, str]:
+    environment = dict(os.environ)
+    environment["LD_LIBRARY_PATH"] = str(library_path)
+    if os.environ.get("LD_LIBRARY_PATH"):
+        environment["LD_LIBRARY_PATH"] += ":" + os.environ["LD_LIBRARY_PATH"]
+    environment["METRIC_LEARN_WORKER"] = json.dumps(worker)
+    environment[MARKER] = str(run_dir)
+    environment["PYTHONPATH"] = ":".join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    environment["PYTHONUNBUFFERED"] = "1"
+    environment.setdefault("GLOG_v", "2")
+    environment.pop("NOTIFY_SOCKET", None)  # the service manager hears the server alone
+    return environment
 
 
-def _end_with_parent() -> None:
-    """The kernel sends SIGTERM when the server dies, however it dies; workers watch this process themselves."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _send_worker_logs_to_stdout(settings: BackendSettings, directory: Path) -> None:
+    """MindSpore Serving opens a log file for each worker by a name known before: here it finds its own stdout."""
+    logs = directory / "serving_logs"
+    logs.mkdir(exist_ok=True)
+    name, version = settings.servable_name, settings.version_number
+    parts = [f"device{device}" for device in settings.device_ids]
+    parts += [f"extra{index}" for index in range(max(settings.workers, 1))]
+    for part in parts:
+        link = logs / f"log_{name}_{part}_version{version}.log"
+        link.unlink(missing_ok=True)
+        link.symlink_to("/proc/self/fd/1")
 
 
-if __name__ == "__main__":
-    _end_with_parent()
-    document = json.loads(Path(sys.argv[1]).read_text())
-    document["device_ids"] = tuple(document["device_ids"])
-    serve(BackendSettings(**document))
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return any(argument.endswith(WORKER_SCRIPTS) for argument in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

@@ -2,88 +2,51 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Optional
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from servable.sections import REPOSITORY, Config
+
+__all__ = ["REPOSITORY", "Config", "ConfigError", "load_config"]
 
 ENVIRONMENT_PREFIX = "METRIC_LEARN_"
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 class ConfigError(Exception):
-    """One line: file, key, value and what is allowed. Exit code 2."""
+    """What is wrong, one line each: file, key, value and what is allowed. Exit code 2."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML in which a key may stand once: PyYAML alone lets the last of two win, silently."""
 
-
-class ModelSection(_Section):
-    """directory holds the exported versions; a relative path starts at the repository."""
-
-    directory: Path = Path("servable/metric_learn")
-    version: int = Field(0, ge=0, description="0 = the highest exported")
-
-
-class BackendSection(_Section):
-    target: Literal["cpu", "ascend310", "ascend910"] = "cpu"
-    device_ids: tuple[int, ...] = (0,)
-    workers: int = Field(1, ge=1, le=64)
-    threads: int = Field(0, ge=0, le=1024, description="of the network, per worker; 0 = cores / workers")
-    preprocess_threads: int = Field(0, ge=0, le=1024, description="per worker; 0 = cores / workers")
-    precision_mode: Literal["force_fp16", "allow_fp32_to_fp16", "must_keep_origin_dtype", "allow_mix_precision"] = (
-        "force_fp16"
-    )
-    # What a run of the network costs beside its images, in units of one image; see metric_learn/batching.py.
-    run_overhead_images: float = Field(0.2, ge=0, le=64)
-    start_timeout_s: float = Field(120.0, gt=0, le=3600)
-
-
-class ServerSection(_Section):
-    address: str = "127.0.0.1:5500"
-    http_address: str = "127.0.0.1:5501"
-    run_dir: Path = Path(tempfile.gettempdir()) / f"metric-learn-serving-{os.getuid()}"
-
-    @field_validator("address", "http_address")
-    @classmethod
-    def _host_and_port(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        if not host or not port.isdigit() or not 1 <= int(port) <= 65535:
-            raise ValueError("must be host:port with a port of 1 to 65535")
-        if host not in ("127.0.0.1", "localhost"):
-            raise ValueError("must be on 127.0.0.1: MindSpore Serving alone must not be exposed")
-        return value
-
-
-class LimitsSection(_Section):
-    max_image_bytes: int = Field(32 * 1024 * 1024, ge=1, le=512 * 1024 * 1024)
-    max_image_px: int = Field(50_000_000, ge=1, le=1_000_000_000)
-
-
-class Config(_Section):
-    """The whole configuration. Keys are `section.key`; units are in their names."""
-
-    model: ModelSection = ModelSection()
-    backend: BackendSection = BackendSection()
-    server: ServerSection = ServerSection()
-    limits: LimitsSection = LimitsSection()
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(getattr(key, "value", ""))
+            if name in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {name} stands twice", problem_mark=key.start_mark)
+            seen.add(name)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def load_config(path: Path, flags: Sequence[str] = (), environment: Mapping[str, str] = os.environ) -> Config:
     """Reads YAML, then METRIC_LEARN_SECTION__KEY, then `section.key=value` flags. Raises ConfigError."""
     try:
-        document = yaml.safe_load(path.read_text()) or {}
+        document = yaml.load(path.read_text(), Loader=_Loader) or {}
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give a configuration such as configs/cpu.yaml") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}; correct it there") from error
     if not isinstance(document, dict):
-        raise ConfigError(f"{path}: must hold sections (model, backend, server, limits), not {document!r}")
+        raise ConfigError(f"{path}: must hold sections ({', '.join(Config.model_fields)}), not {document!r}")
     origin: dict[str, str] = {}
     for name, value in sorted(environment.items()):
         section, found, key = name[len(ENVIRONMENT_PREFIX) :].lower().partition("__")
@@ -96,32 +59,56 @@ def load_config(path: Path, flags: Sequence[str] = (), environment: Mapping[str,
             raise ConfigError(f"--set {flag}: must be section.key=value")
         _put(document, section, key, value, f"--set {dotted}", origin)
     try:
-        return Config.model_validate(document)
+        config = Config.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(_one_line(error, path, origin)) from error
+        lines = [_line(details, path, origin) for details in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+    config._file, config._origin = path, origin
+    return config
 
 
 def _put(document: dict[Any, Any], section: str, key: str, value: str, source: str, origin: dict[str, str]) -> None:
-    target = document.setdefault(section, {})
+    if document.get(section) is None:
+        document[section] = {}
+    target = document[section]
     if not isinstance(target, dict):
-        raise ConfigError(f"{source}: section {section} of the file is not a mapping")
+        raise ConfigError(f"{source}: section {section} of the file is not a mapping; write {section}: {{{key}: ...}}")
     try:
-        target[key] = yaml.safe_load(value)
+        target[key] = yaml.load(value, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: {value!r} is not a value") from error
+        raise ConfigError(f"{source}: {value!r} is not a value; quote it as YAML would") from error
     origin[f"{section}.{key}"] = source
 
 
-def _one_line(error: ValidationError, path: Path, origin: Mapping[str, str]) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"][:2])
+def _line(details: ErrorDetails, path: Path, origin: Mapping[str, str]) -> str:
+    key = ".".join(str(part) for part in details["loc"][:2])
     source = origin.get(key, str(path))
-    if first["type"] == "extra_forbidden":
-        known = Config.model_fields if len(first["loc"]) == 1 else _section_keys(str(first["loc"][0]))
-        return f"{source}: unknown key {key}; known: {', '.join(known)}"
-    return f"{source}: {key} = {first['input']!r}: {first['msg']}"
+    if details["type"] == "extra_forbidden":
+        known = Config.model_fields if len(details["loc"]) == 1 else _section_keys(str(details["loc"][0]))
+        return f"{source}: unknown key {key}{_suggestion(str(details['loc'][-1]), known)}; known: {', '.join(known)}"
+    if details["type"] in ("model_type", "model_attributes_type"):
+        keys = ", ".join(_section_keys(key))
+        return f"{source}: {key} = {_short(details['input'])}: must be a section with keys: {keys}"
+    return f"{source}: {key} = {_short(details['input'])}: {_words(details['msg'])}"
+
+
+def _words(message: str) -> str:
+    """pydantic's words in our form: "must be ..."."""
+    message = message.replace("Value error, ", "").replace("Input should be", "must be")
+    return " ".join(message.split())
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _section_keys(section: str) -> list[str]:
-    annotation = Config.model_fields[section].annotation
+    field = Config.model_fields.get(section)
+    annotation: Optional[type[Any]] = field.annotation if field else None
     return list(annotation.model_fields) if annotation is not None and issubclass(annotation, BaseModel) else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import grpc
 import numpy as np
@@ -17,6 +17,7 @@ OPTIONS = [
     ("grpc.max_send_message_length", wire.MAX_MESSAGE_BYTES),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.use_local_subchannel_pool", 1),  # a successor on the same path must not inherit a broken connection
 ]
 POLL_S = 0.05
 
@@ -31,21 +32,42 @@ def predict_pixels(
     deadline_s: float,
 ) -> npt.NDArray[np.float32]:
     """uint8 [224, 224, 3] each -> float32 [N, 2048]. Raises grpc.RpcError, or RuntimeError with the reply's error."""
-    request = wire.PredictRequest()
-    request.servable_spec.name = servable
-    request.servable_spec.method_name = method
+    request = pixels_request(pixels, servable=servable, method=method)
+    with grpc.insecure_channel(target, options=OPTIONS) as channel:
+        reply = predict_call(channel)(request, timeout=deadline_s, wait_for_ready=True)
+    return rows_of(reply, output)
+
+
+def predict_call(channel: Any) -> Any:
+    """The callable for Predict on a channel of grpc or grpc.aio."""
+    return channel.unary_unary(
+        wire.PREDICT_PATH,
+        request_serializer=wire.PredictRequest.SerializeToString,
+        response_deserializer=wire.PredictReply.FromString,
+    )
+
+
+def pixels_request(pixels: Sequence[npt.NDArray[np.uint8]], *, servable: str, method: str) -> wire.PredictRequest:
+    request = _request(servable, method)
     for image in pixels:
         tensor = request.instances.add().items[wire.ITEM_PIXELS]
         tensor.dtype = wire.DataType.MS_UINT8
         tensor.shape.dims.extend(image.shape)
         tensor.data = image.tobytes()
-    with grpc.insecure_channel(target, options=OPTIONS) as channel:
-        call = channel.unary_unary(
-            wire.PREDICT_PATH,
-            request_serializer=wire.PredictRequest.SerializeToString,
-            response_deserializer=wire.PredictReply.FromString,
-        )
-        reply = call(request, timeout=deadline_s, wait_for_ready=True)
+    return request
+
+
+def image_request(image: bytes, *, servable: str, method: str) -> wire.PredictRequest:
+    request = _request(servable, method)
+    tensor = request.instances.add().items[wire.ITEM_IMAGE]
+    tensor.dtype = wire.DataType.MS_BYTES
+    tensor.shape.dims.append(1)
+    tensor.bytes_val.append(image)
+    return request
+
+
+def rows_of(reply: wire.PredictReply, output: str) -> npt.NDArray[np.float32]:
+    """float32 [N, dim] of a reply. Raises RuntimeError with its first error."""
     for error in reply.error_msg:
         if error.error_code:
             raise RuntimeError(error.error_msg.decode(errors="replace"))
@@ -71,3 +93,10 @@ def wait_until_serving(target: str, ended: Callable[[], Optional[int]], timeout_
                 if time.monotonic() > limit:
                     ready.cancel()
                     raise TimeoutError(f"MindSpore Serving was not ready within {timeout_s:.0f} s") from None
+
+
+def _request(servable: str, method: str) -> wire.PredictRequest:
+    request = wire.PredictRequest()
+    request.servable_spec.name = servable
+    request.servable_spec.method_name = method
+    return request

@@ -1,49 +1,175 @@
-"""The exported version that is served: found, and checked against its manifest's digests."""
+"""Exported versions on disk: which there are, and one of them opened, with every file's digest compared.
+
+Reads only. What a folder must hold is decided by export/manifest.py.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
-from servable.config import REPOSITORY, Config, ConfigError
+import numpy as np
+import numpy.typing as npt
+
+from metric_learn_client import wire
+from servable.config import ConfigError
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+_BLOCK_BYTES = 1 << 20
 
 
-def find_version(config: Config) -> Path:
-    """The folder of `model.version`. Raises ConfigError."""
-    root = config.model.directory
-    root = root if root.is_absolute() else REPOSITORY / root
-    complete = {}
-    for manifest in root.glob("*/manifest.json"):
+@dataclass(frozen=True)
+class ExportedVersion:
+    """One version, checked. golden_embedding: float32 [embedding_dim], unit norm; what golden_image must give."""
+
+    number: int
+    folder: Path
+    fingerprint: str
+    weights: str  # "published", "custom" or "stand-in"
+    preprocessing: str
+    embedding_dim: int
+    batch_sizes: tuple[int, ...]
+    mindir_bytes: int
+    golden_image: bytes
+    golden_embedding: npt.NDArray[np.float32]
+
+
+def exported_versions(root: Path) -> dict[int, Path]:
+    """Number -> folder of every complete version: a plain positive number that holds a manifest."""
+    found = {}
+    for manifest in root.glob(f"*/{MANIFEST}"):
         name = manifest.parent.name
-        if name.isdigit() and str(int(name)) == name and int(name) > 0:
-            complete[int(name)] = manifest.parent
-    version = config.model.version or max(complete, default=0)
-    if version not in complete:
-        has = ", ".join(map(str, sorted(complete))) or "none"
-        wanted = f"version {version}" if version else "any version"
+        if name.isascii() and name.isdigit() and str(int(name)) == name and int(name) > 0:
+            found[int(name)] = manifest.parent
+    return found
+
+
+def find_version(root: Path, wanted: int, origin: str) -> Path:
+    """The folder of `wanted`, or of the highest version for 0. Raises ConfigError; `origin` says who wanted it."""
+    found = exported_versions(root)
+    number = wanted or max(found, default=0)
+    if number in found:
+        return found[number]
+    has = ", ".join(map(str, sorted(found))) or "none"
+    if not root.is_dir():
+        raise ConfigError(f"{origin}: model.directory = {root}: no such directory; run `make export CKPT=file`")
+    odd = [path.parent.name for path in root.glob(f"*/{MANIFEST}") if path.parent.name not in map(str, found)]
+    if odd and (not wanted or wanted in [int(name) for name in odd if name.isascii() and name.isdigit()]):
         raise ConfigError(
-            f"model.directory = {root}: does not hold {wanted} (exported: {has}); run `make export CKPT=file`"
+            f"{origin}: model.directory = {root}: {odd[0]} is not a version's name; rename it to a number above 0 "
+            f"without leading zeros"
         )
-    return complete[version]
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, after every MindIR's digest was compared with it. Raises ConfigError."""
-    try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-        for entry in manifest["mindir"]:
-            digest = hashlib.sha256((folder / entry["file"]).read_bytes()).hexdigest()
-            if digest != entry["sha256"]:
-                raise ConfigError(
-                    f"{folder / entry['file']}: damaged: sha256 {digest}, the manifest says {entry['sha256']}; "
-                    f"export version {folder.name} again with --force"
-                )
-    except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}; export version {folder.name} again") from error
-    except (ValueError, KeyError) as error:
+    if wanted and (root / str(wanted)).is_dir():
         raise ConfigError(
-            f"{folder / 'manifest.json'}: not a manifest ({error!r}); export the version again"
-        ) from error
+            f"{origin}: model.version = {wanted}: {root / str(wanted)} holds no {MANIFEST}, so its export did not "
+            f"finish; run `make export CKPT=file VERSION={wanted}`"
+        )
+    what = f"version {wanted} is not exported" if wanted else "no version is exported"
+    raise ConfigError(
+        f"{origin}: model.version = {wanted}: {what} in {root} (there: {has}); choose one of them or run "
+        f"`make export CKPT=file`"
+    )
+
+
+def open_version(folder: Path, preprocessing: Optional[str] = None) -> ExportedVersion:
+    """Reads the manifest and compares every digest. `preprocessing`: what this server does, if it is to be compared.
+
+    Raises ConfigError naming the file and the remedy.
+    """
+    manifest = _read_manifest(folder)
+    try:
+        entries = [dict(entry) for entry in manifest["mindir"]]
+        golden = {part: dict(manifest["golden"][part]) for part in ("image", "embedding")}
+        _compare_digests(folder, [*entries, *golden.values()])
+        version = ExportedVersion(
+            number=int(manifest["version"]),
+            folder=folder,
+            fingerprint=_text(manifest, "fingerprint"),
+            weights=_text(manifest, "weights"),
+            preprocessing=_text(manifest, "preprocessing"),
+            embedding_dim=int(manifest["embedding_dim"]),
+            batch_sizes=tuple(sorted(int(entry["batch_size"]) for entry in entries)),
+            mindir_bytes=sum((folder / entry["file"]).stat().st_size for entry in entries),
+            golden_image=(folder / golden["image"]["file"]).read_bytes(),
+            golden_embedding=_embedding((folder / golden["embedding"]["file"]).read_bytes()),
+        )
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}; {_again(folder)}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"is not a manifest ({error})"
+        raise ConfigError(f"{folder / MANIFEST}: {what}; {_again(folder)}") from error
+    for key, value, expected in (
+        ("schema_version", manifest.get("schema_version"), SCHEMA_VERSION),
+        ("model", manifest.get("model"), wire.SERVABLE_NAME),
+        ("version", version.number, int(folder.name)),
+        ("embedding_dim", version.embedding_dim, wire.EMBEDDING_DIM),
+        ("preprocessing", version.preprocessing, preprocessing or version.preprocessing),
+        ("batch_sizes without 1", 1 in version.batch_sizes, True),
+        ("batch_sizes given twice", len(set(version.batch_sizes)) == len(entries), True),
+        ("golden embedding's length", len(version.golden_embedding), version.embedding_dim),
+    ):
+        if value != expected:
+            raise ConfigError(
+                f"{folder / MANIFEST}: {key} = {value!r}: this server takes {expected!r}; {_again(folder)}"
+            )
+    return version
+
+
+def _read_manifest(folder: Path) -> Mapping[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; {_again(folder)}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error}); {_again(folder)}") from error
+    if not isinstance(manifest, dict):
+        raise ConfigError(f"{path}: not a manifest; {_again(folder)}")
     return manifest
+
+
+def _compare_digests(folder: Path, entries: list[dict[str, Any]]) -> None:
+    for entry in entries:
+        if Path(entry["file"]).name != entry["file"]:
+            raise ValueError(f"file {entry['file']!r} is not beside it")
+    with ThreadPoolExecutor(2) as pool:  # hashing releases the GIL
+        digests = list(pool.map(lambda entry: _sha256(folder / entry["file"]), entries))
+    for entry, digest in zip(entries, digests):
+        if digest != entry["sha256"]:
+            raise ConfigError(
+                f"{folder / entry['file']}: damaged: sha256 is {digest}, the manifest says {entry['sha256']}; "
+                f"{_again(folder)}"
+            )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(_BLOCK_BYTES), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _embedding(data: bytes) -> npt.NDArray[np.float32]:
+    embedding = np.load(io.BytesIO(data), allow_pickle=False)
+    if embedding.dtype != np.float32 or embedding.ndim != 1 or not np.isfinite(embedding).all():
+        raise ValueError(f"the golden embedding is {embedding.dtype} {embedding.shape}")
+    result: npt.NDArray[np.float32] = embedding
+    return result
+
+
+def _text(manifest: Mapping[str, Any], key: str) -> str:
+    if not isinstance(manifest[key], str) or not manifest[key]:
+        raise ValueError(f"{key} is {manifest[key]!r}")
+    return str(manifest[key])
+
+
+def _again(folder: Path) -> str:
+    return f"export version {folder.name} again with --force"

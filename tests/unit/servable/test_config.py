@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from servable.config import ConfigError, load_config
+from servable.gateway.settings import GatewaySettings, TlsSettings
+from servable.gateway_settings import gateway_settings
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -28,11 +30,15 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path):
 @pytest.mark.parametrize(
     ("text", "flags", "environment", "words"),
     [
-        ("model: {versoin: 1}", [], {}, ["unknown key model.versoin", "version"]),
+        ("model: {versoin: 1}", [], {}, ["unknown key model.versoin", "did you mean version?"]),
         ("modle: {}", [], {}, ["unknown key modle", "model"]),
         ("model: {version: -1}", [], {}, ["model.version", "-1", "greater than or equal to 0"]),
         ("backend: {target: gpu}", [], {}, ["backend.target", "gpu", "ascend310"]),
-        ("server: {address: '0.0.0.0:5500'}", [], {}, ["server.address", "0.0.0.0:5500", "must not be exposed"]),
+        ("server: {address: '::1:5500'}", [], {}, ["server.address", "::1:5500", "in brackets"]),
+        ("server: {address: 'unix:x.sock'}", [], {}, ["server.address", "absolute path"]),
+        ("server: 5", [], {}, ["server = 5", "section with keys", "address"]),
+        ("model: {version: 1, version: 2}", [], {}, ["not YAML", "version stands twice"]),
+        ("supervision: {stable_s: .nan}", [], {}, ["supervision.stable_s", "finite"]),
         ("server: {address: '127.0.0.1:99999'}", [], {}, ["server.address", "1 to 65535"]),
         ("[1, 2]", [], {}, ["must hold sections"]),
         ("a: [", [], {}, ["not YAML"]),
@@ -50,6 +56,43 @@ def test_each_mistake_is_one_line_with_source_key_and_remedy(tmp_path, text, fla
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+def test_several_mistakes_are_several_lines(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("modle: {}\nbackend: {target: gpu, workers: x}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, (), {})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3 and all(line.startswith(f"{file}: ") for line in lines)
+
+
+def test_a_key_knows_where_it_was_set(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("model: {version: 1}\n")
+    config = load_config(file, ["server.drain_s=3"], {"METRIC_LEARN_BACKEND__WORKERS": "1"})
+    assert config.origin("server.drain_s") == "--set server.drain_s"
+    assert config.origin("backend.workers") == "environment METRIC_LEARN_BACKEND__WORKERS"
+    assert config.origin("model.version") == config.origin("model.directory") == str(file)
+
+
+def test_the_gateways_settings_are_all_set_from_the_configuration(tmp_path):
+    """Written twice: the section's keys and the gateway's settings. A key of either alone would do nothing."""
+    file = tmp_path / "c.yaml"
+    file.write_text("")
+    config = load_config(file, (), {})
+    settings = gateway_settings(config)
+    assert settings == GatewaySettings()
+    for section in ("limits", "deadlines", "readiness", "tracing"):
+        assert set(type(getattr(config, section)).model_fields) == set(vars(getattr(settings, section)))
+
+
+def test_credentials_reach_the_gateway(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("security: {tls_certificate: /c, tls_private_key: /k, tls_client_ca: /a, tokens_file: t}\n")
+    settings = gateway_settings(load_config(file, (), {}))
+    assert settings.tls == TlsSettings(Path("/c"), Path("/k"), Path("/a"))
+    assert settings.auth is not None and settings.auth.tokens_file == REPOSITORY / "t"
 
 
 def test_a_missing_file_is_named(tmp_path):

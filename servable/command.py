@@ -1,0 +1,140 @@
+"""The command line behind servable.serving_server: read the configuration, check everything, serve until a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import click
+
+from servable.config import REPOSITORY, Config, ConfigError, load_config
+from servable.control import give_order
+from servable.doctor import Examined, examine
+
+SWITCH_S = 3600.0  # start, proof and drain have limits of their own
+log = logging.getLogger(__name__)
+
+
+class NotReadyError(Exception):
+    """The host cannot serve this configuration, one line for each reason. Exit code 4."""
+
+
+def check(config: Config) -> Examined:
+    """Everything that can be known before anything starts. Raises ConfigError or NotReadyError."""
+    found = examine(config)
+    if found.problems:
+        text = "\n".join(map(str, found.problems))
+        raise ConfigError(text) if found.exit_code == 2 else NotReadyError(text)
+    return found
+
+
+def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
+    """Serves until SIGINT or SIGTERM; returns the exit code. `reread` gives the configuration anew after a SIGHUP.
+
+    Raises ConfigError, NotReadyError, servable.gateway.StartError, servable.supervisor.StartFailed.
+    """
+    examined = check(config)
+    from servable.gateway import configure_logging  # after the checks: `--check` should not wait for it
+    from servable.gateway_settings import gateway_settings
+    from servable.leftovers import clean
+    from servable.server import serve
+
+    close_log = configure_logging(gateway_settings(config).log)
+    try:
+        with _locked(config) as run_dir:
+            cleaned = clean(run_dir)
+            if cleaned:
+                log.warning("an earlier server left this behind, now removed: %s", cleaned)
+            try:
+                return serve(config, examined, run_dir, reread)
+            finally:
+                clean(run_dir)
+    finally:
+        close_log()
+
+
+@contextlib.contextmanager
+def _locked(config: Config) -> Iterator[Path]:
+    """The run directory, private and of this server alone."""
+    run_dir = config.server.run_dir.resolve()
+    run_dir.mkdir(parents=True, exist_ok=True)
+    run_dir.chmod(0o700)
+    with (run_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"{config.origin('server.run_dir')}: server.run_dir = {run_dir}: another server runs in it; "
+                "stop it, or choose another"
+            ) from error
+        yield run_dir
+
+
+@click.command(help="Serve metric_learn with MindSpore Serving.")
+@click.option(
+    "--config", "path", type=click.Path(path_type=Path), default=REPOSITORY / "configs" / "cpu.yaml", show_default=True
+)
+@click.option("--set", "flags", multiple=True, metavar="SECTION.KEY=VALUE", help="override one key")
+@click.option("--check", "check_only", is_flag=True, help="check configuration, host and digests; start nothing")
+@click.option("--switch-version", type=click.IntRange(1), metavar="N", help="make N the running server's default")
+@click.option("--status", is_flag=True, help="show the versions of the running server")
+def cli(path: Path, flags: tuple[str, ...], check_only: bool, switch_version: Optional[int], status: bool) -> None:
+    config = load_config(path, flags)
+    if switch_version is not None or status:
+        order: dict[str, Any] = (
+            {"command": "status"} if status else {"command": "switch-version", "version": switch_version}
+        )
+        sys.exit(_give(config, order))
+    if check_only:
+        found = check(config)
+        version = found.versions[found.default]
+        click.echo(f"ok: version {version.number}, {version.weights} weights, {config.backend.target}")
+        return
+    sys.exit(start(config, lambda: load_config(path, flags)))
+
+
+def _give(config: Config, order: dict[str, Any]) -> int:
+    run_dir = config.server.run_dir.resolve()
+    try:
+        answer = give_order(run_dir, order, SWITCH_S)
+    except (OSError, ValueError) as error:
+        raise NotReadyError(f"server.run_dir = {run_dir}: no server answers there ({error}); is it running?") from error
+    for row in answer.get("versions", ()):
+        mark = "default" if row["default"] else ""
+        reason = f"({row['reason']})" if row["reason"] else ""
+        facts = f"process {row['process']}, restarts {row['restarts']}"
+        click.echo(" ".join(f"version {row['version']:<4} {row['state']:<8} {mark:<8} {facts} {reason}".split(" ")))
+    if answer["message"]:
+        click.echo(answer["message"], err=bool(answer["exit_code"]))
+    return int(answer["exit_code"])
+
+
+def main() -> None:
+    """Every failure is one line for each problem and an exit code: 2 configuration, 4 not ready, 5 parity, 1 other."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except ConfigError as error:
+        _end(error, 2)
+    except NotReadyError as error:
+        _end(error, 4)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        code = getattr(error, "exit_code", 1)
+        if not isinstance(error, (OSError, RuntimeError)) and code == 1:
+            log.exception("unexpected")
+        _end(error, code)
+
+
+def _end(error: Exception, code: int) -> None:
+    for line in str(error).splitlines() or [repr(error)]:
+        click.echo(f"serving_server: {line}", err=True)
+    sys.exit(code)

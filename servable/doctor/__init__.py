@@ -1,0 +1,8 @@
+"""Everything that can be known to be wrong before anything starts: one line for each problem, with key and remedy."""
+
+from __future__ import annotations
+
+from servable.doctor.examine import Examined, examine
+from servable.doctor.problem import Problem
+
+__all__ = ["Examined", "Problem", "examine"]

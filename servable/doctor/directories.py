@@ -1,0 +1,82 @@
+"""The private run directory, and the servable's own code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from metric_learn_client import wire
+from servable.address import MAX_UNIX_PATH_BYTES
+from servable.doctor.problem import CONFIGURATION, NOT_READY, Problem, wrong
+from servable.sections import REPOSITORY, Config
+
+LONGEST_SOCKET = "/serving-2147483647-99999/serving.sock"
+FREE_BYTES = 64 * 1024 * 1024  # logs and sockets; the MindIRs are linked, not copied
+KEY = "server.run_dir"
+
+
+def directory_problems(config: Config) -> Iterator[Problem]:
+    yield from _run_dir(config)
+    yield from _code()
+
+
+def _run_dir(config: Config) -> Iterator[Problem]:
+    given = config.server.run_dir
+    if not given.is_absolute():
+        yield wrong(config, KEY, "is relative, and services start anywhere", "give an absolute path")
+        return
+    path = Path(os.path.realpath(given))
+    if any(character.isspace() for character in str(path)):
+        yield wrong(config, KEY, "MindSpore Serving splits its command at spaces", "choose a path without them")
+    length = len(str(path).encode() + LONGEST_SOCKET.encode())
+    if length > MAX_UNIX_PATH_BYTES:
+        too_long = length - MAX_UNIX_PATH_BYTES
+        yield wrong(config, KEY, f"is {too_long} bytes too long for the unix sockets in it", "choose a shorter one")
+    if path.exists():
+        yield from _existing(config, path)
+        return
+    parent = next(place for place in path.parents if place.exists())
+    if not parent.is_dir():
+        yield wrong(config, KEY, f"{parent} is not a directory", "choose another")
+    elif not os.access(parent, os.W_OK | os.X_OK):
+        yield wrong(config, KEY, f"{parent} is not writable for this user", "create it, or choose another")
+    else:
+        yield from _space(config, parent)
+
+
+def _existing(config: Config, path: Path) -> Iterator[Problem]:
+    status = path.stat()
+    if not stat.S_ISDIR(status.st_mode):
+        yield wrong(config, KEY, "is not a directory", "choose another")
+    elif status.st_uid != os.geteuid():
+        owner = f"belongs to user {status.st_uid}, not to this one ({os.geteuid()})"
+        yield wrong(config, KEY, owner, "choose another: whoever owns it could give orders to the server")
+    elif not os.access(path, os.W_OK | os.X_OK):
+        yield wrong(config, KEY, "is not writable", "run `chmod 700` on it, or choose another")
+    else:
+        yield from _space(config, path)
+
+
+def _space(config: Config, place: Path) -> Iterator[Problem]:
+    free = shutil.disk_usage(place).free
+    if free < FREE_BYTES:
+        what = f"{place} has {free // 2**20} MB free, and {FREE_BYTES // 2**20} MB are needed"
+        yield wrong(config, KEY, what, "free space, or choose another", exit_code=NOT_READY)
+
+
+def _code() -> Iterator[Problem]:
+    """The stages are copied from here; a link would serve code from elsewhere, unseen."""
+    folder = REPOSITORY / "servable" / wire.SERVABLE_NAME
+    for path in (folder, folder / "servable_config.py", folder / "stages.py"):
+        if path.is_symlink():
+            yield Problem(
+                f"{path}: is a symbolic link, and MindSpore Serving takes the servable's name from where it points; "
+                "put the real directory there",
+                CONFIGURATION,
+            )
+        elif not path.exists():
+            yield Problem(f"{path}: is missing; restore the checkout", CONFIGURATION)
+            return

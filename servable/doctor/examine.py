@@ -1,0 +1,87 @@
+"""The whole examination: configuration, interpreter, directories, credentials, network, exported versions, host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Optional
+
+import yaml
+
+from servable.config import ConfigError
+from servable.doctor.consistency import inconsistencies
+from servable.doctor.credentials import credential_problems
+from servable.doctor.directories import directory_problems
+from servable.doctor.host import ascend_problems, host_problems
+from servable.doctor.interpreter import interpreter_problems
+from servable.doctor.network import network_problems
+from servable.doctor.problem import CONFIGURATION, Problem
+from servable.sections import REPOSITORY, Config
+from servable.version import ExportedVersion, find_version, open_version
+
+MODEL_FACTS = REPOSITORY / "configs" / "model.yaml"
+
+
+@dataclass
+class Examined:
+    """problems: all that were found. versions: those to serve, by number; default: callers that name none get it."""
+
+    problems: list[Problem] = field(default_factory=list)
+    versions: dict[int, ExportedVersion] = field(default_factory=dict)
+    default: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """2 where the configuration is wrong, else 4 where the host is; 0 without problems."""
+        codes = {problem.exit_code for problem in self.problems}
+        return CONFIGURATION if CONFIGURATION in codes else max(codes, default=0)
+
+
+def examine(config: Config) -> Examined:
+    """Reads and binds, writes nothing, starts nothing."""
+    found = Examined()
+    found.problems += ascend_problems(config)
+    if found.problems:
+        return found  # on the wrong host nothing else matters
+    found.problems += inconsistencies(config)
+    found.problems += interpreter_problems(config)
+    found.problems += directory_problems(config)
+    found.problems += credential_problems(config)
+    found.problems += network_problems(config)
+    found.problems += _versions(config, found)
+    found.problems += host_problems(config, list(found.versions.values()))
+    return found
+
+
+def default_version(config: Config) -> int:
+    """model.version, or the highest of model.versions, or the highest exported. Raises ConfigError."""
+    wanted = config.model.version or max(config.model.versions, default=0)
+    return int(find_version(config.model.root, wanted, config.origin("model.version")).name)
+
+
+def open_configured(config: Config, number: int) -> ExportedVersion:
+    """The exported version `number`, checked. Raises ConfigError."""
+    folder = find_version(config.model.root, number, config.origin("model.version"))
+    return open_version(folder, preprocessing_id())
+
+
+def preprocessing_id() -> Optional[str]:
+    """What this checkout's preprocessing is called; a version exported for another must not be served."""
+    try:
+        facts = yaml.safe_load(MODEL_FACTS.read_text())
+        return str(facts["model"]["preprocessing"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+
+
+def _versions(config: Config, found: Examined) -> Iterator[Problem]:
+    try:
+        found.default = default_version(config)
+    except ConfigError as error:
+        yield Problem(str(error), CONFIGURATION)
+    for number in dict.fromkeys((found.default, *config.model.versions)):
+        try:
+            if number:
+                found.versions[number] = open_configured(config, number)
+        except ConfigError as error:
+            yield Problem(str(error), CONFIGURATION)

@@ -1,0 +1,119 @@
+"""The host: Ascend devices, the runtime's libraries, shared memory, memory, file descriptors."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import resource
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+from metric_learn_client import wire
+from servable.doctor.problem import NOT_READY, Problem, wrong
+from servable.lite_runtime import SERVING_NAME, lite_directory
+from servable.sections import Config
+from servable.version import ExportedVersion
+
+TOOLKITS = ("/usr/local/Ascend/nnae/latest", "/usr/local/Ascend/ascend-toolkit/latest", "/usr/local/Ascend/latest")
+GLUE = "libmindspore_core.so"  # beside SERVING_NAME in a complete runtime
+LEAST_DESCRIPTORS = 256
+WORKER_MB = 300  # a worker without weights
+WEIGHTS_FACTOR = 1.5  # resident per byte of MindIR, lower bound
+ROUNDS = 3  # buffers of an extra worker: batch x 3 items for each input and output
+
+
+def host_problems(config: Config, versions: Sequence[ExportedVersion]) -> Iterator[Problem]:
+    if config.backend.target != "ascend910":
+        yield from _lite()
+    yield from _shared_memory(config, versions)
+    yield from _memory(config, versions)
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft != resource.RLIM_INFINITY and soft < LEAST_DESCRIPTORS:
+        yield Problem(f"ulimit -n = {soft}: at least {LEAST_DESCRIPTORS} are needed; raise it (LimitNOFILE)", NOT_READY)
+
+
+def ascend_problems(config: Config) -> Iterator[Problem]:
+    """A host without what backend.target asks for is refused; nothing falls back to CPU."""
+    target, missing = config.backend.target, []
+    if target == "cpu":
+        return
+    if not any(Path("/dev").glob("davinci[0-9]*")):
+        missing.append("an Ascend device (/dev/davinci*)")
+    else:
+        absent = [device for device in config.backend.device_ids if not Path(f"/dev/davinci{device}").exists()]
+        missing += [f"device {device} (/dev/davinci{device})" for device in absent]
+    if not Path("/usr/local/Ascend/driver").is_dir():
+        missing.append("the driver (/usr/local/Ascend/driver)")
+    if not any(Path(place).is_dir() for place in TOOLKITS) and not os.environ.get("ASCEND_OPP_PATH"):
+        missing.append("CANN (/usr/local/Ascend/ascend-toolkit, or source its set_env.sh)")
+    if target == "ascend910" and not missing and not ctypes.util.find_library("mindspore"):
+        missing.append("libmindspore.so (MindSpore 2.0 for Ascend on LD_LIBRARY_PATH)")
+    if not shutil.which("ps"):
+        missing.append("ps (package procps), with which MindSpore Serving ends compilers")
+    if missing:
+        what = f"this host lacks {', '.join(missing)}"
+        yield wrong(config, "backend.target", what, "install it, or use configs/cpu.yaml", exit_code=NOT_READY)
+
+
+def _lite() -> Iterator[Problem]:
+    folder = lite_directory()
+    named = "METRIC_LEARN_LITE_DIR" if os.environ.get("METRIC_LEARN_LITE_DIR") else "MindSpore Lite runtime"
+    for name in (SERVING_NAME, GLUE):
+        if not (folder / name).is_file():
+            yield Problem(f"{named} {folder}: {name} is not there; run `make server-env`", NOT_READY)
+            return
+    if (folder / SERVING_NAME).is_symlink():
+        yield Problem(
+            f"{named} {folder / SERVING_NAME}: is a symbolic link, and plugins are searched beside the file that it "
+            "points to; make it a hard link or a copy",
+            NOT_READY,
+        )
+
+
+def _shared_memory(config: Config, versions: Sequence[ExportedVersion]) -> Iterator[Problem]:
+    """Only workers beyond the devices, and only beside devices, pass tensors through /dev/shm."""
+    backend = config.backend
+    extra = 0 if backend.target == "cpu" else max(0, backend.workers - len(backend.device_ids))
+    if not extra:
+        return
+    height, width, channels = wire.PIXELS_SHAPE
+    item_bytes = height * width * channels + wire.EMBEDDING_DIM * 4
+    needed = extra * sum(ROUNDS * size * item_bytes for version in versions for size in version.batch_sizes)
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError:
+        free = 0
+    if free < needed:
+        what = (
+            f"its {extra} workers beyond the devices need {needed / 1e6:.0f} MB in /dev/shm, {free / 1e6:.0f} are free"
+        )
+        remedy = "enlarge /dev/shm (--shm-size, an emptyDir of medium Memory), or lower it"
+        yield wrong(config, "backend.workers", what, remedy, exit_code=NOT_READY)
+
+
+def _memory(config: Config, versions: Sequence[ExportedVersion]) -> Iterator[Problem]:
+    """A lower bound: below it the kernel would end the worker while it loads."""
+    copies = config.backend.workers if config.backend.target == "cpu" else len(config.backend.device_ids)
+    needed = sum(copies * (WORKER_MB * 2**20 + WEIGHTS_FACTOR * version.mindir_bytes) for version in versions)
+    free = min(psutil.virtual_memory().available, _cgroup_free())
+    if free < needed:
+        what = f"needs at least {needed / 2**20:.0f} MB of memory, {free / 2**20:.0f} are free"
+        remedy = "free some, raise the container's limit, or lower it"
+        yield wrong(config, "backend.workers", what, remedy, exit_code=NOT_READY)
+
+
+def _cgroup_free() -> float:
+    """Bytes left under a container's limit; infinite without one."""
+    root = Path("/sys/fs/cgroup")
+    for limit, used in (
+        (root / "memory.max", root / "memory.current"),
+        (root / "memory" / "memory.limit_in_bytes", root / "memory" / "memory.usage_in_bytes"),
+    ):
+        try:
+            return int(limit.read_text()) - int(used.read_text())
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return float("inf")

@@ -1,0 +1,219 @@
+"""The server process: one event loop with the gateway in front and the supervised MindSpore Servings behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import click
+
+from metric_learn_client import wire
+from servable.config import ConfigError
+from servable.control import ControlServer
+from servable.doctor import Examined
+from servable.doctor.examine import default_version, open_configured
+from servable.gateway import Backends, Gateway, Served
+from servable.gateway_settings import gateway_settings
+from servable.launcher import Launcher
+from servable.sections import Config
+from servable.service_manager import ServiceManager
+from servable.supervisor import StartFailed, Supervisor
+from servable.supervisor_versions import Versions
+from servable.version import ExportedVersion
+
+GAVE_UP = 4
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """`run` once. `reread` gives the configuration anew, for SIGHUP."""
+
+    def __init__(self, config: Config, examined: Examined, run_dir: Path, reread: Callable[[], Config]) -> None:
+        self._config = config
+        self._examined = examined
+        self._reread = reread
+        self._fresh = dict(examined.versions)  # checked a moment ago; a later start checks again
+        self._began = time.monotonic()
+        self._signals: list[int] = []
+        self._stopping = asyncio.Event()
+        self._forced = asyncio.Event()
+        self._manager = ServiceManager()
+        self._launcher = Launcher(config, run_dir)
+        self._registry = Backends(examined.default)
+        self._versions = Versions(self._registry, self._prepare, drain_s=config.server.drain_s)
+        self._gateway = Gateway(
+            gateway_settings(config),
+            self._registry,
+            on_unhealthy=self._unhealthy,
+            batch_runs=self._launcher.batch_runs,
+        )
+        self._control = ControlServer(run_dir, self._order)
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self) -> int:
+        """Serves until a signal or until MindSpore Serving cannot be kept running; returns the exit code.
+
+        Raises servable.gateway.StartError, StartFailed.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        loop.add_signal_handler(signal.SIGHUP, self._spawn_reload)
+        self._spawn(self._manager.watch())
+        try:
+            starting = asyncio.create_task(self._start())
+            if await self._first(starting, self._stopping.wait()):
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
+                return self._signal_code()
+            await starting
+            gave_up = asyncio.shield(self._versions.gave_up)
+            if not await self._first(gave_up, self._stopping.wait()):
+                log.error("giving up: %s; see %s", self._versions.gave_up.result(), self._launcher.log.path)
+                return GAVE_UP
+            await self._drain()
+            return self._signal_code()
+        finally:
+            await self._end()
+
+    async def _start(self) -> None:
+        await self._gateway.start()
+        await self._control.start()
+        await self._versions.start(self._examined.versions)
+        click.echo(self._ready_line())
+        sys.stdout.flush()
+        self._manager.ready(f"serving version {self._registry.default_version} on {self._gateway.address}")
+
+    def _ready_line(self) -> str:
+        version = self._examined.versions[self._examined.default]
+        return (
+            f"ready: {self._gateway.address} serves {wire.SERVABLE_NAME} version {version.number} on "
+            f"{self._config.backend.target} ({version.weights} weights, fingerprint {version.fingerprint[:16]}) "
+            f"after {time.monotonic() - self._began:.1f} s"
+        )
+
+    async def _drain(self) -> None:
+        """Readiness first, then no new calls, then the end of those in flight; a second signal cuts it short."""
+        self._manager.stopping()
+        limit_s = self._config.server.drain_s + self._config.server.drain_notice_s
+        log.info("stopping: calls in flight have up to %g s", limit_s)
+        draining = asyncio.create_task(self._gateway.drain(limit_s))
+        if await self._first(draining, self._forced.wait()):
+            draining.cancel()
+            await asyncio.gather(draining, return_exceptions=True)
+            log.warning("stopping at once: a second signal came")
+        elif not draining.result():
+            log.warning("calls were still in flight after %g s", limit_s)
+
+    async def _end(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._control.stop()
+        stopping = asyncio.create_task(self._versions.stop(at_once=self._forced.is_set()))
+        if await self._first(stopping, self._forced.wait()):
+            self._versions.kill()
+            await stopping
+        await self._gateway.stop()
+        self._launcher.log.close()
+
+    def _prepare(self, number: int) -> Callable[[], Supervisor]:
+        """Opens and checks the exported version; runs in a thread. The supervisor is made on the loop."""
+        version = self._fresh.pop(number, None) or open_configured(self._config, number)
+        return lambda: self._supervisor(version)
+
+    def _supervisor(self, version: ExportedVersion) -> Supervisor:
+        return Supervisor(
+            version.number,
+            lambda: self._launcher.launch(version),
+            self._registry,
+            self._config.supervision,
+            start_timeout_s=self._config.backend.start_timeout_s,
+            max_relative_distance=self._config.readiness.max_relative_distance,
+        )
+
+    def _unhealthy(self, served: Served, reason: str) -> None:
+        self._versions.unhealthy(served.version, reason)
+
+    def _signalled(self, number: int) -> None:
+        self._signals.append(number)
+        (self._forced if self._stopping.is_set() else self._stopping).set()
+
+    def _signal_code(self) -> int:
+        """0 after a SIGTERM that was obeyed in order, 130 after SIGINT, 128 + n where a second signal forced it."""
+        first = self._signals[0]
+        return 0 if first == signal.SIGTERM and not self._forced.is_set() else 128 + first
+
+    async def _order(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """What the control socket and SIGHUP ask for."""
+        command = order.get("command")
+        if command == "status":
+            return {"exit_code": 0, "message": "", "versions": self._versions.status()}
+        if command != "switch-version" or not isinstance(order.get("version"), int):
+            return {"exit_code": 2, "message": f"unknown order {dict(order)!r}"}
+        keep = [number for number in self._config.model.versions if number in self._versions.numbers]
+        return await self._switch(order["version"], keep)
+
+    async def _switch(self, default: int, versions: list[int]) -> dict[str, Any]:
+        self._manager.reloading()
+        try:
+            message = await self._versions.switch(default, versions)
+            return {"exit_code": 0, "message": message}
+        except ConfigError as error:
+            message, code = str(error), 2
+        except StartFailed as error:
+            message, code = str(error), error.exit_code
+        except Exception as error:
+            log.exception("the switch to version %d failed", default)
+            message, code = f"{type(error).__name__}: {error}", 1
+        finally:
+            self._manager.ready(f"serving version {self._registry.default_version} on {self._gateway.address}")
+        log.error("not switched to version %d: %s", default, message)
+        return {"exit_code": code, "message": message}
+
+    async def _reload(self) -> None:
+        """SIGHUP: the configuration's versions. Everything else needs a new start, which is said."""
+        try:
+            config = self._reread()
+            default = default_version(config)
+        except ConfigError as error:
+            log.error("SIGHUP: nothing changed: %s", error)
+            return
+        changed = [name for name in Config.model_fields if getattr(config, name) != getattr(self._config, name)]
+        if set(changed) - {"model"}:
+            log.warning("SIGHUP: sections %s take effect at the next start", ", ".join(set(changed) - {"model"}))
+        self._config = self._config.model_copy(update={"model": config.model})
+        await self._switch(default, list(config.model.versions))
+
+    def _spawn_reload(self) -> None:
+        self._spawn(self._reload())
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _first(self, work: Any, signal_wait: Any) -> bool:
+        """Waits for either; True where the signal came and the work is not done."""
+        waiting = asyncio.create_task(signal_wait)
+        try:
+            await asyncio.wait({work, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            return not work.done()
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+
+def serve(config: Config, examined: Examined, run_dir: Path, reread: Optional[Callable[[], Config]] = None) -> int:
+    """Runs the event loop of one server."""
+
+    async def run() -> int:
+        return await Server(config, examined, run_dir, reread or (lambda: config)).run()
+
+    return asyncio.run(run())

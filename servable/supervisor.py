@@ -1,0 +1,233 @@
+"""Keeps one version's MindSpore Serving running: starts it, watches it, replaces it, and gives up in the end.
+
+MindSpore Serving 2.0.2 ends with code 0 when its last worker is lost, never restarts a worker that fails before its
+first success, and never notices one that hangs. So any end is a failure here; a child without workers is replaced;
+and the gateway reports the golden image that stays away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Callable, Optional, Protocol
+
+from servable.gateway.backends import Backend, Backends
+from servable.proof import Unanswered, WrongEmbedding
+from servable.sections import SupervisionSection
+
+POLL_S = 0.1
+log = logging.getLogger(__name__)
+
+
+class Child(Protocol):
+    """servable.launcher.Child, as far as it is used here."""
+
+    expected_workers: int
+
+    @property
+    def identity(self) -> Backend: ...
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> Optional[int]: ...
+
+    def why(self) -> str: ...
+
+    def workers_alive(self) -> int: ...
+
+    async def prove(self, max_relative_distance: float) -> None: ...
+
+    def stop(self, *, at_once: bool) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+class StartFailed(Exception):
+    """It did not come to serve. exit_code: 5 for wrong embeddings, else 4."""
+
+    def __init__(self, reason: str, exit_code: int = 4) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
+
+
+class Supervisor:
+    """One version. `start` once, then it keeps itself until `stop`; `gave_up` tells why it ended on its own."""
+
+    def __init__(
+        self,
+        version: int,
+        launch: Callable[[], Child],
+        registry: Backends,
+        settings: SupervisionSection,
+        *,
+        start_timeout_s: float,
+        max_relative_distance: float,
+    ) -> None:
+        self.version = version
+        self.restarts = 0
+        self.gave_up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._launch = launch
+        self._registry = registry
+        self._settings = settings
+        self._start_timeout_s = start_timeout_s
+        self._max_relative_distance = max_relative_distance
+        self._child: Optional[Child] = None
+        self._ending: Optional[Child] = None
+        self._unhealthy: Optional[asyncio.Future[str]] = None
+        self._keeper: Optional[asyncio.Task[None]] = None
+
+    @property
+    def identity(self) -> Optional[Backend]:
+        return self._child.identity if self._child else None
+
+    @property
+    def pid(self) -> Optional[int]:
+        return self._child.pid if self._child else None
+
+    async def start(self) -> None:
+        """Returns when the version serves. Raises StartFailed: a first start is not tried again."""
+        await self._bring_up()
+        self._keeper = asyncio.create_task(self._keep(), name=f"supervisor-{self.version}")
+
+    def unhealthy(self, reason: str) -> None:
+        """The gateway's golden image failed too often: replace the child."""
+        if self._unhealthy is not None and not self._unhealthy.done():
+            self._unhealthy.set_result(reason)
+
+    async def stop(self, *, at_once: bool = False) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait({self._keeper})
+        await self._end(at_once=at_once)
+
+    def kill(self) -> None:
+        """Cuts a `stop` short that waits for its child."""
+        if self._ending is not None:
+            self._ending.kill()
+
+    async def _bring_up(self) -> None:
+        """One attempt. On failure nothing of the child is left."""
+        began = time.monotonic()
+        self._unhealthy = asyncio.get_running_loop().create_future()
+        try:
+            self._child = child = self._launch()
+        except OSError as error:
+            raise StartFailed(f"MindSpore Serving cannot be started: {error}") from error
+        try:
+            await self._until_serving(child)
+        except BaseException as error:
+            if isinstance(error, StartFailed):
+                self._registry.set_down(child.identity, str(error))
+            await self._end(at_once=True)
+            raise
+        log.info("version %d serves after %.1f s, process %d", self.version, time.monotonic() - began, child.pid)
+
+    async def _until_serving(self, child: Child) -> None:
+        arrival = asyncio.create_task(self._arrive(child))
+        end = asyncio.create_task(_ended(child))
+        assert self._unhealthy is not None
+        try:
+            await asyncio.wait(
+                (arrival, end, self._unhealthy),
+                timeout=self._start_timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if arrival.done() and arrival.exception() is None:
+                return
+            if end.done() or child.poll() is not None:
+                why = await asyncio.to_thread(child.why)
+                raise StartFailed(
+                    f"MindSpore Serving ended with exit code {child.poll()} before version {self.version} served"
+                    + (f": {why}" if why else "")
+                )
+            if arrival.done():
+                error = arrival.exception()
+                code = 5 if isinstance(error, WrongEmbedding) else 4
+                raise StartFailed(f"version {self.version} does not serve: {error}", code) from error
+            if self._unhealthy.done():
+                raise StartFailed(f"version {self.version} does not serve: {self._unhealthy.result()}")
+            raise StartFailed(
+                f"version {self.version} does not serve after backend.start_timeout_s = {self._start_timeout_s:g}"
+            )
+        finally:
+            for task in (arrival, end):
+                task.cancel()
+            await asyncio.gather(arrival, end, return_exceptions=True)
+
+    async def _arrive(self, child: Child) -> None:
+        await child.prove(self._max_relative_distance)
+        self._registry.set_ready(child.identity)
+        if not await self._registry.wait_serving(self.version, self._start_timeout_s):
+            raise Unanswered("the gateway's golden image did not come back right")
+
+    async def _keep(self) -> None:
+        try:
+            reason = await self._keep_until_given_up()
+        except Exception as error:
+            log.exception("version %d: supervision failed", self.version)
+            reason = f"supervision failed: {error}"
+        if not self.gave_up.done():
+            self.gave_up.set_result(reason)
+
+    async def _keep_until_given_up(self) -> str:
+        failures = 0
+        while True:
+            assert self._child is not None
+            served_since = time.monotonic()
+            reason = await self._watch(self._child)
+            self._registry.set_down(self._child.identity, reason)
+            await self._end(at_once=True)
+            failures = 1 if time.monotonic() - served_since >= self._settings.stable_s else failures + 1
+            while True:
+                log.warning("version %d: %s (%d of %d)", self.version, reason, failures, self._settings.max_failures)
+                if failures > self._settings.max_failures:
+                    return reason
+                await asyncio.sleep(backoff_s(failures, self._settings))
+                self.restarts += 1
+                try:
+                    await self._bring_up()
+                    break
+                except StartFailed as error:
+                    reason = str(error)
+                    failures += 1
+
+    async def _watch(self, child: Child) -> str:
+        """Returns why the child must be replaced."""
+        missing_since: Optional[float] = None
+        assert self._unhealthy is not None
+        while not self._unhealthy.done():
+            await asyncio.wait({self._unhealthy}, timeout=POLL_S)
+            code = child.poll()
+            if code is not None:
+                return f"MindSpore Serving ended with exit code {code}"
+            alive = child.workers_alive()
+            if not alive:
+                return "MindSpore Serving lost its worker" + ("s" if child.expected_workers > 1 else "")
+            if alive >= child.expected_workers:
+                missing_since = None
+                continue
+            missing_since = missing_since or time.monotonic()
+            if time.monotonic() - missing_since > self._settings.worker_lost_s:
+                return f"MindSpore Serving runs {alive} of {child.expected_workers} workers"
+        return self._unhealthy.result()
+
+    async def _end(self, *, at_once: bool) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            self._ending = child
+            await asyncio.shield(asyncio.to_thread(child.stop, at_once=at_once))
+            self._ending = None
+
+
+def backoff_s(failures: int, settings: SupervisionSection) -> float:
+    """Seconds before the next start: none after the first failure, then doubling up to the limit."""
+    if failures <= 1:
+        return 0.0
+    return min(settings.backoff_max_s, settings.backoff_initial_s * 2.0 ** min(failures - 2, 60))
+
+
+async def _ended(child: Child) -> None:
+    while child.poll() is None:
+        await asyncio.sleep(POLL_S)
