@@ -7,11 +7,12 @@ import signal
 import subprocess
 from pathlib import Path
 
+import grpc
 import numpy as np
 import psutil
 import pytest
 
-from metric_learn_client import EmbeddingClient, RejectedError
+from metric_learn_client import EmbeddingClient, wire
 from metric_learn_client.preprocess import preprocess
 from servable.predict import predict_pixels
 
@@ -163,14 +164,17 @@ def test_a_stopped_server_leaves_no_process_socket_or_segment(versions, tmp_path
 
 
 def test_an_unknown_method_is_rejected_by_name(server):
-    with EmbeddingClient(server.endpoint, deadline_s=10) as made:
-        request_error = pytest.raises(RejectedError)
-        from metric_learn_client import codec
-
-        request = codec.encode_request([b"x"])
-        request.servable_spec.method_name = "nothing"
-        with request_error:
-            codec.decode_reply(made._call(request, 10), 1, 0)
+    request = wire.PredictRequest()
+    request.servable_spec.name, request.servable_spec.method_name = "metric_learn", "nothing"
+    request.instances.add().items["image"].bytes_val.append(b"x")
+    with grpc.insecure_channel(server.endpoint) as channel:
+        try:
+            body = channel.unary_unary(wire.PREDICT_PATH)(request.SerializeToString(), timeout=10)
+        except grpc.RpcError as error:
+            assert error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
+        else:
+            (error,) = wire.PredictReply.FromString(body).error_msg
+            assert error.error_code == wire.ServingCode.INVALID_INPUTS and b"method" in error.error_msg
 
 
 def test_the_manifest_records_the_parity(versions):

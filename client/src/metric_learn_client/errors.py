@@ -1,21 +1,30 @@
-"""Everything the client raises.
+"""Everything the client raises. A failed call raises; a failed image inside a good call is an ImageFailure, a value.
 
 MetricLearnError
-|- EndpointError          the call as a whole failed; .code is the gRPC status' name
-|  |- UnreachableError    UNAVAILABLE: nothing serves at the endpoint, or it is not ready
-|  |- DeadlineError       DEADLINE_EXCEEDED: no answer within deadline_s
-|  |- OverloadedError     RESOURCE_EXHAUSTED: try again later, or send less at once
-|  `- RejectedError       the server will not take this call, however often it is sent
-|- ReplyError             the server's answer does not fit the request
-`- ImagesFailedError      some images of a good call failed; .errors has each with its index
+|- EndpointError            the call as a whole failed; .code is the gRPC status' name
+|  |- UnreachableError      UNAVAILABLE: nothing serves at the endpoint, or it is not ready
+|  |- DeadlineError         DEADLINE_EXCEEDED: no answer within deadline_s
+|  |- OverloadedError       RESOURCE_EXHAUSTED: try again later, or send less at once
+|  |- ServerError           INTERNAL, UNKNOWN, DATA_LOSS, ABORTED, CANCELLED: the server failed
+|  `- RejectedError         the server will not take this call, however often it is sent: INVALID_ARGUMENT, NOT_FOUND,
+|     |                     ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED
+|     `- AuthenticationError  UNAUTHENTICATED, PERMISSION_DENIED, no TLS handshake: token or certificate
+|- IdentityError            the server's model is not the expected one, or not the one of the replies before
+|- ReplyError               the server's answer does not fit the request
+|- ClosedError              the client was closed
+`- ImagesFailedError        some images of a good call failed; .errors has each with its index
+
+Programmer's mistakes are ValueError and TypeError, raised before anything is sent. All of these can be pickled.
+
+Codes of an ImageFailure: those of the servable (E_DECODE, E_TOO_LARGE, E_EMPTY, E_UNSUPPORTED, E_SHAPE, E_NON_FINITE),
+E_READ (the file cannot be read here; nothing was sent) and E_INTERNAL (the servable failed on this image).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import grpc
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -32,9 +41,15 @@ class MetricLearnError(Exception):
 
 
 class EndpointError(MetricLearnError):
-    def __init__(self, message: str, code: str) -> None:
+    """code: the name of the gRPC status, "UNAVAILABLE". details: the server's own words."""
+
+    def __init__(self, message: str, code: str, details: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.details = details
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.code, self.details)
 
 
 class UnreachableError(EndpointError):
@@ -49,11 +64,27 @@ class OverloadedError(EndpointError):
     pass
 
 
+class ServerError(EndpointError):
+    pass
+
+
 class RejectedError(EndpointError):
     pass
 
 
+class AuthenticationError(RejectedError):
+    pass
+
+
+class IdentityError(MetricLearnError):
+    pass
+
+
 class ReplyError(MetricLearnError):
+    pass
+
+
+class ClosedError(MetricLearnError):
     pass
 
 
@@ -64,26 +95,53 @@ class ImagesFailedError(MetricLearnError):
         super().__init__(f"image {first.index}: {first.code}: {first.message}{more}")
         self.errors = tuple(errors)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.errors,)
 
-_BY_STATUS = {
-    grpc.StatusCode.UNAVAILABLE: UnreachableError,
-    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
-    grpc.StatusCode.INVALID_ARGUMENT: RejectedError,
-    grpc.StatusCode.NOT_FOUND: RejectedError,
-    grpc.StatusCode.UNIMPLEMENTED: RejectedError,
-    grpc.StatusCode.UNAUTHENTICATED: RejectedError,
-    grpc.StatusCode.PERMISSION_DENIED: RejectedError,
-    grpc.StatusCode.FAILED_PRECONDITION: RejectedError,
-    grpc.StatusCode.OUT_OF_RANGE: RejectedError,
+
+BY_STATUS: dict[str, type[EndpointError]] = {
+    "OK": EndpointError,  # never the status of a failure; here so that the table is whole
+    "CANCELLED": ServerError,
+    "UNKNOWN": ServerError,
+    "INVALID_ARGUMENT": RejectedError,
+    "DEADLINE_EXCEEDED": DeadlineError,
+    "NOT_FOUND": RejectedError,
+    "ALREADY_EXISTS": RejectedError,
+    "PERMISSION_DENIED": AuthenticationError,
+    "RESOURCE_EXHAUSTED": OverloadedError,
+    "FAILED_PRECONDITION": RejectedError,
+    "ABORTED": ServerError,
+    "OUT_OF_RANGE": RejectedError,
+    "UNIMPLEMENTED": RejectedError,
+    "INTERNAL": ServerError,
+    "UNAVAILABLE": UnreachableError,
+    "DATA_LOSS": ServerError,
+    "UNAUTHENTICATED": AuthenticationError,
 }
 
 
-def from_status(status: grpc.StatusCode, details: str, endpoint: str, deadline_s: float) -> EndpointError:
-    """The error of a gRPC status; one table for all of them, EndpointError itself where no class fits."""
-    kind = _BY_STATUS.get(status, EndpointError)
+# gRPC reports a failed TLS handshake as UNAVAILABLE and says why in the text alone.
+_HANDSHAKE = ("handshake failed", "certificate_verify_failed", "is not in peer certificate", "hostname verification")
+
+
+def is_handshake_failure(details: str) -> bool:
+    """Whether UNAVAILABLE means that TLS was refused, which no repetition mends."""
+    return any(text in details.lower() for text in _HANDSHAKE)
+
+
+def from_status(code: str, details: str, endpoint: str, deadline_s: float) -> EndpointError:
+    """The error of a gRPC status by name; one table for all of them."""
+    kind = BY_STATUS.get(code, EndpointError)
+    if kind is UnreachableError and is_handshake_failure(details):
+        return AuthenticationError(
+            f"no TLS connection to {endpoint}: {details}; check ca_file, server_name, cert_file and key_file",
+            code,
+            details,
+        )
     if kind is UnreachableError:
-        return kind(f"nothing serves at {endpoint}: {details}; is the server started and ready?", status.name)
+        return kind(f"nothing serves at {endpoint}: {details}; is the server started and ready?", code, details)
     if kind is DeadlineError:
-        return kind(f"{endpoint} gave no answer within deadline_s={deadline_s:g}", status.name)
-    return kind(f"{endpoint}: {status.name}: {details}", status.name)
+        return kind(f"{endpoint} gave no answer within deadline_s={deadline_s:g}", code, details)
+    if kind is AuthenticationError:
+        return kind(f"{endpoint} refuses this caller: {code}: {details}; check token and certificate", code, details)
+    return kind(f"{endpoint}: {code}: {details}", code, details)

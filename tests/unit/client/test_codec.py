@@ -1,11 +1,13 @@
 """Requests and replies without a socket."""
 
+import pickle
+
 import grpc
 import numpy as np
 import pytest
 
 import metric_learn_client
-from metric_learn_client import ImagesFailedError, ReplyError, errors, wire
+from metric_learn_client import ImageFailure, ImagesFailedError, ReplyError, errors, wire
 from metric_learn_client.client import EmbeddingClient
 from metric_learn_client.codec import decode_reply, encode_request
 
@@ -25,56 +27,88 @@ def reply(*entries):
 
 
 def test_every_row_is_at_its_own_index():
-    rows = [row for row, _ in decode_reply(reply(1.0, 2.0, 3.0), 3, 0)]
-    assert [row[0] for row in rows] == [1.0, 2.0, 3.0]
+    made = reply(1.0, 2.0, 3.0)
+    assert list(decode_reply(made.SerializeToString(), 3).rows[:, 0]) == [1.0, 2.0, 3.0]
+    made.ClearField("error_msg")  # both forms of "all well" are MindSpore Serving's: code 0 each, or none at all
+    assert list(decode_reply(made.SerializeToString(), 3).rows[:, 0]) == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize("text", ["E_DECODE: broken", PREFIX + "E_DECODE: broken"])
 def test_an_images_error_keeps_its_code_with_and_without_servings_words(text):
-    (_, none), (row, failure) = decode_reply(reply(1.0, text), 2, 10)
-    assert none is None and row is None
-    assert (failure.index, failure.code, failure.message) == (11, "E_DECODE", "broken")
+    decoded = decode_reply(reply(1.0, text).SerializeToString(), 2)
+    assert decoded.rows[0, 0] == 1.0 and np.isnan(decoded.rows[1]).all()
+    assert decoded.failures == (ImageFailure(1, "E_DECODE", "broken"),)
 
 
 def test_one_error_without_instances_stands_for_all():
     made = wire.PredictReply()
     made.error_msg.add(error_code=3, error_msg=b"E_EMPTY: no bytes")
-    assert [failure.index for _, failure in decode_reply(made, 3, 5)] == [5, 6, 7]
+    decoded = decode_reply(made.SerializeToString(), 3)
+    assert [failure.index for failure in decoded.failures] == [0, 1, 2] and np.isnan(decoded.rows).all()
 
 
 @pytest.mark.parametrize(
-    ("code", "text", "kind"),
+    ("code", "text", "status"),
     [
-        (1, "enqueued requests count exceeds the limit 10000", errors.OverloadedError),
-        (2, "method is not available", errors.RejectedError),
-        (4, "worker stopping", errors.UnreachableError),
-        (5, "no worker", errors.UnreachableError),
+        (1, "enqueued requests count exceeds the limit 10000", "RESOURCE_EXHAUSTED"),
+        (2, "method is not available", "INVALID_ARGUMENT"),
+        (2, "servable is not available", "UNAVAILABLE"),
+        (4, "worker stopping", "UNAVAILABLE"),
+        (5, "no worker", "UNAVAILABLE"),
     ],
 )
-def test_errors_of_the_whole_call_inside_a_reply_are_raised(code, text, kind):
+@pytest.mark.parametrize("each", [False, True])
+def test_errors_of_the_whole_call_inside_a_reply_amount_to_a_status(code, text, status, each):
     made = wire.PredictReply()
     made.error_msg.add(error_code=code, error_msg=text.encode())
-    with pytest.raises(kind):
-        decode_reply(made, 2, 0)
+    if each:
+        made.error_msg.add()
+        made.instances.add(), made.instances.add()
+    found = decode_reply(made.SerializeToString(), 2)
+    assert (found.code, found.details) == (status, text)
+
+
+@pytest.mark.parametrize("code", [1, 3, 77])
+def test_an_error_of_one_image_without_a_code_of_ours_is_internal(code):
+    made = wire.PredictReply()
+    made.error_msg.add(error_code=code, error_msg=b"something else")
+    assert decode_reply(made.SerializeToString(), 1).failures == (ImageFailure(0, "E_INTERNAL", "something else"),)
 
 
 def test_a_missing_row_or_a_short_embedding_is_refused():
     with pytest.raises(ReplyError):
-        decode_reply(reply(1.0), 2, 0)
+        decode_reply(reply(1.0).SerializeToString(), 2)
     short = reply(1.0)
     short.instances[0].items["embedding"].data = b"1234"
     with pytest.raises(ReplyError):
-        decode_reply(short, 1, 0)
+        decode_reply(short.SerializeToString(), 1)
+    with pytest.raises(ReplyError, match="no PredictReply"):
+        decode_reply(b"\xff\xff\xff", 1)
 
 
 @pytest.mark.parametrize("status", list(grpc.StatusCode))
 def test_every_grpc_status_has_an_error_that_names_it(status):
-    error = errors.from_status(status, "why", "host:1", 2.0)
+    assert set(errors.BY_STATUS) == {each.name for each in grpc.StatusCode}
+    error = errors.from_status(status.name, "why", "host:1", 2.0)
     assert isinstance(error, errors.EndpointError) and error.code == status.name and "host:1" in str(error)
+    assert type(error).__name__ in errors.__doc__ and status.name in errors.__doc__ + "OK"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.from_status("UNAVAILABLE", "why", "host:1", 2.0),
+        ImagesFailedError([ImageFailure(4, "E_EMPTY", "no bytes")]),
+        ReplyError("r"),
+    ],
+)
+def test_errors_travel_between_processes(error):
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error) and str(again) == str(error) and vars(again) == vars(error)
 
 
 def test_a_request_parses_back_to_what_was_given():
-    parsed = wire.PredictRequest.FromString(encode_request([b"one", b"two"]).SerializeToString())
+    parsed = wire.PredictRequest.FromString(encode_request("embed", [b"one", b"two"]))
     assert [bytes(item.items["image"].bytes_val[0]) for item in parsed.instances] == [b"one", b"two"]
     assert (parsed.servable_spec.name, parsed.servable_spec.method_name) == ("metric_learn", "embed")
 

@@ -6,7 +6,8 @@ from typing import Any, Callable, TypeVar
 
 import click
 
-from metric_learn_client.client import DEFAULT_DEADLINE_S, DEFAULT_ENDPOINT, EmbeddingClient
+from metric_learn_client.client import EmbeddingClient
+from metric_learn_client.options import DEFAULT_DEADLINE_S, DEFAULT_ENDPOINT
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

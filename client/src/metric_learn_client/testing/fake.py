@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Callable, Optional
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client import wire
+from metric_learn_client.fork_safe_grpc import grpc
 from metric_learn_client.rows import pack_rows
 from metric_learn_client.testing.embeddings import fake_embeddings, is_corrupt
 from metric_learn_client.testing.faults import Faults, Limits

@@ -1,0 +1,116 @@
+"""The calls of a client, as steps: a batch of images, the model, readiness. No I/O; see `steps`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Optional, Union
+
+import numpy as np
+
+from metric_learn_client import wire
+from metric_learn_client.batching import Batch
+from metric_learn_client.calling import Core, Deadline, TooLargeError, call, is_serving
+from metric_learn_client.codec import Decoded, decode_reply, encode_request
+from metric_learn_client.errors import ImageFailure, RejectedError, UnreachableError
+from metric_learn_client.identity import ModelInfo, ModelLimits, Origin, decode_model, origin_of
+from metric_learn_client.pool import names
+from metric_learn_client.results import BatchResult
+from metric_learn_client.steps import Failure, Reply, Send, Sleep, Steps
+from metric_learn_client.targets import Target
+
+READY_CHECK_S = 2.0  # one target has so long to answer a readiness check
+READY_POLL_S = 0.1
+
+
+def embed_batch(core: Core, method: str, batch: Batch, deadline: Deadline) -> Steps[BatchResult]:
+    """One batch, in one call or, where the server takes no message of that size, in several."""
+    rows = np.full((batch.count, wire.EMBEDDING_DIM), np.nan, np.float32)
+    failures = list(batch.failures)
+    origin: Optional[Origin] = None
+    parts = [batch] if batch.images else []
+    while parts:
+        part = parts.pop()
+        try:
+            decoded, origin = yield from _predict(core, method, part, deadline)
+        except TooLargeError as error:
+            if len(part.images) > 1:
+                parts.extend(part.halves())
+            else:
+                failures.append(ImageFailure(part.positions[0], "E_TOO_LARGE", f"the server refuses it: {error}"))
+            continue
+        places = np.asarray(part.positions) - batch.start
+        rows[places] = decoded.rows
+        failures.extend(replace(each, index=part.positions[each.index]) for each in decoded.failures)
+    return BatchResult(batch.start, rows, tuple(failures), origin)
+
+
+def _predict(core: Core, method: str, batch: Batch, deadline: Deadline) -> Steps[tuple[Decoded, Origin]]:
+    def read(reply: Reply, target: Target) -> Union[tuple[Decoded, Origin], Failure]:
+        decoded = decode_reply(reply.body, len(batch.images))
+        if isinstance(decoded, Failure):
+            return decoded
+        origin = origin_of(reply.trailing)
+        core.guard.check(origin.fingerprint, str(target))
+        return decoded, origin
+
+    body = encode_request(method, batch.images)
+    return (yield from call(core, wire.PREDICT_PATH, body, deadline, read))
+
+
+def fetch_model(core: Core, deadline: Deadline) -> Steps[ModelInfo]:
+    """Asks the server what it serves. A bare MindSpore Serving has no ModelService: RejectedError."""
+
+    def read(reply: Reply, target: Target) -> ModelInfo:
+        model = decode_model(reply.body)
+        core.guard.check(model.fingerprint or None, str(target))
+        return model
+
+    body = wire.GetModelRequest(name=wire.SERVABLE_NAME).SerializeToString()
+    model = yield from call(core, wire.GET_MODEL_PATH, body, deadline, read)
+    core.model, core.model_known = model, True
+    return model
+
+
+def known_limits(core: Core, deadline: Deadline) -> Steps[ModelLimits]:
+    """The server's limits, asked for once; the gateway's defaults for a server that has no ModelService."""
+    if not core.model_known:
+        try:
+            yield from fetch_model(core, deadline)
+        except RejectedError as error:
+            if error.code != "UNIMPLEMENTED":
+                raise
+            core.model_known = True
+    return core.model.limits if core.model is not None else ModelLimits()
+
+
+def check_ready(core: Core, timeout_s: float) -> Steps[Optional[str]]:
+    """None where any target is ready to embed, else why none is. One look, without retries."""
+    body = wire.HealthCheckRequest(service=wire.HEALTH_SERVICE_PREDICT).SerializeToString()
+    reasons = []
+    limit = core.now() + timeout_s
+    for target in core.pool.targets:
+        left_s = max(0.0, min(READY_CHECK_S, limit - core.now()))
+        answer = yield Send(target, wire.HEALTH_CHECK_PATH, body, left_s, core.metadata())
+        if isinstance(answer, Reply):
+            if is_serving(answer.body):
+                return None
+            reasons.append(f"{target} says it is not serving yet")
+        elif answer.code == "UNIMPLEMENTED":  # a bare MindSpore Serving: it opens its port when it is ready
+            return None
+        else:
+            reasons.append(f"{target}: {answer.code}: {answer.details}")
+    return "; ".join(reasons)
+
+
+def wait_ready(core: Core, timeout_s: float) -> Steps[None]:
+    """Raises UnreachableError with the last reason where none is ready in time."""
+    limit = core.now() + timeout_s
+    while True:
+        reason = yield from check_ready(core, limit - core.now())
+        if reason is None:
+            return
+        if core.now() + READY_POLL_S >= limit:
+            raise UnreachableError(
+                f"{names(core.pool.targets)} not ready within timeout_s={timeout_s:g}: {reason}", "UNAVAILABLE", reason
+            )
+        yield Sleep(READY_POLL_S)

@@ -1,0 +1,98 @@
+"""What embedding gives back, and how the parts of it are put together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Optional
+
+import numpy as np
+import numpy.typing as npt
+
+from metric_learn_client import wire
+from metric_learn_client.errors import IdentityError, ImageFailure, ImagesFailedError
+from metric_learn_client.identity import Origin
+
+OnError = Literal["raise", "return"]
+Row = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EmbeddingResult:
+    """The embeddings of one call, in input order.
+
+    embeddings: float32 [N, 2048], unit norm; the row of a failed image is NaN.
+    errors: the failed images by rising index. ok: bool [N], False for those.
+    fingerprint, version: of the model that made them; None where the server says nothing or nothing was sent.
+
+    It can be used where NumPy expects an array (`np.asarray(result)`, `result @ gallery.T` by way of it), has a length,
+    and is indexed and iterated by row. Comparison and arithmetic are the array's: take `result.embeddings`.
+    """
+
+    embeddings: npt.NDArray[np.float32]
+    errors: tuple[ImageFailure, ...]
+    fingerprint: Optional[str] = None
+    version: Optional[int] = None
+
+    @property
+    def ok(self) -> npt.NDArray[np.bool_]:
+        good = np.ones(len(self.embeddings), np.bool_)
+        good[[failure.index for failure in self.errors]] = False
+        return good
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.embeddings)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.embeddings[index]
+
+    def __array__(self, dtype: Any = None, copy: Optional[bool] = None) -> npt.NDArray[Any]:
+        converted = self.embeddings if dtype is None else self.embeddings.astype(dtype, copy=bool(copy))
+        return converted.copy() if copy and converted is self.embeddings else converted
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """Rows start..start+len(rows) of a call; failures have their index in the whole call."""
+
+    start: int
+    rows: npt.NDArray[np.float32]
+    failures: tuple[ImageFailure, ...]
+    origin: Optional[Origin]
+
+
+class Collector:
+    """Puts batch results at their place, whatever order they come in, and refuses to mix two models."""
+
+    def __init__(self, count: int) -> None:
+        self._embeddings = np.full((count, wire.EMBEDDING_DIM), np.nan, np.float32)
+        self._failures: list[ImageFailure] = []
+        self._origin: Optional[Origin] = None
+
+    def add(self, part: BatchResult) -> None:
+        """Raises IdentityError."""
+        if part.origin is not None:
+            if self._origin is not None and self._origin.fingerprint != part.origin.fingerprint:
+                raise IdentityError(
+                    f"the model changed during the call: fingerprint {self._origin.fingerprint}, then"
+                    f" {part.origin.fingerprint}; embed these images again"
+                )
+            self._origin = part.origin
+        self._embeddings[part.start : part.start + len(part.rows)] = part.rows
+        self._failures.extend(part.failures)
+
+    def result(self, on_error: OnError) -> EmbeddingResult:
+        """Raises ImagesFailedError where images failed and on_error is "raise"."""
+        failures = tuple(sorted(self._failures, key=lambda failure: failure.index))
+        if failures and on_error == "raise":
+            raise ImagesFailedError(failures)
+        origin = self._origin or Origin(None, None)
+        return EmbeddingResult(self._embeddings, failures, origin.fingerprint, origin.version)
+
+
+def check_on_error(on_error: str) -> None:
+    if on_error not in ("raise", "return"):
+        raise ValueError(f'on_error={on_error!r} must be "raise" or "return"')
