@@ -26,7 +26,7 @@ COPY client client
 RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation ./client \
     && rm -r client
 COPY servable servable
-COPY configs configs
+COPY configs/*.yaml configs/
 RUN /opt/venv/bin/python -m compileall -q servable
 
 FROM ${CANN_IMAGE} AS runtime

@@ -20,7 +20,7 @@ COPY client client
 RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation ./client \
     && rm -r client
 COPY servable servable
-COPY configs configs
+COPY configs/*.yaml configs/
 # The image's file system may be mounted read-only, and its user owns none of it: byte code is made here.
 RUN /opt/venv/bin/python -m compileall -q servable
 
@@ -32,7 +32,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --user-group --home-dir /nonexistent metric-learn-serving \
     && install -d -m 0755 /etc/metric-learn-serving /var/lib/metric-learn-serving/models \
-    && install -d -m 0700 -o metric-learn-serving -g metric-learn-serving /run/metric-learn-serving
+    && install -d -m 0700 -o 10001 -g 10001 /run/metric-learn-serving
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 COPY configs/deploy/server-cpu.yaml /etc/metric-learn-serving/server.yaml
