@@ -5,7 +5,7 @@ set -eu
 name=${1:?usage: install.sh export|server|client}
 case "$name" in
     export) kind=3.9; locks="export/requirements.txt tests/requirements.txt"; editable= ;;
-    server) kind=3.9; locks="servable/requirements.txt tests/requirements.txt"; editable=client ;;
+    server) kind=3.9; locks="servable/requirements.txt tests/requirements.txt configs/deploy/requirements.txt"; editable=client ;;
     client) kind=client; locks="client/requirements.txt tests/requirements.txt"; editable=client ;;
     *) echo "install.sh: unknown environment '$name': export, server or client" >&2; exit 2 ;;
 esac

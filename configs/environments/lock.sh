@@ -13,7 +13,8 @@ for name in "${@:-all}"; do
         client|tests) lock "$name" ;;
         servable) lock servable --override servable/requirements.override ;;
         export) lock export ;;
-        all) exec sh "$0" client tests servable export ;;
-        *) echo "lock.sh: unknown lock '$name': client, tests, servable or export" >&2; exit 2 ;;
+        deploy) lock configs/deploy ;;  # after servable and tests, which constrain it
+        all) exec sh "$0" client tests servable export deploy ;;
+        *) echo "lock.sh: unknown lock '$name': client, tests, servable, export or deploy" >&2; exit 2 ;;
     esac
 done
