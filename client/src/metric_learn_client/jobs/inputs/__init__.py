@@ -1,0 +1,64 @@
+"""The rows of an input, in an order that depends on the input alone. One module per kind of input.
+
+`open_input` decides the kind. Every kind gives the same things: `columns` (the user's), `sources` (files that several
+rows share), `batches()` (rows to plan, as Arrow) and `signature()` (a cheap sign that nothing changed, where there
+is one).
+"""
+
+from __future__ import annotations
+
+import os
+
+from metric_learn_client.jobs.errors import InputError
+from metric_learn_client.jobs.inputs.archives import ArchiveInput
+from metric_learn_client.jobs.inputs.folders import IMAGE_SUFFIXES, FolderInput
+from metric_learn_client.jobs.inputs.lists import ListInput
+from metric_learn_client.jobs.inputs.patterns import expand_braces, has_wildcard
+from metric_learn_client.jobs.inputs.rows import Input
+from metric_learn_client.jobs.inputs.tables import TableInput
+from metric_learn_client.jobs.options import InputSpec
+from metric_learn_client.jobs.storage import is_url
+
+__all__ = ["Input", "open_input"]
+
+_LISTS = (".txt", ".lst", ".list", ".csv", ".tsv")
+
+
+def open_input(spec: InputSpec) -> Input:
+    """The input that `spec` describes. Reads no row yet. Raises InputError."""
+    names = [name for pattern in spec.inputs for name in expand_braces(pattern)]
+    kinds = {_kind(name, spec.input_format): name for name in names}
+    if len(kinds) > 1:
+        (one, first), (other, second) = list(kinds.items())[:2]
+        raise InputError(f"{first} is read as {one} and {second} as {other}: one job reads one kind of input")
+    kind = next(iter(kinds))
+    if kind == "files":
+        return FolderInput(names, spec.glob)
+    if kind == "parquet":
+        return TableInput(names, spec)
+    if kind == "tar":
+        return ArchiveInput(names, spec)
+    return ListInput(names, spec, kind)
+
+
+def _kind(name: str, input_format: str) -> str:
+    if input_format != "auto":
+        return input_format
+    if name == "-":
+        return "lines"
+    lower = name.rstrip("/").lower()
+    if lower.endswith((".parquet", ".parq")):
+        return "parquet"
+    if lower.endswith(".tar"):
+        return "tar"
+    if lower.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")):
+        raise InputError(f"{name}: images cannot be read from the middle of a compressed archive; unpack it to .tar")
+    if lower.endswith(_LISTS) and (is_url(name) or not os.path.isdir(name)):
+        return "list"
+    if lower.endswith(IMAGE_SUFFIXES) or has_wildcard(name) or is_url(name) or os.path.isdir(name):
+        return "files"
+    if not os.path.lexists(name):
+        raise InputError(f"{name}: no such file or folder")
+    raise InputError(
+        f"{name}: not a folder, and its name says neither image, list, .parquet nor .tar; say --input-format"
+    )

@@ -1,0 +1,87 @@
+"""What every kind of input gives: rows to plan. Arrow only: no disk.
+
+A planned row is `image_path`, the user's columns, and where the image is, in columns that no user can have named so:
+
+    plan:raw      binary; the file's name where it is not text, else null
+    plan:source   int32; index into the input's `sources`, -1 where the row is a file of its own
+    plan:offset   int64; first byte in an archive, or row group of a table
+    plan:size     int64; bytes in an archive, or row in its row group
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Optional
+
+import pyarrow as pa
+
+from metric_learn_client.jobs.errors import InputError
+
+CHUNK_ROWS = 8192
+LOCATION = (
+    pa.field("plan:raw", pa.binary()),
+    pa.field("plan:source", pa.int32()),
+    pa.field("plan:offset", pa.int64()),
+    pa.field("plan:size", pa.int64()),
+)
+RESERVED = ("row", "image_path", "code", "message")
+
+# image_path, the user's values, raw, source, offset, size
+Row = tuple[Any, ...]
+
+
+class Input(ABC):
+    """One input. root: what the relative paths of its rows are relative to, None for the working directory.
+
+    image_column: where the images lie in a table, "image.bytes" for a field of a struct.
+    """
+
+    kind: str
+    root: Optional[str] = None
+    image_column: Optional[str] = None
+    sources: list[str]
+
+    @property
+    @abstractmethod
+    def columns(self) -> pa.Schema:
+        """The user's columns."""
+
+    @abstractmethod
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows in order, a bounded number at a time, as `planned_schema(columns)`. Raises InputError."""
+
+    def signature(self) -> Optional[list[Any]]:
+        """Changes when the input's list of rows does; None where only listing it again tells."""
+        return None
+
+
+def planned_schema(columns: pa.Schema) -> pa.Schema:
+    """Raises InputError where a column of the user's has a name that the output needs."""
+    for name in columns.names:
+        if name in RESERVED or name.startswith("plan:"):
+            raise InputError(
+                f"the input has a column {name!r}, a name that the output uses itself; keep others with --columns"
+            )
+    if len(set(columns.names)) < len(columns.names):
+        raise InputError(f"two columns have one name: {', '.join(columns.names)}")
+    return pa.schema([pa.field("image_path", pa.string()), *columns, *LOCATION])
+
+
+def chunked(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Rows as batches of `schema`."""
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, CHUNK_ROWS)):
+        columns: Sequence[Sequence[Any]] = list(zip(*chunk))
+        yield pa.RecordBatch.from_arrays(
+            [pa.array(column, field.type) for column, field in zip(columns, schema)], schema=schema
+        )
+
+
+def as_text(name: bytes) -> tuple[str, Optional[bytes]]:
+    """A file's name as text, and the name itself where text cannot hold it."""
+    try:
+        return name.decode("utf-8"), None
+    except UnicodeDecodeError:
+        return name.decode("utf-8", "backslashreplace"), name

@@ -1,0 +1,164 @@
+"""embed_dataset: a whole set of images into an output directory, resumable after anything."""
+
+from __future__ import annotations
+
+import json
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import numpy as np
+
+from metric_learn_client.client import EmbeddingClient
+from metric_learn_client.errors import EndpointError, RejectedError
+from metric_learn_client.jobs import commit
+from metric_learn_client.jobs.durable import output_errors
+from metric_learn_client.jobs.engines import engine
+from metric_learn_client.jobs.errors import RefusedError
+from metric_learn_client.jobs.layout import Layout
+from metric_learn_client.jobs.locks import job_lock, plan_lock
+from metric_learn_client.jobs.observer import Observer
+from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
+from metric_learn_client.jobs.pipeline import ShardTask
+from metric_learn_client.jobs.plan import Plan
+from metric_learn_client.jobs.prepare import IF_EXISTS, open_job
+from metric_learn_client.jobs.sender import Patience
+from metric_learn_client.jobs.shard_files import read_stats
+from metric_learn_client.jobs.summary import JobSummary, failure_column, summarise
+from metric_learn_client.jobs.worker import Connect, WorkerSpec
+
+
+def run_job(
+    output_dir: Union[str, Path],
+    spec: InputSpec,
+    options: JobOptions,
+    run: RunOptions,
+    connect: Connect,
+    *,
+    if_exists: str = "resume",
+    retry_failed: bool = False,
+    observer: Optional[Observer] = None,
+) -> JobSummary:
+    """Does what is missing of the job (with retry_failed: its failures again) and says what the directory holds.
+
+    Raises RefusedError, InputError, OutputError; OutageError after max_outage_s without the service; RejectedError
+    where it will not serve this caller. KeyboardInterrupt passes through. After each of them the shards that are
+    committed stay, and the same call goes on.
+    """
+    if if_exists not in IF_EXISTS:
+        raise ValueError(f"if_exists={if_exists!r}: is one of {', '.join(IF_EXISTS)}")
+    if run.num_shards > 1 and if_exists != "resume":
+        raise ValueError(f"{if_exists} does not go with num_shards: the other parts may be at work")
+    observer = observer or Observer()
+    layout = Layout(Path(output_dir))
+    stop = threading.Event()
+    with job_lock(layout, run.num_shards, run.shard_index):
+        model, limits = _model(connect, run.max_outage_s, stop, observer)
+        with plan_lock(layout):
+            plan, record = open_job(layout, spec, options, model, if_exists)
+        mine = list(range(run.shard_index, plan.shards, run.num_shards))
+        commit.prepare(layout)
+        commit.recover(layout, mine if run.num_shards > 1 else None)
+        worker = WorkerSpec(
+            output_dir=str(layout.root.absolute()),
+            options=options,
+            run=replace(run, max_image_bytes=min(run.max_image_bytes, limits["max_image_bytes"])),
+            connect=connect,
+            fingerprint=record.model["fingerprint"],
+            model_version=str(record.model["version"]),
+            max_image_px=limits["max_image_px"],
+            extents=len(plan.extents),
+        )
+        tasks = list(_failed(layout, plan, mine) if retry_failed else _missing(layout, mine))
+        return _run(layout, plan, mine, worker, tasks, stop, observer)
+
+
+def _run(
+    layout: Layout,
+    plan: Plan,
+    mine: list[int],
+    worker: WorkerSpec,
+    tasks: list[ShardTask],
+    stop: threading.Event,
+    observer: Observer,
+) -> JobSummary:
+    before = summarise(layout, plan, mine)
+    redone = {task.shard: task.places for task in tasks if task.places is not None}
+    again = sum(len(places) for places in redone.values())
+    done = before.succeeded + before.failed - again
+    observer.started(before.rows, done, before.failed - again, before.shards, before.done_shards)
+    begun, started = time.monotonic(), time.time()
+    sent = 0
+    outcome = "interrupted"
+    try:
+        with closing(engine(worker.run.engine)(worker, tasks, stop, observer)) as shards:
+            for stats in shards:
+                sent += len(places) if (places := redone.get(stats["shard"])) is not None else stats["rows"]
+                observer.committed(stats)
+        outcome = "done"
+    except Exception as error:
+        outcome = type(error).__name__
+        raise
+    finally:
+        observer.finished()
+        elapsed_s = time.monotonic() - begun
+        if tasks:
+            _log_run(layout, worker.run, outcome, started, elapsed_s, sent)
+    return summarise(layout, plan, mine, sent, elapsed_s)
+
+
+def _missing(layout: Layout, mine: list[int]) -> Iterator[ShardTask]:
+    committed = set(layout.committed())
+    return (ShardTask(shard) for shard in mine if shard not in committed)
+
+
+def _failed(layout: Layout, plan: Plan, mine: list[int]) -> Iterator[ShardTask]:
+    committed = set(layout.committed())
+    for shard in mine:
+        if shard in committed and (stats := read_stats(layout, shard))["failed"]:
+            numbers = np.array(failure_column(layout, stats, "row"), np.int64)
+            yield ShardTask(shard, np.sort(numbers) - plan.span(shard)[0])
+
+
+def _model(
+    connect: Connect, max_outage_s: float, stop: threading.Event, observer: Observer
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """What the service says of its model, and its limits; waits for a service that is not there yet."""
+    patience = Patience(max_outage_s, stop, observer.notice)
+    client: EmbeddingClient = connect()
+    with closing(client):
+        while True:
+            try:
+                info = client.model()
+                break
+            except RejectedError:
+                raise
+            except EndpointError as error:
+                patience.wait(error)
+        if not info.fingerprint:
+            raise RefusedError(
+                "the service does not say which model it serves (no fingerprint), so that its embeddings could be "
+                "mixed with another's; start it with servable.serving_server"
+            )
+    model = {name: getattr(info, name) for name in ("name", "version", "fingerprint", "dim", "weights")}
+    return model, {name: getattr(info.limits, name) for name in ("max_image_bytes", "max_image_px")}
+
+
+def _log_run(layout: Layout, run: RunOptions, outcome: str, started: float, elapsed_s: float, sent: int) -> None:
+    line = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "elapsed_s": round(elapsed_s, 3),
+        "outcome": outcome,
+        "rows": sent,
+        "rows_per_s": round(sent / elapsed_s, 2) if elapsed_s else 0.0,
+        "engine": run.engine,
+        "part": [run.shard_index, run.num_shards],
+        "host": platform.node(),
+    }
+    with output_errors(layout.runs), open(layout.runs, "a") as file:
+        file.write(json.dumps(line) + "\n")

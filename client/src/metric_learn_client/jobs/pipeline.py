@@ -1,0 +1,184 @@
+"""Reading, sending and writing at the same time, a bounded number of batches ahead. One pipeline is one worker.
+
+    plan -> batches -> read pool (read, and with preprocess="local" prepare) -> send pool -> this thread -> writer
+
+Batches are collected in order, so the rows of a shard arrive in order. At most two shards are open: the one being
+finished, and the first window of the next; so a worker that dies has at most one shard, and that window, to do again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Callable, Optional, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from metric_learn_client.jobs.plan import Plan
+from metric_learn_client.jobs.reader import Reader
+from metric_learn_client.jobs.sender import Sendable, Sent
+from metric_learn_client.jobs.shard_files import RowFailure
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard to do, or only some of its rows. places int64: rows within the shard, ascending; None for all."""
+
+    shard: int
+    places: Optional[npt.NDArray[np.int64]] = None
+
+
+@dataclass
+class ShardRows:
+    """What became of a task's rows, in order. numbers: rows of the job."""
+
+    task: ShardTask
+    rows: pa.RecordBatch
+    numbers: npt.NDArray[np.int64]
+    parts: list[Sent]
+    succeeded: list[npt.NDArray[np.int64]]
+    failures: list[RowFailure]
+    sent: int = 0
+    collected: int = 0
+
+    def add(self, start: int, count: int, sent: Sent) -> None:
+        self.collected += count
+        self.parts.append(sent)
+        self.succeeded.append(sent.succeeded + start)
+        paths = self.rows.column(0)
+        for row, code, message in sent.failures:
+            place = start + row
+            self.failures.append(RowFailure(int(self.numbers[place]), paths[place].as_py(), code, message))
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.collected == self.rows.num_rows)
+
+    def places(self) -> npt.NDArray[np.int64]:
+        """Which of `rows` have an embedding."""
+        return np.concatenate(self.succeeded)
+
+    def embeddings(self) -> npt.NDArray[np.float32]:
+        return np.concatenate([part.embeddings for part in self.parts])
+
+
+class Send(Protocol):
+    def __call__(self, items: Sequence[Sendable]) -> Sent: ...
+
+
+class Pipeline:
+    """prepare: image -> what is sent, run beside reading; send: thread-safe; write: one finished shard -> its stats,
+    on a thread of its own; abort: makes calls that are under way end; progress(rows, failed) after each batch, on the
+    caller's thread."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        reader: Reader,
+        prepare: Callable[[Any], Sendable],
+        send: Send,
+        write: Callable[[ShardRows], dict[str, Any]],
+        *,
+        batch_size: int,
+        in_flight: int,
+        read_threads: int,
+        stop: threading.Event,
+        abort: Callable[[], None],
+        progress: Callable[[int, int], None] = lambda rows, failed: None,
+    ) -> None:
+        self._plan = plan
+        self._reader = reader
+        self._prepare = prepare
+        self._send = send
+        self._write = write
+        self._batch_size = batch_size
+        self._window = in_flight + read_threads
+        self._stop = stop
+        self._abort = abort
+        self._progress = progress
+        self._read_pool = ThreadPoolExecutor(read_threads, "job-read")
+        self._send_pool = ThreadPoolExecutor(in_flight, "job-send")
+        self._write_pool = ThreadPoolExecutor(1, "job-write")
+        self._pending: deque[tuple[ShardRows, int, int, Future[Sent]]] = deque()
+        self._open: deque[ShardRows] = deque()
+        self._writing: Optional[Future[dict[str, Any]]] = None
+
+    def run(self, tasks: Iterable[ShardTask]) -> Iterator[dict[str, Any]]:
+        """Does the tasks in order and yields the stats of each once it is committed. Raises what sending or writing
+        raises; then nothing of the open shards is kept."""
+        try:
+            for task in tasks:
+                while len(self._open) >= 2:
+                    yield from self._collect()
+                yield from self._submit(self._begin(task))
+            while self._pending:
+                yield from self._collect()
+            yield from self._settle()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the threads. What is being written is finished: it is whole; all else is dropped."""
+        self._stop.set()
+        self._read_pool.shutdown(wait=False, cancel_futures=True)
+        self._send_pool.shutdown(wait=False, cancel_futures=True)
+        self._abort()
+        self._write_pool.shutdown(wait=True)
+        self._send_pool.shutdown(wait=True)
+        self._read_pool.shutdown(wait=True)
+
+    def _begin(self, task: ShardTask) -> ShardRows:
+        rows = self._plan.read(task.shard)
+        first, count = self._plan.span(task.shard)
+        places = np.arange(count, dtype=np.int64) if task.places is None else task.places
+        if task.places is not None:
+            rows = rows.take(pa.array(places))
+        shard = ShardRows(task, rows, first + places, [], [], [])
+        self._open.append(shard)
+        return shard
+
+    def _submit(self, shard: ShardRows) -> Iterator[dict[str, Any]]:
+        for start in range(0, shard.rows.num_rows, self._batch_size):
+            while len(self._pending) >= self._window or (start and self._holds_back(shard)):
+                yield from self._collect()
+            rows = shard.rows.slice(start, self._batch_size)
+            read = self._read_pool.submit(self._read, rows, self._reader.prepare(rows))
+            sent = self._send_pool.submit(self._send_read, read)
+            shard.sent += rows.num_rows
+            self._pending.append((shard, start, rows.num_rows, sent))
+
+    def _holds_back(self, shard: ShardRows) -> bool:
+        """Whether a window of this shard is on its way while the one before is not on the disk yet."""
+        return shard is not self._open[0] and shard.sent >= self._window * self._batch_size
+
+    def _collect(self) -> Iterator[dict[str, Any]]:
+        """Takes the oldest batch, or, where there is none, waits for the writer."""
+        if not self._pending or (self._pending[0][0] is not self._open[0] and self._writing is not None):
+            yield from self._settle()
+            return
+        shard, start, count, future = self._pending.popleft()
+        sent = future.result()
+        shard.add(start, count, sent)
+        self._progress(count, len(sent.failures))
+        if shard.complete:
+            yield from self._settle()
+            self._writing = self._write_pool.submit(self._write, shard)
+
+    def _settle(self) -> Iterator[dict[str, Any]]:
+        """Waits until the shard being written is committed."""
+        if self._writing is not None:
+            stats = self._writing.result()
+            self._writing = None
+            self._open.popleft()
+            yield stats
+
+    def _read(self, rows: pa.RecordBatch, images: Optional[list[Any]]) -> list[Sendable]:
+        return [self._prepare(image) for image in (self._reader.read(rows) if images is None else images)]
+
+    def _send_read(self, read: Future[list[Sendable]]) -> Sent:
+        return self._send(read.result())

@@ -1,0 +1,34 @@
+"""A shuffle that never holds all rows: deal them into buckets on disk, then shuffle one bucket at a time.
+
+Both passes draw uniform doubles, one a row, in order: the result depends on the seed and the rows alone, not on how
+the rows came in batches. Every order is possible; a bucket holds about one row in BUCKETS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+BUCKETS = 64
+
+
+def shuffled(batches: Iterable[pa.RecordBatch], schema: pa.Schema, seed: int, folder: Path) -> Iterator[pa.RecordBatch]:
+    """The rows of `batches` in an order that `seed` decides. `folder` exists and takes the buckets meanwhile."""
+    deal, order = (np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(2))
+    names = [folder / f"bucket-{bucket:02d}.arrow" for bucket in range(BUCKETS)]
+    with ExitStack() as stack:
+        writers = [stack.enter_context(pa.ipc.new_stream(str(name), schema)) for name in names]
+        for batch in batches:
+            into = (deal.random(batch.num_rows) * BUCKETS).astype(np.int64)
+            for bucket in np.unique(into):
+                writers[bucket].write_batch(batch.take(pa.array(np.flatnonzero(into == bucket))))
+    for name in names:
+        with pa.OSFile(str(name)) as file, pa.ipc.open_stream(file) as reader:
+            table = reader.read_all()
+        name.unlink()
+        permutation = np.argsort(order.random(table.num_rows), kind="stable")
+        yield from table.take(pa.array(permutation)).to_batches()

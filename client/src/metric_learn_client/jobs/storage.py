@@ -1,0 +1,173 @@
+"""Where bytes come from: the local disk, or whatever fsspec reaches. Reads only.
+
+One interface for both: list a folder, open a file, read a whole file up to a limit, read a range of it. A name with
+"://" is fsspec's. Local names are handled as bytes, because a file name need not be text.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import time
+from typing import Any, BinaryIO, NamedTuple, Union
+
+from metric_learn_client.jobs.errors import InputError, RowError
+
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*(::|://)")
+_REMOTE_TRIES = 3
+_REMOTE_PAUSE_S = 0.5
+_CODES = {
+    errno.ENOENT: ("E_NOT_FOUND", "no such file"),
+    errno.ENOTDIR: ("E_NOT_FOUND", "a part of its path is not a folder"),
+    errno.EACCES: ("E_PERMISSION", "permission denied"),
+    errno.EPERM: ("E_PERMISSION", "not permitted"),
+    errno.EISDIR: ("E_READ", "it is a folder"),
+}
+
+
+class Entry(NamedTuple):
+    """One name in a folder, without the folder."""
+
+    name: Union[str, bytes]
+    is_folder: bool
+
+
+def is_url(name: str) -> bool:
+    return bool(_URL.match(name))
+
+
+def scan(folder: Union[str, bytes]) -> list[Entry]:
+    """The entries of a folder (local: bytes; URL: str), unsorted. Raises InputError where it cannot be listed."""
+    try:
+        if isinstance(folder, bytes):
+            with os.scandir(folder) as entries:
+                return [Entry(entry.name, _is_folder(entry)) for entry in entries]
+        filesystem, path = _filesystem(folder)
+        listed = filesystem.ls(path, detail=True)
+    except Exception as error:
+        name = os.fsdecode(folder)
+        raise InputError(f"{name}: the folder cannot be listed: {_reason(error)}") from error
+    own = path.rstrip("/")
+    entries_ = ((item["name"].rstrip("/"), item["type"] == "directory") for item in listed)
+    return [Entry(name.rsplit("/", 1)[-1], is_folder) for name, is_folder in entries_ if name != own]
+
+
+def require(url: str) -> None:
+    """Raises InputError where nothing installed can read this kind of URL, before every row of it fails."""
+    try:
+        _filesystem(url)
+    except Exception as error:
+        raise InputError(f"{url}: {_reason(error)}") from error
+
+
+def open_file(name: Union[str, bytes]) -> BinaryIO:
+    """The file, open for seeking and reading. Raises InputError."""
+    try:
+        if isinstance(name, str) and is_url(name):
+            filesystem, path = _filesystem(name)
+            opened: BinaryIO = filesystem.open(path, "rb")
+            return opened
+        return open(name, "rb")
+    except Exception as error:
+        raise InputError(f"{os.fsdecode(name)}: {_reason(error)}") from error
+
+
+def read_image(name: Union[str, bytes], limit: int) -> bytes:
+    """The whole file; a file over `limit` bytes is not read. Raises RowError."""
+    if isinstance(name, str) and is_url(name):
+        return _within(_remote(name, 0, limit + 1), limit)
+    try:
+        # Non-blocking, because opening a named pipe for reading waits for a writer.
+        descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            facts = os.fstat(descriptor)
+            if stat.S_ISDIR(facts.st_mode):
+                raise OSError(errno.EISDIR, "it is a folder")
+            if not stat.S_ISREG(facts.st_mode):
+                raise RowError("E_READ", "it is not a regular file")
+            if facts.st_size > limit:
+                raise RowError("E_TOO_LARGE", f"{facts.st_size} bytes; the limit is {limit}")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return _within(file.read(limit + 1), limit)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise row_error(error) from None
+    except ValueError:  # a NUL byte in the name
+        raise RowError("E_READ", "not a possible file name") from None
+
+
+def read_range(name: str, start: int, size: int) -> bytes:
+    """Bytes [start, start + size) of a file. Raises RowError."""
+    if is_url(name):
+        return _remote(name, start, start + size)
+    try:
+        with open(name, "rb") as file:
+            file.seek(start)
+            return file.read(size)
+    except OSError as error:
+        raise row_error(error) from None
+
+
+def row_error(error: OSError) -> RowError:
+    """What an operating system's error means for one row; never with a path in it: the row has that already."""
+    code, text = _CODES.get(error.errno or 0, ("E_READ", error.strerror or type(error).__name__))
+    return RowError(code, text)
+
+
+def _remote(name: str, start: int, end: int) -> bytes:
+    for attempt in range(_REMOTE_TRIES):
+        try:
+            filesystem, path = _filesystem(name)
+            content: bytes = filesystem.cat_file(path, start=start, end=end)
+            return content
+        except FileNotFoundError:
+            raise RowError("E_NOT_FOUND", "no such object") from None
+        except PermissionError:
+            raise RowError("E_PERMISSION", "permission denied") from None
+        except IsADirectoryError:
+            raise RowError("E_READ", "it is a folder") from None
+        except Exception as error:
+            if start == 0 and _is_empty(name):  # a range of an object without bytes is an error to some stores
+                return b""
+            if attempt + 1 == _REMOTE_TRIES:
+                raise RowError("E_READ", _reason(error)) from None
+            time.sleep(_REMOTE_PAUSE_S * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def _is_empty(name: str) -> bool:
+    try:
+        filesystem, path = _filesystem(name)
+        return bool(filesystem.size(path) == 0)
+    except Exception:
+        return False
+
+
+def _within(content: bytes, limit: int) -> bytes:
+    if len(content) > limit:
+        raise RowError("E_TOO_LARGE", f"more than {limit} bytes, the limit")
+    return content
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _filesystem(name: str) -> tuple[Any, str]:
+    import fsspec
+
+    filesystem, path = fsspec.core.url_to_fs(name)  # fsspec keeps one filesystem object per store
+    return filesystem, path
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return error.strerror or type(error).__name__
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
