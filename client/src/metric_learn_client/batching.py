@@ -43,22 +43,21 @@ def pack(images: Iterable[Any], batch_size: int, limits: ModelLimits, first: int
     failures: list[ImageFailure] = []
     index = first - 1
     for index, image in enumerate(images, first):
-        content = b""
-        failure = None
         try:
             content = read_image(image, max_image_bytes)
         except UnreadableError as error:
-            failure = ImageFailure(index, error.code, error.message)
-        cost = 0 if failure else len(content) + INSTANCE_OVERHEAD_BYTES
-        if index - start == max_count or size + cost > max_bytes:
-            yield Batch(start, index - start, tuple(positions), tuple(contents), tuple(failures))
-            start, size, positions, contents, failures = index, 0, [], [], []
-        if failure:
-            failures.append(failure)
+            failures.append(ImageFailure(index, error.code, error.message))
         else:
+            cost = len(content) + INSTANCE_OVERHEAD_BYTES
+            if size + cost > max_bytes:
+                yield Batch(start, index - start, tuple(positions), tuple(contents), tuple(failures))
+                start, size, positions, contents, failures = index, 0, [], [], []
             positions.append(index)
             contents.append(content)
             size += cost
+        if index + 1 - start == max_count:
+            yield Batch(start, max_count, tuple(positions), tuple(contents), tuple(failures))
+            start, size, positions, contents, failures = index + 1, 0, [], [], []
     if index >= start:
         yield Batch(start, index + 1 - start, tuple(positions), tuple(contents), tuple(failures))
 

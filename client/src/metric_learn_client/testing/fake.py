@@ -54,6 +54,7 @@ class FakeServable:
         self.endpoint = address
         self.fingerprint = fingerprint
         self.version = version
+        self.preprocessing = "fake"
         self.limits = limits or Limits()
         self.faults = faults or Faults()
         self.ready = True  # False: health says NOT_SERVING and Predict UNAVAILABLE
@@ -224,7 +225,7 @@ class FakeServable:
             fingerprint=self.fingerprint,
             dim=wire.EMBEDDING_DIM,
             weights="fake",
-            preprocessing="fake",
+            preprocessing=self.preprocessing,
             max_instances=self.limits.max_instances,
             max_request_bytes=self.limits.max_request_bytes,
             max_image_bytes=self.limits.max_image_bytes,
