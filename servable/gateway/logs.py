@@ -6,57 +6,63 @@ A reader that does not read must not stop the server: lines wait in a bounded qu
 from __future__ import annotations
 
 import contextvars
-import datetime
 import json
 import logging
-import queue
+import re
 import sys
 import threading
+import time
+from collections import deque
 from typing import Any, Callable, Optional, TextIO
 
 from servable.gateway.settings import LogSettings
 
 LOGGER = "servable"  # the server's; libraries log under their own names
 MAX_WAITING_LINES = 10_000
+GATHER_S = 0.02
 STOP_S = 1.0
+_PLAIN = re.compile(r"[A-Za-z0-9._:/-]+")
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 
 
-class _QueueHandler(logging.Handler):
-    """Formats in the caller (arguments may change later), writes elsewhere."""
+class _ThreadHandler(logging.Handler):
+    """Formats in the caller (what a line speaks of may change later), writes elsewhere, many lines at a time."""
 
     def __init__(self, formatter: logging.Formatter, stream: TextIO, on_dropped: Callable[[], None]) -> None:
         super().__init__()
         self.setFormatter(formatter)
         self._stream = stream
         self._on_dropped = on_dropped
-        self._lines: queue.Queue[Optional[str]] = queue.Queue(MAX_WAITING_LINES)
+        self._lines: deque[str] = deque()
+        self._wake = threading.Event()
+        self._ended = False
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._lines.put_nowait(self.format(record))
-        except queue.Full:
+        if len(self._lines) >= MAX_WAITING_LINES:
             self._on_dropped()
+            return
+        self._lines.append(self.format(record))
+        if not self._wake.is_set():
+            self._wake.set()
 
     def close(self) -> None:
-        try:
-            self._lines.put_nowait(None)
-        except queue.Full:
-            pass
+        self._ended = True
+        self._wake.set()
         self._thread.join(STOP_S)
         super().close()
 
     def _write(self) -> None:
-        while True:
-            line = self._lines.get()
-            if line is None:
-                return
+        while not self._ended or self._lines:
+            self._wake.wait()
+            if not self._ended:
+                time.sleep(GATHER_S)  # waking for every line would take the interpreter from the call that wrote it
+            self._wake.clear()
+            text = "".join(self._lines.popleft() + "\n" for _ in range(len(self._lines)))
             try:
-                self._stream.write(line + "\n")
-                if self._lines.empty():
-                    self._stream.flush()
+                self._stream.write(text)
+                self._stream.flush()
             except (OSError, ValueError):
                 self._on_dropped()  # closed or full; the server goes on
 
@@ -87,7 +93,7 @@ class TextFormatter(logging.Formatter):
         parts = [_time(record), record.levelname.lower(), message]
         if request_id.get():
             parts.append(f"request_id={request_id.get()}")
-        parts += [f"{key}={json.dumps(value, default=str)}" for key, value in getattr(record, "fields", {}).items()]
+        parts += [f"{key}={_value(value)}" for key, value in getattr(record, "fields", {}).items()]
         line = " ".join(parts)
         return line + "\n" + self.formatException(record.exc_info) if record.exc_info else line
 
@@ -100,7 +106,7 @@ def configure_logging(
     """Sends the lines of logger "servable" to `stream` (standard error); the function returned ends that."""
     logger = logging.getLogger(LOGGER)
     formatter: logging.Formatter = JsonFormatter() if settings.format == "json" else TextFormatter()
-    handler = _QueueHandler(formatter, stream or sys.stderr, on_dropped)
+    handler = _ThreadHandler(formatter, stream or sys.stderr, on_dropped)
     logger.addHandler(handler)
     logger.setLevel(settings.level.upper())
     logger.propagate = False
@@ -113,6 +119,11 @@ def configure_logging(
     return close
 
 
+def _value(value: object) -> str:
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
 def _time(record: logging.LogRecord) -> str:
-    moment = datetime.datetime.fromtimestamp(record.created, datetime.timezone.utc)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{second}.{int(record.msecs):03d}Z"

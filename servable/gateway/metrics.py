@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -23,6 +23,7 @@ class Metrics:
     """Counters that the gateway moves, and gauges that are read when Prometheus asks."""
 
     def __init__(self, admission: Admission, backends: Backends, batch_runs: BatchRuns) -> None:
+        self._by_call: dict[tuple[str, str], _CallCounters] = {}
         self.registry = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=self.registry)
         self.requests = self._counter("requests", "Calls that ended, by gRPC status.", "method", "code")
@@ -46,6 +47,23 @@ class Metrics:
         self.registry.register(_Versions(backends))
         self.registry.register(_BatchRuns(batch_runs))
 
+    def call_ended(
+        self, method: str, code: str, *, seconds: float, size: int, images: int, failures: Sequence[str]
+    ) -> None:
+        """One call: `images` asked for, of which those in `failures` (their codes) got none."""
+        counters = self._by_call.get((method, code))
+        if counters is None:  # looking children up by label takes longer than counting
+            counters = self._by_call[method, code] = _CallCounters(self, method, code)
+        counters.requests.inc()
+        counters.duration.observe(seconds)
+        counters.request_bytes.inc(size)
+        if images:
+            counters.request_images.observe(images)
+        if code == "OK":
+            counters.images.inc(images - len(failures))
+        for failure in failures:
+            self.image_failures.labels(method, failure).inc()
+
     def probe(self, seconds: float, *, ok: bool) -> None:
         self.probes.labels("ok" if ok else "failed").inc()
         self.probe_duration.observe(seconds)
@@ -63,6 +81,17 @@ class Metrics:
 
     def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         Gauge(f"metric_learn_{name}", text, registry=self.registry).set_function(read)
+
+
+class _CallCounters:
+    """The children of one method and code."""
+
+    def __init__(self, metrics: Metrics, method: str, code: str) -> None:
+        self.requests = metrics.requests.labels(method, code)
+        self.duration = metrics.duration.labels(method)
+        self.request_bytes = metrics.request_bytes.labels(method)
+        self.request_images = metrics.request_images.labels(method)
+        self.images = metrics.images.labels(method)
 
 
 class _Versions(Collector):

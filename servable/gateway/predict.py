@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Union
 
@@ -53,7 +53,7 @@ class _Call:
     began: float
     method: str = "unknown"
     images: int = 0
-    failed: int = 0
+    failures: Sequence[str] = ()
     bytes: int = 0
     queue_s: float = 0.0
     served: Optional[Served] = None
@@ -178,7 +178,7 @@ class PredictService:
         return body
 
     async def _embed(self, call: _Call, work: PredictWork, served: Served) -> bytes:
-        most = self._settings.limits.max_image_bytes
+        most = work.method.size_bytes or self._settings.limits.max_image_bytes
         too_large = {index: len(image) for index, image in enumerate(work.payloads) if len(image) > most}
         payloads = [None if index in too_large else image for index, image in enumerate(work.payloads)]
         job = Job(work.method, payloads, call.request_id)
@@ -194,28 +194,21 @@ class PredictService:
         if job.sent_at is not None:
             call.queue_s = job.sent_at - job.queued_at
             self._metrics.queue_wait.labels(call.method).observe(call.queue_s)
-        for outcome in outcomes:
-            if isinstance(outcome, ImageError):
-                call.failed += 1
-                self._metrics.image_failures.labels(call.method, outcome.name).inc()
+        call.failures = [outcome.name for outcome in outcomes if isinstance(outcome, ImageError)]
         dim = backend.embedding_dim if backend is not None else 0
         return encode_reply(call.method, served.version, outcomes, dim)
 
     def _record(self, call: _Call, code: grpc.StatusCode, context: Any) -> None:
-        metrics, seconds = self._metrics, time.monotonic() - call.began
-        metrics.requests.labels(call.method, code.name).inc()
-        metrics.duration.labels(call.method).observe(seconds)
-        metrics.request_bytes.labels(call.method).inc(call.bytes)
-        if call.images:
-            metrics.request_images.labels(call.method).observe(call.images)
-        if code is grpc.StatusCode.OK:
-            metrics.images.labels(call.method).inc(call.images - call.failed)
+        seconds = time.monotonic() - call.began
+        self._metrics.call_ended(
+            call.method, code.name, seconds=seconds, size=call.bytes, images=call.images, failures=call.failures
+        )
         if self._settings.log.access and log.isEnabledFor(logging.INFO):
             fields = {
                 "method": call.method,
                 "code": code.name,
                 "images": call.images,
-                "failed": call.failed,
+                "failed": len(call.failures),
                 "bytes": call.bytes,
                 "duration_ms": round(1000 * seconds, 2),
                 "queue_ms": round(1000 * call.queue_s, 2),

@@ -72,10 +72,22 @@ class Readiness:
             self._served.listeners.remove(self._wake)
 
     async def _pause(self, seconds: Optional[float]) -> None:
-        try:
-            await asyncio.wait_for(self._changed.wait(), seconds)
-        except asyncio.TimeoutError:
-            pass
+        """Until `seconds` have passed, something changed, or calls wait for a backend that has gone silent."""
+        limit = None if seconds is None else time.monotonic() + seconds
+        while True:
+            left = None if limit is None else max(0.0, limit - time.monotonic())
+            slice_s = None if left is None else min(left, self._settings.interval_s)
+            try:
+                await asyncio.wait_for(self._changed.wait(), slice_s)
+                return
+            except asyncio.TimeoutError:
+                if left is None or left <= self._settings.interval_s or self._silent():
+                    return
+
+    def _silent(self) -> bool:
+        """It was given images and has answered nothing for a while: the cost cap must not delay the question."""
+        last = max(self._dispatcher.succeeded_at, self._golden_at)
+        return self._dispatcher.sent > 0 and time.monotonic() - last > self._settings.deadline_s
 
     async def _step(self) -> Optional[float]:
         """One look; returns the seconds to the next, None: until something changes."""

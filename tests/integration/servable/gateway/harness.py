@@ -14,7 +14,6 @@ import numpy as np
 
 from metric_learn_client import wire
 from servable.gateway import Backends, Gateway, GatewaySettings
-
 from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing
 
 WAIT_S = 10.0
