@@ -67,20 +67,24 @@ class Server:
         loop.add_signal_handler(signal.SIGHUP, self._spawn_reload)
         self._spawn(self._manager.watch())
         try:
-            starting = asyncio.create_task(self._start())
-            if await self._first(starting, self._stopping.wait()):
-                starting.cancel()
-                await asyncio.gather(starting, return_exceptions=True)
-                return self._signal_code()
-            await starting
-            gave_up = asyncio.shield(self._versions.gave_up)
-            if not await self._first(gave_up, self._stopping.wait()):
-                log.error("giving up: %s; see %s", self._versions.gave_up.result(), self._launcher.log.path)
-                return GAVE_UP
-            await self._drain()
-            return self._signal_code()
+            gave_up = await self._serve()
         finally:
             await self._end()
+        return GAVE_UP if gave_up else self._signal_code()
+
+    async def _serve(self) -> bool:
+        """Until a signal (False) or until MindSpore Serving cannot be kept running (True)."""
+        starting = asyncio.create_task(self._start())
+        if await self._first(starting, self._stopping.wait()):
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            return False
+        await starting
+        if not await self._first(self._versions.gave_up, self._stopping.wait()):
+            log.error("giving up: %s; see %s", self._versions.gave_up.result(), self._launcher.log.path)
+            return True
+        await self._drain()
+        return False
 
     async def _start(self) -> None:
         await self._gateway.start()

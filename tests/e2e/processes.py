@@ -1,0 +1,75 @@
+"""The processes of a server, and what is left when it has ended."""
+
+import os
+import re
+import time
+from pathlib import Path
+
+import psutil
+
+
+def master_of(server):
+    """The MindSpore Serving that serves: the child of the server process that has workers."""
+    return next(child for child in psutil.Process(server.process.pid).children() if child.children())
+
+
+def masters_of(server):
+    return [child for child in psutil.Process(server.process.pid).children() if child.children()]
+
+
+def worker_of(server):
+    return master_of(server).children()[0]
+
+
+def tree_of(server):
+    process = psutil.Process(server.process.pid)
+    return [process, *process.children(recursive=True)]
+
+
+def wait_until(condition, timeout_s, what):
+    limit = time.monotonic() + timeout_s
+    while True:
+        try:
+            if condition():
+                return
+        except (psutil.Error, StopIteration, IndexError):
+            pass
+        assert time.monotonic() < limit, f"{what}: not within {timeout_s} s"
+        time.sleep(0.05)
+
+
+def running(processes):
+    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def marked(run_dir):
+    """Processes that a server of this run directory started, wherever they hang now."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("METRIC_LEARN_RUN_DIR") == str(Path(run_dir).resolve()):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def assert_nothing_left(run_dir, segments_before):
+    """No process, socket, private directory or shared memory segment."""
+    assert not marked(run_dir)
+    left = [path for path in Path(run_dir).rglob("*") if path.is_socket() or path.name.startswith("serving-")]
+    assert not left
+    new = {path.name for path in Path("/dev/shm").iterdir()} - segments_before
+    assert not [name for name in new if re.search(r"metric_learn.*_pid\d+", name)]
+
+
+def segments():
+    return {path.name for path in Path("/dev/shm").iterdir()}
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+        return True
+    except ProcessLookupError:
+        return False

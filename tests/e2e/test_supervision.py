@@ -1,0 +1,112 @@
+"""MindSpore Serving behind the gateway, killed, stopped and hung: calls are answered, and it comes back."""
+
+import signal
+import time
+
+import psutil
+import pytest
+
+from .conftest import start, stop
+from .load import Load
+from .processes import assert_nothing_left, master_of, running, segments, tree_of, wait_until, worker_of
+
+READY_AGAIN_S = 30
+QUICK = ("supervision.stable_s=1", "readiness.deadline_s=2", "readiness.interval_s=1")
+
+
+@pytest.fixture(scope="module")
+def supervised(versions, tmp_path_factory):
+    before = segments()
+    run_dir = tmp_path_factory.mktemp("run")
+    server = start(run_dir, *QUICK)
+    assert server.ready_line.startswith("ready"), server.process.communicate()[1]
+    yield server
+    assert stop(server) == 0
+    assert_nothing_left(run_dir, before)
+
+
+FAULTS = [(target, number) for target in ("worker", "master") for number in (signal.SIGKILL, signal.SIGSTOP)]
+
+
+@pytest.mark.parametrize(("target", "number"), FAULTS)
+def test_calls_are_answered_and_service_returns_after(supervised, target, number):
+    with Load(supervised.endpoint, threads=3) as load:
+        load.wait_for_good(5, time.monotonic(), 20)
+        victim = {"worker": worker_of, "master": master_of}[target](supervised)
+        master = master_of(supervised)
+        at = time.monotonic()
+        victim.send_signal(number)
+        wait_until(lambda: not running([master]), 25, "the hung or killed MindSpore Serving is replaced")
+        seconds = load.wait_for_good(5, at + 0.5, READY_AGAIN_S)
+    print(f"{number.name} on {target}: serving again after {seconds:.1f} s; {load.summary()}")
+    assert not load.failures(), load.failures()[:3]
+    assert len(load.answers) == load.sent
+    assert supervised.process.poll() is None
+
+
+def test_giving_up_ends_with_4_and_the_reason(versions, tmp_path):
+    """A MindSpore Serving that cannot stay up, restarted once, then given up."""
+    server = start(tmp_path, "supervision.max_failures=1", "supervision.stable_s=600")
+    tree = tree_of(server)
+    master_of(server).kill()
+    wait_until(lambda: master_of(server).pid not in [process.pid for process in tree], 60, "the first restart")
+    wait_until(lambda: not running(tree[1:]), 10, "the first one's end")
+    master_of(server).kill()
+    assert server.process.wait(60) == 4
+    message = server.process.stderr.read()
+    stop(server)
+    assert "giving up" in message and "exit code -9" in message
+
+
+def test_a_terminated_server_finishes_calls_in_flight(versions, tmp_path):
+    server = start(tmp_path)
+    with Load(server.endpoint, threads=4, images=4) as load:
+        load.wait_for_good(8, time.monotonic(), 30)
+        at = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+        ended = time.monotonic()
+    assert ended - at < 15
+    in_flight = [answer for answer in load.answers if answer.began < at - 0.05 and answer.ended > at]
+    assert in_flight and all(answer.status is None for answer in in_flight), in_flight
+    assert not load.failures(), load.failures()[:3]
+    stop(server)
+
+
+def test_a_second_sigterm_ends_at_once(versions, tmp_path):
+    server = start(tmp_path)
+    tree = tree_of(server)
+    worker_of(server).send_signal(signal.SIGSTOP)  # a call in flight will not come back
+    with Load(server.endpoint, threads=2, deadline_s=30) as load:
+        wait_until(lambda: load.sent >= 2, 5, "calls")
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(psutil.TimeoutExpired):
+            psutil.Process(server.process.pid).wait(2)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(8) == 143
+    stop(server)
+    assert not running(tree)
+
+
+def test_what_a_killed_server_left_is_cleaned_at_the_next_start(versions, tmp_path):
+    before = segments()
+    first = start(tmp_path)
+    worker = worker_of(first)
+    worker.send_signal(signal.SIGSTOP)  # does not notice that its parents are gone
+    first.process.kill()
+    stop(first, signal.SIGKILL)
+    assert running([worker])
+    second = start(tmp_path)
+    assert second.ready_line.startswith("ready")
+    assert not running([worker])
+    assert stop(second) == 0
+    assert_nothing_left(tmp_path, before)
+
+
+def test_a_second_server_in_the_same_run_directory_is_refused(supervised):
+    run_dir = next(part for part in supervised.process.args if part.startswith("server.run_dir=")).partition("=")[2]
+    other = start(run_dir)
+    message = other.process.stderr.read()
+    assert stop(other) == 2
+    assert len(message.splitlines()) == 1 and run_dir in message and "another server" in message
+    assert running([worker_of(supervised)])
