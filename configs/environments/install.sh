@@ -30,6 +30,9 @@ if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$wanted" ]; then
     fi
     echo "$wanted" > "$venv/.installed"
 fi
+if [ -n "$editable" ]; then
+    "$venv/bin/python" "$editable/build_kernel.py" # again where its source is newer; quick when it is not
+fi
 if [ "$name" = server ]; then
     "$venv/bin/python" -m servable.lite_runtime
 fi

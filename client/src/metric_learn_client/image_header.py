@@ -7,8 +7,12 @@ before a decoder does. Formats: JPEG (ITU T.81), PNG (RFC 2083), WebP (RFC 9649)
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Union
 
+Buffer = Union[bytes, memoryview]  # a memoryview of unsigned bytes: a large file is never copied
+
+# A marker: 0xFF and a byte that is neither a stuffed zero nor a fill byte.
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
 # The next marker that ends a JPEG scan: 0xFF not followed by a stuffed zero, a restart marker or a fill byte.
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 # Start-of-frame markers of T.81 table B.1; C4, C8 and CC are DHT, JPG and DAC.
@@ -26,7 +30,7 @@ class ImageHeader(NamedTuple):
     height_px: int
 
 
-def read_header(data: bytes) -> Optional[ImageHeader]:
+def read_header(data: Buffer) -> Optional[ImageHeader]:
     """The header of an encoded image, or None where the bytes are none of the four formats.
 
     Raises ValueError where the format is recognised and the header is broken or cut off.
@@ -44,13 +48,13 @@ def read_header(data: bytes) -> Optional[ImageHeader]:
     return None
 
 
-def jpeg_is_whole(data: bytes) -> bool:
+def jpeg_is_whole(data: Buffer) -> bool:
     """Whether a JPEG reaches its end-of-image marker.
 
     libjpeg, and so OpenCV, fills what is missing of a cut file with grey and reports success; an embedding of
     half a picture would be wrong without a sign of it. Bytes after the marker are allowed.
     """
-    if data.rfind(_EOI, max(0, len(data) - _TAIL_BYTES)) >= 0:
+    if _EOI in bytes(data[-_TAIL_BYTES:]):
         return True
     position = 2
     while True:
@@ -72,7 +76,7 @@ def jpeg_is_whole(data: bytes) -> bool:
             position = match.start()
 
 
-def _jpeg(data: bytes) -> ImageHeader:
+def _jpeg(data: Buffer) -> ImageHeader:
     position = 2
     while True:
         found = _next_marker(data, position)
@@ -90,19 +94,13 @@ def _jpeg(data: bytes) -> ImageHeader:
         position += max(2, _u16_be(data, position))
 
 
-def _next_marker(data: bytes, position: int) -> Optional[tuple[int, int]]:
+def _next_marker(data: Buffer, position: int) -> Optional[tuple[int, int]]:
     """(marker, position after it) of the marker at or after `position`; as libjpeg, bytes between are skipped."""
-    while True:
-        position = data.find(b"\xff", position)
-        if position < 0 or position + 1 >= len(data):
-            return None
-        marker = data[position + 1]
-        if marker not in (0x00, 0xFF):
-            return marker, position + 2
-        position += 1
+    found = _MARKER.search(data, position)
+    return (data[found.end() - 1], found.end()) if found else None
 
 
-def _webp(data: bytes) -> ImageHeader:
+def _webp(data: Buffer) -> ImageHeader:
     kind, body = data[12:16], data[20:30]
     if len(body) < 10:
         raise ValueError("the WebP header is cut off")
@@ -120,7 +118,7 @@ def _webp(data: bytes) -> ImageHeader:
     return _sized("webp", width, height)
 
 
-def _bmp(data: bytes) -> ImageHeader:
+def _bmp(data: Buffer) -> ImageHeader:
     if len(data) < 26:
         raise ValueError("the BMP header is cut off")
     if int.from_bytes(data[14:18], "little") == 12:  # OS/2 core header: 16-bit sizes
@@ -136,9 +134,9 @@ def _sized(name: str, width_px: int, height_px: int) -> ImageHeader:
     return ImageHeader(name, width_px, height_px)
 
 
-def _u16_be(data: bytes, position: int) -> int:
+def _u16_be(data: Buffer, position: int) -> int:
     return int.from_bytes(data[position : position + 2], "big")
 
 
-def _u32_be(data: bytes, position: int) -> int:
+def _u32_be(data: Buffer, position: int) -> int:
     return int.from_bytes(data[position : position + 4], "big")

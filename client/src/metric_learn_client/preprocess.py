@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client.image_header import jpeg_is_whole, read_header
+from metric_learn_client.resize_kernel import load_kernel
 
-__all__ = ["PREPROCESSING_ID", "SIDE_PX", "DecodeLimits", "ImageError", "decode", "preprocess", "resize"]
+__all__ = ["KERNEL", "PREPROCESSING_ID", "SIDE_PX", "DecodeLimits", "ImageError", "decode", "preprocess", "resize"]
 
 SIDE_PX = 224  # src/utility.py: resize_short(img, 224); src/dataset.py: Resize((224, 224))
 
@@ -70,12 +71,12 @@ def decode(image: Union[bytes, Pixels], limits: DecodeLimits = DecodeLimits()) -
     A cut-off file is refused (E_DECODE) also where OpenCV would return what it could read, because the missing
     part comes back grey and the embedding would be wrong without a sign of it. Raises ImageError.
     """
-    encoded = np.frombuffer(image, np.uint8) if isinstance(image, bytes) else image
+    encoded = np.frombuffer(image, np.uint8) if isinstance(image, bytes) else np.ascontiguousarray(image)
     if encoded.size == 0:
         raise ImageError("E_EMPTY", "the image has no bytes")
     if encoded.size > limits.max_image_bytes:
         raise ImageError("E_TOO_LARGE", f"{encoded.size} bytes; the limit is {limits.max_image_bytes}")
-    data = image if isinstance(image, bytes) else encoded.tobytes()
+    data = encoded.data
     try:
         header = read_header(data)
     except ValueError as error:
@@ -97,10 +98,14 @@ def decode(image: Union[bytes, Pixels], limits: DecodeLimits = DecodeLimits()) -
 def resize(pixels: Pixels) -> Pixels:
     """uint8 [height, width, 3] -> uint8 [224, 224, 3] by the two resizes above. The caller bounds the size."""
     height, width = pixels.shape[:2]
-    if (height, width) != (SIDE_PX, SIDE_PX):
-        short = cv2.resize(pixels, _short_side_size(width, height), interpolation=cv2.INTER_LANCZOS4)
-        pixels = np.asarray(cv2.resize(short, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR), np.uint8)
-    return np.ascontiguousarray(pixels)
+    if (height, width) == (SIDE_PX, SIDE_PX):
+        return np.ascontiguousarray(pixels)
+    return _resize(pixels, _short_side_size(width, height))
+
+
+def _resize_with_opencv(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    short = cv2.resize(pixels, size, interpolation=cv2.INTER_LANCZOS4)
+    return np.ascontiguousarray(cv2.resize(short, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _short_side_size(width: int, height: int) -> tuple[int, int]:
@@ -125,3 +130,10 @@ def _check_size(width: int, height: int, limits: DecodeLimits) -> None:
             f"{width} x {height} is too thin: with its short side at {SIDE_PX} px it has "
             f"{short_width * short_height} pixels; the limit is {limits.max_resized_px}",
         )
+
+
+_kernel = load_kernel(_resize_with_opencv, _short_side_size)
+_resize = _kernel or _resize_with_opencv
+
+# Which of the two resizes: "compiled" (_resize.c) or "opencv", slower with the same pixels.
+KERNEL = "compiled" if _kernel else "opencv"
