@@ -6,9 +6,11 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -23,6 +25,13 @@ class Server:
     http_endpoint: str
     process: subprocess.Popen
     ready_line: str
+    log: TextIO
+
+    def said(self):
+        """What the server wrote to stderr, once it has ended."""
+        self.process.wait(30)
+        self.log.seek(0)
+        return self.log.read()
 
 
 def free_port():
@@ -44,12 +53,13 @@ def start(run_dir, *flags):
     settings += [f"server.run_dir={run_dir}", f"model.directory={VERSIONS}", *flags]
     for setting in settings:
         command += ["--set", setting]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up and hold the server's log lines
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=log, text=True)
     watchdog = threading.Timer(READY_S, process.kill)
     watchdog.start()
     line = process.stdout.readline()
     watchdog.cancel()
-    return Server(endpoint, http_endpoint, process, line.strip())
+    return Server(endpoint, http_endpoint, process, line.strip(), log)
 
 
 def stop(server, number=signal.SIGTERM):
@@ -57,7 +67,7 @@ def stop(server, number=signal.SIGTERM):
         server.process.send_signal(number)
     code = server.process.wait(30)
     server.process.stdout.close()
-    server.process.stderr.close()
+    server.log.close()
     return code
 
 
@@ -94,6 +104,6 @@ def _export_stand_in():
 @pytest.fixture(scope="session")
 def server(versions, tmp_path_factory):
     started = start(tmp_path_factory.mktemp("run"))
-    assert started.ready_line.startswith("ready"), started.process.communicate()[1]
+    assert started.ready_line.startswith("ready"), started.said()
     yield started
     stop(started)

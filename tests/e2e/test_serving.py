@@ -144,7 +144,7 @@ def test_a_damaged_mindir_is_refused_before_anything_starts(versions, tmp_path):
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     server = start(tmp_path / "run", f"model.directory={tmp_path / 'versions'}")
-    message = server.process.stderr.read()
+    message = server.said()
     assert stop(server) == 2
     assert "metric_learn_b4.mindir" in message and "damaged" in message
     assert not (tmp_path / "run").exists()
@@ -154,6 +154,7 @@ def test_a_damaged_mindir_is_refused_before_anything_starts(versions, tmp_path):
 def test_a_stopped_server_leaves_no_process_socket_or_segment(versions, tmp_path, number, code):
     segments = set(Path("/dev/shm").iterdir())
     server = start(tmp_path)
+    assert server.ready_line.startswith("ready"), server.said()
     assert float(re.search(r"after ([\d.]+) s", server.ready_line).group(1)) <= 40  # 20 s on an idle machine
     children = psutil.Process(server.process.pid).children(recursive=True)
     assert len(children) >= 2

@@ -53,7 +53,7 @@ def test_giving_up_ends_with_4_and_the_reason(versions, tmp_path):
     wait_until(lambda: not running(tree[1:]), 10, "the first one's end")
     master_of(server).kill()
     assert server.process.wait(60) == 4
-    message = server.process.stderr.read()
+    message = server.said()
     stop(server)
     assert "giving up" in message and "exit code -9" in message
 
@@ -106,7 +106,7 @@ def test_what_a_killed_server_left_is_cleaned_at_the_next_start(versions, tmp_pa
 def test_a_second_server_in_the_same_run_directory_is_refused(supervised):
     run_dir = next(part for part in supervised.process.args if part.startswith("server.run_dir=")).partition("=")[2]
     other = start(run_dir)
-    message = other.process.stderr.read()
+    message = other.said()
     assert stop(other) == 2
     assert len(message.splitlines()) == 1 and run_dir in message and "another server" in message
     assert running([worker_of(supervised)])
