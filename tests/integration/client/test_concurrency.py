@@ -1,0 +1,256 @@
+"""Threads, forks, tasks, and what they must not leave behind."""
+
+import asyncio
+import gc
+import multiprocessing
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from metric_learn_client import AsyncEmbeddingClient, ClosedError, DeadlineError, EmbeddingClient, errors
+from metric_learn_client.testing import FakeServable, Faults, fake_embeddings
+
+from .conftest import fake_process, resident_mb
+
+IMAGES = [b"image %d" % number for number in range(1000)]
+ROWS = fake_embeddings(IMAGES)
+
+
+def test_sixty_four_threads_share_one_client(fake, no_thread_left):
+    failures = []
+    with EmbeddingClient(fake.endpoint, deadline_s=120, batch_size=100) as client:
+
+        def work(number):
+            try:
+                order = np.random.default_rng(number).permutation(1000)
+                if not (client.embed([IMAGES[index] for index in order]).embeddings == ROWS[order]).all():
+                    failures.append(f"thread {number}: a row is not its own")
+            except Exception as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(64)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(200)
+        assert not failures and not any(thread.is_alive() for thread in threads)
+        assert fake.images == 64_000 and fake.peak_in_flight <= 8
+    fake.stop()
+
+
+def child(client, results):
+    try:
+        results.put(bool((client.embed(IMAGES).embeddings == ROWS).all()))
+    except Exception as error:
+        results.put(repr(error))
+    client.close()
+
+
+def test_eight_forked_children_use_the_parents_client():
+    """Each has a channel of its own; the parent's goes on working. The server is another process: it must not fork."""
+    context = multiprocessing.get_context("fork")
+    with fake_process() as (endpoint, _), EmbeddingClient(endpoint, deadline_s=60, batch_size=100) as client:
+        assert (client.embed(IMAGES).embeddings == ROWS).all()
+        results = context.SimpleQueue()
+        children = [context.Process(target=child, args=(client, results)) for _ in range(8)]
+        for process in children:
+            process.start()
+        assert (client.embed(IMAGES).embeddings == ROWS).all()
+        assert [results.get() for _ in children] == [True] * 8
+        for process in children:
+            process.join(30)
+        assert [process.exitcode for process in children] == [0] * 8
+        assert (client.embed(IMAGES).embeddings == ROWS).all()
+
+
+def test_a_forked_child_of_a_closed_or_unused_client_can_have_its_own():
+    script = (
+        "import os, sys\n"
+        "from metric_learn_client import EmbeddingClient\n"
+        "with EmbeddingClient(sys.argv[1], deadline_s=20) as used:\n"
+        "    used.embed([b'a'])\n"
+        "unused = EmbeddingClient(sys.argv[1], deadline_s=20)\n"
+        "pid = os.fork()\n"
+        "if not pid:\n"
+        "    unused.embed([b'a'])\n"
+        "    os._exit(7)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7\n"
+        "print('fine')\n"
+    )
+    with fake_process() as (endpoint, _):
+        done = subprocess.run([sys.executable, "-c", script, endpoint], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("fine\n", "")
+
+
+@pytest.mark.parametrize("ending", ["", "client.close()", "import os; os._exit(0)", "raise SystemExit(0)"])
+def test_a_program_ends_quietly_however_it_leaves_its_client(ending):
+    script = (
+        "import sys\n"
+        "from metric_learn_client import EmbeddingClient\n"
+        "client = EmbeddingClient(sys.argv[1])\n"
+        "client.embed([b'a'] * 500)\n"
+        f"{ending}\n"
+    )
+    with fake_process() as (endpoint, _):
+        done = subprocess.run([sys.executable, "-c", script, endpoint], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("images", [1, 1000])
+def test_an_interrupted_program_ends_at_once(images):
+    script = (
+        "import sys\n"
+        "from metric_learn_client import EmbeddingClient\n"
+        "client = EmbeddingClient(sys.argv[1], deadline_s=600)\n"
+        "client.model()\n"
+        f"client.embed([b'a'] * {images})\n"
+    )
+    with FakeServable(faults=Faults(delay_s=600)) as fake:
+        process = subprocess.Popen([sys.executable, "-c", script, fake.endpoint], stderr=subprocess.PIPE, text=True)
+        limit = time.monotonic() + 20
+        while fake.calls < min(8, images) and time.monotonic() < limit:
+            threading.Event().wait(0.01)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=5)
+    assert "KeyboardInterrupt" in stderr and process.returncode != 0
+
+
+def test_two_hundred_tasks_of_which_half_are_cancelled(fake, no_thread_left):
+    fake.faults.delay_s = 0.05
+
+    async def main():
+        async with AsyncEmbeddingClient(fake.endpoint, deadline_s=60, batch_size=20) as client:
+            await client.embed([b"a"])
+            tasks = [asyncio.ensure_future(client.embed(IMAGES[n : n + 50])) for n in range(200)]
+            cancelled = tasks[::2]
+            for number, task in enumerate(cancelled):
+                asyncio.get_running_loop().call_later(0.01 * number, task.cancel)
+            results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
+            for number, result in enumerate(results):
+                if isinstance(result, asyncio.CancelledError):
+                    assert number % 2 == 0
+                else:
+                    assert (result.embeddings == ROWS[number : number + 50]).all()
+            assert sum(isinstance(result, asyncio.CancelledError) for result in results) > 50
+            assert (await client.embed(IMAGES)).ok.all()  # every place in the window was given back
+            assert client._core.gate._in_flight == 0 and not client._core.gate._queue
+            assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
+    fake.stop()
+
+
+def test_the_async_client_does_what_the_other_does(fake, tmp_path):
+    async def main():
+        path = tmp_path / "a.jpg"
+        path.write_bytes(b"a")
+        async with AsyncEmbeddingClient(fake.endpoint, deadline_s=20, retries=1, batch_size=16) as client:
+            await client.wait_ready(5)
+            assert await client.is_ready()
+            assert (await client.model()).fingerprint == fake.fingerprint
+            result = await client.embed([path, b"b", b"corrupt", str(tmp_path / "none")], on_error="return")
+            assert (result.embeddings[:2] == fake_embeddings([b"a", b"b"])).all()
+            assert [(error.index, error.code) for error in result.errors] == [(2, "E_DECODE"), (3, "E_READ")]
+            with pytest.raises(errors.ImagesFailedError):
+                await client.embed([b"corrupt"])
+            assert (await client.embed_one(b"b") == result.embeddings[1]).all()
+            pixels = np.random.default_rng(0).integers(0, 256, (20, 224, 224, 3), np.uint8)
+            assert ((await client.embed_pixels(pixels)).embeddings == fake_embeddings(list(pixels))).all()
+            fake.faults.out_of_order = True
+            assert ((await client.embed(IMAGES)).embeddings == ROWS).all()
+
+            async def source():
+                for image in IMAGES:
+                    yield image
+
+            for images in (source(), iter(IMAGES)):
+                rows = [row async for row in client.embed_iter(images, window=100)]
+                assert (np.stack(rows) == ROWS).all()
+            stream = client.embed_iter(IMAGES)
+            await stream.__anext__()
+            await stream.aclose()
+            fake.faults = Faults(status="UNAVAILABLE", calls=1)
+            assert (await client.embed([b"a"])).ok.all()
+            fake.faults = Faults(black_hole=True)
+            started = time.monotonic()
+            with pytest.raises(DeadlineError):
+                await client.embed([b"a"] * 200, deadline_s=0.5)
+            assert time.monotonic() - started < 0.56
+            for bad in ("a.jpg", [3]):
+                with pytest.raises(TypeError):
+                    await client.embed(bad)
+            hanging = asyncio.ensure_future(client.embed([b"a"] * 200))
+            await asyncio.sleep(0.1)
+        with pytest.raises(ClosedError):
+            await hanging
+        with pytest.raises(ClosedError):
+            await client.embed([b"a"])
+        await client.close()
+
+    asyncio.run(main())
+
+
+def test_an_async_client_works_in_one_event_loop_after_another(fake):
+    client = AsyncEmbeddingClient(fake.endpoint, deadline_s=20)
+
+    async def once():
+        return (await client.embed([b"a"])).embeddings
+
+    for _ in range(3):
+        assert (asyncio.run(once()) == fake_embeddings([b"a"])).all()
+    asyncio.run(client.close())
+
+
+def stream_memory(endpoint, count):
+    with EmbeddingClient(endpoint, deadline_s=60, batch_size=256) as client:
+        for _ in client.embed_iter(b"%d" % number for number in range(20_000)):
+            pass
+        before = peak = resident_mb()
+        total = np.zeros(2048)
+        for given, row in enumerate(client.embed_iter(b"%d" % number for number in range(count)), 1):
+            if given % 1000 == 0:
+                total += row
+                peak = max(peak, resident_mb())
+        assert given == count
+        return peak - before
+
+
+def test_a_stream_of_a_hundred_thousand_items_is_flat_in_memory():
+    with fake_process() as (endpoint, _):
+        assert stream_memory(endpoint, 100_000) < 50
+
+
+@pytest.mark.long
+def test_a_stream_of_a_million_items_is_flat_in_memory():
+    with fake_process() as (endpoint, _):
+        assert stream_memory(endpoint, 1_000_000) < 50
+
+
+def test_ten_thousand_calls_leave_less_than_a_megabyte():
+    with fake_process() as (endpoint, _), EmbeddingClient(endpoint, deadline_s=60) as client:
+
+        def call(count):
+            for number in range(count):
+                client.embed(IMAGES[number % 900 : number % 900 + 2])
+
+        call(2_000)
+        gc.collect()
+        before = resident_mb()
+        call(10_000)
+        gc.collect()
+        grown = resident_mb() - before
+        tracemalloc.start()
+        call(100)
+        gc.collect()
+        start = tracemalloc.get_traced_memory()[0]
+        call(1_000)
+        gc.collect()
+        held = tracemalloc.get_traced_memory()[0] - start
+        tracemalloc.stop()
+        assert grown < 1 and held < 5_000, (grown, held)
