@@ -1,4 +1,4 @@
-"""The command `python -m export`: fetch, stand-in, convert, verify. Arguments and messages only."""
+"""The command `python -m export`: fetch, stand-in, convert, verify, golden. Arguments and messages only."""
 
 from __future__ import annotations
 
@@ -77,6 +77,25 @@ def verify_command(version: int, directory: Path) -> None:
         click.echo(f"batch {batch:>3}: worst relative distance {distance:.2e} (limit {TOLERANCE:.0e})")
     if max(worst.values()) > TOLERANCE:
         raise ParityError(f"version {version} is not the checkpoint's network; do not serve it")
+
+
+@cli.command(name="golden", help="Record the checkpoint's embeddings of PICTURES, to verify a served model with.")
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--checkpoint", type=click.Path(path_type=Path), required=True)
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="a new directory")
+@click.option("--allow-extra-parameters", is_flag=True, help="leave out parameters that are not known")
+def golden_command(pictures: tuple[Path, ...], checkpoint: Path, output: Path, allow_extra_parameters: bool) -> None:
+    from export.checkpoint import read_checkpoint
+    from export.golden import record_golden
+
+    files = [each for path in pictures for each in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    missing = [each for each in files if not each.is_file()]
+    if missing or not files:
+        raise click.UsageError(f"{missing[0] if missing else pictures[0]}: no such picture")
+    facts = model_facts()
+    read = read_checkpoint(checkpoint, facts.expected_extras, allow_extra_parameters)
+    record_golden(read, [each.resolve() for each in files], output.resolve(), facts, _say)
+    click.echo(str(output))
 
 
 def main() -> None:
