@@ -120,7 +120,7 @@ class Launcher:
             servable_directory=str(servables),
             servable_name=wire.SERVABLE_NAME,
             version_number=STAGED_VERSION,
-            address=f"unix:{directory}/serving.sock",
+            address=f"unix:{directory}/grpc.sock",
             device_type=_device_type(cpu),
             device_ids=() if cpu else config.backend.device_ids,
             workers=config.backend.workers,

@@ -13,7 +13,7 @@ from servable.address import MAX_UNIX_PATH_BYTES
 from servable.doctor.problem import CONFIGURATION, NOT_READY, Problem, wrong
 from servable.sections import REPOSITORY, Config
 
-LONGEST_SOCKET = "/serving-2147483647-99999/serving.sock"
+LONGEST_SOCKET = "/serving-999999-9999/grpc.sock"  # servable/launcher.py
 FREE_BYTES = 64 * 1024 * 1024  # logs and sockets; the MindIRs are linked, not copied
 KEY = "server.run_dir"
 
