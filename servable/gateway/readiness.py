@@ -109,8 +109,12 @@ class Readiness:
         self._failures = 0
         if served.generation == generation and served.state is State.PROBING:
             log.info("version %d serves: its golden image came back right in %.3f s", served.version, self._cost_s)
-            served.move(State.SERVING, "")
+            self._move(State.SERVING, "")
         return min(MAX_INTERVAL_S, max(self._settings.interval_s, self._cost_s / self._settings.max_cost_share))
+
+    def _move(self, state: State, reason: str) -> None:
+        self._served.move(state, reason)
+        self._changed.clear()  # what this told itself
 
     def _up(self) -> bool:
         return self._served.state is not State.DOWN
@@ -143,7 +147,7 @@ class Readiness:
     def _failed(self, error: Exception, began: float) -> float:
         served, settings, now = self._served, self._settings, time.monotonic()
         wrong = isinstance(error, WrongEmbedding)
-        if not wrong and served.state is State.SERVING and self._dispatcher.succeeded_at > began:
+        if not wrong and self._dispatcher.succeeded_at > began:
             return settings.interval_s  # others were answered meanwhile: busy, not dead
         if not self._failures:
             self._failing_since = began
@@ -152,7 +156,7 @@ class Readiness:
         reason = f"golden image: {error}"
         if served.state is State.SERVING or served.reason != reason:
             log.warning("version %d is not ready: %s", served.version, reason)
-            served.move(State.PROBING, reason)
+            self._move(State.PROBING, reason)
         enough = settings.failures_before_replace
         # Quick failures are those of a worker that is being restarted, which takes seconds: time counts, not number.
         lasted = wrong or now - self._failing_since >= enough * settings.deadline_s - RETRY_S

@@ -55,7 +55,7 @@ class FakeServing:
         self.raw_reply: bytes | None = None
         self.image_errors: dict[bytes, tuple[int, str]] = {}  # payload -> its in-band error
         self.poison: bytes | None = None  # a payload that ends the worker
-        self.only_predict_golden = False
+        self.golden_silent = False
         self.batches: list[int] = []
         self.requests: list[bytes] = []
         self.keep_requests = False
@@ -91,7 +91,7 @@ class FakeServing:
             self.in_flight += count
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            if self.silent:
+            if self.silent or (golden and self.golden_silent):
                 await asyncio.Event().wait()
             if self.poison is not None and self.poison in payloads:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")

@@ -36,6 +36,10 @@ class Harness:
     def run(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(WAIT_S)
 
+    def start(self, coroutine):
+        """Runs beside the test; the future returned has its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
     def call(self, function, *arguments):
         """On the gateway's loop, as the supervisor does."""
 
