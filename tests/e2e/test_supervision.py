@@ -19,7 +19,7 @@ def supervised(versions, tmp_path_factory):
     before = segments()
     run_dir = tmp_path_factory.mktemp("run")
     server = start(run_dir, *QUICK)
-    assert server.ready_line.startswith("ready"), server.process.communicate()[1]
+    assert server.ready_line.startswith("ready"), server.said()
     yield server
     assert stop(server) == 0
     assert_nothing_left(run_dir, before)
