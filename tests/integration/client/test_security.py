@@ -1,0 +1,113 @@
+"""TLS and tokens: the right ones work, each wrong one is its own clear error within five seconds."""
+
+import asyncio
+import time
+from types import SimpleNamespace
+
+import grpc
+import pytest
+import trustme
+
+from metric_learn_client import AsyncEmbeddingClient, AuthenticationError, EmbeddingClient, TlsOptions, UnreachableError
+from metric_learn_client.testing import FakeServable
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pem")
+    ca, other = trustme.CA(), trustme.CA()
+    server = ca.issue_cert("localhost", "127.0.0.1")
+    elsewhere = ca.issue_cert("elsewhere.test")
+    client, stranger = ca.issue_cert("client@test"), other.issue_cert("client@test")
+    files = SimpleNamespace()
+    for name, blob in {
+        "ca": ca.cert_pem,
+        "other_ca": other.cert_pem,
+        "cert": client.cert_chain_pems[0],
+        "key": client.private_key_pem,
+        "stranger_cert": stranger.cert_chain_pems[0],
+        "stranger_key": stranger.private_key_pem,
+    }.items():
+        path = folder / f"{name}.pem"
+        path.write_bytes(blob.bytes())
+        setattr(files, name, path)
+
+    def credentials(issued, demand):
+        pair = (issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes())
+        return grpc.ssl_server_credentials([pair], ca.cert_pem.bytes() if demand else None, demand)
+
+    files.one_way, files.mutual = credentials(server, False), credentials(server, True)
+    files.elsewhere = credentials(elsewhere, False)
+    return files
+
+
+def refused(endpoint, tls, kind=AuthenticationError, **options):
+    started = time.monotonic()
+    with EmbeddingClient(endpoint, tls=tls, deadline_s=4, retries=1, **options) as client:
+        with pytest.raises(kind) as caught:
+            client.embed([b"a"])
+    assert time.monotonic() - started < 5
+    return str(caught.value)
+
+
+def test_tls_mutual_tls_and_a_token_are_accepted_by_both_clients(pem):
+    tls = TlsOptions(pem.ca, pem.cert, pem.key)
+    with FakeServable(credentials=pem.mutual, token="right") as server:
+        with EmbeddingClient(server.endpoint, tls=tls, token="right") as client:
+            assert client.is_ready() and client.embed([b"a"]).ok.all()
+
+        async def main():
+            async with AsyncEmbeddingClient(server.endpoint, tls=tls, token="right") as client:
+                assert (await client.embed([b"a"])).ok.all()
+
+        asyncio.run(main())
+    with FakeServable(credentials=pem.one_way) as server:
+        with EmbeddingClient(server.endpoint, tls=TlsOptions(ca_file=str(pem.ca))) as client:
+            assert client.embed([b"a"]).ok.all()
+
+
+def test_another_authority_is_refused(pem):
+    with FakeServable(credentials=pem.one_way) as server:
+        assert "ca_file" in refused(server.endpoint, TlsOptions(pem.other_ca))
+        assert "ca_file" in refused(server.endpoint, True)
+
+
+def test_another_name_is_refused_unless_it_is_the_expected_one(pem):
+    with FakeServable(credentials=pem.elsewhere) as server:
+        assert "server_name" in refused(server.endpoint, TlsOptions(pem.ca))
+        with EmbeddingClient(server.endpoint, tls=TlsOptions(pem.ca, server_name="elsewhere.test")) as client:
+            assert client.embed([b"a"]).ok.all()
+
+
+def test_no_certificate_and_a_strangers_are_refused_where_one_is_demanded(pem):
+    with FakeServable(credentials=pem.mutual) as server:
+        for tls in (TlsOptions(pem.ca), TlsOptions(pem.ca, pem.stranger_cert, pem.stranger_key)):
+            message = refused(server.endpoint, tls, (AuthenticationError, UnreachableError))
+            assert server.endpoint in message
+
+
+def test_plain_text_to_a_tls_port_is_an_error_in_time(pem):
+    with FakeServable(credentials=pem.one_way) as server:
+        refused(server.endpoint, None, UnreachableError)
+    with FakeServable() as server:
+        refused(server.endpoint, TlsOptions(pem.ca), (AuthenticationError, UnreachableError))
+
+
+def test_a_missing_or_wrong_token_is_said_without_a_retry_and_without_the_token():
+    with FakeServable(token="right") as server:
+        for options in ({}, {"token": "wrong"}):
+            message = refused(server.endpoint, None, AuthenticationError, **options)
+            assert "UNAUTHENTICATED" in message and "wrong " not in message and "right" not in message
+        assert server.calls == 0  # GetModel, asked first, was refused already
+
+
+def test_a_rotated_token_is_used_without_a_new_client(tmp_path):
+    path = tmp_path / "token"
+    path.write_text("old")
+    with FakeServable(token="old") as server, EmbeddingClient(server.endpoint, token_file=path) as client:
+        client.embed([b"a"])
+        server._token = "new"
+        with pytest.raises(AuthenticationError):
+            client.embed([b"a"])
+        path.write_text("new")
+        assert client.embed([b"a"]).ok.all()
