@@ -129,14 +129,6 @@ def test_the_stock_client_gets_the_same_embeddings(server, tmp_path):
     assert distance(np.load(output), REFERENCE["embeddings_f32"]).max() <= 1e-4
 
 
-def test_the_readmes_python_runs(server, monkeypatch):
-    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-    assert blocks
-    monkeypatch.chdir(REPOSITORY)
-    for block in blocks:
-        exec(block.replace("127.0.0.1:5500", server.endpoint), {})
-
-
 def test_a_damaged_mindir_is_refused_before_anything_starts(versions, tmp_path):
     shutil.copytree(versions / "1", tmp_path / "versions" / "1")
     file = tmp_path / "versions" / "1" / "metric_learn_b4.mindir"
