@@ -8,6 +8,10 @@ ARG PYTHON_IMAGE=python:3.9-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# gcc: the client package compiles its resize kernel.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 RUN python -m venv /opt/venv
 # --no-deps: the lock is complete, and mindspore-serving 2.0.2 asks for a grpcio that its server never imports.
