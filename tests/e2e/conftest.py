@@ -40,21 +40,21 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(run_dir, *flags):
+def start(run_dir, *flags, repository=REPOSITORY, config="configs/cpu.yaml"):
     endpoint, http_endpoint = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     command = [
         str(REPOSITORY / ".venv" / "server" / "bin" / "python"),
         "-m",
         "servable.serving_server",
         "--config",
-        "configs/cpu.yaml",
+        str(config),
     ]
     settings = [f"server.address={endpoint}", f"server.http_address={http_endpoint}"]
     settings += [f"server.run_dir={run_dir}", f"model.directory={VERSIONS}", *flags]
     for setting in settings:
         command += ["--set", setting]
     log = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up and hold the server's log lines
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=log, text=True)
+    process = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=log, text=True)
     watchdog = threading.Timer(READY_S, process.kill)
     watchdog.start()
     line = process.stdout.readline()
