@@ -28,11 +28,12 @@ request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", d
 class _ThreadHandler(logging.Handler):
     """Formats in the caller (what a line speaks of may change later), writes elsewhere, many lines at a time."""
 
-    def __init__(self, formatter: logging.Formatter, stream: TextIO, on_dropped: Callable[[], None]) -> None:
+    dropped = 0  # of all handlers: what /metrics tells
+
+    def __init__(self, formatter: logging.Formatter, stream: TextIO) -> None:
         super().__init__()
         self.setFormatter(formatter)
         self._stream = stream
-        self._on_dropped = on_dropped
         self._lines: deque[str] = deque()
         self._wake = threading.Event()
         self._ended = False
@@ -41,7 +42,7 @@ class _ThreadHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if len(self._lines) >= MAX_WAITING_LINES:
-            self._on_dropped()
+            _ThreadHandler.dropped += 1
             return
         self._lines.append(self.format(record))
         if not self._wake.is_set():
@@ -64,7 +65,7 @@ class _ThreadHandler(logging.Handler):
                 self._stream.write(text)
                 self._stream.flush()
             except (OSError, ValueError):
-                self._on_dropped()  # closed or full; the server goes on
+                _ThreadHandler.dropped += text.count("\n")  # closed or full; the server goes on
 
 
 class JsonFormatter(logging.Formatter):
@@ -98,15 +99,16 @@ class TextFormatter(logging.Formatter):
         return line + "\n" + self.formatException(record.exc_info) if record.exc_info else line
 
 
-def configure_logging(
-    settings: LogSettings,
-    stream: Optional[TextIO] = None,
-    on_dropped: Callable[[], None] = lambda: None,
-) -> Callable[[], None]:
+def dropped_lines() -> int:
+    """Lines lost since the process started."""
+    return _ThreadHandler.dropped
+
+
+def configure_logging(settings: LogSettings, stream: Optional[TextIO] = None) -> Callable[[], None]:
     """Sends the lines of logger "servable" to `stream` (standard error); the function returned ends that."""
     logger = logging.getLogger(LOGGER)
     formatter: logging.Formatter = JsonFormatter() if settings.format == "json" else TextFormatter()
-    handler = _ThreadHandler(formatter, stream or sys.stderr, on_dropped)
+    handler = _ThreadHandler(formatter, stream or sys.stderr)
     logger.addHandler(handler)
     logger.setLevel(settings.level.upper())
     logger.propagate = False

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from servable.gateway.admission import Admission
 from servable.gateway.backends import Backends
+from servable.gateway.logs import dropped_lines
 
 log = logging.getLogger(__name__)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -40,10 +41,10 @@ class Metrics:
         self.probes = self._counter("readiness_probes", "Golden images sent, by result.", "result")
         self.probe_duration = self._histogram("readiness_probe_duration_seconds", "Time of a golden image.", SECONDS)
         self.reloads = self._counter("security_reloads", "Certificates or tokens read again, by result.", "result")
-        self.log_lines_dropped = self._counter("log_lines_dropped", "Log lines lost: their reader is too slow.")
         self._gauge("in_flight_requests", "Calls accepted and not yet answered.", lambda: admission.calls)
         self._gauge("in_flight_images", "Images of those calls.", lambda: admission.images)
         self._gauge("in_flight_bytes", "Bytes of those images.", lambda: admission.bytes)
+        self.registry.register(_Logs())
         self.registry.register(_Versions(backends))
         self.registry.register(_BatchRuns(batch_runs))
 
@@ -79,6 +80,10 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: Iterable[float], *labels: str) -> Histogram:
         return Histogram(f"metric_learn_{name}", text, labels, buckets=tuple(buckets), registry=self.registry)
 
+    def watch_certificate(self, expires_at: Callable[[], float]) -> None:
+        """There is a certificate; `expires_at`: unix time."""
+        self._gauge("certificate_expiry_timestamp_seconds", "End of the server's certificate.", expires_at)
+
     def _gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
         Gauge(f"metric_learn_{name}", text, registry=self.registry).set_function(read)
 
@@ -92,6 +97,18 @@ class _CallCounters:
         self.request_bytes = metrics.request_bytes.labels(method)
         self.request_images = metrics.request_images.labels(method)
         self.images = metrics.images.labels(method)
+
+
+class _Logs(Collector):
+    """The log is set up before the gateway, and outlives it."""
+
+    def collect(self) -> Iterable[Metric]:
+        dropped = CounterMetricFamily("metric_learn_log_lines_dropped", "Log lines lost: their reader is too slow.")
+        dropped.add_metric([], dropped_lines())
+        return [dropped]
+
+    def describe(self) -> Iterable[Metric]:
+        return []
 
 
 class _Versions(Collector):

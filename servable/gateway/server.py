@@ -96,6 +96,8 @@ class Gateway:
         check_free(http_address)
         reloaded = self._count_reload
         certificates = Certificates(settings.tls, reloaded) if settings.tls is not None else None
+        if certificates is not None:
+            self.metrics.watch_certificate(lambda: certificates.expires_at)
         self._tokens = Tokens(settings.auth.tokens_file, reloaded) if settings.auth is not None else None
         self._tracer = Tracer(settings.tracing)
         self._predict = PredictService(

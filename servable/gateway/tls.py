@@ -33,6 +33,7 @@ class Certificates:
         self._on_reload = on_reload
         self._seen = _stamp(settings)
         self._initial = load_certificates(settings)
+        self.expires_at = _expiry(settings)
 
     def credentials(self) -> grpc.ServerCredentials:
         return grpc.dynamic_ssl_server_credentials(
@@ -47,6 +48,7 @@ class Certificates:
                 return None
             self._seen = stamp
             configuration = load_certificates(self._settings)
+            self.expires_at = _expiry(self._settings)
         except SecurityError as error:
             log.error("certificates not reloaded, the earlier ones stay: %s", error)
             self._on_reload(False)
@@ -84,6 +86,12 @@ def load_certificates(
         for authority in _certificates(roots, settings.client_ca):
             _check_dates(authority, settings.client_ca, now)
     return grpc.ssl_server_certificate_configuration([(key, chain)], roots)
+
+
+def _expiry(settings: TlsSettings) -> float:
+    """Unix time at which the server's own certificate ends."""
+    leaf = _certificates(_read(settings.certificate, "certificate"), settings.certificate)[0]
+    return leaf.not_valid_after_utc.timestamp()
 
 
 def _read(path: Path, what: str) -> bytes:
