@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Optional
 
 import grpc
 import numpy as np
@@ -47,12 +48,22 @@ def predict_on(channel):
     )
 
 
-def wrong_rows(reply, indices, expected=EXPECTED):
+def wrong_rows(reply, indices, expected):
     """Positions of a reply that do not hold the reference embedding of their own image."""
     if len(reply.instances) != len(indices) or any(error.error_code for error in reply.error_msg):
         return list(range(len(indices)))
-    rows = [np.frombuffer(instance.items[wire.ITEM_EMBEDDING].data, np.float32) for instance in reply.instances]
-    return [k for k, (row, index) in enumerate(zip(rows, indices)) if np.linalg.norm(row - expected[index]) > 1e-4]
+    if expected is None:
+        return []
+    rows = zip(rows_of(reply), indices)
+    return [position for position, (row, index) in enumerate(rows) if distance(row, expected[index]) > 1e-4]
+
+
+def rows_of(reply):
+    return [np.frombuffer(instance.items[wire.ITEM_EMBEDDING].data, np.float32) for instance in reply.instances]
+
+
+def distance(row, expected):
+    return float(np.linalg.norm(row - expected)) if row.shape == expected.shape else float("inf")
 
 
 @dataclass
@@ -66,6 +77,7 @@ class Answer:
     version: str = ""
     fingerprint: str = ""
     retry_after_ms: str = ""
+    rows: tuple = ()  # (image, embedding) pairs, where they are judged later
 
 
 @dataclass
@@ -78,6 +90,7 @@ class Load:
     deadline_s: float = 60.0
     version: int = 0
     pause_s: float = 0.0
+    expected: Optional[np.ndarray] = field(default_factory=lambda: EXPECTED)  # None: rows are kept, to be judged later
     answers: list = field(default_factory=list)
 
     def __enter__(self):
@@ -116,7 +129,7 @@ class Load:
             metadata = dict(error.trailing_metadata() or ())
             retry = metadata.get(wire.METADATA_RETRY_AFTER_MS, "")
             return Answer(began, time.monotonic(), error.code(), error.details(), retry_after_ms=retry)
-        wrong = wrong_rows(reply, indices)
+        wrong = wrong_rows(reply, indices, self.expected)
         metadata = dict(call.trailing_metadata())
         return Answer(
             began,
@@ -125,6 +138,7 @@ class Load:
             str(reply.error_msg)[:200] if wrong else "",
             metadata.get(wire.METADATA_VERSION, ""),
             metadata.get(wire.METADATA_FINGERPRINT, ""),
+            rows=tuple(zip(indices, rows_of(reply))) if self.expected is None else (),
         )
 
     def good(self, since=0.0):
@@ -138,6 +152,15 @@ class Load:
             assert time.monotonic() < limit, f"not {count} good answers {timeout_s} s later: {self.summary()}"
             time.sleep(0.05)
         return time.monotonic() - since
+
+    def rows_unlike(self, expected_by_version):
+        """Kept rows that are not what the version named in their answer gives."""
+        return [
+            (answer.version, index)
+            for answer in self.answers
+            for index, row in answer.rows
+            if distance(row, expected_by_version[answer.version][index]) > 1e-4
+        ]
 
     def failures(self):
         """Answers that are neither right nor retryable."""

@@ -1,0 +1,60 @@
+"""A second version with other weights, beside version 1: exported once, then kept like the first."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+
+from .conftest import REPOSITORY, VERSIONS
+
+TWO = REPOSITORY / ".runtime" / "two-versions"
+# Runs in the export environment: the stand-in weights, the last stage's BatchNorm scaled channel by channel.
+ALTER = """
+import sys
+from pathlib import Path
+import numpy as np
+from export.checkpoint import read_checkpoint, write_checkpoint
+weights = dict(read_checkpoint(Path(sys.argv[1]), ()).weights)
+random = np.random.default_rng(2)
+name = [name for name in sorted(weights) if name.endswith("gamma")][-1]
+weights[name] = (weights[name] * random.uniform(0.2, 1.8, weights[name].shape)).astype(np.float32)
+write_checkpoint(weights, Path(sys.argv[2]))
+"""
+
+
+def two_versions():
+    """Folder with versions 1 and 2. Call after the `versions` fixture, which exports the first."""
+    wanted = (VERSIONS / ".exported-by").read_text()
+    TWO.mkdir(parents=True, exist_ok=True)
+    with (TWO / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = TWO / ".exported-by"
+        if not made.is_file() or made.read_text() != wanted:
+            _export()
+            made.write_text(wanted)
+    return TWO
+
+
+def copy_version(source, target, number):
+    """Version `number` with the files of `source`, linked, and a manifest of its own."""
+    shutil.copytree(source, target / str(number), copy_function=os.link)
+    manifest = target / str(number) / "manifest.json"
+    text = manifest.read_text().replace(f'"version": {source.name}', f'"version": {number}')
+    manifest.unlink()
+    manifest.write_text(text)
+    return target / str(number)
+
+
+def _export():
+    for number in ("1", "2"):
+        shutil.rmtree(TWO / number, ignore_errors=True)
+    shutil.copytree(VERSIONS / "1", TWO / "1", copy_function=os.link)
+    python = str(REPOSITORY / ".venv" / "export" / "bin" / "python")
+    environment = {**os.environ, "GLOG_v": "3"}
+    altered = TWO / "altered.ckpt"
+    for arguments in (
+        ["-c", ALTER, str(VERSIONS / "metric_learn_stand_in.ckpt"), str(altered)],
+        ["-m", "export", "convert", "--checkpoint", str(altered), "--version", "2", "--directory", str(TWO)],
+    ):
+        subprocess.run([python, *arguments], cwd=REPOSITORY, env=environment, check=True)
+    altered.unlink()
