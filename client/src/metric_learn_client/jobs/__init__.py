@@ -11,11 +11,31 @@ verify, summary   what is there, proved and added up
 
 from __future__ import annotations
 
-from metric_learn_client.jobs.api import embed_dataset
-from metric_learn_client.jobs.errors import InputError, JobError, OutageError, OutputError, RefusedError
-from metric_learn_client.jobs.observer import Observer
-from metric_learn_client.jobs.summary import JobSummary
-from metric_learn_client.jobs.verify import Verification, verify
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metric_learn_client.jobs.api import embed_dataset
+    from metric_learn_client.jobs.errors import InputError, JobError, OutageError, OutputError, RefusedError
+    from metric_learn_client.jobs.observer import Observer
+    from metric_learn_client.jobs.ray_data import RayEmbedder
+    from metric_learn_client.jobs.summary import JobSummary
+    from metric_learn_client.jobs.verification import Verification, verify
+
+# Imported when first asked for: the command line reads jobs.options and must not wait for Arrow.
+_HOMES = {
+    "InputError": "errors",
+    "JobError": "errors",
+    "JobSummary": "summary",
+    "Observer": "observer",
+    "OutageError": "errors",
+    "OutputError": "errors",
+    "RayEmbedder": "ray_data",
+    "RefusedError": "errors",
+    "Verification": "verification",
+    "embed_dataset": "api",
+    "verify": "verification",
+}
 
 __all__ = [
     "InputError",
@@ -24,8 +44,17 @@ __all__ = [
     "Observer",
     "OutageError",
     "OutputError",
+    "RayEmbedder",
     "RefusedError",
     "Verification",
     "embed_dataset",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

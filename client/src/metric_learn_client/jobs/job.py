@@ -8,26 +8,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import numpy as np
 
-from metric_learn_client.client import EmbeddingClient
-from metric_learn_client.errors import EndpointError, RejectedError
 from metric_learn_client.jobs import commit
 from metric_learn_client.jobs.durable import output_errors
 from metric_learn_client.jobs.engines import engine
-from metric_learn_client.jobs.errors import RefusedError
 from metric_learn_client.jobs.layout import Layout
 from metric_learn_client.jobs.locks import job_lock, plan_lock
+from metric_learn_client.jobs.model import job_model, worker_spec
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
 from metric_learn_client.jobs.pipeline import ShardTask
 from metric_learn_client.jobs.plan import Plan
 from metric_learn_client.jobs.prepare import IF_EXISTS, open_job
-from metric_learn_client.jobs.sender import Patience
 from metric_learn_client.jobs.shard_files import read_stats
 from metric_learn_client.jobs.summary import JobSummary, failure_column, summarise
 from metric_learn_client.jobs.worker import Connect, WorkerSpec
@@ -58,22 +54,13 @@ def run_job(
     layout = Layout(Path(output_dir))
     stop = threading.Event()
     with job_lock(layout, run.num_shards, run.shard_index):
-        model, limits = _model(connect, run.max_outage_s, stop, observer)
+        model, limits = job_model(connect, run.max_outage_s, stop, observer)
         with plan_lock(layout):
             plan, record = open_job(layout, spec, options, model, if_exists)
         mine = list(range(run.shard_index, plan.shards, run.num_shards))
         commit.prepare(layout)
         commit.recover(layout, mine if run.num_shards > 1 else None)
-        worker = WorkerSpec(
-            output_dir=str(layout.root.absolute()),
-            options=options,
-            run=replace(run, max_image_bytes=min(run.max_image_bytes, limits["max_image_bytes"])),
-            connect=connect,
-            fingerprint=record.model["fingerprint"],
-            model_version=str(record.model["version"]),
-            max_image_px=limits["max_image_px"],
-            extents=len(plan.extents),
-        )
+        worker = worker_spec(layout.root, options, run, connect, record.model, limits, len(plan.extents))
         tasks = list(_failed(layout, plan, mine) if retry_failed else _missing(layout, mine))
         return _run(layout, plan, mine, worker, tasks, stop, observer)
 
@@ -123,30 +110,6 @@ def _failed(layout: Layout, plan: Plan, mine: list[int]) -> Iterator[ShardTask]:
         if shard in committed and (stats := read_stats(layout, shard))["failed"]:
             numbers = np.array(failure_column(layout, stats, "row"), np.int64)
             yield ShardTask(shard, np.sort(numbers) - plan.span(shard)[0])
-
-
-def _model(
-    connect: Connect, max_outage_s: float, stop: threading.Event, observer: Observer
-) -> tuple[dict[str, Any], dict[str, int]]:
-    """What the service says of its model, and its limits; waits for a service that is not there yet."""
-    patience = Patience(max_outage_s, stop, observer.notice)
-    client: EmbeddingClient = connect()
-    with closing(client):
-        while True:
-            try:
-                info = client.model()
-                break
-            except RejectedError:
-                raise
-            except EndpointError as error:
-                patience.wait(error)
-        if not info.fingerprint:
-            raise RefusedError(
-                "the service does not say which model it serves (no fingerprint), so that its embeddings could be "
-                "mixed with another's; start it with servable.serving_server"
-            )
-    model = {name: getattr(info, name) for name in ("name", "version", "fingerprint", "dim", "weights")}
-    return model, {name: getattr(info.limits, name) for name in ("max_image_bytes", "max_image_px")}
 
 
 def _log_run(layout: Layout, run: RunOptions, outcome: str, started: float, elapsed_s: float, sent: int) -> None:

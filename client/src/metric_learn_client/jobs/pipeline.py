@@ -111,10 +111,14 @@ class Pipeline:
     def run(self, tasks: Iterable[ShardTask]) -> Iterator[dict[str, Any]]:
         """Does the tasks in order and yields the stats of each once it is committed. Raises what sending or writing
         raises; then nothing of the open shards is kept."""
+        iterator = iter(tasks)
         try:
-            for task in tasks:
-                while len(self._open) >= 2:
+            while True:
+                while len(self._open) >= 2:  # before asking for a task, which may wait for what this one gives
                     yield from self._collect()
+                task = next(iterator, None)
+                if task is None:
+                    break
                 yield from self._submit(self._begin(task))
             while self._pending:
                 yield from self._collect()

@@ -43,7 +43,7 @@ class ShardIdentity:
     first_row: int
     input_sha256: str
     fingerprint: str
-    model_version: str
+    version: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def write_shard(folder: Path, content: ShardContent, identity: ShardIdentity, op
     embeddings = np.ascontiguousarray(content.embeddings, dtype=options.dtype)
     facts = {
         "fingerprint": identity.fingerprint,
-        "model_version": identity.model_version,
+        "version": identity.version,
         "client_version": __version__,
         "input_sha256": identity.input_sha256,
         "preprocess": options.preprocess,

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from metric_learn_client.client import EmbeddingClient
 from metric_learn_client.jobs import commit
-from metric_learn_client.jobs.errors import InputError, JobError, RowError
+from metric_learn_client.jobs.errors import JobError, RowError
 from metric_learn_client.jobs.layout import Layout
 from metric_learn_client.jobs.options import JobOptions, RunOptions
 from metric_learn_client.jobs.pipeline import Pipeline, ShardRows, ShardTask
@@ -37,14 +37,14 @@ Connect = Callable[[], EmbeddingClient]
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """connect: makes a client; fingerprint, model_version: of the job; max_image_px: what the service decodes."""
+    """connect: makes a client; fingerprint, version: of the job's model; max_image_px: what the service decodes."""
 
     output_dir: str
     options: JobOptions
     run: RunOptions
     connect: Connect
     fingerprint: str
-    model_version: str
+    version: str
     max_image_px: int
     extents: int
 
@@ -60,14 +60,30 @@ def work(
     set, the service stays away, or a file cannot be written; what is committed stays."""
     layout = Layout(Path(spec.output_dir))
     plan = load_plan(layout, spec.extents)
+    pipeline = make_pipeline(
+        spec, plan, lambda shard: _write(layout, plan, shard, spec), stop=stop, progress=progress, notice=notice
+    )
+    yield from pipeline.run(tasks)
+
+
+def make_pipeline(
+    spec: WorkerSpec,
+    plan: Plan,
+    write: Callable[[ShardRows], dict[str, Any]],
+    *,
+    stop: threading.Event,
+    progress: Callable[[int, int], None],
+    notice: Callable[[str], None],
+) -> Pipeline:
+    """A pipeline with a client of its own, which it closes when it ends."""
     client = spec.connect()
     patience = Patience(spec.run.max_outage_s, stop, notice)
-    pipeline = Pipeline(
+    return Pipeline(
         plan,
         Reader(plan, spec.run.max_image_bytes),
         preparation(spec.options.preprocess, spec.run.max_image_bytes, spec.max_image_px),
         Sender(client, patience, stop, spec.fingerprint).send,
-        lambda shard: _write(layout, plan, shard, spec),
+        write,
         batch_size=spec.run.batch_size,
         in_flight=spec.run.in_flight,
         read_threads=spec.run.read_threads,
@@ -75,7 +91,6 @@ def work(
         abort=client.close,
         progress=progress,
     )
-    yield from pipeline.run(tasks)
 
 
 def load_plan(layout: Layout, extents: int) -> Plan:
@@ -90,10 +105,8 @@ def preparation(where: str, max_image_bytes: int, max_image_px: int) -> Callable
     """What is done to an image before it is sent: nothing, or the servable's own preprocessing."""
     if where == "server":
         return lambda image: image
-    try:
-        from metric_learn_client.preprocess import DecodeLimits, ImageError, preprocess
-    except ImportError as error:
-        raise InputError("--preprocess local needs OpenCV: pip install 'metric-learn-client[preprocess]'") from error
+    from metric_learn_client.preprocess import DecodeLimits, ImageError, preprocess
+
     limits = DecodeLimits(max_image_bytes=max_image_bytes, max_image_px=max_image_px)
 
     def prepare(image: Any) -> Sendable:
@@ -113,7 +126,7 @@ def _write(layout: Layout, plan: Plan, shard: ShardRows, spec: WorkerSpec) -> di
         content = _merged(layout, shard, content)
     number = shard.task.shard
     extent = plan.extents[plan.extent_of(number)[0]]
-    identity = ShardIdentity(number, plan.span(number)[0], extent.sha256, spec.fingerprint, spec.model_version)
+    identity = ShardIdentity(number, plan.span(number)[0], extent.sha256, spec.fingerprint, spec.version)
     folder = commit.begin(layout, number)
     try:
         stats = write_shard(folder, content, identity, spec.options)

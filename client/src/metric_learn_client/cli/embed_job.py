@@ -1,0 +1,109 @@
+"""The job behind `metric-learn embed --output-dir`: options in, progress out, an exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Optional
+
+import click
+
+from metric_learn_client.cli.connection import open_client
+from metric_learn_client.cli.job_progress import Bar, JsonLines
+from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.jobs.dry_run import dry_run as estimate_job
+from metric_learn_client.jobs.errors import InputError, RefusedError
+from metric_learn_client.jobs.job import run_job
+from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
+from metric_learn_client.jobs.summary import JobSummary
+
+
+def embed_job(
+    inputs: Sequence[str],
+    output_dir: str,
+    connection: dict[str, Any],
+    *,
+    overwrite: bool,
+    extend: bool,
+    retry_failed: bool,
+    dry_run: bool,
+    as_json: bool,
+    columns: Optional[str],
+    format: str,
+    **options: Any,
+) -> ExitCode:
+    """Runs the job. Raises click.UsageError and click.ClickException for what the caller can put right (exit 2)."""
+    if overwrite + extend + retry_failed > 1:
+        raise click.UsageError("--overwrite, --extend and --retry-failed exclude each other")
+    kept = None if columns is None else tuple(name for name in columns.split(",") if name)
+    try:
+        spec = InputSpec(tuple(inputs), columns=kept, **_taken(options, InputSpec))
+        job_options = JobOptions(output_format=format, **_taken(options, JobOptions))
+        run = RunOptions(**_taken(options, RunOptions))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    connect = partial(open_client, **connection, batch_size=run.batch_size, max_in_flight=run.in_flight)
+    try:
+        if dry_run:
+            return _dry_run(output_dir, spec, job_options, run, connect, as_json)
+        summary = _run(output_dir, spec, job_options, run, connect, overwrite, extend, retry_failed, as_json)
+    except (InputError, RefusedError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(json.dumps({"event": "summary", **summary.as_json()}) if as_json else summary.as_text())
+    if summary.failed:
+        _hint(summary, retry_failed)
+        return ExitCode.SOME_FAILED
+    return ExitCode.DONE
+
+
+def _run(
+    output_dir: str,
+    spec: InputSpec,
+    options: JobOptions,
+    run: RunOptions,
+    connect: Any,
+    overwrite: bool,
+    extend: bool,
+    retry_failed: bool,
+    as_json: bool,
+) -> JobSummary:
+    observer = JsonLines() if as_json else Bar()
+    try:
+        return run_job(
+            output_dir,
+            spec,
+            options,
+            run,
+            connect,
+            if_exists="overwrite" if overwrite else "extend" if extend else "resume",
+            retry_failed=retry_failed,
+            observer=observer,
+        )
+    except (InputError, RefusedError, ValueError):
+        raise
+    except BaseException:  # also SIGINT and SIGTERM, which are not Exceptions
+        if observer.begun:
+            observer.notice(
+                f"stopped: {observer.done_shards} of {observer.shards} shards are in {output_dir}; "
+                "the same command goes on from there"
+            )
+        raise
+
+
+def _dry_run(
+    output_dir: str, spec: InputSpec, options: JobOptions, run: RunOptions, connect: Any, as_json: bool
+) -> ExitCode:
+    estimate = estimate_job(output_dir, spec, options, run, connect)
+    click.echo(json.dumps({"event": "estimate", **estimate.as_json()}) if as_json else estimate.as_text())
+    return ExitCode.NOT_REACHABLE if estimate.problem else ExitCode.DONE
+
+
+def _taken(options: dict[str, Any], kind: Any) -> dict[str, Any]:
+    """Those options that are fields of the dataclass."""
+    return {name: options[name] for name in kind.__dataclass_fields__ if name in options}
+
+
+def _hint(summary: JobSummary, retried: bool) -> None:
+    again = "see to them" if retried else "--retry-failed does only them again"
+    click.echo(f"{summary.failed} rows failed; {summary.output_dir}/failures says why; {again}", err=True)

@@ -1,0 +1,65 @@
+"""`metric-learn job`: look at the output of `embed --output-dir`, and prove that it is whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.jobs import record as records
+from metric_learn_client.jobs.errors import JobError
+from metric_learn_client.jobs.layout import Layout
+from metric_learn_client.jobs.summary import summarise
+from metric_learn_client.jobs.verification import verify as verify_output
+from metric_learn_client.jobs.worker import load_plan
+
+
+@click.group(name="job", help="Look at, and verify, the output of `embed --output-dir`.")
+def command() -> None:
+    pass
+
+
+@command.command(name="verify", help="Read everything in OUTPUT_DIR again and prove that every row is there once.")
+@click.argument("output_dir", type=click.Path(file_okay=False))
+@click.option("--complete", is_flag=True, help="a shard that is missing counts as a failure, too")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
+def verify(output_dir: str, complete: bool, as_json: bool) -> ExitCode:
+    try:
+        found = verify_output(output_dir)
+    except JobError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps(found.as_json()))
+    else:
+        for problem in found.problems:
+            click.echo(problem)
+        verdict = "wrong" if found.problems else "whole" if found.complete else "right so far, and not complete"
+        click.echo(
+            f"{output_dir}: {verdict}: {found.done_shards} of {found.shards} shards, {found.succeeded} embedded, "
+            f"{found.failed} failed, of {found.rows} rows"
+        )
+    bad = found.problems or (complete and not found.complete)
+    return ExitCode.GATE_FAILED if bad else ExitCode.DONE
+
+
+@command.command(name="show", help="What OUTPUT_DIR holds, from its stats; `verify` reads the rest, too.")
+@click.argument("output_dir", type=click.Path(file_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
+def show(output_dir: str, as_json: bool) -> ExitCode:
+    layout = Layout(Path(output_dir))
+    try:
+        record = records.read(layout)
+        if record is None:
+            raise JobError(f"{output_dir}: no job here (no job.json)")
+        plan = load_plan(layout, len(record.extents))
+        summary = summarise(layout, plan, list(range(plan.shards)))
+    except JobError as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps({**summary.as_json(), "job": vars(record)}))
+    else:
+        click.echo(summary.as_text())
+        click.echo(f"model {record.model['fingerprint']}, version {record.model['version']}")
+    return ExitCode.DONE

@@ -1,0 +1,123 @@
+"""What a job would do, and about how long it would take. Writes nothing to the output directory."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import numpy as np
+
+from metric_learn_client.errors import EndpointError
+from metric_learn_client.jobs.inputs import open_input
+from metric_learn_client.jobs.layout import Layout
+from metric_learn_client.jobs.model import job_model, worker_spec
+from metric_learn_client.jobs.observer import Observer
+from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
+from metric_learn_client.jobs.pipeline import ShardTask
+from metric_learn_client.jobs.plan import Plan, build
+from metric_learn_client.jobs.worker import Connect, WorkerSpec, make_pipeline
+
+PROBE_S = 5.0
+_PROBE_ROWS = 4096  # fewer where PROBE_S ends first
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """rows, shards: of this part of the job; missing_*: what the output directory does not have yet. rows_per_s and
+    seconds: from a probe with the job's own rows; None where the service does not answer, then `problem` says why."""
+
+    rows: int
+    shards: int
+    missing_rows: int
+    missing_shards: int
+    output_bytes: int
+    rows_per_s: Optional[float]
+    seconds: Optional[float]
+    problem: Optional[str] = None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def as_text(self) -> str:
+        head = (
+            f"{self.rows} rows in {self.shards} shards; to do: {self.missing_rows} rows in {self.missing_shards} "
+            f"shards, about {self.output_bytes / 1e9:.2f} GB of embeddings"
+        )
+        if self.seconds is None or self.rows_per_s is None:
+            return f"{head}\nno estimate of the time: {self.problem}"
+        return f"{head}\nabout {_duration(self.seconds)} at {self.rows_per_s:.1f} rows/s"
+
+
+def dry_run(
+    output_dir: Union[str, Path], spec: InputSpec, options: JobOptions, run: RunOptions, connect: Connect
+) -> Estimate:
+    """Counts the rows, and sends some of them for PROBE_S. Raises InputError."""
+    committed = set(Layout(Path(output_dir)).committed())
+    with tempfile.TemporaryDirectory(prefix="metric-learn-plan-") as folder:
+        plan = build(open_input(spec), spec, options.shard_size, Path(folder))
+        mine = range(run.shard_index, plan.shards, run.num_shards)
+        missing = [shard for shard in mine if shard not in committed]
+        missing_rows = sum(plan.span(shard)[1] for shard in missing)
+        rate: Optional[float] = None
+        problem: Optional[str] = None
+        try:
+            model, limits = job_model(connect, 0.0, threading.Event(), Observer())
+            worker = worker_spec(folder, options, run, connect, model, limits, len(plan.extents))
+            rate = _probe(worker, plan, missing[0] if missing else 0) * (run.workers if run.engine != "local" else 1)
+        except EndpointError as error:
+            problem = str(error)
+    return Estimate(
+        rows=sum(plan.span(shard)[1] for shard in mine),
+        shards=len(mine),
+        missing_rows=missing_rows,
+        missing_shards=len(missing),
+        output_bytes=missing_rows * 2048 * np.dtype(options.dtype).itemsize,
+        rows_per_s=None if rate is None else round(rate, 2),
+        seconds=None if not rate else round(missing_rows / rate, 1),
+        problem=problem,
+    )
+
+
+class _Enough(Exception):
+    pass
+
+
+def _probe(worker: WorkerSpec, plan: Plan, shard: int) -> float:
+    """Rows per second of one worker."""
+    started = time.monotonic()
+    rows = 0
+
+    def progress(more: int, _failed: int) -> None:
+        nonlocal rows
+        rows += more
+        if time.monotonic() - started > PROBE_S:
+            raise _Enough
+
+    places = np.arange(min(_PROBE_ROWS, plan.span(shard)[1]), dtype=np.int64)
+    with _until_enough():
+        pipeline = make_pipeline(
+            worker, plan, lambda _: {}, stop=threading.Event(), progress=progress, notice=lambda _: None
+        )
+        for _ in pipeline.run([ShardTask(shard, places)]):
+            pass
+    return rows / (time.monotonic() - started)
+
+
+@contextmanager
+def _until_enough() -> Iterator[None]:
+    try:
+        yield
+    except _Enough:
+        pass
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
