@@ -36,10 +36,10 @@ def check(config: Config) -> Examined:
 def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
     """Serves until SIGINT or SIGTERM; returns the exit code. `reread` gives the configuration anew after a SIGHUP.
 
-    Raises ConfigError, NotReadyError, servable.gateway.StartError, servable.supervisor.StartFailed.
+    Raises ConfigError, NotReadyError, servable.supervisor.StartFailed.
     """
     examined = check(config)
-    from servable.gateway import configure_logging  # after the checks: `--check` should not wait for it
+    from servable.gateway import StartError, configure_logging  # after the checks: `--check` should not wait for it
     from servable.gateway_settings import gateway_settings
     from servable.leftovers import clean
     from servable.server import serve
@@ -52,6 +52,8 @@ def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
                 log.warning("an earlier server left this behind, now removed: %s", cleaned)
             try:
                 return serve(config, examined, run_dir, reread)
+            except StartError as error:
+                raise ConfigError(str(error)) from error
             finally:
                 clean(run_dir)
     finally:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, TypeVar
 
 import click
 
@@ -28,6 +29,7 @@ from servable.supervisor_versions import Versions
 from servable.version import ExportedVersion
 
 GAVE_UP = 4
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -65,11 +67,12 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
         loop.add_signal_handler(signal.SIGHUP, self._spawn_reload)
-        self._spawn(self._manager.watch())
+        watching = asyncio.create_task(self._manager.watch())
         try:
             gave_up = await self._serve()
         finally:
             await self._end()
+            watching.cancel()
         return GAVE_UP if gave_up else self._signal_code()
 
     async def _serve(self) -> bool:
@@ -90,8 +93,9 @@ class Server:
         await self._gateway.start()
         await self._control.start()
         await self._versions.start(self._examined.versions)
-        click.echo(self._ready_line())
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # whoever started it may no longer listen
+            click.echo(self._ready_line())
+            sys.stdout.flush()
         self._manager.ready(f"serving version {self._registry.default_version} on {self._gateway.address}")
 
     def _ready_line(self) -> str:
@@ -162,7 +166,7 @@ class Server:
         if command != "switch-version" or not isinstance(order.get("version"), int):
             return {"exit_code": 2, "message": f"unknown order {dict(order)!r}"}
         keep = [number for number in self._config.model.versions if number in self._versions.numbers]
-        return await self._switch(order["version"], keep)
+        return await self._spawn(self._switch(order["version"], keep))
 
     async def _switch(self, default: int, versions: list[int]) -> dict[str, Any]:
         self._manager.reloading()
@@ -198,10 +202,12 @@ class Server:
     def _spawn_reload(self) -> None:
         self._spawn(self._reload())
 
-    def _spawn(self, coroutine: Any) -> None:
+    def _spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task that ends before the children do: none of them may start one more."""
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _first(self, work: Any, signal_wait: Any) -> bool:
         """Waits for either; True where the signal came and the work is not done."""

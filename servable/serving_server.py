@@ -24,8 +24,8 @@ NOT_READY = 4
 def start(config: Config) -> int:
     """Serves until SIGINT or SIGTERM; blocks, and returns the exit code.
 
-    Raises servable.config.ConfigError, servable.command.NotReadyError, servable.gateway.StartError,
-    servable.supervisor.StartFailed.
+    To be called in the main thread, for the signals. Raises servable.config.ConfigError,
+    servable.command.NotReadyError, servable.supervisor.StartFailed.
     """
     from servable import command
 

@@ -1,0 +1,98 @@
+"""Checks of the host that this host cannot be made to fail: the facts are replaced, the check is the real one."""
+
+import shutil
+import sysconfig
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from servable.config import load_config
+from servable.doctor import directories, host, interpreter
+from servable.doctor.examine import Examined
+from servable.doctor.problem import Problem
+from servable.version import ExportedVersion
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def config(tmp_path):
+    def make(text=""):
+        file = tmp_path / "server.yaml"
+        file.write_text(text)
+        return load_config(file, [f"server.run_dir={tmp_path / 'run'}"], {})
+
+    return make
+
+
+def version(mindir_bytes=283_000_000):
+    embedding = np.zeros(2048, np.float32)
+    return ExportedVersion(1, Path("/v/1"), "f", "custom", "p", 2048, (1, 4, 16), mindir_bytes, b"", embedding)
+
+
+def one(problems):
+    (problem,) = problems
+    assert "\n" not in str(problem)
+    return problem
+
+
+def test_a_static_python_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(sysconfig, "get_config_var", {"Py_ENABLE_SHARED": 0, "LIBDIR": str(tmp_path)}.get)
+    problem = one(interpreter._libpython())
+    assert "libpython3.9.so.1.0" in str(problem) and "--enable-shared" in str(problem) and problem.exit_code == 4
+    (tmp_path / "libpython3.9.so.1.0").touch()
+    assert not list(interpreter._libpython())
+
+
+def test_a_python_path_with_spaces_is_named(monkeypatch, config):
+    monkeypatch.setattr(interpreter.sys, "executable", "/opt/my python/bin/python")
+    assert "without them" in str(one(interpreter.interpreter_problems(config())))
+
+
+def test_too_small_shared_memory_names_the_workers_and_what_is_needed(monkeypatch, config):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(64e6, 0, 64e6))
+    crowded = config("backend: {target: ascend310, device_ids: [0], workers: 9}")
+    problem = one(host._shared_memory(crowded, [version()]))
+    assert "backend.workers = 9" in str(problem) and "/dev/shm" in str(problem) and problem.exit_code == 4
+    assert not list(host._shared_memory(config("backend: {target: ascend310, workers: 1}"), [version()]))
+    assert not list(host._shared_memory(config("backend: {workers: 9}"), [version()]))
+
+
+def test_too_little_memory_is_named_before_the_kernel_ends_a_worker(monkeypatch, config):
+    memory = namedtuple("memory", "available")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(512 * 2**20))
+    problem = one(host._memory(config(), [version()]))
+    assert "backend.workers = 1" in str(problem) and "512 are free" in str(problem)
+
+
+def test_a_full_disk_is_named(monkeypatch, config):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1e9, 1e9, 1e6))
+    assert "server.run_dir" in str(one(directories._run_dir(config())))
+
+
+def test_a_directory_that_cannot_be_written_is_named(monkeypatch, config, tmp_path):
+    monkeypatch.setattr(directories.os, "access", lambda path, mode: False)
+    assert "not writable" in str(one(directories._run_dir(config())))
+    (tmp_path / "run").mkdir()
+    assert "not writable" in str(one(directories._run_dir(config())))
+
+
+def test_linked_servable_code_is_named(monkeypatch, tmp_path):
+    real = tmp_path / "elsewhere"
+    real.mkdir()
+    (real / "servable_config.py").touch()
+    (real / "stages.py").touch()
+    (tmp_path / "servable").mkdir()
+    (tmp_path / "servable" / "metric_learn").symlink_to(real)
+    monkeypatch.setattr(directories, "REPOSITORY", tmp_path)
+    problems = list(directories._code())
+    assert "symbolic link" in str(problems[0])
+
+
+def test_a_wrong_configuration_comes_before_an_unready_host():
+    assert Examined([Problem("host", 4), Problem("key", 2)]).exit_code == 2
+    assert Examined([Problem("host", 4)]).exit_code == 4
+    assert Examined().exit_code == 0
