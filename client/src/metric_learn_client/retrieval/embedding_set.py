@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -63,6 +63,10 @@ class EmbeddingSet:
     def paths(self) -> list[str]:
         found: list[str] = self.table.column("image_path").to_pylist()
         return found
+
+    def take(self, rows: npt.NDArray[np.int64]) -> EmbeddingSet:
+        """These rows, in this order."""
+        return replace(self, embeddings=self.embeddings[rows], table=self.table.take(pa.array(rows)))
 
 
 def read_embedding_set(path: Path) -> EmbeddingSet:

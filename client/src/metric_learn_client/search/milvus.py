@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from metric_learn_client.errors import MetricLearnError
 from metric_learn_client.retrieval.embedding_set import iterate_shards, read_identity

@@ -1,0 +1,120 @@
+"""Servables with a mistake made on purpose: a copy of this repository's server code, patched, under the real server.
+
+The preprocessing of the copy makes the mistake that a file names, so that one server serves all of them in turn. The
+mistakes are written here, apart from the ones that the gate tries.
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from . import conftest
+
+PATCH = """
+
+# --- a mistake made on purpose -------------------------------------------------------------------------------------
+import sys
+
+sys.path.append({pillow!r})
+_right_preprocess, _right_l2_normalize = preprocess_image, l2_normalize
+
+
+def _mistake():
+    with open({switch!r}) as file:
+        return file.read().strip()
+
+
+def _short(image, resize):
+    factor = 224 / min(image.shape[:2])
+    return resize(image, (int(round(image.shape[1] * factor)), int(round(image.shape[0] * factor))))
+
+
+def _lanczos(image, size):
+    return cv2.resize(image, size, interpolation=cv2.INTER_LANCZOS4)
+
+
+def _pillow(image, size):
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image).resize(size, Image.LANCZOS))
+
+
+def preprocess_image(encoded, limits, *more):
+    mistake = _mistake()
+    right = _right_preprocess(encoded, limits, *more)
+    if mistake == "rgb":
+        return np.ascontiguousarray(right[:, :, ::-1])
+    if mistake in ("none", "not-normalised"):
+        return right
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if mistake == "exif-ignored" else 0)
+    image = cv2.imdecode(np.frombuffer(bytes(encoded), np.uint8), flags)
+    if mistake == "one-bilinear-resize":
+        return cv2.resize(image, (224, 224), interpolation=cv2.INTER_LINEAR)
+    if mistake == "centre-crop":
+        short = _short(image, _lanczos)
+        top, left = (short.shape[0] - 224) // 2, (short.shape[1] - 224) // 2
+        return np.ascontiguousarray(short[top : top + 224, left : left + 224])
+    short = _short(image, _pillow if mistake == "pillow-lanczos" else _lanczos)
+    return cv2.resize(short, (224, 224), interpolation=cv2.INTER_LINEAR)
+
+
+def l2_normalize(instances):
+    if _mistake() != "not-normalised":
+        yield from _right_l2_normalize(instances)
+    else:
+        for (features,) in instances:
+            yield np.array(features, np.float32)  # a copy: the memory is the network's
+"""
+
+
+def copy_of_the_server(folder, switch):
+    """A copy that makes the mistake named in the file `switch`."""
+    for name in ("servable", "configs"):
+        shutil.copytree(
+            conftest.REPOSITORY / name,
+            folder / name,
+            ignore=shutil.ignore_patterns("__pycache__", "[0-9]*", "*.mindir"),
+        )
+    pillow = str(conftest.REPOSITORY / ".venv" / "export" / "lib" / "python3.9" / "site-packages")
+    stages = folder / "servable" / "metric_learn" / "stages.py"
+    text = stages.read_text()
+    assert "preprocess_image(" in text and "def l2_normalize(" in text
+    stages.write_text(text + PATCH.format(switch=str(switch), pillow=pillow))
+    # Readiness would refuse most of these servables by itself; here the gate is under test.
+    sections = folder / "servable" / "sections.py"
+    text = sections.read_text()
+    loosened = text.replace(
+        "max_relative_distance: float = Field(default=2e-2, gt=0, le=0.5)", "max_relative_distance: float = 1e9"
+    )
+    assert loosened != text
+    sections.write_text(loosened)
+    (folder / ".runtime").symlink_to(conftest.REPOSITORY / ".runtime")
+    (folder / ".venv").symlink_to(conftest.REPOSITORY / ".venv")
+    return folder
+
+
+def copy_of_the_export(folder, edits):
+    """A copy of the export with `edits`: (file, old, new). Returns a function that runs its command."""
+    for name in ("export", "configs", "tests/golden"):
+        shutil.copytree(conftest.REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for file, old, new in [*edits, ("configs/model.yaml", "batch_sizes: [1, 4, 16]", "batch_sizes: [4]")]:
+        path = folder / file
+        text = path.read_text()
+        assert old in text, f"{file} has changed: {old}"
+        path.write_text(text.replace(old, new))
+
+    def export(*arguments):
+        python = str(conftest.REPOSITORY / ".venv" / "export" / "bin" / "python")
+        server_python = str(conftest.REPOSITORY / ".venv" / "server" / "bin" / "python")
+        environment = {**os.environ, "GLOG_v": "3", "METRIC_LEARN_SERVER_PYTHON": server_python}
+        command = [python, "-m", "export", *map(str, arguments)]
+        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
+
+    return export
+
+
+def command_line(*arguments):
+    """metric-learn in the client environment."""
+    command = str(Path(conftest.REPOSITORY) / ".venv" / "client" / "bin" / "metric-learn")
+    return subprocess.run([command, *map(str, arguments)], capture_output=True, text=True)
