@@ -55,7 +55,8 @@ class AsyncEmbeddingClient(BaseClient):
             limits = await self._shell.run(embedding.known_limits(self._core, deadline))
             method, prepare = self._plan(limits)
             batches = self._read(given, self._batch_size(limits), limits)
-            await self._embed(batches, self._runner(method, prepare, deadline), collector, show_progress, len(given))
+            run = self._runner(method, prepare, deadline, collector)
+            await self._embed(batches, run, collector, show_progress, len(given))
         return collector.result(on_error)
 
     async def embed_one(self, image: ImageInput, *, deadline_s: Optional[float] = None) -> Row:
@@ -81,7 +82,7 @@ class AsyncEmbeddingClient(BaseClient):
             no_own_limit = replace(limits, max_image_bytes=limits.max_request_bytes)
             contents = (picture.tobytes() for picture in pixels)
             batches = self._read(contents, self._core.options.batch_size, no_own_limit)
-            run = self._runner(wire.METHOD_EMBED_PIXELS, None, deadline)
+            run = self._runner(wire.METHOD_EMBED_PIXELS, None, deadline, collector)
             await self._embed(batches, run, collector, show_progress, len(pixels))
         return collector.result(on_error)
 
@@ -137,13 +138,21 @@ class AsyncEmbeddingClient(BaseClient):
         _inherited.append(self._shell)
         super()._after_fork()
 
-    def _runner(self, method: str, prepare: Optional[Callable[[Batch], Batch]], deadline: Optional[Deadline]) -> Run:
+    def _runner(
+        self,
+        method: str,
+        prepare: Optional[Callable[[Batch], Batch]],
+        deadline: Optional[Deadline],
+        collector: Optional[Collector],
+    ) -> Run:
+        """As EmbeddingClient's."""
         core, shell = self._core, self._shell
 
         async def run(batch: Batch) -> BatchResult:
             limit = deadline or core.deadline(None)
+            out = None if collector is None else collector.place(batch)
             ready = await shell.in_thread(prepare, batch) if prepare else batch
-            return await shell.run(embedding.embed_batch(core, method, ready, limit))
+            return await shell.run(embedding.embed_batch(core, method, ready, limit, out))
 
         return run
 
@@ -178,7 +187,7 @@ class AsyncEmbeddingClient(BaseClient):
     async def _iterate(self, images: Images, window: int, on_error: OnError) -> AsyncIterator[Any]:
         limits = await self._shell.run(embedding.known_limits(self._core, self._core.deadline(None)))
         method, prepare = self._plan(limits)
-        run = self._runner(method, prepare, None)
+        run = self._runner(method, prepare, None, None)
         size = min(self._batch_size(limits), window)
         pending: deque[asyncio.Task[BatchResult]] = deque()
         try:

@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional, TypeVar, Union
 
 from metric_learn_client.blocking import addresses_of
 from metric_learn_client.calling import Core
-from metric_learn_client.channels import channel_credentials, channel_options, trailing_of
+from metric_learn_client.channels import channel_credentials, channel_options, keep_heap, trailing_of
 from metric_learn_client.errors import ClosedError
 from metric_learn_client.fork_safe_grpc import grpc
 from metric_learn_client.steps import Failure, Reply, Resolve, Send, Sleep, Step, Steps, WaitForTicket
@@ -24,6 +24,7 @@ class AsyncShell:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        keep_heap()
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._channels: dict[Target, Any] = {}
         self._calls: dict[tuple[Target, str], Callable[..., Any]] = {}

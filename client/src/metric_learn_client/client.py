@@ -63,7 +63,8 @@ class EmbeddingClient(BaseClient):
             limits = self._shell.run(embedding.known_limits(self._core, deadline))
             method, prepare = self._plan(limits)
             batches = pack(given, self._batch_size(limits), limits)
-            self._embed(batches, self._runner(method, prepare, deadline), collector, show_progress, len(given))
+            run = self._runner(method, prepare, deadline, collector)
+            self._embed(batches, run, collector, show_progress, len(given))
         return collector.result(on_error)
 
     def embed_one(self, image: ImageInput, *, deadline_s: Optional[float] = None) -> Row:
@@ -87,7 +88,7 @@ class EmbeddingClient(BaseClient):
         if len(pixels):
             limits = self._shell.run(embedding.known_limits(self._core, deadline))
             batches = self._pixel_batches(pixels, limits)
-            run = self._runner(wire.METHOD_EMBED_PIXELS, None, deadline)
+            run = self._runner(wire.METHOD_EMBED_PIXELS, None, deadline, collector)
             self._embed(batches, run, collector, show_progress, len(pixels))
         return collector.result(on_error)
 
@@ -150,12 +151,21 @@ class EmbeddingClient(BaseClient):
         _inherited.append(self._shell)  # the parent's threads and channels are not ours to end
         super()._after_fork()
 
-    def _runner(self, method: str, prepare: Optional[Callable[[Batch], Batch]], deadline: Optional[Deadline]) -> Run:
+    def _runner(
+        self,
+        method: str,
+        prepare: Optional[Callable[[Batch], Batch]],
+        deadline: Optional[Deadline],
+        collector: Optional[Collector],
+    ) -> Run:
+        """What embeds one batch: by `deadline`, else each by its own; into the collector's array, else a new one."""
         core, shell = self._core, self._shell
 
         def run(batch: Batch) -> BatchResult:
             limit = deadline or core.deadline(None)
-            return shell.run(embedding.embed_batch(core, method, prepare(batch) if prepare else batch, limit))
+            out = None if collector is None else collector.place(batch)
+            ready = prepare(batch) if prepare else batch
+            return shell.run(embedding.embed_batch(core, method, ready, limit, out))
 
         return run
 
@@ -199,7 +209,7 @@ class EmbeddingClient(BaseClient):
         deadline = self._core.deadline(None)
         limits = self._shell.run(embedding.known_limits(self._core, deadline))
         method, prepare = self._plan(limits)
-        run = self._runner(method, prepare, None)
+        run = self._runner(method, prepare, None, None)
         size = min(self._batch_size(limits), window)
         pending: deque[Future[BatchResult]] = deque()
         abandoned = threading.Event()

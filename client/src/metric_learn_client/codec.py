@@ -1,10 +1,9 @@
-"""Images -> request body, reply body -> rows and failures. Pure: no sockets, no clock."""
+"""Reply body -> rows and failures. Pure: no sockets, no clock."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Optional, Union
 
 import numpy as np
@@ -14,10 +13,6 @@ from metric_learn_client.errors import ImageFailure, ReplyError
 from metric_learn_client.rows import Embeddings, unpack_rows
 from metric_learn_client.steps import Failure
 
-# Bytes of a request besides the images: at most so many for each, and for the rest.
-INSTANCE_OVERHEAD_BYTES = 64
-REQUEST_OVERHEAD_BYTES = 64
-
 # MindSpore Serving puts its own words before a stage's error; the code and what follows are the servable's.
 _IMAGE_ERROR = re.compile(r"\b(E_[A-Z_]+): (.*)", re.DOTALL)
 # Errors of the whole call inside a reply, as the status that they amount to. MindSpore Serving 2.0.2: status.h gives
@@ -26,58 +21,30 @@ _QUEUE_FULL = "exceeds the limit"
 _NO_SERVABLE = "servable is not available"
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """rows: float32 [count, 2048], NaN where failed; failures: index counts within the call."""
+def decode_reply(body: bytes, out: Embeddings) -> Union[list[ImageFailure], Failure]:
+    """Writes the rows of a reply to `out`, float32 [count, 2048]; NaN where an image failed. Returns those.
 
-    rows: Embeddings
-    failures: tuple[ImageFailure, ...]
-
-
-def encode_request(method: str, images: Sequence[bytes]) -> bytes:
-    """A serialised Predict request. images: encoded files for `embed`, 150,528 bytes of pixels for `embed_pixels`."""
-    request = wire.PredictRequest()
-    request.servable_spec.name = wire.SERVABLE_NAME
-    request.servable_spec.method_name = method
-    add = request.instances.add
-    if method == wire.METHOD_EMBED:
-        for image in images:
-            tensor = add().items[wire.ITEM_IMAGE]
-            tensor.dtype = wire.DataType.MS_BYTES
-            tensor.shape.dims.append(1)
-            tensor.bytes_val.append(image)
-    else:
-        for image in images:
-            tensor = add().items[wire.ITEM_PIXELS]
-            tensor.dtype = wire.DataType.MS_UINT8
-            tensor.shape.dims.extend(wire.PIXELS_SHAPE)
-            tensor.data = image
-    return request.SerializeToString()
-
-
-def decode_reply(body: bytes, count: int) -> Union[Decoded, Failure]:
-    """What a reply to `count` images holds; Failure where its error stands for the whole call.
-
-    Raises ReplyError where the reply does not fit the request.
+    Returns Failure where the reply's error stands for the whole call; `out` is undefined then. Raises ReplyError where
+    the reply does not fit a request of so many images.
     """
-    rows = unpack_rows(body, count)
-    if rows is not None:
-        return Decoded(rows, ())
+    if unpack_rows(body, out):
+        return []
     try:
         reply = wire.PredictReply.FromString(body)
     except Exception as error:  # protobuf's DecodeError; its module differs between generations
         raise ReplyError(f"the reply of {len(body)} bytes is no PredictReply: {error}") from error
-    return _decode(reply, count)
+    return _decode(reply, out)
 
 
-def _decode(reply: wire.PredictReply, count: int) -> Union[Decoded, Failure]:
+def _decode(reply: wire.PredictReply, out: Embeddings) -> Union[list[ImageFailure], Failure]:
+    count = len(out)
     errors = list(reply.error_msg)
-    rows = np.full((count, wire.EMBEDDING_DIM), np.nan, np.float32)
     if len(errors) == 1 and not reply.instances:
         found = _failure(errors[0], 0)
         if isinstance(found, Failure):
             return found
-        return Decoded(rows, tuple(replace(found, index=index) for index in range(count)))
+        out[:] = np.nan
+        return [replace(found, index=index) for index in range(count)]
     if len(reply.instances) != count or len(errors) not in (0, count):
         raise ReplyError(f"the reply has {len(reply.instances)} instances and {len(errors)} errors for {count} images")
     failures: list[ImageFailure] = []
@@ -87,12 +54,13 @@ def _decode(reply: wire.PredictReply, count: int) -> Union[Decoded, Failure]:
             if isinstance(found, Failure):
                 return found  # the rest of the batch has rows, but a repetition has them too
             failures.append(found)
+            out[index] = np.nan
             continue
         data = instance.items[wire.ITEM_EMBEDDING].data if wire.ITEM_EMBEDDING in instance.items else b""
         if len(data) != 4 * wire.EMBEDDING_DIM:
             raise ReplyError(f"image {index} of the call: its embedding has {len(data)} bytes, not 8192")
-        rows[index] = np.frombuffer(data, "<f4")
-    return Decoded(rows, tuple(failures))
+        out[index] = np.frombuffer(data, "<f4")
+    return failures
 
 
 def _failure(error: wire.ErrorMsg, index: int) -> Union[ImageFailure, Failure]:

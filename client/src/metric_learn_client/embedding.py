@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Optional, Union
 
@@ -10,11 +11,13 @@ import numpy as np
 from metric_learn_client import wire
 from metric_learn_client.batching import Batch
 from metric_learn_client.calling import Core, Deadline, TooLargeError, call, is_serving
-from metric_learn_client.codec import Decoded, decode_reply, encode_request
+from metric_learn_client.codec import decode_reply
 from metric_learn_client.errors import ImageFailure, RejectedError, UnreachableError
 from metric_learn_client.identity import ModelInfo, ModelLimits, Origin, decode_model, origin_of
+from metric_learn_client.instances import encode_request
 from metric_learn_client.pool import names
-from metric_learn_client.results import BatchResult
+from metric_learn_client.results import BatchResult, changed_during_call
+from metric_learn_client.rows import Embeddings
 from metric_learn_client.steps import Failure, Reply, Send, Sleep, Steps
 from metric_learn_client.targets import Target
 
@@ -22,39 +25,65 @@ READY_CHECK_S = 2.0  # one target has so long to answer a readiness check
 READY_POLL_S = 0.1
 
 
-def embed_batch(core: Core, method: str, batch: Batch, deadline: Deadline) -> Steps[BatchResult]:
-    """One batch, in one call or, where the server takes no message of that size, in several."""
-    rows = np.full((batch.count, wire.EMBEDDING_DIM), np.nan, np.float32)
+def embed_batch(
+    core: Core, method: str, batch: Batch, deadline: Deadline, out: Optional[Embeddings] = None
+) -> Steps[BatchResult]:
+    """One batch, in one call or, where the server takes no message of that size, in several.
+
+    out: where the rows go, float32 [batch.count, 2048]; made here where it is not given.
+    """
+    rows = np.empty((batch.count, wire.EMBEDDING_DIM), np.float32) if out is None else out
+    if len(batch.images) == batch.count:
+        try:
+            failures, origin = yield from _predict(core, method, batch.images, rows, deadline)
+            return BatchResult(batch.start, rows, _at(batch.positions, failures), origin)
+        except TooLargeError:
+            pass
+    rows[:] = np.nan
+    return (yield from _embed_parts(core, method, batch, deadline, rows))
+
+
+def _embed_parts(core: Core, method: str, batch: Batch, deadline: Deadline, rows: Embeddings) -> Steps[BatchResult]:
+    """The batch without its failed images, halved until the server takes the parts."""
     failures = list(batch.failures)
     origin: Optional[Origin] = None
     parts = [batch] if batch.images else []
     while parts:
         part = parts.pop()
+        found = np.empty((len(part.images), wire.EMBEDDING_DIM), np.float32)
         try:
-            decoded, origin = yield from _predict(core, method, part, deadline)
+            failed, part_origin = yield from _predict(core, method, part.images, found, deadline)
         except TooLargeError as error:
             if len(part.images) > 1:
                 parts.extend(part.halves())
             else:
                 failures.append(ImageFailure(part.positions[0], "E_TOO_LARGE", f"the server refuses it: {error}"))
             continue
-        places = np.asarray(part.positions) - batch.start
-        rows[places] = decoded.rows
-        failures.extend(replace(each, index=part.positions[each.index]) for each in decoded.failures)
+        if origin is not None and origin.fingerprint != part_origin.fingerprint:
+            raise changed_during_call(origin, part_origin)
+        origin = part_origin
+        rows[np.asarray(part.positions) - batch.start] = found
+        failures.extend(_at(part.positions, failed))
     return BatchResult(batch.start, rows, tuple(failures), origin)
 
 
-def _predict(core: Core, method: str, batch: Batch, deadline: Deadline) -> Steps[tuple[Decoded, Origin]]:
-    def read(reply: Reply, target: Target) -> Union[tuple[Decoded, Origin], Failure]:
-        decoded = decode_reply(reply.body, len(batch.images))
-        if isinstance(decoded, Failure):
-            return decoded
+def _predict(
+    core: Core, method: str, images: Sequence[bytes], out: Embeddings, deadline: Deadline
+) -> Steps[tuple[list[ImageFailure], Origin]]:
+    def read(reply: Reply, target: Target) -> Union[tuple[list[ImageFailure], Origin], Failure]:
+        failures = decode_reply(reply.body, out)
+        if isinstance(failures, Failure):
+            return failures
         origin = origin_of(reply.trailing)
         core.guard.check(origin.fingerprint, str(target))
-        return decoded, origin
+        return failures, origin
 
-    body = encode_request(method, batch.images)
-    return (yield from call(core, wire.PREDICT_PATH, body, deadline, read))
+    return (yield from call(core, wire.PREDICT_PATH, encode_request(method, images), deadline, read))
+
+
+def _at(positions: Sequence[int], failures: Sequence[ImageFailure]) -> tuple[ImageFailure, ...]:
+    """The failures of a part, with their index in the whole call."""
+    return tuple(replace(failure, index=positions[failure.index]) for failure in failures)
 
 
 def fetch_model(core: Core, deadline: Deadline) -> Steps[ModelInfo]:

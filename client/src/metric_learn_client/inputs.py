@@ -59,7 +59,8 @@ def check_images(images: Any) -> list[Any]:
         raise TypeError(f"embed takes a list of images, not {type(images).__name__}")
     checked = list(images)
     for index, image in enumerate(checked):
-        check_image(image, index)
+        if type(image) is not bytes:  # the common case, and there is nothing to check
+            check_image(image, index)
     return checked
 
 

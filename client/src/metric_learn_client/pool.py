@@ -33,6 +33,7 @@ class Pool:
     def __init__(self, endpoints: Sequence[str]) -> None:
         self._lock = threading.Lock()
         self._expanded = {endpoint: expand(endpoint, ()) for endpoint in endpoints}
+        self._named = [endpoint for endpoint in endpoints if host_name_of(endpoint)]
         self._resolved_at: dict[str, float] = {}
         self._states = {target: _State() for target in self.targets}
         self._turn = 0
@@ -44,9 +45,11 @@ class Pool:
 
     def unresolved(self, now: float) -> Optional[str]:
         """An endpoint whose name should be looked up now; the caller that gets it is the one to do it."""
+        if not self._named:
+            return None
         with self._lock:
-            for endpoint in self._expanded:
-                if host_name_of(endpoint) and now - self._resolved_at.get(endpoint, -1e9) >= RESOLVE_EVERY_S:
+            for endpoint in self._named:
+                if now - self._resolved_at.get(endpoint, -1e9) >= RESOLVE_EVERY_S:
                     self._resolved_at[endpoint] = now
                     return endpoint
         return None

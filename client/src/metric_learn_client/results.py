@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client import wire
+from metric_learn_client.batching import Batch
 from metric_learn_client.errors import IdentityError, ImageFailure, ImagesFailedError
 from metric_learn_client.identity import Origin
+from metric_learn_client.rows import Embeddings
 
 OnError = Literal["raise", "return"]
 Row = npt.NDArray[np.float32]
@@ -64,24 +66,31 @@ class BatchResult:
     origin: Optional[Origin]
 
 
+def changed_during_call(first: Origin, then: Origin) -> IdentityError:
+    return IdentityError(
+        f"the model changed during the call: fingerprint {first.fingerprint}, then {then.fingerprint};"
+        " embed these images again"
+    )
+
+
 class Collector:
-    """Puts batch results at their place, whatever order they come in, and refuses to mix two models."""
+    """The array that the batches of a call write their rows to, and what else they bring, in whatever order."""
 
     def __init__(self, count: int) -> None:
-        self._embeddings = np.full((count, wire.EMBEDDING_DIM), np.nan, np.float32)
+        self._embeddings = np.empty((count, wire.EMBEDDING_DIM), np.float32)
         self._failures: list[ImageFailure] = []
         self._origin: Optional[Origin] = None
 
+    def place(self, batch: Batch) -> Embeddings:
+        """Where the rows of a batch belong."""
+        return self._embeddings[batch.start : batch.start + batch.count]
+
     def add(self, part: BatchResult) -> None:
-        """Raises IdentityError."""
+        """Raises IdentityError where the batches come from two models."""
         if part.origin is not None:
             if self._origin is not None and self._origin.fingerprint != part.origin.fingerprint:
-                raise IdentityError(
-                    f"the model changed during the call: fingerprint {self._origin.fingerprint}, then"
-                    f" {part.origin.fingerprint}; embed these images again"
-                )
+                raise changed_during_call(self._origin, part.origin)
             self._origin = part.origin
-        self._embeddings[part.start : part.start + len(part.rows)] = part.rows
         self._failures.extend(part.failures)
 
     def result(self, on_error: OnError) -> EmbeddingResult:

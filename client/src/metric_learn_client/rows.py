@@ -8,7 +8,7 @@ not fit this form exactly (errors, another field order, unknown fields) is left 
 
 from __future__ import annotations
 
-from typing import Optional
+import sys
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from metric_learn_client import wire
 
 Embeddings = npt.NDArray[np.float32]
+assert sys.byteorder == "little", "rows are copied as they travel, in little-endian order"
 _ROW_BYTES = 4 * wire.EMBEDDING_DIM
 
 
@@ -46,12 +47,17 @@ def pack_rows(method: str, embeddings: Embeddings) -> bytes:
     return spec.SerializeToString() + frames.tobytes()
 
 
-def unpack_rows(reply: bytes, count: int) -> Optional[Embeddings]:
-    """The rows of a serialised reply, float32 [count, 2048], or None where it is not exactly of the form above."""
+def unpack_rows(reply: bytes, out: Embeddings) -> bool:
+    """Copies the rows of a serialised reply to `out`, float32 [N, 2048], C-contiguous.
+
+    False, and nothing copied, where the reply is not exactly of the form above with N rows.
+    """
+    count = len(out)
     start = len(reply) - count * _FRAME_BYTES
     if start < 2 or reply[0] != 0x0A or reply[1] != start - 2:  # field 1, a specification shorter than 128 bytes
-        return None
+        return False
     frames = np.frombuffer(reply, np.uint8, offset=start).reshape(count, _FRAME_BYTES)
     if not (frames[:, : len(_HEAD)] == _HEAD).all():
-        return None
-    return np.ascontiguousarray(frames[:, len(_HEAD) :]).view("<f4")
+        return False
+    out.view(np.uint8)[:] = frames[:, len(_HEAD) :]
+    return True

@@ -36,7 +36,8 @@ def test_different_bytes_have_different_rows_of_unit_norm():
 def test_a_reply_says_whose_row_it_is_and_which_model_made_it():
     with FakeServable(fingerprint="f" * 64, version=7) as server:
         body, call = ask(server.endpoint, request_of([b"a", b"b"]))
-        assert (unpack_rows(body, 2) == fake_embeddings([b"a", b"b"])).all()
+        rows = np.empty((2, 2048), np.float32)
+        assert unpack_rows(body, rows) and (rows == fake_embeddings([b"a", b"b"])).all()
         trailing = dict(call.trailing_metadata())
         assert (trailing[wire.METADATA_FINGERPRINT], trailing[wire.METADATA_VERSION]) == ("f" * 64, "7")
         assert (server.calls, server.images) == (1, 2)
@@ -55,7 +56,10 @@ def test_what_the_fake_packs_is_what_protobuf_reads():
     "change", [lambda b: b[:-1], lambda b: b + b"\x22\x00", lambda b: b.replace(b"edding", b"eddimg")]
 )
 def test_a_reply_of_any_other_form_is_left_to_protobuf(change):
-    assert unpack_rows(change(pack_rows("embed", fake_embeddings([b"x", b"y"]))), 2) is None
+    rows = np.zeros((2, 2048), np.float32)
+    body = pack_rows("embed", fake_embeddings([b"x", b"y"]))
+    assert not unpack_rows(change(body), rows) and not rows.any()
+    assert unpack_rows(body, rows)
 
 
 def test_bad_images_have_their_code_at_their_index():

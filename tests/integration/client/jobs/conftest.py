@@ -1,0 +1,77 @@
+"""A set of images that the fake servable takes, the job as users start it, and what it left, as digests."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metric_learn_client.testing import FakeServable
+
+COMMAND = [sys.executable, "-c", "from metric_learn_client.cli import main; main()"]
+
+
+class Job:
+    """`metric-learn embed INPUT --output-dir OUT` against one endpoint."""
+
+    def __init__(self, images, out, endpoint, *flags):
+        self.out = Path(out)
+        self.arguments = ["embed", str(images), "--output-dir", str(out), "--endpoint", endpoint, "--json"]
+        self.arguments += [str(flag) for flag in flags]
+
+    def start(self, *flags, prefix=()):
+        return subprocess.Popen(
+            [*prefix, *COMMAND, *self.arguments, *(str(flag) for flag in flags)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *flags, prefix=(), timeout=120):
+        """(exit code, events, stderr)"""
+        with self.start(*flags, prefix=prefix) as process:
+            try:
+                out, err = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return process.returncode, [json.loads(line) for line in out.splitlines()], err
+
+
+def until(process, event):
+    """Reads the job's lines up to an event of that name, and returns it."""
+    for line in process.stdout:
+        if json.loads(line)["event"] == event:
+            return json.loads(line)
+    raise AssertionError(f"no {event}: {process.stderr.read()}")
+
+
+def kill(process):
+    process.kill()
+    process.communicate()
+
+
+def data(out):
+    """{name: digest} of everything that a job writes for others; its log of runs and its own folders are not."""
+    files = (path for path in Path(out).rglob("*") if path.is_file())
+    named = {str(path.relative_to(out)): path for path in files}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in sorted(named.items())
+        if not name.startswith(".") and name != "runs.jsonl"
+    }
+
+
+def make_images(folder, count):
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        (folder / f"{index:05d}.jpg").write_bytes(b"image %d" % index)
+    return folder
+
+
+@pytest.fixture
+def fake():
+    with FakeServable() as server:
+        yield server

@@ -1,0 +1,151 @@
+"""What a job leaves: every row once, in formats that others read, with the identity of model and input."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.jobs import embed_dataset, verify
+from metric_learn_client.testing import fake_embeddings
+from tests.integration.client.jobs.conftest import Job, data, make_images
+
+
+def columns_of(folder):
+    return pq.read_table(folder, partitioning=None)
+
+
+def test_each_row_is_once_in_embeddings_or_failures_and_belongs_to_its_image(tmp_path, fake):
+    images = make_images(tmp_path / "in", 95)
+    (images / "00007.jpg").write_bytes(b"corrupt")
+    (images / "00050.jpg").write_bytes(b"")
+    summary = embed_dataset(images, tmp_path / "out", endpoint=fake.endpoint, shard_size=40, batch_size=7)
+    assert (summary.succeeded, summary.failed, summary.codes) == (93, 2, {"E_DECODE": 1, "E_EMPTY": 1})
+    arrays = [np.load(path) for path in sorted((tmp_path / "out/img_emb").iterdir())]
+    assert [array.shape for array in arrays] == [(39, 2048), (39, 2048), (15, 2048)]
+    metadata = columns_of(tmp_path / "out/metadata").to_pandas()
+    failures = columns_of(tmp_path / "out/failures").to_pandas()
+    assert sorted([*metadata["row"], *failures["row"]]) == list(range(95))
+    assert list(failures["code"]) == ["E_DECODE", "E_EMPTY"]
+    assert [os.path.basename(path) for path in failures["image_path"]] == ["00007.jpg", "00050.jpg"]
+    expected = fake_embeddings([Path(path).read_bytes() for path in metadata["image_path"]])
+    np.testing.assert_array_equal(np.concatenate(arrays), expected)
+    assert not verify(tmp_path / "out").problems
+
+
+def test_parquet_opens_in_pandas_with_a_fixed_size_list_and_its_identity(tmp_path, fake):
+    images = make_images(tmp_path / "in", 5)
+    embed_dataset(images, tmp_path / "out", endpoint=fake.endpoint, output_format="parquet", embedding_column="vector")
+    name = tmp_path / "out/embeddings/embeddings_00000.parquet"
+    schema = pq.read_schema(name)
+    assert schema.field("vector").type == pa.list_(pa.float32(), 2048)
+    assert schema.metadata[b"metric_learn.fingerprint"].decode() == fake.fingerprint
+    assert schema.metadata[b"metric_learn.version"] == b"1"
+    job = json.loads((tmp_path / "out/job.json").read_text())
+    assert schema.metadata[b"metric_learn.input_sha256"].decode() == job["input"]["sha256"]
+    frame = pd.read_parquet(tmp_path / "out/embeddings")
+    np.testing.assert_array_equal(np.stack(frame["vector"]), fake_embeddings([b"image %d" % i for i in range(5)]))
+    assert not verify(tmp_path / "out").problems
+
+
+@pytest.mark.parametrize("output_format", ["npy", "parquet"])
+def test_float16_files_hold_the_rounded_embeddings(tmp_path, fake, output_format):
+    images = make_images(tmp_path / "in", 5)
+    embed_dataset(images, tmp_path / "out", endpoint=fake.endpoint, output_format=output_format, dtype="float16")
+    if output_format == "npy":
+        found = np.load(tmp_path / "out/img_emb/img_emb_00000.npy")
+    else:
+        column = columns_of(tmp_path / "out/embeddings")["embedding"].combine_chunks()
+        found = column.flatten().to_numpy().reshape(-1, 2048)
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, fake_embeddings([b"image %d" % i for i in range(5)]).astype(np.float16))
+    assert not verify(tmp_path / "out").problems
+
+
+def test_a_shard_in_which_all_fail_is_empty_and_not_missing(tmp_path, fake):
+    images = make_images(tmp_path / "in", 20)
+    for index in range(10):
+        (images / f"{index:05d}.jpg").write_bytes(b"corrupt")
+    for output_format in ("npy", "parquet"):
+        out = tmp_path / output_format
+        summary = embed_dataset(images, out, endpoint=fake.endpoint, shard_size=10, output_format=output_format)
+        assert (summary.succeeded, summary.failed) == (10, 10)
+        assert not verify(out).problems
+    assert np.load(tmp_path / "npy/img_emb/img_emb_00000.npy").shape == (0, 2048)
+
+
+def test_columns_of_a_table_travel_with_their_rows(tmp_path, fake):
+    count = 30
+    content = [b"corrupt" if index == 4 else b"img %d" % index for index in range(count)]
+    table = pa.table({"jpg": content, "label": list(range(count)), "tags": [["a", str(i)] for i in range(count)]})
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=8)
+    embed_dataset(tmp_path / "t.parquet", tmp_path / "out", endpoint=fake.endpoint, shard_size=12, batch_size=5)
+    metadata = columns_of(tmp_path / "out/metadata")
+    assert metadata["label"].to_pylist() == [index for index in range(count) if index != 4]
+    assert metadata["tags"].to_pylist()[-1] == ["a", "29"]
+    found = np.concatenate([np.load(path) for path in sorted((tmp_path / "out/img_emb").iterdir())])
+    np.testing.assert_array_equal(found, fake_embeddings([content[n] for n in metadata["label"].to_pylist()]))
+
+
+def test_the_command_says_in_json_what_the_files_hold_and_exits_with_3(tmp_path, fake):
+    images = make_images(tmp_path / "in", 50)
+    (images / "00007.jpg").write_bytes(b"corrupt")
+    code, events, err = Job(images, tmp_path / "out", fake.endpoint, "--shard-size", 20).run()
+    assert code == ExitCode.SOME_FAILED, err
+    assert [event["event"] for event in events if event["event"] != "progress"] == ["started", *["shard"] * 3, "summary"]
+    assert sum(event["succeeded"] for event in events if event["event"] == "shard") == events[-1]["succeeded"] == 49
+    assert events[-1]["failed"] == 1 and events[-1]["codes"] == {"E_DECODE": 1} and events[-1]["complete"]
+    assert "--retry-failed does only them again" in err
+
+
+def test_every_part_of_a_divided_job_does_its_shards_and_together_they_are_the_whole(tmp_path, fake):
+    images = make_images(tmp_path / "in", 95)
+    embed_dataset(images, tmp_path / "whole", endpoint=fake.endpoint, shard_size=10)
+    jobs = [
+        Job(images, tmp_path / "out", fake.endpoint, "--shard-size", 10, "--num-shards", 3, "--shard-index", index)
+        for index in range(3)
+    ]
+    processes = [job.start() for job in jobs]
+    summaries = []
+    for process in processes:
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        summaries.append(json.loads(out.splitlines()[-1]))
+    assert [each["shards"] for each in summaries] == [4, 3, 3]
+    assert sum(each["succeeded"] for each in summaries) == 95
+    assert data(tmp_path / "out") == data(tmp_path / "whole")
+
+
+def test_worker_processes_write_the_same_files(tmp_path, fake):
+    images = make_images(tmp_path / "in", 95)
+    (images / "00007.jpg").write_bytes(b"corrupt")
+    embed_dataset(images, tmp_path / "whole", endpoint=fake.endpoint, shard_size=10)
+    code, events, err = Job(images, tmp_path / "out", fake.endpoint, "--shard-size", 10, "--engine", "processes").run()
+    assert code == ExitCode.SOME_FAILED, err
+    assert data(tmp_path / "out") == data(tmp_path / "whole")
+
+
+def test_a_dry_run_counts_estimates_and_writes_nothing(tmp_path, fake):
+    images = make_images(tmp_path / "in", 95)
+    job = Job(images, tmp_path / "out", fake.endpoint, "--shard-size", 10, "--dry-run")
+    code, events, err = job.run()
+    assert code == ExitCode.DONE, err
+    (event,) = events
+    assert (event["rows"], event["shards"], event["missing_rows"]) == (95, 10, 95)
+    assert event["rows_per_s"] > 0 and event["seconds"] > 0
+    assert not (tmp_path / "out").exists()
+    fake.stop()
+    code, events, _ = job.run()
+    assert code == ExitCode.NOT_REACHABLE and events[0]["rows"] == 95 and events[0]["seconds"] is None
+
+
+def test_job_options_without_an_output_directory_are_refused(tmp_path, fake):
+    job = Job("a.jpg", tmp_path, fake.endpoint)
+    job.arguments = ["embed", "a.jpg", "--shard-size", "5"]
+    code, _, err = job.run()
+    assert code == ExitCode.USAGE and "--shard-size needs --output-dir" in err

@@ -1,0 +1,191 @@
+"""Another job on the same directory is refused, with what is different; verify finds what was changed behind its back."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.jobs import RefusedError, embed_dataset, verify
+from metric_learn_client.testing import FakeServable
+from tests.integration.client.jobs.conftest import Job, data, kill, make_images, until
+
+
+@pytest.fixture
+def done(tmp_path, fake):
+    """(images, out, arguments) of a finished job."""
+    images = make_images(tmp_path / "in", 50)
+    arguments = {"endpoint": fake.endpoint, "shard_size": 20}
+    embed_dataset(images, tmp_path / "out", **arguments)
+    return images, tmp_path / "out", arguments
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"shard_size": 30}, "shard size was 20, now 30"),
+        ({"dtype": "float16"}, 'dtype was "float32", now "float16"'),
+        ({"limit": 3}, "limit was null, now 3"),
+        ({"preprocess": "local"}, 'preprocess was "server", now "local"'),
+        ({"shuffle_seed": 1}, "shuffle seed was null, now 1"),
+    ],
+)
+def test_a_changed_option_is_named(done, change, text):
+    images, out, arguments = done
+    before = data(out)
+    with pytest.raises(RefusedError, match=text):
+        embed_dataset(images, out, **{**arguments, **change})
+    assert data(out) == before
+
+
+def test_another_model_is_named_and_embeds_nothing(done):
+    images, out, arguments = done
+    with FakeServable(fingerprint="beef" * 16) as other:
+        with pytest.raises(RefusedError, match=f"the model was {'fa4e' * 16}, now {'beef' * 16}"):
+            embed_dataset(images, out, **{**arguments, "endpoint": other.endpoint})
+        assert other.images == 0
+
+
+def test_a_model_that_changes_while_the_job_runs_ends_it(tmp_path, fake):
+    images = make_images(tmp_path / "in", 50)
+    fake.faults.fingerprint = "beef" * 16
+    code, _, err = Job(images, tmp_path / "out", fake.endpoint).run()
+    assert code in (ExitCode.USAGE, ExitCode.GATE_FAILED) and "beef" in err
+    assert verify(tmp_path / "out").done_shards == 0
+
+
+def test_changed_rows_are_refused_and_extend_embeds_what_was_added(done, tmp_path, fake):
+    images, out, arguments = done
+    before = data(out)
+    (images / "00000-more.jpg").write_bytes(b"more")
+    with pytest.raises(RefusedError, match="the input's rows changed .* --extend embeds what was added"):
+        embed_dataset(images, out, **arguments)
+    sent = fake.images
+    summary = embed_dataset(images, out, **arguments, if_exists="extend")
+    assert (summary.succeeded, summary.shards, fake.images - sent) == (51, 4, 1)
+    after = data(out)
+    assert {name: after[name] for name in before if name != "job.json"} == {
+        name: digest for name, digest in before.items() if name != "job.json"
+    }
+    assert pq.read_table(out / "metadata/metadata_00003.parquet")["row"].to_pylist() == [50]
+    assert not verify(out).problems
+    assert embed_dataset(images, out, **arguments).succeeded == 51
+
+
+def test_overwrite_begins_anew_and_leaves_no_shard_of_before(done, tmp_path):
+    images, out, arguments = done
+    (out / "mine.txt").write_text("not the job's")
+    summary = embed_dataset(images, out, **{**arguments, "shard_size": 25}, if_exists="overwrite")
+    assert (summary.succeeded, summary.shards) == (50, 2)
+    assert len(list((out / "img_emb").iterdir())) == 2 and (out / "mine.txt").exists()
+    assert not verify(out).problems
+
+
+@pytest.mark.parametrize("if_exists", ["resume", "overwrite"])
+def test_a_directory_with_other_things_is_left_alone(tmp_path, fake, if_exists):
+    images = make_images(tmp_path / "in", 5)
+    with pytest.raises(RefusedError, match="not empty and holds no job"):
+        embed_dataset(images, images, endpoint=fake.endpoint, if_exists=if_exists)
+    assert len(list(images.iterdir())) <= 6  # the pictures, and .locks
+
+
+def test_a_second_job_on_the_directory_is_refused_while_the_first_runs(tmp_path, fake):
+    images = make_images(tmp_path / "in", 50)
+    fake.faults.delay_s = 5.0
+    job = Job(images, tmp_path / "out", fake.endpoint)
+    first = job.start()
+    try:
+        until(first, "started")
+        code, _, err = job.run()
+        assert code == ExitCode.USAGE and "another job works on this directory" in err
+        code, _, err = job.run("--num-shards", 2)
+        assert code == ExitCode.USAGE and "another job works on this directory" in err
+    finally:
+        kill(first)
+    fake.faults.delay_s = 0.0
+    assert job.run()[0] == ExitCode.DONE
+
+
+def test_standard_input_must_say_the_same_again(tmp_path, fake, monkeypatch):
+    import io
+
+    images = make_images(tmp_path / "in", 3)
+
+    def run(names, **options):
+        text = "".join(f"{images / name}\n" for name in names)
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        return embed_dataset("-", tmp_path / "out", endpoint=fake.endpoint, **options)
+
+    assert run(["00000.jpg", "00001.jpg"]).succeeded == 2
+    assert run(["00000.jpg", "00001.jpg"]).succeeded == 2
+    with pytest.raises(RefusedError, match="rows changed"):
+        run(["00001.jpg", "00000.jpg"])
+    assert run(["00000.jpg", "00001.jpg", "00002.jpg"], if_exists="extend").succeeded == 3
+
+
+def damage_bytes(out):
+    path = out / "img_emb/img_emb_00001.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def damage_missing(out):
+    (out / "metadata/metadata_00001.parquet").unlink()
+
+
+def damage_swap(out):
+    """Two shards' embeddings exchanged, stats and all: only the rows tell."""
+    for folder, name in (("metadata", "metadata_{}.parquet"), ("failures", "failures_{}.parquet")):
+        one, two = (out / folder / name.format(number) for number in ("00000", "00001"))
+        content = one.read_bytes()
+        one.write_bytes(two.read_bytes())
+        two.write_bytes(content)
+    for number in ("00000", "00001"):
+        restat(out, number)
+
+
+def damage_norm(out):
+    path = out / "img_emb/img_emb_00001.npy"
+    np.save(path, np.load(path) * 2)
+    restat(out, "00001")
+
+
+def restat(out, number):
+    from metric_learn_client.jobs.shard_files import file_digest
+
+    path = out / f"stats/{number}.json"
+    stats = json.loads(path.read_text())
+    stats["files"] = {name: file_digest(out / name) for name in stats["files"]}
+    path.write_text(json.dumps(stats))
+
+
+@pytest.mark.parametrize(
+    "damage, text",
+    [
+        (damage_bytes, "its bytes changed"),
+        (damage_missing, "metadata_00001.parquet is missing"),
+        (damage_swap, "its rows are not"),
+        (damage_norm, "norm 2"),
+    ],
+)
+def test_verify_finds_what_is_wrong_and_exits_with_5(done, damage, text):
+    images, out, arguments = done
+    job = Job(images, out, arguments["endpoint"])
+    job.arguments = ["job", "verify", str(out), "--json", "--complete"]
+    code, events, _ = job.run()
+    assert code == ExitCode.DONE and events[0]["complete"] and events[0]["succeeded"] == 50
+    damage(out)
+    code, events, _ = job.run()
+    assert code == ExitCode.GATE_FAILED and text in " ".join(events[0]["problems"])
+
+
+def test_verify_tells_an_unfinished_job_from_a_wrong_one(done):
+    images, out, arguments = done
+    (out / "stats/00002.json").unlink()
+    job = Job(images, out, arguments["endpoint"])
+    for flags, expected in (([], ExitCode.DONE), (["--complete"], ExitCode.GATE_FAILED)):
+        job.arguments = ["job", "verify", str(out), "--json", *flags]
+        code, events, _ = job.run()
+        assert (code, events[0]["done_shards"], events[0]["problems"]) == (expected, 2, [])
