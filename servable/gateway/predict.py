@@ -38,7 +38,7 @@ from servable.gateway.reply import ImageError, encode_reply
 from servable.gateway.request import PredictWork, read_request
 from servable.gateway.settings import GatewaySettings
 from servable.gateway.tokens import Tokens
-from servable.gateway.tracing import Tracer
+from servable.gateway.tracing import Attributes, Tracer
 
 RETRY_AFTER_DRAIN_MS = 1000
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
@@ -96,43 +96,42 @@ class PredictService:
         metadata = dict(context.invocation_metadata() or ())
         call = _Call(request_id_of(metadata), began)
         token = logs.request_id.set(call.request_id)
-        code = grpc.StatusCode.INTERNAL
+        outcome: Union[bytes, CallError, None] = None
         try:
             with self._tracer.span("mindspore.serving.proto.MSService/Predict", metadata) as attributes:
-                try:
-                    reply = await self._within_deadline(call, metadata, context)
-                    code = grpc.StatusCode.OK
-                    context.set_trailing_metadata(call.metadata())
-                    return reply
-                except asyncio.CancelledError:
-                    over = context.time_remaining() == 0
-                    code = grpc.StatusCode.DEADLINE_EXCEEDED if over else grpc.StatusCode.CANCELLED
-                    raise
-                except CallError as error:
-                    code = error.status
-                    return await self._abort(context, error, call)
-                except Exception:
-                    log.exception("a call ended by an error of the gateway")
-                    code = grpc.StatusCode.INTERNAL
-                    failure = CallError(code, f"the gateway failed; its log has request {call.request_id}")
-                    return await self._abort(context, failure, call)
-                finally:
-                    attributes.update(
-                        {
-                            "rpc.system": "grpc",
-                            "rpc.grpc.status_code": code.name,
-                            "metric_learn.method": call.method,
-                            "metric_learn.images": call.images,
-                            "metric_learn.request_id": call.request_id,
-                        }
-                    )
+                outcome = await self._outcome(call, metadata, context)
+                code = outcome.status if isinstance(outcome, CallError) else grpc.StatusCode.OK
+                self._describe(attributes, call, code)
         finally:
+            if outcome is None:  # cancelled: by the caller, or by gRPC when the caller's deadline has passed
+                over = context.time_remaining() == 0
+                code = grpc.StatusCode.DEADLINE_EXCEEDED if over else grpc.StatusCode.CANCELLED
             self._record(call, code, context)
             logs.request_id.reset(token)
+        if isinstance(outcome, CallError):
+            await context.abort(outcome.status, outcome.message, call.metadata() + outcome.trailing_metadata())
+        context.set_trailing_metadata(call.metadata())
+        assert isinstance(outcome, bytes)
+        return outcome
 
-    async def _abort(self, context: Any, error: CallError, call: _Call) -> bytes:
-        await context.abort(error.status, error.message, call.metadata() + error.trailing_metadata())
-        raise AssertionError("abort raises")
+    async def _outcome(self, call: _Call, metadata: Mapping[str, Any], context: Any) -> Union[bytes, CallError]:
+        try:
+            return await self._within_deadline(call, metadata, context)
+        except CallError as error:
+            # Without its traceback, whose frames hold the request's body.
+            return error.with_traceback(None)
+        except Exception:
+            log.exception("a call ended by an error of the gateway")
+            return CallError(
+                grpc.StatusCode.INTERNAL, f"the gateway failed; its log has the reason for request {call.request_id}"
+            )
+
+    def _describe(self, attributes: Attributes, call: _Call, code: grpc.StatusCode) -> None:
+        attributes["rpc.system"] = "grpc"
+        attributes["rpc.grpc.status_code"] = code.name
+        attributes["metric_learn.method"] = call.method
+        attributes["metric_learn.images"] = call.images
+        attributes["metric_learn.request_id"] = call.request_id
 
     async def _within_deadline(self, call: _Call, metadata: Mapping[str, Any], context: Any) -> bytes:
         deadlines = self._settings.deadlines

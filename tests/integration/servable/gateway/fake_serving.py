@@ -56,6 +56,7 @@ class FakeServing:
         self.image_errors: dict[bytes, tuple[int, str]] = {}  # payload -> its in-band error
         self.poison: bytes | None = None  # a payload that ends the worker
         self.golden_silent = False
+        self._held: asyncio.Event | None = None
         self.batches: list[int] = []
         self.requests: list[bytes] = []
         self.keep_requests = False
@@ -76,6 +77,14 @@ class FakeServing:
         await self._server.start()
         return target
 
+    def hold(self) -> None:
+        """Takes calls and answers them at `release`, which runs on the event loop."""
+        self._held = asyncio.Event()
+
+    def release(self) -> None:
+        self._held.set()
+        self._held = None
+
     async def stop(self) -> None:
         await self._server.stop(0)
 
@@ -93,6 +102,8 @@ class FakeServing:
         try:
             if self.silent or (golden and self.golden_silent):
                 await asyncio.Event().wait()
+            if self._held is not None and not golden:
+                await self._held.wait()
             if self.poison is not None and self.poison in payloads:
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
             if self.status is not None:
