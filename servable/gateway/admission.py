@@ -11,7 +11,7 @@ from servable.gateway.settings import LimitSettings
 
 MIN_RETRY_MS, MAX_RETRY_MS = 50, 5000
 _UNKNOWN_RETRY_MS = 200  # before the first image came back
-_SMOOTHING = 0.2  # of the newest second in the throughput estimate
+_SMOOTHING = 0.2  # of the newest busy second in the throughput estimate
 
 
 class Admission:
@@ -23,9 +23,10 @@ class Admission:
         self.calls = 0
         self.images = 0
         self.bytes = 0
-        self._rate = 0.0  # images a second
+        self._rate = 0.0  # images a second, counted while there were any: an idle hour does not make it slow
         self._finished = 0
-        self._since = clock()
+        self._busy_s = 0.0
+        self._busy_since = 0.0
 
     @contextmanager
     def call(self) -> Iterator[None]:
@@ -53,6 +54,8 @@ class Admission:
                 f"{self.bytes} bytes in flight, {size} more would pass {limits.max_in_flight_bytes}; try again later",
                 self.retry_after_ms(),
             )
+        if not self.images:
+            self._busy_since = self._clock()
         self.images += images
         self.bytes += size
         try:
@@ -60,15 +63,18 @@ class Admission:
         finally:
             self.images -= images
             self.bytes -= size
+            if not self.images:
+                self._busy_s += self._clock() - self._busy_since
 
     def finished(self, images: int) -> None:
         """`images` came back from the backend: what the retry hint is estimated from."""
         self._finished += images
-        elapsed = self._clock() - self._since
+        now = self._clock()
+        elapsed = self._busy_s + (now - self._busy_since if self.images else 0.0)
         if elapsed >= 1.0:
             rate = self._finished / elapsed
             self._rate = rate if not self._rate else self._rate + _SMOOTHING * (rate - self._rate)
-            self._finished, self._since = 0, self._clock()
+            self._finished, self._busy_s, self._busy_since = 0, 0.0, now
 
     def retry_after_ms(self) -> int:
         """The time in which half of what is in flight will be done, as the last seconds went."""
