@@ -18,7 +18,7 @@ BATCH = max(stages.SIZES)
 
 @register.register_method(output_names=["embedding"])
 def embed(image):
-    pixels = register.add_stage(stages.preprocess, image, outputs_count=1, batch_size=BATCH)
+    pixels = register.add_stage(stages.preprocess, image, outputs_count=1, batch_size=BATCH * stages.AHEAD)
     features = register.add_stage(stages.embed, pixels, outputs_count=1, batch_size=BATCH)
     embedding = register.add_stage(stages.l2_normalize, features, outputs_count=1, batch_size=BATCH)
     return embedding

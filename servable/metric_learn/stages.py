@@ -2,17 +2,23 @@
 
 Contract with MindSpore Serving 2.0.2 (server/worker/task.py): a batched stage receives a tuple of instances; an
 exception while item k is produced fails that instance alone, and the stage is called again with the items after k.
+
+All Python stages of a worker share one thread, and later stages go first. So that images are decoded while the
+network runs, `preprocess` only hands them to a pool and passes on tickets, for more images than one run takes;
+`embed` redeems the tickets of its run. A lone image is decoded at once: a pool would only add its latency.
 """
 
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from metric_learn_client.preprocess import DecodeLimits
 from metric_learn_client.preprocess import preprocess as preprocess_image
+from servable.batch_stats import BatchStats
 
 from .batching import plan
 
@@ -23,6 +29,9 @@ WORKER = json.loads(os.environ["METRIC_LEARN_WORKER"])
 LIMITS = DecodeLimits(**WORKER["limits"])
 SIZES = tuple(WORKER["batch_sizes"])
 MODELS = {}  # batch size -> Model, filled by servable_config
+STATS = BatchStats(Path(WORKER["run_dir"]), SIZES)
+# Full batches that are decoded ahead. MindSpore Serving has three times the largest batch in a worker at most.
+AHEAD = 3
 
 cv2.setNumThreads(1)  # images run in parallel instead, and workers x threads must not exceed the cores
 _pool = ThreadPoolExecutor(WORKER["preprocess_threads"], thread_name_prefix="preprocess")
@@ -32,19 +41,37 @@ class StageError(Exception):
     """An instance's error; its text starts with a stable code."""
 
 
+class _Tickets:
+    """Work handed to the pool, by number. The number travels as int64 [1] to the next stage in place of the pixels."""
+
+    def __init__(self, kept):
+        self._kept, self._number, self._pending = kept, 0, {}
+
+    def issue(self, image):
+        self._number += 1
+        self._pending[self._number] = _pool.submit(_pixels, image)
+        # MindSpore Serving drops what stands between two stages when it gives a request up.
+        self._pending.pop(self._number - self._kept, None)
+        return np.array([self._number], np.int64)
+
+    def redeem(self, item):
+        """What the pool made of a ticket, pixels or StageError; pixels themselves are given back."""
+        return self._pending.pop(int(item[0])).result() if item.dtype == np.int64 else item
+
+
 class _Results:
-    """Values and errors in order. After an error Serving asks again for the rest: `rest` hands it out, once."""
+    """Values and errors in order. After an error Serving asks again for the rest, which is not computed again."""
 
     def __init__(self):
         self._items, self._results = (), []
 
     def of(self, instances, compute):
         """Results of `instances`, computed now or left over from the call that an error cut short."""
-        images = [instance[0] for instance in instances]
-        left = self._items[len(self._items) - len(images) :] if len(images) <= len(self._items) else None
-        if left is None or not left or any(a is not b for a, b in zip(left, images)):
-            self._items, self._results = tuple(images), compute(images)
-        offset = len(self._items) - len(images)
+        items = [instance[0] for instance in instances]
+        left = self._items[len(self._items) - len(items) :] if len(items) <= len(self._items) else None
+        if not left or any(a is not b for a, b in zip(left, items)):
+            self._items, self._results = tuple(items), compute(items)
+        offset = len(self._items) - len(items)
         for index in range(offset, len(self._items)):
             result = self._results[index]
             if index == len(self._items) - 1:
@@ -54,12 +81,19 @@ class _Results:
             yield result
 
 
-_preprocessed = _Results()
+_embedded = _Results()
+_tickets = _Tickets(kept=8 * AHEAD * max(SIZES))  # far more than MindSpore Serving ever has in a worker
 
 
 def preprocess(instances):
-    """Encoded images, uint8 [bytes] each -> uint8 [224, 224, 3] BGR each."""
-    return _preprocessed.of(instances, _preprocess_all)
+    """Encoded images, uint8 [bytes] each -> uint8 [224, 224, 3] BGR each, or the ticket of one."""
+    if len(instances) == 1:
+        pixels = _pixels(instances[0][0])
+        if isinstance(pixels, Exception):
+            raise pixels
+        return [pixels]
+    # A copy: the array is a view of the request, which may be gone when the pool reads it.
+    return [_tickets.issue(image.tobytes()) for (image,) in instances]
 
 
 def check_pixels(instances):
@@ -71,13 +105,8 @@ def check_pixels(instances):
 
 
 def embed(instances):
-    """uint8 [224, 224, 3] each -> float32 [2048] each, not normalised; batch sizes by what is queued."""
-    images = [[pixels] for (pixels,) in instances]
-    features = []
-    for size in plan(len(images), SIZES, WORKER["run_overhead_images"]):
-        batch = images[len(features) : len(features) + size]
-        features.extend(np.ascontiguousarray(row[0], np.float32) for row in MODELS[size].call(batch))
-    return features
+    """Pixels or tickets -> float32 [2048] each, not normalised; an image that failed in the pool raises here."""
+    return _embedded.of(instances, _embed_all)
 
 
 def l2_normalize(instances):
@@ -89,13 +118,24 @@ def l2_normalize(instances):
         yield np.ascontiguousarray(features / np.float32(norm), np.float32)
 
 
-def _preprocess_all(images):
-    return list(_pool.map(_preprocess_one, images))
-
-
-def _preprocess_one(image):
+def _pixels(image):
+    """The pixels of one encoded image, or its StageError."""
     try:
         return preprocess_image(image, LIMITS)
     except Exception as error:  # an instance's failure must stay its own
         text = str(error) if str(error).startswith("E_") else "E_DECODE: the image could not be decoded"
         return StageError(text)
+
+
+def _embed_all(items):
+    results = [_tickets.redeem(item) for item in items]
+    good = [index for index, result in enumerate(results) if not isinstance(result, Exception)]
+    done = 0
+    for size in plan(len(good), SIZES, WORKER["run_overhead_images"]) if good else ():
+        run = good[done : done + size]
+        rows = MODELS[size].call([[results[index]] for index in run])
+        STATS.count(size, images=len(run))
+        for index, row in zip(run, rows):
+            results[index] = np.ascontiguousarray(row[0], np.float32)
+        done += size
+    return results

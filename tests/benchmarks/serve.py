@@ -1,0 +1,100 @@
+"""One MindSpore Serving for a benchmark, with a gateway before it where asked. Run with the server's Python.
+
+python -m tests.benchmarks.serve bare|plain|direct|no-network VERSION_DIRECTORY SCRATCH; prints the address to call, and
+serves until SIGTERM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from servable.backend import Backend, BackendSettings
+from servable.gateway import Backends, Gateway, GatewaySettings, LogSettings, configure_logging
+from servable.lite_runtime import lite_directory
+from servable.predict import wait_until_serving
+from servable.staging import STAGED_VERSION, stage
+from tests.benchmarks.no_network import constant_embedding, copy_without_network
+from tests.integration.servable.gateway.fake_serving import FakeBackend, Golden
+
+HERE = Path(__file__).resolve().parent
+START_S = 120.0
+
+
+def start(kind: str, version: Path, scratch: Path) -> tuple[Backend, str]:
+    cores = len(os.sched_getaffinity(0))
+    sizes = [entry["batch_size"] for entry in json.loads((version / "manifest.json").read_text())["mindir"]]
+    if kind == "no-network":
+        name, code = "metric_learn", copy_without_network(scratch / "code")
+    elif kind == "direct":  # the product without its gateway
+        name, code = "metric_learn", HERE.parents[1] / "servable" / "metric_learn"
+    else:
+        name, code = f"bench_{kind}", HERE / "servables" / kind
+    servables = stage(code, version, scratch, name)
+    address = f"unix:{scratch}/{kind}.sock"
+    settings = BackendSettings(
+        servable_directory=str(servables),
+        servable_name=name,
+        version_number=STAGED_VERSION,
+        address=address,
+        device_type=None,
+        device_ids=(),
+        workers=1,
+        enable_lite=True,
+    )
+    worker = {
+        "device": "cpu",
+        "threads": cores,
+        "preprocess_threads": cores,
+        "run_overhead_images": 0.2,
+        "batch_sizes": sizes,
+        "limits": {},
+        "run_dir": str(scratch),
+        "precision_mode": "origin",
+    }
+    backend = Backend(settings, scratch, lite_directory(), worker)
+    wait_until_serving(address, backend.poll, START_S)
+    return backend, address
+
+
+async def front(target: str, scratch: Path) -> None:
+    """The product's gateway before `target`, on a unix socket of its own."""
+    golden = Golden(next((HERE.parent / "golden" / "images").glob("astronaut_420*")).read_bytes(), constant_embedding())
+    settings = GatewaySettings(
+        address=f"unix:{scratch}/gateway.sock", http_address="127.0.0.1:0", log=LogSettings(access=False)
+    )
+    configure_logging(settings.log)
+    backends = Backends(1)
+    gateway = Gateway(settings, backends, on_unhealthy=lambda served, reason: print(reason, file=sys.stderr))
+    await gateway.start()
+    backends.set_ready(FakeBackend(target=target, window_instances=48, max_batch=16, golden=golden))
+    if not await backends.wait_serving(0, 30):
+        raise SystemExit(backends.default.reason)
+    print(settings.address, flush=True)
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    await stopped.wait()
+
+
+def main(kind: str, version: Path, scratch: Path) -> None:
+    np.seterr(all="raise")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    backend, address = start(kind, version, scratch)
+    try:
+        if kind == "no-network":
+            asyncio.run(front(address, scratch))
+        else:
+            print(address, flush=True)
+            signal.pause()
+    finally:
+        backend.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
