@@ -3,7 +3,9 @@
 .venv/server/bin/python -m tests.benchmarks.gateway_cost [--backend unix:/path/of/a/running/MindSpore/Serving]
 
 Without --backend the far end is an echo that answers at once, so all the time that is seen is transport and gateway.
-Calls alternate between the two ways, so that whatever else the machine does meets both alike.
+Three ways are compared: straight to the far end, through the gateway, and through a bare pass-through that only hands
+bytes on with the same grpc.aio - what any gateway of this kind costs at least. Calls alternate between the ways, so
+that whatever else the machine does meets all alike.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+import grpc.aio
 import psutil
 
 from metric_learn_client import wire
@@ -37,6 +40,25 @@ OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_leng
 
 async def serve_echo(path: str) -> None:
     await FakeServing(echo=True).start(path)
+    print("listening", flush=True)
+    await asyncio.Event().wait()
+
+
+async def serve_bare(path: str, target: str) -> None:
+    channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+    onward = channel.unary_unary(wire.PREDICT_PATH)
+
+    async def predict(body: bytes, _context: object) -> bytes:
+        reply: bytes = await onward(body, timeout=30)
+        return reply
+
+    server = grpc.aio.server(options=OPTIONS)
+    handler = grpc.unary_unary_rpc_method_handler(predict)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("mindspore.serving.proto.MSService", {"Predict": handler}),)
+    )
+    server.add_insecure_port(f"unix:{path}")
+    await server.start()
     print("listening", flush=True)
     await asyncio.Event().wait()
 
@@ -91,36 +113,37 @@ def cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def measure(direct: str, through: str, gateway: psutil.Process, images: int, seconds: float) -> dict[str, float]:
-    """Median latencies in ms, one caller; CPU seconds of the gateway an image, with as many callers as keep it busy."""
+def measure(
+    targets: dict[str, str], children: dict[str, psutil.Process], images: int, seconds: float
+) -> dict[str, float]:
+    """Latencies of one caller, median in ms; CPU an image with 8 callers, in microseconds of the process in between."""
     body = body_of(images)
-    taken: dict[str, list[float]] = {direct: [], through: []}
-    with grpc.insecure_channel(direct, OPTIONS) as first, grpc.insecure_channel(through, OPTIONS) as second:
-        calls = {direct: first.unary_unary(wire.PREDICT_PATH), through: second.unary_unary(wire.PREDICT_PATH)}
+    taken: dict[str, list[float]] = {way: [] for way in targets}
+    row: dict[str, float] = {"images_per_call": images}
+    with contextlib.ExitStack() as stack:
+        channels = {way: stack.enter_context(grpc.insecure_channel(at, OPTIONS)) for way, at in targets.items()}
+        calls = {way: channel.unary_unary(wire.PREDICT_PATH) for way, channel in channels.items()}
         for call in calls.values():
-            call(body, wait_for_ready=True, timeout=30)
+            call(body, wait_for_ready=True, timeout=60)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            for target, call in calls.items():
+            for way, call in calls.items():
                 began = time.perf_counter()
-                call(body, timeout=30)
-                taken[target].append(1000 * (time.perf_counter() - began))
-        before, sent = cpu_s(gateway), 0
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            futures = [calls[through].future(body, timeout=30) for _ in range(8)]
-            for future in futures:
-                future.result()
-            sent += images * len(futures)
-    medians = {target: statistics.median(values) for target, values in taken.items()}
-    return {
-        "images_per_call": images,
-        "direct_ms": round(medians[direct], 3),
-        "through_ms": round(medians[through], 3),
-        "added_ms": round(medians[through] - medians[direct], 3),
-        "gateway_cpu_us_per_image": round(1e6 * (cpu_s(gateway) - before) / sent, 1),
-        "images_per_s": round(sent / seconds, 1),
-    }
+                call(body, timeout=60)
+                taken[way].append(1000 * (time.perf_counter() - began))
+        for way, values in taken.items():
+            row[f"{way}_ms"] = round(statistics.median(values), 3)
+        for way in ("bare", "gateway"):
+            row[f"{way}_adds_ms"] = round(row[f"{way}_ms"] - row["direct_ms"], 3)
+        for way, process in children.items():
+            before, sent, began = cpu_s(process), 0, time.monotonic()
+            while time.monotonic() < began + seconds:
+                for future in [calls[way].future(body, timeout=60) for _ in range(8)]:
+                    future.result()
+                    sent += images
+            row[f"{way}_cpu_us_per_image"] = round(1e6 * (cpu_s(process) - before) / sent, 1)
+            row[f"{way}_images_per_s"] = round(sent / (time.monotonic() - began), 1)
+    return row
 
 
 def main() -> None:
@@ -128,25 +151,31 @@ def main() -> None:
     parser.add_argument("--backend", help="gRPC target of a MindSpore Serving that runs; default: an echo")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each of the two measurements of a size")
     parser.add_argument("--no-access-log", action="store_true")
-    parser.add_argument("--role", choices=["echo", "gateway"], help=argparse.SUPPRESS)
+    parser.add_argument("--role", choices=["echo", "bare", "gateway"], help=argparse.SUPPRESS)
     parser.add_argument("--path", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.role == "echo":
         asyncio.run(serve_echo(options.path))
+    elif options.role == "bare":
+        asyncio.run(serve_bare(options.path, options.backend))
     elif options.role == "gateway":
         asyncio.run(serve_gateway(options.path, options.backend, not options.no_access_log))
     else:
         with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-            target = options.backend or f"unix:{folder}/echo.sock"
+            targets = {
+                "direct": options.backend or f"unix:{folder}/echo.sock",
+                "bare": f"unix:{folder}/bare.sock",
+                "gateway": f"unix:{folder}/gateway.sock",
+            }
             if options.backend is None:
                 stack.enter_context(child("--role", "echo", "--path", f"{folder}/echo.sock"))
             flags = ["--no-access-log"] if options.no_access_log else []
-            gateway = stack.enter_context(
-                child("--role", "gateway", "--path", f"{folder}/gateway.sock", "--backend", target, *flags)
-            )
+            children = {}
+            for way in ("bare", "gateway"):
+                arguments = ["--role", way, "--path", f"{folder}/{way}.sock", "--backend", targets["direct"], *flags]
+                children[way] = stack.enter_context(child(*arguments))
             for images in IMAGES_PER_CALL:
-                row = measure(target, f"unix:{folder}/gateway.sock", gateway, images, options.seconds)
-                print(json.dumps(row), flush=True)
+                print(json.dumps(measure(targets, children, images, options.seconds)), flush=True)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,8 @@ class FakeServing:
         self.image_errors: dict[bytes, tuple[int, str]] = {}  # payload -> its in-band error
         self.poison: bytes | None = None  # a payload that ends the worker
         self.golden_silent = False
+        self.crashes = 0
+        self._crash: asyncio.Future | None = None
         self._held: asyncio.Event | None = None
         self.batches: list[int] = []
         self.requests: list[bytes] = []
@@ -104,8 +106,8 @@ class FakeServing:
                 await asyncio.Event().wait()
             if self._held is not None and not golden:
                 await self._held.wait()
-            if self.poison is not None and self.poison in payloads:
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+            if self.poison is not None:
+                await self._survive(payloads, context)
             if self.status is not None:
                 await context.abort(self.status, "File /secret/path/server.cc: what the library says")
             if self.delay_s:
@@ -116,6 +118,17 @@ class FakeServing:
         finally:
             if not golden:
                 self.in_flight -= count
+
+    async def _survive(self, payloads, context) -> None:
+        """The poison ends the worker, and with it every call that it has."""
+        crash = self._crash = self._crash or asyncio.get_running_loop().create_future()
+        if self.poison in payloads:
+            crash.set_result(None)
+            self._crash = None
+            self.crashes += 1
+        await asyncio.wait({crash}, timeout=0.05)
+        if crash.done():
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 
     def _payload(self, instance) -> bytes:
         (tensor,) = instance.items.values()

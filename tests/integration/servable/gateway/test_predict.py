@@ -266,6 +266,7 @@ def test_small_calls_are_not_held_up_by_a_large_one(tmp_path):
         harness.serving.delay_s = 0.05
         with harness.channel() as channel:
             large = predict_future(channel, request(*[b"%d" % index for index in range(256)]))
+            until(lambda: harness.serving.batches, "the large call's first batch")
             predict(channel, request(b"small"))
             assert not large.done()
             assert len(large.result(10).instances) == 256
