@@ -16,7 +16,7 @@ from .service_manager import ServiceManager
 
 READY_AGAIN_S = 30
 ROUNDS = 20
-QUICK = ("supervision.stable_s=1", "readiness.deadline_s=2", "readiness.interval_s=1")
+QUICK = ("supervision.stable_s=1", "supervision.max_failures=1000", "readiness.deadline_s=2", "readiness.interval_s=1")
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
 
 
@@ -35,12 +35,14 @@ def test_mindspore_serving_is_hit_again_and_again(versions, tmp_path, target, nu
     server = start(tmp_path, *QUICK)
     with Load(server.endpoint, threads=3) as load:
         load.wait_for_good(5, time.monotonic(), 20)
+        descriptors = psutil.Process(server.process.pid).num_fds()
         for _ in range(ROUNDS):
             victim = {"worker": worker_of, "master": master_of}[target](server)
             master, at = master_of(server), time.monotonic()
             victim.send_signal(number)
             wait_until(lambda one=master: not running([one]), READY_AGAIN_S, "the replacement")
             seconds.append(load.wait_for_good(5, at + 0.5, READY_AGAIN_S))
+    assert psutil.Process(server.process.pid).num_fds() <= descriptors + 5
     print(f"{number.name} on {target}, {ROUNDS} rounds: {spread(seconds)} to five good answers; {load.summary()}")
     assert_answered_once(load)
     assert stop(server) == 0

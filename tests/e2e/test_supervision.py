@@ -1,17 +1,26 @@
 """MindSpore Serving behind the gateway, killed, stopped and hung: calls are answered, and it comes back."""
 
 import signal
+import subprocess
 import time
+from pathlib import Path
 
+import grpc
 import psutil
 import pytest
 
-from .conftest import start, stop
-from .load import Load
+from metric_learn_client import wire
+
+from .conftest import REPOSITORY, free_port, start, stop
+from .load import OPTIONS, Load, predict_on, request_of
 from .processes import assert_nothing_left, master_of, running, segments, tree_of, wait_until, worker_of
 
 READY_AGAIN_S = 30
-QUICK = ("supervision.stable_s=1", "readiness.deadline_s=2", "readiness.interval_s=1")
+QUICK = ("log.backend_max_mb=1", "supervision.stable_s=1", "readiness.deadline_s=2", "readiness.interval_s=1")
+
+
+def run_dir_of(server):
+    return Path(next(part for part in server.process.args if part.startswith("server.run_dir=")).partition("=")[2])
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +34,15 @@ def supervised(versions, tmp_path_factory):
     assert_nothing_left(run_dir, before)
 
 
-FAULTS = [(target, number) for target in ("worker", "master") for number in (signal.SIGKILL, signal.SIGSTOP)]
-
-
-@pytest.mark.parametrize(("target", "number"), FAULTS)
+@pytest.mark.parametrize(
+    ("target", "number"),
+    [
+        pytest.param("worker", signal.SIGKILL, id="kill-worker"),
+        pytest.param("worker", signal.SIGSTOP, id="stop-worker", marks=pytest.mark.long),
+        pytest.param("master", signal.SIGKILL, id="kill-master", marks=pytest.mark.long),
+        pytest.param("master", signal.SIGSTOP, id="stop-master"),
+    ],
+)
 def test_calls_are_answered_and_service_returns_after(supervised, target, number):
     with Load(supervised.endpoint, threads=3) as load:
         load.wait_for_good(5, time.monotonic(), 20)
@@ -44,6 +58,22 @@ def test_calls_are_answered_and_service_returns_after(supervised, target, number
     assert supervised.process.poll() is None
 
 
+def test_the_tracebacks_of_bad_images_stay_within_their_bound(supervised):
+    run_dir = run_dir_of(supervised)
+    request = request_of([0] * 200)
+    for instance in request.instances:
+        instance.items[wire.ITEM_IMAGE].bytes_val[0] = b"\xff\xd8\xff no picture"
+    with grpc.insecure_channel(supervised.endpoint, options=OPTIONS) as channel:
+        for _ in range(10):
+            reply = predict_on(channel)(request, timeout=60)
+            assert all(error.error_msg.startswith(b"E_") for error in reply.error_msg)
+    logs = list(run_dir.glob("mindspore_serving.log*"))
+    assert len(logs) == 2, "fewer tracebacks than the bound: nothing is shown"
+    assert sum(log.stat().st_size for log in logs) <= 2**20
+    assert all(log.is_symlink() for log in run_dir.rglob("serving_logs/*"))
+
+
+@pytest.mark.long
 def test_giving_up_ends_with_4_and_the_reason(versions, tmp_path):
     """A MindSpore Serving that cannot stay up, restarted once, then given up."""
     server = start(tmp_path, "supervision.max_failures=1", "supervision.stable_s=600")
@@ -88,6 +118,25 @@ def test_a_second_sigterm_ends_at_once(versions, tmp_path):
     assert not running(tree)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_while_it_starts_ends_it_and_leaves_nothing(versions, tmp_path, number, code):
+    before = segments()
+    command = [str(REPOSITORY / ".venv" / "server" / "bin" / "python"), "-m", "servable.serving_server"]
+    for setting in (
+        f"server.address=127.0.0.1:{free_port()}",
+        f"server.http_address=127.0.0.1:{free_port()}",
+        f"server.run_dir={tmp_path}",
+        f"model.directory={versions}",
+    ):
+        command += ["--set", setting]
+    process = subprocess.Popen(command, cwd=REPOSITORY)
+    wait_until(lambda: psutil.Process(process.pid).children(recursive=True)[1], 20, "a worker")
+    process.send_signal(number)
+    assert process.wait(20) == code
+    assert_nothing_left(tmp_path, before)
+
+
+@pytest.mark.long
 def test_what_a_killed_server_left_is_cleaned_at_the_next_start(versions, tmp_path):
     before = segments()
     first = start(tmp_path)
@@ -104,7 +153,7 @@ def test_what_a_killed_server_left_is_cleaned_at_the_next_start(versions, tmp_pa
 
 
 def test_a_second_server_in_the_same_run_directory_is_refused(supervised):
-    run_dir = next(part for part in supervised.process.args if part.startswith("server.run_dir=")).partition("=")[2]
+    run_dir = str(run_dir_of(supervised))
     other = start(run_dir)
     message = other.said()
     assert stop(other) == 2

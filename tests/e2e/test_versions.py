@@ -52,6 +52,7 @@ def assert_no_call_failed(load, fingerprints):
     assert all(fingerprints[answer.version] == answer.fingerprint for answer in load.answers)
 
 
+@pytest.mark.long
 def test_two_versions_at_once_each_by_its_number(directory, fingerprints, tmp_path):
     before = segments()
     server = start(tmp_path, f"model.directory={directory}", "model.versions=[1, 2]", "model.version=1")
@@ -98,6 +99,7 @@ def test_switch_and_roll_back_under_load_without_a_failed_call(directory, finger
     assert_nothing_left(tmp_path, before)
 
 
+@pytest.mark.long
 def test_sighup_reads_the_configurations_versions_again(directory, fingerprints, tmp_path):
     config = tmp_path / "server.yaml"
     config.write_text("model: {version: 1}\n")
@@ -118,7 +120,7 @@ def test_sighup_reads_the_configurations_versions_again(directory, fingerprints,
     assert stop(server) == 0
 
 
-@pytest.mark.parametrize("damage", ["bytes", "embedding"])
+@pytest.mark.parametrize("damage", [pytest.param("bytes", marks=pytest.mark.long), "embedding"])
 def test_a_bad_new_version_never_takes_traffic(directory, fingerprints, tmp_path, damage):
     """Damaged files are found before a start; a network that is not the exported one, by the golden image."""
     versions = tmp_path / "versions"
