@@ -14,6 +14,7 @@ from typing import Optional, Union
 import numpy as np
 
 from metric_learn_client.jobs import commit
+from metric_learn_client.jobs import record as records
 from metric_learn_client.jobs.durable import output_errors
 from metric_learn_client.jobs.engines import engine
 from metric_learn_client.jobs.layout import Layout
@@ -53,6 +54,7 @@ def run_job(
     observer = observer or Observer()
     layout = Layout(Path(output_dir))
     stop = threading.Event()
+    records.check_ours(layout)
     with job_lock(layout, run.num_shards, run.shard_index):
         model, limits = job_model(connect, run.max_outage_s, stop, observer)
         with plan_lock(layout):

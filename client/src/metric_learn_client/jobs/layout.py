@@ -17,7 +17,7 @@ from pathlib import Path
 
 DATA_FOLDERS = ("img_emb", "metadata", "embeddings", "failures", "stats")
 OWN_FOLDERS = (".plan", ".partial", ".commit", ".locks")
-FILES = ("job.json", "runs.jsonl")
+FILES = ("runs.jsonl", "job.json")
 
 
 def data_files(output_format: str, shard: int) -> tuple[str, ...]:

@@ -135,6 +135,7 @@ class Pipeline:
         self._write_pool.shutdown(wait=True)
         self._send_pool.shutdown(wait=True)
         self._read_pool.shutdown(wait=True)
+        self._reader.close()
 
     def _begin(self, task: ShardTask) -> ShardRows:
         rows = self._plan.read(task.shard)

@@ -25,13 +25,12 @@ def open_job(
     A list, table or archive that looks as it did is not listed again; folders and standard input are, without
     planning them: then 10 million rows cost a minute, and no memory.
     """
-    if if_exists == "overwrite":
-        if layout.job.exists():
-            records.clear(layout)
-        if_exists = "resume"
+    if if_exists == "overwrite" and layout.job.exists():
+        records.clear(layout)
+    else:
+        records.check_ours(layout)
     record = records.read(layout)
     if record is None:
-        records.check_empty(layout)
         with output_errors(layout.plan):
             plan = build(open_input(spec), spec, options.shard_size, layout.plan)
         record = records.new_record(spec, options, model, plan)

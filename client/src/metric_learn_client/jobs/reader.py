@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any, Optional, Union
 
 import pyarrow as pa
@@ -37,6 +38,11 @@ class Reader:
     def prepare(self, rows: pa.RecordBatch) -> Optional[list[Image]]:
         """The images of rows that lie in a table, None for all others. One thread only."""
         return None if self._tables is None else self._tables.read(rows)
+
+    def close(self) -> None:
+        """Closes what is open between batches."""
+        if self._tables is not None:
+            self._tables.close()
 
     def read(self, rows: pa.RecordBatch) -> list[Image]:
         """One image or RowError per row, in order."""
@@ -109,6 +115,7 @@ class _Tables:
         self._limit = limit
         self._at: Optional[tuple[int, int]] = None  # (source, row group)
         self._table: Any = None
+        self._opened = ExitStack()
         self._batches: Iterator[pa.RecordBatch] = iter(())
         self._block: Any = None
         self._first = 0  # row in the group of the block's first
@@ -141,12 +148,15 @@ class _Tables:
 
     def _open(self, source: int, group: int) -> None:
         if self._at is None or self._at[0] != source or self._table is None:
-            if self._table is not None:
-                self._table.close(force=True)
-            self._table = open_table(self._sources[source])
+            self.close()
+            self._table = self._opened.enter_context(open_table(self._sources[source]))
         self._at = (source, group)
         self._batches = self._table.iter_batches(_TABLE_ROWS, row_groups=[group], columns=[self._read_column])
         self._block, self._first = (), 0
+
+    def close(self) -> None:
+        self._table, self._batches = None, iter(())
+        self._opened.close()
 
     def _images(self, batch: pa.RecordBatch) -> Any:
         column = batch.column(0)

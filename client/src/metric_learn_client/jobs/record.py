@@ -85,14 +85,14 @@ def clear(layout: Layout) -> None:
             (layout.root / name).unlink(missing_ok=True)
 
 
-def check_empty(layout: Layout) -> None:
+def check_ours(layout: Layout) -> None:
     """Raises RefusedError for a directory that holds something and no job: its files are somebody's."""
-    if not layout.root.exists():
+    if layout.job.exists() or not layout.root.exists():
         return
     with output_errors(layout.root):
         others = [path.name for path in layout.root.iterdir() if path.name not in (*OWN_FOLDERS, "lost+found")]
     if others:
-        raise RefusedError(f"{layout.root} is not empty and holds no job ({sorted(others)[0]}); name another directory")
+        raise RefusedError(f"{layout.root} is not empty and holds no job ({min(others)}); name another directory")
 
 
 def _shown(value: Any) -> str:

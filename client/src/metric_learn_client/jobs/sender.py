@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client import wire
-from metric_learn_client.errors import EndpointError, RejectedError, ReplyError
+from metric_learn_client.errors import EndpointError, IdentityError, RejectedError, ReplyError
 from metric_learn_client.jobs.errors import OutageError, RefusedError, RowError
 
 Sendable = Union[bytes, npt.NDArray[np.uint8], RowError]
@@ -150,6 +150,8 @@ class Sender:
             before = self._patience.successes
             try:
                 result = self._embed(images)
+            except IdentityError as error:
+                raise RefusedError(f"{error}; this job's model is {self._fingerprint}") from error
             except RejectedError as error:
                 if error.code in _HOPELESS:
                     raise

@@ -97,7 +97,11 @@ def test_the_command_says_in_json_what_the_files_hold_and_exits_with_3(tmp_path,
     (images / "00007.jpg").write_bytes(b"corrupt")
     code, events, err = Job(images, tmp_path / "out", fake.endpoint, "--shard-size", 20).run()
     assert code == ExitCode.SOME_FAILED, err
-    assert [event["event"] for event in events if event["event"] != "progress"] == ["started", *["shard"] * 3, "summary"]
+    assert [event["event"] for event in events if event["event"] != "progress"] == [
+        "started",
+        *["shard"] * 3,
+        "summary",
+    ]
     assert sum(event["succeeded"] for event in events if event["event"] == "shard") == events[-1]["succeeded"] == 49
     assert events[-1]["failed"] == 1 and events[-1]["codes"] == {"E_DECODE": 1} and events[-1]["complete"]
     assert "--retry-failed does only them again" in err

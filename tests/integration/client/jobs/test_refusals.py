@@ -51,7 +51,7 @@ def test_a_model_that_changes_while_the_job_runs_ends_it(tmp_path, fake):
     images = make_images(tmp_path / "in", 50)
     fake.faults.fingerprint = "beef" * 16
     code, _, err = Job(images, tmp_path / "out", fake.endpoint).run()
-    assert code in (ExitCode.USAGE, ExitCode.GATE_FAILED) and "beef" in err
+    assert code == ExitCode.USAGE and "beef" in err and "Traceback" not in err
     assert verify(tmp_path / "out").done_shards == 0
 
 
@@ -87,7 +87,7 @@ def test_a_directory_with_other_things_is_left_alone(tmp_path, fake, if_exists):
     images = make_images(tmp_path / "in", 5)
     with pytest.raises(RefusedError, match="not empty and holds no job"):
         embed_dataset(images, images, endpoint=fake.endpoint, if_exists=if_exists)
-    assert len(list(images.iterdir())) <= 6  # the pictures, and .locks
+    assert len(list(images.iterdir())) == 5
 
 
 def test_a_second_job_on_the_directory_is_refused_while_the_first_runs(tmp_path, fake):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any, BinaryIO, Optional
 
 import pyarrow as pa
 
@@ -57,6 +57,7 @@ class ArchiveInput(Input):
                             key, sample = _key(member.name), []
                         sample.append(member)
                     yield from self._sample(sample, tar, source, name)
+                    _check_end(file, tar)
             except (tarfile.TarError, OSError, EOFError) as error:
                 raise InputError(f"{name}: not a whole, uncompressed tar file: {error}") from error
 
@@ -70,6 +71,13 @@ class ArchiveInput(Input):
         for member in images:
             path = f"{name}/{_as_text(member.name)}"
             yield (path, key, *kept, None, source, member.offset_data, member.size)
+
+
+def _check_end(file: BinaryIO, tar: tarfile.TarFile) -> None:
+    """tarfile takes an archive that is cut off inside a header for one that ends there; its marker tells."""
+    file.seek(tar.offset)  # type: ignore[attr-defined]
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("it has no end-of-archive marker: it is cut off")
 
 
 def _text(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> str:

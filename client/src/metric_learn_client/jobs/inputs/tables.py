@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Optional
 
 import pyarrow as pa
@@ -164,14 +165,15 @@ def files(names: list[str], suffix: str, glob: Optional[str]) -> Iterator[str]:
         raise InputError(f"{', '.join(names)}: no {suffix} file")
 
 
-def open_table(name: str) -> pq.ParquetFile:
+@contextmanager
+def open_table(name: str) -> Iterator[pq.ParquetFile]:
     """A parquet file, read a little at a time. Raises InputError."""
-    file = open_file(name)
-    try:
-        return pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        file.close()
-        raise InputError(f"{name}: not a readable parquet file: {error}") from error
+    with open_file(name) as file:
+        try:
+            table = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{name}: not a readable parquet file: {error}") from error
+        yield table
 
 
 def edges(name: str) -> list[Any]:
