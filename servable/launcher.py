@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Optional
 
 from metric_learn_client import wire
+from servable import batch_stats
 from servable.backend import Backend, BackendSettings
 from servable.bounded_log import BoundedLog
 from servable.gateway.backends import Golden
@@ -42,7 +43,15 @@ class Identity:
 class Child:
     """A MindSpore Serving that serves one version, and the directory that goes with it."""
 
-    def __init__(self, backend: Backend, version: ExportedVersion, identity: Identity, directory: Path) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        version: ExportedVersion,
+        identity: Identity,
+        directory: Path,
+        on_end: Callable[[Child], None],
+    ) -> None:
+        self._on_end = on_end
         self.identity = identity
         self.directory = directory
         self.expected_workers = 0
@@ -91,6 +100,7 @@ class Child:
         else:
             self._backend.stop()
         remove_segments(self._ids)
+        self._on_end(self)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -101,11 +111,16 @@ class Launcher:
         self._config = config
         self._run_dir = run_dir
         self._count = 0
+        self._running: dict[Path, Child] = {}
+        self._ended_runs: dict[int, tuple[int, int]] = {}
+        self._lock = threading.Lock()  # children end in threads
         self.log = BoundedLog(run_dir / LOG_NAME, config.log.backend_max_mb * 1024 * 1024)
+        for old in run_dir.glob(batch_stats.PATTERN):
+            old.unlink(missing_ok=True)
 
     def batch_runs(self) -> dict[int, tuple[int, int]]:
-        """Batch size -> (runs, images) of the network, since this server started."""
-        return {}
+        """Batch size -> (runs, images) of the network, since this server started: all children, also ended ones."""
+        return batch_stats.read(self._run_dir)
 
     def launch(self, version: ExportedVersion) -> Child:
         """Returns at once, long before it serves. Raises OSError."""
@@ -126,7 +141,7 @@ class Launcher:
             workers=config.backend.workers,
             enable_lite=config.backend.target != "ascend910",
         )
-        worker = worker_settings(config, version, directory)
+        worker = worker_settings(config, version, self._run_dir)
         backend = Backend(settings, directory, lite_directory(), worker, self.log, self._run_dir)
         processes = config.backend.workers if cpu else len(config.backend.device_ids)
         identity = Identity(
@@ -140,10 +155,13 @@ class Launcher:
             preprocessing=version.preprocessing,
             golden=Golden(version.golden_image, version.golden_embedding),
         )
-        return Child(backend, version, identity, directory)
+        child = Child(backend, version, identity, directory, self._end)
+        with self._lock:
+            self._running[directory] = child
+        return child
 
 
-def worker_settings(config: Config, version: ExportedVersion, directory: Path) -> dict[str, object]:
+def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> dict[str, object]:
     """What the stages read from METRIC_LEARN_WORKER. Threads of all workers together never exceed the cores."""
     share = max(1, len(os.sched_getaffinity(0)) // config.backend.workers)
     return {
@@ -154,8 +172,17 @@ def worker_settings(config: Config, version: ExportedVersion, directory: Path) -
         "run_overhead_images": config.backend.run_overhead_images,
         "batch_sizes": list(version.batch_sizes),
         "limits": config.limits.model_dump(include={"max_image_bytes", "max_image_px"}),
-        "run_dir": str(directory),
+        "run_dir": str(run_dir),  # outlives every child: the counters of batch_stats never go back
     }
+
+
+def _sums(parts: Iterable[Mapping[int, tuple[int, int]]]) -> dict[int, tuple[int, int]]:
+    totals: dict[int, tuple[int, int]] = {}
+    for part in parts:
+        for size, (runs, images) in part.items():
+            before = totals.get(size, (0, 0))
+            totals[size] = (before[0] + runs, before[1] + images)
+    return totals
 
 
 def _device_type(cpu: bool) -> Optional[str]:

@@ -1,10 +1,12 @@
 """How many queued images go through which MindIR. Pure arithmetic; no MindSpore import."""
 
+from __future__ import annotations
+
 from functools import lru_cache
 
 
 @lru_cache(maxsize=None)
-def plan(count, sizes, overhead_images):
+def plan(count: int, sizes: tuple[int, ...], overhead_images: float) -> tuple[int, ...]:
     """Runs for `count` images: a tuple of batch sizes whose sum is >= count, with the least estimated cost.
 
     A run of size B costs B + overhead_images, in units of one image: a small overhead (CPU, where time grows with
@@ -13,7 +15,7 @@ def plan(count, sizes, overhead_images):
     """
     if count < 1:
         raise ValueError(f"count is {count}; it must be at least 1")
-    best = [(0.0, 0, ())]
+    best: list[tuple[float, int, tuple[int, ...]]] = [(0.0, 0, ())]
     for images in range(1, count + 1):
         options = []
         for size in sizes:

@@ -1,5 +1,8 @@
 """The servable metric_learn: models, stages and methods wired together, and nothing else."""
 
+# mypy: disable-error-code="no-untyped-def"
+# MindSpore Serving reads the signatures of methods and stages itself.
+
 from mindspore_serving.server import register
 
 from . import stages

@@ -8,13 +8,18 @@ network runs, `preprocess` only hands them to a pool and passes on tickets, for 
 `embed` redeems the tickets of its run. A lone image is decoded at once: a pool would only add its latency.
 """
 
+from __future__ import annotations
+
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Callable
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from metric_learn_client.preprocess import DecodeLimits
 from metric_learn_client.preprocess import preprocess as preprocess_image
@@ -25,10 +30,13 @@ from .batching import plan
 SIDE_PX = 224
 EMBEDDING_DIM = 2048
 
+Array = npt.NDArray[Any]
+Instances = tuple[tuple[Array, ...], ...]  # what MindSpore Serving hands a batched stage
+
 WORKER = json.loads(os.environ["METRIC_LEARN_WORKER"])
 LIMITS = DecodeLimits(**WORKER["limits"])
 SIZES = tuple(WORKER["batch_sizes"])
-MODELS = {}  # batch size -> Model, filled by servable_config
+MODELS: dict[int, Any] = {}  # batch size -> Model, filled by servable_config
 STATS = BatchStats(Path(WORKER["run_dir"]), SIZES)
 # Full batches that are decoded ahead. MindSpore Serving has three times the largest batch in a worker at most.
 AHEAD = 3
@@ -44,17 +52,18 @@ class StageError(Exception):
 class _Tickets:
     """Work handed to the pool, by number. The number travels as int64 [1] to the next stage in place of the pixels."""
 
-    def __init__(self, kept):
-        self._kept, self._number, self._pending = kept, 0, {}
+    def __init__(self, kept: int) -> None:
+        self._kept, self._number = kept, 0
+        self._pending: dict[int, Future[Any]] = {}
 
-    def issue(self, image):
+    def issue(self, image: bytes) -> Array:
         self._number += 1
         self._pending[self._number] = _pool.submit(_pixels, image)
         # MindSpore Serving drops what stands between two stages when it gives a request up.
         self._pending.pop(self._number - self._kept, None)
         return np.array([self._number], np.int64)
 
-    def redeem(self, item):
+    def redeem(self, item: Array) -> Any:
         """What the pool made of a ticket, pixels or StageError; pixels themselves are given back."""
         return self._pending.pop(int(item[0])).result() if item.dtype == np.int64 else item
 
@@ -62,10 +71,11 @@ class _Tickets:
 class _Results:
     """Values and errors in order. After an error Serving asks again for the rest, which is not computed again."""
 
-    def __init__(self):
-        self._items, self._results = (), []
+    def __init__(self) -> None:
+        self._items: tuple[Array, ...] = ()
+        self._results: list[Any] = []
 
-    def of(self, instances, compute):
+    def of(self, instances: Instances, compute: Callable[[list[Array]], list[Any]]) -> Iterator[Array]:
         """Results of `instances`, computed now or left over from the call that an error cut short."""
         items = [instance[0] for instance in instances]
         left = self._items[len(self._items) - len(items) :] if len(items) <= len(self._items) else None
@@ -85,7 +95,7 @@ _embedded = _Results()
 _tickets = _Tickets(kept=8 * AHEAD * max(SIZES))  # far more than MindSpore Serving ever has in a worker
 
 
-def preprocess(instances):
+def preprocess(instances: Instances) -> list[Array]:
     """Encoded images, uint8 [bytes] each -> uint8 [224, 224, 3] BGR each, or the ticket of one."""
     if len(instances) == 1:
         pixels = _pixels(instances[0][0])
@@ -96,7 +106,7 @@ def preprocess(instances):
     return [_tickets.issue(image.tobytes()) for (image,) in instances]
 
 
-def check_pixels(instances):
+def check_pixels(instances: Instances) -> Iterator[Array]:
     """The entry of embed_pixels: uint8 [224, 224, 3] or E_SHAPE. MindSpore Serving compares no shapes itself."""
     for (pixels,) in instances:
         if getattr(pixels, "dtype", None) != np.uint8 or pixels.shape != (SIDE_PX, SIDE_PX, 3):
@@ -104,12 +114,12 @@ def check_pixels(instances):
         yield np.ascontiguousarray(pixels)
 
 
-def embed(instances):
+def embed(instances: Instances) -> Iterator[Array]:
     """Pixels or tickets -> float32 [2048] each, not normalised; an image that failed in the pool raises here."""
     return _embedded.of(instances, _embed_all)
 
 
-def l2_normalize(instances):
+def l2_normalize(instances: Instances) -> Iterator[Array]:
     """float32 [2048] each -> unit norm. A zero or non-finite row is that instance's error."""
     for (features,) in instances:
         norm = float(np.linalg.norm(features.astype(np.float64)))
@@ -118,7 +128,7 @@ def l2_normalize(instances):
         yield np.ascontiguousarray(features / np.float32(norm), np.float32)
 
 
-def _pixels(image):
+def _pixels(image: Any) -> Any:
     """The pixels of one encoded image, or its StageError."""
     try:
         return preprocess_image(image, LIMITS)
@@ -127,7 +137,7 @@ def _pixels(image):
         return StageError(text)
 
 
-def _embed_all(items):
+def _embed_all(items: list[Array]) -> list[Any]:
     results = [_tickets.redeem(item) for item in items]
     good = [index for index, result in enumerate(results) if not isinstance(result, Exception)]
     done = 0
