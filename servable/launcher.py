@@ -43,15 +43,7 @@ class Identity:
 class Child:
     """A MindSpore Serving that serves one version, and the directory that goes with it."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        version: ExportedVersion,
-        identity: Identity,
-        directory: Path,
-        on_end: Callable[[Child], None],
-    ) -> None:
-        self._on_end = on_end
+    def __init__(self, backend: Backend, version: ExportedVersion, identity: Identity, directory: Path) -> None:
         self.identity = identity
         self.directory = directory
         self.expected_workers = 0
@@ -100,7 +92,6 @@ class Child:
         else:
             self._backend.stop()
         remove_segments(self._ids)
-        self._on_end(self)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -111,9 +102,6 @@ class Launcher:
         self._config = config
         self._run_dir = run_dir
         self._count = 0
-        self._running: dict[Path, Child] = {}
-        self._ended_runs: dict[int, tuple[int, int]] = {}
-        self._lock = threading.Lock()  # children end in threads
         self.log = BoundedLog(run_dir / LOG_NAME, config.log.backend_max_mb * 1024 * 1024)
         for old in run_dir.glob(batch_stats.PATTERN):
             old.unlink(missing_ok=True)
@@ -155,10 +143,7 @@ class Launcher:
             preprocessing=version.preprocessing,
             golden=Golden(version.golden_image, version.golden_embedding),
         )
-        child = Child(backend, version, identity, directory, self._end)
-        with self._lock:
-            self._running[directory] = child
-        return child
+        return Child(backend, version, identity, directory)
 
 
 def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> dict[str, object]:
@@ -174,15 +159,6 @@ def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> 
         "limits": config.limits.model_dump(include={"max_image_bytes", "max_image_px"}),
         "run_dir": str(run_dir),  # outlives every child: the counters of batch_stats never go back
     }
-
-
-def _sums(parts: Iterable[Mapping[int, tuple[int, int]]]) -> dict[int, tuple[int, int]]:
-    totals: dict[int, tuple[int, int]] = {}
-    for part in parts:
-        for size, (runs, images) in part.items():
-            before = totals.get(size, (0, 0))
-            totals[size] = (before[0] + runs, before[1] + images)
-    return totals
 
 
 def _device_type(cpu: bool) -> Optional[str]:

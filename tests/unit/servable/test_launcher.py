@@ -1,0 +1,43 @@
+"""What the launcher hands to a worker, and the counts that outlive it. Nothing is launched."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from servable.batch_stats import BatchStats
+from servable.config import load_config
+from servable.launcher import Launcher, worker_settings
+from servable.version import ExportedVersion
+
+VERSION = ExportedVersion(1, Path("/v/1"), "f", "custom", "p", 2048, (1, 4), 1, b"", np.zeros(2048, np.float32))
+
+
+def config_of(tmp_path, text=""):
+    file = tmp_path / "server.yaml"
+    file.write_text(text)
+    return load_config(file, (), {})
+
+
+def test_threads_of_all_workers_never_exceed_the_cores(tmp_path):
+    cores = len(os.sched_getaffinity(0))
+    for workers in (1, 2, cores):
+        settings = worker_settings(config_of(tmp_path, f"backend: {{workers: {workers}}}"), VERSION, tmp_path)
+        assert settings["threads"] == settings["preprocess_threads"] == max(1, cores // workers)
+
+
+def test_the_worker_gets_the_limits_it_knows_and_no_other(tmp_path):
+    settings = worker_settings(config_of(tmp_path, "limits: {max_image_px: 77}"), VERSION, tmp_path)
+    assert settings["limits"] == {"max_image_bytes": 32 * 1024 * 1024, "max_image_px": 77}
+    assert settings["batch_sizes"] == [1, 4] and settings["run_dir"] == str(tmp_path)
+
+
+def test_counts_of_ended_workers_stay_and_those_of_an_earlier_server_go(tmp_path):
+    BatchStats(tmp_path, (1, 4)).count(4, images=3)
+    launcher = Launcher(config_of(tmp_path), tmp_path)
+    assert launcher.batch_runs() == {}
+    worker = BatchStats(tmp_path, (1, 4))
+    for _ in range(2):
+        worker.count(4, images=3)
+    del worker
+    assert launcher.batch_runs() == {1: (0, 0), 4: (2, 6)}
