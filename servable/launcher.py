@@ -148,7 +148,8 @@ class Launcher:
 
 def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> dict[str, object]:
     """What the stages read from METRIC_LEARN_WORKER. Threads of all workers together never exceed the cores."""
-    share = max(1, len(os.sched_getaffinity(0)) // config.backend.workers)
+    processes = config.backend.workers * max(1, len(config.model.versions))
+    share = max(1, len(os.sched_getaffinity(0)) // processes)
     return {
         "device": "cpu" if config.backend.target == "cpu" else "ascend",
         "precision_mode": config.backend.precision_mode,

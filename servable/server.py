@@ -19,6 +19,7 @@ from servable.config import ConfigError
 from servable.control import ControlServer
 from servable.doctor import Examined
 from servable.doctor.examine import default_version, open_configured
+from servable.doctor.host import memory_problems
 from servable.gateway import Backends, Gateway, Served
 from servable.gateway_settings import gateway_settings
 from servable.launcher import Launcher
@@ -133,7 +134,11 @@ class Server:
 
     def _prepare(self, number: int) -> Callable[[], Supervisor]:
         """Opens and checks the exported version; runs in a thread. The supervisor is made on the loop."""
-        version = self._fresh.pop(number, None) or open_configured(self._config, number)
+        version = self._fresh.pop(number, None)
+        if version is None:
+            version = open_configured(self._config, number)
+            for problem in memory_problems(self._config, [version]):
+                raise StartFailed(str(problem))  # the kernel would end one of the two, perhaps the one that serves
         return lambda: self._supervisor(version)
 
     def _supervisor(self, version: ExportedVersion) -> Supervisor:

@@ -90,11 +90,17 @@ def _processes(config: Config) -> Iterator[Problem]:
     if len(backend.device_ids) > 1:
         yield wrong(config, "backend.device_ids", "a CPU has no devices", "leave it out; see backend.workers")
     cores = len(os.sched_getaffinity(0))
+    versions = max(1, len(config.model.versions))
     for key in ("backend.threads", "backend.preprocess_threads"):
         threads = _value(config, key)
-        if backend.workers * max(1, threads) > cores:
-            what = f"with backend.workers = {backend.workers} it is more than this host's {cores} cores"
+        if threads and versions * backend.workers * threads > cores:
+            what = (
+                f"with backend.workers = {backend.workers} and {versions} version(s) it is more than this host's "
+                f"{cores} cores"
+            )
             yield wrong(config, key, what, "lower one of them; 0 divides the cores")
+    if backend.workers > cores:
+        yield wrong(config, "backend.workers", f"is more than this host's {cores} cores", "lower it")
 
 
 def _value(config: Config, key: str) -> float:

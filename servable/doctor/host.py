@@ -29,7 +29,7 @@ def host_problems(config: Config, versions: Sequence[ExportedVersion]) -> Iterat
     if config.backend.target != "ascend910":
         yield from _lite()
     yield from _shared_memory(config, versions)
-    yield from _memory(config, versions)
+    yield from memory_problems(config, versions)
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if soft != resource.RLIM_INFINITY and soft < LEAST_DESCRIPTORS:
         yield Problem(f"ulimit -n = {soft}: at least {LEAST_DESCRIPTORS} are needed; raise it (LimitNOFILE)", NOT_READY)
@@ -94,7 +94,7 @@ def _shared_memory(config: Config, versions: Sequence[ExportedVersion]) -> Itera
         yield wrong(config, "backend.workers", what, remedy, exit_code=NOT_READY)
 
 
-def _memory(config: Config, versions: Sequence[ExportedVersion]) -> Iterator[Problem]:
+def memory_problems(config: Config, versions: Sequence[ExportedVersion]) -> Iterator[Problem]:
     """A lower bound: below it the kernel would end the worker while it loads."""
     copies = config.backend.workers if config.backend.target == "cpu" else len(config.backend.device_ids)
     needed = sum(copies * (WORKER_MB * 2**20 + WEIGHTS_FACTOR * version.mindir_bytes) for version in versions)

@@ -241,6 +241,11 @@ def _more_threads_than_cores(scene):
     scene.set("backend", threads=1 + (os.cpu_count() or 1))
 
 
+@case(2, "backend.workers = ", "more than this host's", "lower it")
+def _more_workers_than_cores(scene):
+    scene.set("backend", workers=1 + len(os.sched_getaffinity(0)))
+
+
 @case(2, "model.version = 1", "is not among model.versions = [2]")
 def _default_not_served(scene):
     scene.version(2)

@@ -1,12 +1,13 @@
 """Configuration: precedence, and one clear line for everything wrong."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from servable.config import ConfigError, load_config
+from servable.config import Config, ConfigError, load_config
 from servable.gateway.settings import GatewaySettings, TlsSettings
 from servable.gateway_settings import gateway_settings
 
@@ -108,3 +109,16 @@ def test_an_ascend_configuration_off_ascend_says_what_is_missing_and_exits_4(nam
     assert done.returncode == 4
     assert len(done.stderr.splitlines()) == 1
     assert "device" in done.stderr and "CANN" in done.stderr and "driver" in done.stderr
+
+
+def test_the_operations_page_lists_every_key_with_its_default(tmp_path):
+    page = (REPOSITORY / "servable" / "README.md").read_text()
+    listed = dict(re.findall(r"^\| `(\w+\.\w+)` \| (.+?) \|", page, re.MULTILINE))
+    actual = {}
+    for section, field in Config.model_fields.items():
+        for key, one in field.annotation.model_fields.items():
+            value = list(one.default) if isinstance(one.default, tuple) else one.default
+            text = "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+            actual[f"{section}.{key}"] = text
+    assert listed.pop("server.run_dir") == "<tmp>/metric-learn-serving-<uid>" and actual.pop("server.run_dir")
+    assert listed == actual

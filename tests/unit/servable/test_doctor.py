@@ -64,7 +64,7 @@ def test_too_small_shared_memory_names_the_workers_and_what_is_needed(monkeypatc
 def test_too_little_memory_is_named_before_the_kernel_ends_a_worker(monkeypatch, config):
     memory = namedtuple("memory", "available")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(512 * 2**20))
-    problem = one(host._memory(config(), [version()]))
+    problem = one(host.memory_problems(config(), [version()]))
     assert "backend.workers = 1" in str(problem) and "512 are free" in str(problem)
 
 

@@ -24,6 +24,8 @@ def test_threads_of_all_workers_never_exceed_the_cores(tmp_path):
     for workers in (1, 2, cores):
         settings = worker_settings(config_of(tmp_path, f"backend: {{workers: {workers}}}"), VERSION, tmp_path)
         assert settings["threads"] == settings["preprocess_threads"] == max(1, cores // workers)
+    two = worker_settings(config_of(tmp_path, "model: {versions: [1, 2]}"), VERSION, tmp_path)
+    assert two["threads"] == max(1, cores // 2)
 
 
 def test_the_worker_gets_the_limits_it_knows_and_no_other(tmp_path):
