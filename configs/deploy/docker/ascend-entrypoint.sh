@@ -8,5 +8,6 @@ for place in nnae ascend-toolkit; do
     fi
 done
 driver=/usr/local/Ascend/driver/lib64
-export LD_LIBRARY_PATH="$driver:$driver/driver:$driver/common${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+# Last: what this image's Python needs and CANN's image may lack.
+export LD_LIBRARY_PATH="$driver:$driver/driver:$driver/common${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}:/opt/python/extra"
 exec /opt/venv/bin/python -m servable.serving_server "$@"

@@ -4,21 +4,25 @@
 # CANN_IMAGE: Debian-like or RPM-like with glibc 2.31 or newer, holding /usr/local/Ascend/{nnae,ascend-toolkit}/latest.
 # MindSpore 2.0.0 checks for CANN 6.3, for which Huawei publishes packages, not images, so there is no default.
 
-# Python 3.9 that depends on glibc alone (uv's builds are shared ones and bring their own OpenSSL): CANN images come
-# without a Python 3.9, or with one of unknown making.
-ARG BUILD_IMAGE=python:3.12-slim-bullseye
+# CANN images come without a Python 3.9 whose libpython is shared, so it is brought along, with the libraries it needs.
+# bullseye: what is built against its glibc 2.31 runs on every newer one.
+ARG PYTHON_IMAGE=python:3.9-slim-bullseye
 ARG CANN_IMAGE
 
-FROM ${BUILD_IMAGE} AS build
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 UV_PYTHON_INSTALL_DIR=/opt/python
+FROM ${PYTHON_IMAGE} AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # gcc: the client package compiles its resize kernel.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev tini \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
-RUN pip install uv==0.9.11 \
-    && uv python install 3.9 \
-    && "$(uv python find --managed-python 3.9)" -m venv /opt/venv
+# /opt/python/extra: every library of Python's own modules that is not part of glibc.
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+RUN cp -a /usr/local /opt/python && mkdir /opt/python/extra \
+    && ldd /opt/python/lib/python3.9/lib-dynload/*.so \
+        | awk '$2 == "=>" && $3 ~ /^\// && $1 !~ /^(libc|libm|libdl|librt|libutil|libpthread|libpython3.9)\.so/ {print $3}' \
+        | sort -u | xargs -I LIBRARY cp -L LIBRARY /opt/python/extra/ \
+    && /opt/python/bin/python3.9 -m venv /opt/venv
 COPY servable/requirements.txt servable/requirements.txt
 RUN /opt/venv/bin/python -m pip install --no-deps --require-hashes -r servable/requirements.txt
 COPY servable/__init__.py servable/lite_runtime.py servable/
@@ -40,14 +44,15 @@ RUN if command -v apt-get; then \
         yum install -y libgomp procps-ng && yum clean all; \
     fi
 RUN groupadd --gid 10001 metric-learn-serving \
-    && useradd --uid 10001 --gid 10001 --home-dir /var/cache/metric-learn-serving \
-        metric-learn-serving \
+    && useradd --uid 10001 --gid 10001 --home-dir /var/cache/metric-learn-serving metric-learn-serving \
     && install -d -m 0755 /etc/metric-learn-serving /var/lib/metric-learn-serving/models \
     && install -d -m 0700 -o 10001 -g 10001 /run/metric-learn-serving /var/cache/metric-learn-serving
 COPY --from=build /usr/bin/tini-static /usr/local/bin/tini
 COPY --from=build /opt/python /opt/python
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
+# MindSpore Serving loads libpython3.9.so.1.0 by this name.
+RUN echo /opt/python/lib > /etc/ld.so.conf.d/metric-learn-serving.conf && ldconfig
 COPY --chmod=0755 configs/deploy/docker/ascend-entrypoint.sh /usr/local/bin/ascend-entrypoint
 COPY configs/deploy/server-ascend310.yaml /etc/metric-learn-serving/server.yaml
 # The driver comes from the host: by Ascend Docker Runtime, or mounted at /usr/local/Ascend/driver.
