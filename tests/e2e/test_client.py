@@ -166,7 +166,7 @@ def test_bench_reports_only_what_is_stable(server, tmp_path):
     done = run("bench", *PATHS[:4], *options, "--stability-percentage", "60", "--csv", table, "--json")
     assert done.returncode == 0, done.stderr
     (row,) = map(json.loads, done.stdout.splitlines())
-    (same,) = csv.DictReader(table.open())
+    (same,) = csv.DictReader(table.read_text().splitlines())
     assert row["failed"] == 0 and row["images_per_s"] > 1 and row["p50_ms"] <= row["p99_ms"]
     assert float(same["images_per_s"]) == row["images_per_s"]
     unstable = run("bench", PATHS[0], *options[:2], "--measurement-interval-s", "0.2", "--stability-percentage", "0")
