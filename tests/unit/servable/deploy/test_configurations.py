@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Callable
 
@@ -37,3 +38,12 @@ def test_a_deployed_backend_is_that_of_the_targets_configuration(
 def test_kubernetes_gets_the_same_file(target: str, overlay: str, deploy: Path) -> None:
     copy = deploy / "kubernetes" / "overlays" / overlay / "server.yaml"
     assert copy.read_text() == (deploy / f"server-{target}.yaml").read_text()
+
+
+def test_every_file_that_the_readme_names_is_there(deploy: Path) -> None:
+    text = (deploy / "README.md").read_text()
+    named = set(re.findall(r"configs/deploy/([\w./-]+\w)", text)) | set(
+        re.findall(r"`((?:systemd|docker)/[\w./-]+)`", text)
+    )
+    assert len(named) > 5
+    assert {name for name in named if not (deploy / name).exists()} == set()
