@@ -41,7 +41,8 @@ def run_job(
     retry_failed: bool = False,
     observer: Optional[Observer] = None,
 ) -> JobSummary:
-    """Does what is missing of the job (with retry_failed: its failures again) and says what the directory holds.
+    """Does what is missing of the job (with retry_failed: its failures again, whatever rows were added to the input
+    or taken away meanwhile) and says what the directory holds.
 
     Raises RefusedError, InputError, OutputError; OutageError after max_outage_s without the service; RejectedError
     where it will not serve this caller. KeyboardInterrupt passes through. After each of them the shards that are
@@ -58,7 +59,7 @@ def run_job(
     with job_lock(layout, run.num_shards, run.shard_index):
         model, limits = job_model(connect, run.max_outage_s, stop, observer)
         with plan_lock(layout):
-            plan, record = open_job(layout, spec, options, model, if_exists)
+            plan, record = open_job(layout, spec, options, model, if_exists, same_rows=not retry_failed)
         mine = list(range(run.shard_index, plan.shards, run.num_shards))
         commit.prepare(layout)
         commit.recover(layout, mine if run.num_shards > 1 else None)

@@ -18,12 +18,12 @@ IF_EXISTS = ("resume", "overwrite", "extend")
 
 
 def open_job(
-    layout: Layout, spec: InputSpec, options: JobOptions, model: dict[str, Any], if_exists: str
+    layout: Layout, spec: InputSpec, options: JobOptions, model: dict[str, Any], if_exists: str, same_rows: bool
 ) -> tuple[Plan, JobRecord]:
-    """The plan and the record, made or found. Raises RefusedError with the difference, InputError, OutputError.
+    """The plan and the record, made or found; same_rows: refuse an input that has other rows now.
 
-    A list, table or archive that looks as it did is not listed again; folders and standard input are, without
-    planning them: then 10 million rows cost a minute, and no memory.
+    Raises RefusedError with the difference, InputError, OutputError. A list, table or archive that looks as it did is
+    not listed again; folders and standard input are, without planning them.
     """
     if if_exists == "overwrite" and layout.job.exists():
         records.clear(layout)
@@ -39,6 +39,8 @@ def open_job(
     records.check(layout, record, spec, options, model)
     if if_exists == "extend":
         return _extended(layout, spec, record)
+    if not same_rows and (stored := _stored(layout, record)) is not None:
+        return stored, record
     return _found(layout, spec, record), record
 
 

@@ -17,14 +17,22 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client import wire
-from metric_learn_client.errors import EndpointError, IdentityError, RejectedError, ReplyError
+from metric_learn_client.errors import (
+    EndpointError,
+    IdentityError,
+    OverloadedError,
+    RejectedError,
+    ReplyError,
+    ServerError,
+    UnreachableError,
+)
 from metric_learn_client.jobs.errors import OutageError, RefusedError, RowError
 
 Sendable = Union[bytes, npt.NDArray[np.uint8], RowError]
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 10.0
-_TRIES_WHILE_OTHERS_WORK = 3
+_TRIES = 3  # of a call that fails while others work, or by the server's own fault
 _INTERNAL = "E_INTERNAL"  # the service's fault, not the image's: worth another call
 _INTERNAL_TRIES = 3
 # RejectedError for these means that no call of this job can succeed; for the others it can be one image's fault.
@@ -101,6 +109,7 @@ class Sender:
         self._patience = patience
         self._stop = stop
         self._fingerprint = fingerprint
+        self._known_good: Optional[Any] = None  # an image that was embedded: sent again to see whether any can be
 
     def send(self, items: Sequence[Sendable]) -> Sent:
         """Every item ends in exactly one of `succeeded` and `failures`.
@@ -143,15 +152,13 @@ class Sender:
 
     def _call(self, images: list[Any]) -> Any:
         """The result, or the error of a call that fails while others do not."""
-        failed_beside_others = 0
+        alone = beside_others = 0
         while True:
             if self._stop.is_set():
                 raise Stopped
             before = self._patience.successes
             try:
-                result = self._embed(images)
-            except IdentityError as error:
-                raise RefusedError(f"{error}; this job's model is {self._fingerprint}") from error
+                return self._checked(images)
             except RejectedError as error:
                 if error.code in _HOPELESS:
                     raise
@@ -159,18 +166,42 @@ class Sender:
             except (EndpointError, ReplyError) as error:
                 if self._stop.is_set():
                     raise Stopped from None
-                failed_beside_others += self._patience.successes > before
-                if failed_beside_others >= _TRIES_WHILE_OTHERS_WORK:
+                alone += 1
+                if self._others_work(before, error):
+                    beside_others += 1
+                else:
+                    self._patience.wait(error)
+                # Halves show who is to blame. That alone fails no image: a single one needs others that work.
+                halve = len(images) > 1 and alone >= _TRIES and isinstance(error, (ServerError, ReplyError))
+                if halve or beside_others >= _TRIES:
                     return error
-                self._patience.wait(error)
-                continue
-            if result.fingerprint != self._fingerprint:
-                raise RefusedError(
-                    f"the service now answers with model {result.fingerprint}; this job's is {self._fingerprint}; "
-                    "embeddings of two models do not mix"
-                )
-            self._patience.worked()
-            return result
+
+    def _others_work(self, before: int, error: Exception) -> bool:
+        """Whether a call worked meanwhile, or, where none was made, one with an image that did before."""
+        if self._patience.successes > before:
+            return True
+        if self._known_good is None or isinstance(error, (OverloadedError, UnreachableError)):
+            return False
+        try:
+            self._checked([self._known_good])
+        except (EndpointError, ReplyError):
+            return False
+        return True
+
+    def _checked(self, images: list[Any]) -> Any:
+        try:
+            result = self._embed(images)
+        except IdentityError as error:
+            raise RefusedError(f"{error}; this job's model is {self._fingerprint}") from error
+        if result.fingerprint != self._fingerprint:
+            raise RefusedError(
+                f"the service now answers with model {result.fingerprint}; this job's is {self._fingerprint}; "
+                "embeddings of two models do not mix"
+            )
+        self._patience.worked()
+        if self._known_good is None and not result.errors:
+            self._known_good = images[0]
+        return result
 
     def _embed(self, images: list[Any]) -> Any:
         if isinstance(images[0], bytes):

@@ -83,7 +83,8 @@ def write_shard(folder: Path, content: ShardContent, identity: ShardIdentity, op
     table = _rows_table(content, facts)
     if options.output_format == "npy":
         with synced(folder / Path(names[0]).name) as file:
-            np.lib.format.write_array(file, embeddings, version=(1, 0), allow_pickle=False)
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(embeddings))
+            file.write(embeddings.reshape(-1).view(np.uint8).data)  # write_array hides the reason of a failed write
         tables[names[1]] = table
     else:
         column = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])

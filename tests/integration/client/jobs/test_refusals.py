@@ -1,4 +1,4 @@
-"""Another job on the same directory is refused, with what is different; verify finds what was changed behind its back."""
+"""Another job on the same directory is refused, and the difference named; verify finds what was changed by others."""
 
 import json
 
