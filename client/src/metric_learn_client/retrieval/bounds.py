@@ -9,6 +9,7 @@ errors shrink with |x'|. With every dimension kept, r is 0 and the bound is the 
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,9 @@ import numpy as np
 from metric_learn_client.retrieval.similarity import STEP, Doubles, Floats, Indices, Rows
 
 UNIT_ROUNDOFF = 2.0**-24  # of float32
-SUBSPACES = (64, 128, 256)  # dimensions that can be kept
-BLOCK_ROWS = 4096
+CHUNK = 512  # dimensions that one matrix product adds
+SUBSPACES = (64, 128, 256, 512)  # dimensions that can be kept
+BLOCK_ROWS = 256  # of 2048 numbers in float64: 4 MB
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,11 @@ class Projected:
     bias: Doubles
 
     def largest(self) -> float:
-        return float(max(np.sqrt(self.squares.max()), np.sqrt(np.abs(self.bias).max())))
+        """The largest |x'|."""
+        return float(np.sqrt(self.squares.max()))
+
+    def most_bias(self) -> float:
+        return float(np.abs(self.bias).max())
 
     def rest(self, dimensions: int, rounding: float) -> Doubles:
         """r, the norm of what the first `dimensions` directions leave out; never too small."""
@@ -56,6 +62,16 @@ class Projected:
             kept = self.values[part, :dimensions].astype(np.float64)
             rest[part] = self.squares[part] * (1 + rounding) - np.add.reduce(kept * kept, axis=1)
         return np.sqrt(np.maximum(0.0, rest))
+
+
+def product(left: Floats, right: Floats) -> Floats:
+    """left @ right.T, added in chunks of the inner dimension so that rounding stays below a bound that is useful."""
+    inner = left.shape[1]
+    first = inner if inner <= CHUNK + 3 else CHUNK
+    total: Floats = left[:, :first] @ right[:, :first].T
+    for start in range(first, inner, CHUNK):
+        total += left[:, start : start + CHUNK] @ right[:, start : start + CHUNK].T
+    return total
 
 
 def mean_unit_row(rows: Rows) -> Doubles:
@@ -82,15 +98,18 @@ def principal_directions(rows: Rows, mean: Doubles, count: int) -> Floats:
     return np.ascontiguousarray(np.linalg.qr(basis @ directions[:, ::-1])[0], np.float32)
 
 
-def project(rows: Rows, mean: Doubles, basis: Floats | None) -> Projected:
+def project(rows: Rows, mean: Doubles, basis: Floats | None, pool: Executor) -> Projected:
     values = np.empty((rows.count, rows.dim if basis is None else basis.shape[1]), np.float32)
     squares, bias = np.empty(rows.count), np.empty(rows.count)
-    for start in range(0, rows.count, BLOCK_ROWS):
+
+    def one(start: int) -> None:
         part = slice(start, start + BLOCK_ROWS)
         centred = rows.values[part] * rows.inverse_norms[part, None] - mean
         squares[part] = np.einsum("nd,nd->n", centred, centred)
         bias[part] = centred @ mean
         values[part] = centred if basis is None else centred.astype(np.float32) @ basis
+
+    list(pool.map(one, range(0, rows.count, BLOCK_ROWS)))
     return Projected(values, squares, bias)
 
 
@@ -101,10 +120,13 @@ def make_bounds(left: Projected, right: Projected, mean: Doubles, dimensions: in
     rounding = 4 * dim * UNIT_ROUNDOFF
     left_rest = np.zeros(len(left.bias)) if exact else left.rest(dimensions, rounding)
     right_rest = np.zeros(len(right.bias)) if exact else right.rest(dimensions, rounding)
-    # Adding n products in any order errs by at most n roundoffs of the sum of their magnitudes, here
-    # |x'_i| |x'_j| + r_i r_j + |b_i| + |b_j| <= 4 largest^2; twice, for the rounding of the factors and of the basis.
-    largest = max(left.largest(), right.largest())
-    slack = 2 * (dim + 8) * UNIT_ROUNDOFF * 4 * largest * largest + STEP
+    # Adding n products in any order errs by at most n roundoffs of the sum of their magnitudes; `product` adds at most
+    # CHUNK of them and then the chunks. 8 more: the rounding of the factors, of the bias, and of thresholds.
+    terms = min(CHUNK + 3, dimensions + 3) + dimensions // CHUNK + 8
+    rest = float(left_rest.max(initial=0) * right_rest.max(initial=0))
+    slack = (
+        terms * UNIT_ROUNDOFF * (left.largest() * right.largest() + rest + left.most_bias() + right.most_bias()) + STEP
+    )
     return Bounds(
         _factor(left, left_rest, dimensions, transposed=False),
         _factor(right, right_rest, dimensions, transposed=True),

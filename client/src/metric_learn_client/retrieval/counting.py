@@ -18,24 +18,27 @@ import numpy.typing as npt
 from metric_learn_client.retrieval import bounds as bounding
 from metric_learn_client.retrieval.bounds import Bounds
 from metric_learn_client.retrieval.relevance import Relevance
-from metric_learn_client.retrieval.similarity import Doubles, Indices, Rows, similarity_of_pairs
+from metric_learn_client.retrieval.similarity import STEP, Doubles, Indices, Rows, similarity_of_pairs
 from metric_learn_client.retrieval.work import Work
 
 SAMPLE_ROWS, SAMPLE_QUERIES = 2048, 1024
 # Cost of one undecided pair in multiplications of the matrix product; measured: 2.6 us against 180 GFLOP/s on 2 cores.
 PAIR_COST = 120_000
+POOLED_PAIRS = 4096
 HARD = 0.01  # a query of which more pairs than this stay undecided is computed with every dimension
 
 
 @dataclass(frozen=True)
 class _Settled:
-    """What a tile adds: images before the first relevant one, by query; and images that reach their query's cut."""
+    """What a tile adds: images before the first relevant one, by query; and images that may reach their query's cut,
+    with their similarity from below and from above."""
 
     queries: Indices
     ahead: Indices
     owner: Indices
     image: Indices
-    similarity: Doubles
+    least: Doubles
+    most: Doubles
 
 
 class Counting:
@@ -48,12 +51,13 @@ class Counting:
         relevance: Relevance,
         few: Indices,
         self_excluded: bool,
+        pool: ThreadPoolExecutor,
     ) -> None:
         self.queries, self.gallery, self.relevance, self.few = queries, gallery, relevance, few
         self.query_labels, self.gallery_labels = query_labels, gallery_labels
-        self.self_excluded = self_excluded
+        self.self_excluded, self.pool = self_excluded, pool
         owner, image = relevance.pairs(few)
-        similarity = similarity_of_pairs(queries, owner, gallery, image)
+        similarity = self._similarity(owner, image)
         order = np.lexsort((image, -similarity, owner))
         self.owner, self.image, self.similarity = owner, image[order], similarity[order]
         self.start = np.zeros(queries.count + 1, np.int64)
@@ -66,48 +70,48 @@ class Counting:
         self.first_image = np.zeros(queries.count, np.int64)
         self.first_image[few] = self.image[self.start[few]]
 
-    def run(self, pool: ThreadPoolExecutor, work: Work) -> tuple[Indices, Indices, Doubles]:
+    def run(self, work: Work) -> tuple[Indices, Indices, Doubles]:
         """(first rank, hits among the first R, average precision of the first R) of each of `few`."""
         mean = bounding.mean_unit_row(self.gallery)
         ahead = np.zeros(self.queries.count, np.int64)
         parts: list[_Settled] = []
-        for done in self._settled(mean, pool, work):
+        for done in self._settled(mean, work):
             ahead[done.queries] += done.ahead
             parts.append(done)
-        hits, average = self._top(
-            np.concatenate([part.owner for part in parts]),
-            np.concatenate([part.image for part in parts]),
-            np.concatenate([part.similarity for part in parts]),
-        )
+        owner, image, similarity = self._nearest(parts)
+        hits, average = self._top(owner, image, similarity)
         return ahead[self.few] + 1, hits[self.few], average[self.few]
 
-    def _settled(self, mean: Doubles, pool: ThreadPoolExecutor, work: Work) -> Iterator[_Settled]:
-        easy, hard, bounds = self._plan(mean, pool, work)
-        if bounds is not None:
-            blocks = work.blocks(easy, self.gallery.count)
-            yield from pool.map(lambda block: self._wide(block, block, bounds), blocks)
+    def _settled(self, mean: Doubles, work: Work) -> Iterator[_Settled]:
+        easy, hard, bounds = self._plan(mean, work)
+        if bounds is not None and easy.size:
+            yield from self._count(easy, easy, bounds, work)
         if not hard.size:
             return
-        right = bounding.project(self.gallery, mean, None)
+        right = bounding.project(self.gallery, mean, None, self.pool)
         if self.queries is self.gallery and 2 * hard.size > self.queries.count:
-            full = bounding.make_bounds(right, right, mean, self.gallery.dim)
-            wanted = np.zeros(self.queries.count, bool)
-            wanted[hard] = True
-            rows = work.rows()
-            tiles = [
-                (np.arange(i, min(i + rows, len(wanted))), np.arange(j, min(j + rows, len(wanted))))
-                for i in range(0, len(wanted), rows)
-                for j in range(i, len(wanted), rows)
-            ]
-            for pair in pool.map(lambda tile: self._tile(tile[0], tile[1], wanted, full), tiles):
-                yield from pair
+            yield from self._count(hard, hard, bounding.make_bounds(right, right, mean, self.gallery.dim), work)
             return
-        some = self.queries if hard.size == self.queries.count else bounding.take(self.queries, hard)
-        full = bounding.make_bounds(bounding.project(some, mean, None), right, mean, self.gallery.dim)
-        blocks = work.blocks(np.arange(len(hard)), self.gallery.count)
-        yield from pool.map(lambda rows: self._wide(hard[rows], rows, full), blocks)
+        some = bounding.take(self.queries, hard)
+        full = bounding.make_bounds(bounding.project(some, mean, None, self.pool), right, mean, self.gallery.dim)
+        yield from self._count(hard, np.arange(len(hard)), full, work)
 
-    def _plan(self, mean: Doubles, pool: ThreadPoolExecutor, work: Work) -> tuple[Indices, Indices, Bounds | None]:
+    def _count(self, queries: Indices, rows: Indices, bounds: Bounds, work: Work) -> Iterator[_Settled]:
+        """Settles these queries; rows: theirs in bounds.left."""
+        if self.queries is not self.gallery or rows is not queries or 2 * queries.size <= self.queries.count:
+            blocks = work.blocks(np.arange(len(queries)), self.gallery.count)
+            yield from self.pool.map(lambda block: self._wide(queries[block], rows[block], bounds), blocks)
+            return
+        count = self.queries.count
+        wanted = np.zeros(count, bool)
+        wanted[queries] = True
+        side = work.rows()
+        cuts = [np.arange(start, min(start + side, count)) for start in range(0, count, side)]
+        tiles = [(rows, columns) for n, rows in enumerate(cuts) for columns in cuts[n:]]
+        for pair in self.pool.map(lambda tile: self._tile(tile[0], tile[1], wanted, bounds), tiles):
+            yield from pair
+
+    def _plan(self, mean: Doubles, work: Work) -> tuple[Indices, Indices, Bounds | None]:
         """(queries that the bounds settle, all others, the bounds); raises `cut` by what a sample holds."""
         nobody = self.few[:0]
         sizes = [n for n in bounding.SUBSPACES if 4 * n <= self.gallery.dim and 4 * n <= self.gallery.count]
@@ -116,58 +120,61 @@ class Counting:
         rng = np.random.default_rng(2)
         sample = np.sort(rng.choice(self.gallery.count, min(self.gallery.count, SAMPLE_ROWS), replace=False))
         basis = bounding.principal_directions(self.gallery, mean, sizes[-1])
-        right = bounding.project(self.gallery, mean, basis)
-        left = right if self.queries is self.gallery else bounding.project(self.queries, mean, basis)
+        right = bounding.project(self.gallery, mean, basis, self.pool)
+        left = right if self.queries is self.gallery else bounding.project(self.queries, mean, basis, self.pool)
         sampled = bounding.take_projected(right, sample)
         near = bounding.make_bounds(left, sampled, mean, sizes[-1])
         blocks = list(work.blocks(self.few, len(sample)))
-        list(pool.map(lambda block: self._tighten(block, near, sample), blocks))
-        dense = self.gallery.dim / 2 if self.queries is self.gallery else self.gallery.dim
+        list(self.pool.map(lambda block: self._tighten(block, near, sample), blocks))
+        share = 0.5 if self.queries is self.gallery else 1.0  # of the matrix of pairs that is computed
         few = np.sort(rng.choice(self.few, min(self.few.size, SAMPLE_QUERIES), replace=False))
-        best = (float(dense), 0)
+        best = (share * self.gallery.dim, 0)
         for size in sizes:
             trial = bounding.make_bounds(bounding.take_projected(left, few), sampled, mean, size)
             undecided = self._undecided(few, slice(None), trial)
-            hard = undecided > HARD
-            pairs = PAIR_COST * float(np.where(hard, 0, undecided).mean())
-            rest = float(hard.mean())
-            best = min(best, (size + pairs + (self.gallery.dim * rest if rest <= 0.5 else dense), size))
+            hard = float((undecided > HARD).mean())
+            pairs = PAIR_COST * float(np.where(undecided > HARD, 0, undecided).mean())
+            rest = self.gallery.dim * (hard if hard <= 0.5 else share)
+            best = min(best, (share * size + pairs + rest, size))
         if not best[1]:
             return nobody, self.few, None
         trial = bounding.make_bounds(left, sampled, mean, best[1])
-        shares = np.concatenate(list(pool.map(lambda block: self._undecided(block, block, trial), blocks)))
+        shares = np.concatenate(list(self.pool.map(lambda block: self._undecided(block, block, trial), blocks)))
         bounds = bounding.make_bounds(left, right, mean, best[1])
         return self.few[shares <= HARD], self.few[shares > HARD], bounds
 
     def _tighten(self, block: Indices, near: Bounds, sample: Indices) -> None:
         """Raises a query's cut to the R-th largest of what its relevant images and the sample's nearest reach."""
-        upper = near.left[block] @ near.right.T
-        most = int(min(self.relevance.counts[block].max(), len(sample)))
-        close = np.argpartition(-upper, most - 1, axis=1)[:, :most]
+        upper = bounding.product(near.left[block], near.right)
+        relevant = self.relevance.counts[block]
+        most = int(min(relevant.max(), len(sample)))
+        close = np.argpartition(upper, len(sample) - most, axis=1)[:, len(sample) - most :]
         owner, image = np.repeat(block, most), sample[close.ravel()]
         similarity = similarity_of_pairs(self.queries, owner, self.gallery, image)
         other = self.query_labels[owner] != self.gallery_labels[image]
         known = np.where(other, similarity, -np.inf).reshape(len(block), most)
-        for row, query in enumerate(block):
-            mine = self.similarity[self.start[query] : self.start[query + 1]]
-            both = np.concatenate([mine, known[row]])
-            self.cut[query] = np.partition(both, len(both) - len(mine))[len(both) - len(mine)]
+        mine = np.full((len(block), int(relevant.max())), -np.inf)
+        place = np.arange(mine.shape[1])
+        own = place < relevant[:, None]
+        mine[own] = self.similarity[(self.start[block, None] + place)[own]]
+        both = -np.sort(-np.concatenate([mine, known], axis=1), axis=1)
+        self.cut[block] = both[np.arange(len(block)), relevant - 1]
 
     def _undecided(self, block: Indices, rows: Indices | slice, bounds: Bounds) -> Doubles:
         """Share of the bounds' gallery that stays undecided, per query of the block; rows: theirs in the bounds."""
-        upper = bounds.left[rows] @ bounds.right.T
+        upper = bounding.product(bounds.left[rows], bounds.right)
         low = _below(np.minimum(self.best[block], self.cut[block]) - bounds.offset - bounds.slack)
         share: Doubles = np.count_nonzero(upper >= low[:, None], axis=1) / upper.shape[1]
         return share
 
     def _wide(self, block: Indices, rows: Indices, bounds: Bounds) -> _Settled:
-        upper = bounds.left[rows] @ bounds.right.T
+        upper = bounding.product(bounds.left[rows], bounds.right)
         return self._settle(block, np.arange(self.gallery.count), upper, bounds)
 
     def _tile(
         self, rows: Indices, columns: Indices, wanted: npt.NDArray[np.bool_], bounds: Bounds
     ) -> Iterator[_Settled]:
-        upper = bounds.left[rows] @ bounds.right[columns].T
+        upper = bounding.product(bounds.left[rows], bounds.right[columns])
         made = [self._settle(rows[wanted[rows]], columns, upper[wanted[rows]], bounds)]
         if rows[0] != columns[0]:
             turned = np.ascontiguousarray(upper.T)
@@ -180,28 +187,63 @@ class Counting:
         low = _below(best - bounds.offset - bounds.slack)
         low_cut = _below(cut - bounds.offset - bounds.slack)
         if bounds.exact:  # the bound is the similarity: what is clearly before the first relevant one only counts
-            surely = -_below(-(best - bounds.offset + bounds.slack))
-            above = upper > surely[:, None]
+            above = upper > -_below(-(best - bounds.offset + bounds.slack))[:, None]
             ahead = np.count_nonzero(above, axis=1)
             if self.self_excluded:
                 inside = np.flatnonzero((block >= images[0]) & (block <= images[-1]))
                 ahead[inside] -= above[inside, block[inside] - images[0]]
-            wanted = np.flatnonzero(((upper >= low[:, None]) & ~above) | (upper >= low_cut[:, None]))
-            counts = ~above.ravel()[wanted]
+            row, image, _ = self._others(block, images, (upper >= low[:, None]) & ~above, upper)
         else:
             ahead = np.zeros(len(block), np.int64)
-            wanted = np.flatnonzero(upper >= np.minimum(low, low_cut)[:, None])
-            counts = np.ones(len(wanted), bool)
-        row, column = np.divmod(wanted, len(images))
-        image = images[column]
-        other = self.query_labels[block[row]] != self.gallery_labels[image]  # drops the query itself, too
-        row, image, counts = row[other], image[other], counts[other]
+            row, image, _ = self._others(block, images, upper >= np.minimum(low, low_cut)[:, None], upper)
         similarity = similarity_of_pairs(self.queries, block[row], self.gallery, image)
         tie = (similarity == best[row]) & (image < self.first_image[block[row]])
-        before = ((similarity > best[row]) | tie) & counts
-        ahead = ahead + np.bincount(row[before], minlength=len(block))
+        ahead = ahead + np.bincount(row[(similarity > best[row]) | tie], minlength=len(block))
+        if bounds.exact:
+            row, image, rough = self._others(block, images, upper >= low_cut[:, None], upper)
+            middle = rough.astype(np.float64) + bounds.offset
+            return _Settled(block, ahead, block[row], image, middle - bounds.slack, middle + bounds.slack)
         kept = similarity >= cut[row]
-        return _Settled(block, ahead, block[row[kept]], image[kept], similarity[kept])
+        row, image, similarity = row[kept], image[kept], similarity[kept]
+        return _Settled(block, ahead, block[row], image, similarity, similarity)
+
+    def _others(
+        self, block: Indices, images: Indices, mask: npt.NDArray[np.bool_], upper: npt.NDArray[np.float32]
+    ) -> tuple[Indices, Indices, npt.NDArray[np.float32]]:
+        """(row of the tile, image, value) of the pairs in the mask that are of two classes; drops the query itself."""
+        wanted = np.flatnonzero(mask)
+        row, column = np.divmod(wanted, len(images))
+        image = images[column]
+        other = self.query_labels[block[row]] != self.gallery_labels[image]
+        return row[other], image[other], upper.ravel()[wanted[other]]
+
+    def _nearest(self, parts: list[_Settled]) -> tuple[Indices, Indices, Doubles]:
+        """(query, image, similarity) of all other-class images that can be among a query's first R."""
+        owner = np.concatenate([part.owner for part in parts])
+        image = np.concatenate([part.image for part in parts])
+        least = np.concatenate([part.least for part in parts])
+        most = np.concatenate([part.most for part in parts])
+        # R images are known to reach the R-th largest of the lower ends: what cannot reach it is out.
+        owners = np.concatenate([self.owner, owner])
+        order = np.lexsort((-np.concatenate([self.similarity, least]), owners))
+        begin = np.searchsorted(owners[order], self.few)
+        last = order[begin + self.relevance.counts[self.few] - 1]
+        reached = np.full(self.queries.count, np.inf)
+        reached[self.few] = np.concatenate([self.similarity, least])[last]
+        kept = most >= reached[owner] - STEP
+        owner, image, least, most = owner[kept], image[kept], least[kept], most[kept]
+        rough = least < most
+        similarity = least.copy()
+        similarity[rough] = self._similarity(owner[rough], image[rough])
+        return owner, image, similarity
+
+    def _similarity(self, owner: Indices, image: Indices) -> Doubles:
+        """Of pairs of one query and one image, on all threads."""
+        parts = [slice(start, start + POOLED_PAIRS) for start in range(0, max(1, len(owner)), POOLED_PAIRS)]
+        done = self.pool.map(
+            lambda part: similarity_of_pairs(self.queries, owner[part], self.gallery, image[part]), parts
+        )
+        return np.concatenate(list(done))
 
     def _top(self, owner: Indices, image: Indices, similarity: Doubles) -> tuple[Indices, Doubles]:
         """Hits and average precision among the first R of every query, from all images that can be there."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from metric_learn_client.retrieval.blas import single_threaded_blas
 from metric_learn_client.retrieval.counting import Counting
 from metric_learn_client.retrieval.relevance import relevance_of
 from metric_learn_client.retrieval.similarity import Doubles, Indices, Rows
@@ -46,10 +47,10 @@ def rank(
     )
     few = np.flatnonzero((relevance.counts > 0) & (relevance.counts <= work.many))
     many = np.flatnonzero(relevance.counts > work.many)
-    with ThreadPoolExecutor(work.thread_count()) as pool:
+    with single_threaded_blas(), ThreadPoolExecutor(work.thread_count()) as pool:
         if few.size:
-            counting = Counting(queries, gallery, query_labels, gallery_labels, relevance, few, self_excluded)
-            _store(made, few, *counting.run(pool, work))
+            counting = Counting(queries, gallery, query_labels, gallery_labels, relevance, few, self_excluded, pool)
+            _store(made, few, *counting.run(work))
         if many.size:
 
             def sort(block: Indices) -> None:

@@ -18,7 +18,7 @@ Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 STEP = 2.0**-40  # 9e-13: thousands of times what float64 rounds off here, a hundred thousandth of what float32 does
-PAIRS_AT_ONCE = 512  # 512 pairs of 2048 numbers are 8 MB a factor in float64: they stay near the core
+PAIRS_AT_ONCE = 64  # 64 pairs of 2048 numbers are 1 MB a factor in float64: they stay in the core's cache
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ def rows_of(embeddings: npt.ArrayLike, name: str = "embeddings") -> Rows:
     norms = np.empty(len(values), np.float64)
     for start in range(0, len(values), PAIRS_AT_ONCE):
         block = values[start : start + PAIRS_AT_ONCE].astype(np.float64)
-        norms[start : start + PAIRS_AT_ONCE] = np.sqrt(np.add.reduce(block * block, axis=1))
+        block *= block
+        norms[start : start + PAIRS_AT_ONCE] = np.sqrt(np.add.reduce(block, axis=1))
     bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if bad.size:
         raise ValueError(

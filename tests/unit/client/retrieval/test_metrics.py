@@ -1,5 +1,7 @@
 """Every metric against the definition written out, and against the model zoo's own definition of Recall@1."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -156,7 +158,8 @@ def test_no_similarity_is_outside_its_bounds(dimensions):
     rows = rows_of(embeddings)
     mean = module.mean_unit_row(rows)
     basis = None if dimensions == 512 else module.principal_directions(rows, mean, 128)
-    projected = module.project(rows, mean, basis)
+    with ThreadPoolExecutor(2) as pool:
+        projected = module.project(rows, mean, basis, pool)
     bounds = module.make_bounds(projected, projected, mean, dimensions)
     exact = embeddings.astype(np.float64) * rows.inverse_norms[:, None]
     similarity = exact @ exact.T - bounds.offset
