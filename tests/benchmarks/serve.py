@@ -1,6 +1,6 @@
 """One MindSpore Serving for a benchmark, with a gateway before it where asked. Run with the server's Python.
 
-python -m tests.benchmarks.serve bare|plain|direct|no-network VERSION_DIRECTORY SCRATCH; prints the address to call, and
+python -m tests.benchmarks.serve bare|plain|direct|no-network|echo VERSION_DIRECTORY SCRATCH; prints the address and
 serves until SIGTERM.
 """
 
@@ -25,17 +25,19 @@ from tests.integration.servable.gateway.fake_serving import FakeBackend, Golden
 
 HERE = Path(__file__).resolve().parent
 START_S = 120.0
+FRONTED = ("no-network", "echo")  # with a gateway
 
 
 def start(kind: str, version: Path, scratch: Path) -> tuple[Backend, str]:
     cores = len(os.sched_getaffinity(0))
     sizes = [entry["batch_size"] for entry in json.loads((version / "manifest.json").read_text())["mindir"]]
-    if kind == "no-network":
-        name, code = "metric_learn", copy_without_network(scratch / "code")
+    name = "metric_learn"
+    if kind in FRONTED:
+        code = copy_without_network(scratch / "code", decode=kind == "no-network")
     elif kind == "direct":  # the product without its gateway
-        name, code = "metric_learn", HERE.parents[1] / "servable" / "metric_learn"
+        code = HERE.parents[1] / "servable" / "metric_learn"
     else:
-        name, code = f"bench_{kind}", HERE / "servables" / kind
+        code = HERE / "servables" / kind
     servables = stage(code, version, scratch, name)
     address = f"unix:{scratch}/{kind}.sock"
     settings = BackendSettings(
@@ -87,7 +89,7 @@ def main(kind: str, version: Path, scratch: Path) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     backend, address = start(kind, version, scratch)
     try:
-        if kind == "no-network":
+        if kind in FRONTED:
             asyncio.run(front(address, scratch))
         else:
             print(address, flush=True)

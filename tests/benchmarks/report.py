@@ -1,0 +1,136 @@
+"""What a run says: a table on stdout, results.csv, results.json and a plot; 1 where a target was missed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import statistics
+import subprocess
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any, Optional
+
+from tests.benchmarks.rounds import Rounds
+
+UNEQUAL = 1e-5
+
+
+@dataclass(frozen=True)
+class Row:
+    what: str
+    value: float
+    lowest: float
+    highest: float
+    target: str
+    met: Optional[bool]
+
+
+def of(what: str, values: list[float], at_least: Optional[float] = None, at_most: Optional[float] = None) -> Row:
+    value = statistics.median(values)
+    met, target = None, ""
+    if at_least is not None:
+        met, target = value >= at_least, f">= {at_least:g}"
+    if at_most is not None:
+        met, target = value <= at_most, f"<= {at_most:g}"
+    return Row(what, value, min(values), max(values), target, met)
+
+
+def rows_of(facts: dict[str, Any], host: Rounds, model: Rounds) -> list[Row]:
+    work = facts["host_work"]
+    small = work["0.2 Mpx"]
+    t_ref = small["cpu_ms"]["reference"]
+    rows = [
+        of("offline throughput: product / bare network", model.ratios("product", "bare", "images_per_s"), 0.90),
+        of("  with pixels: product / bare network", model.ratios("product, pixels", "bare", "images_per_s"), 0.97),
+        of("lone image p50: product / bare", model.ratios("product, alone", "bare, alone", "p50_ms"), at_most=1.25),
+        of("non-model CPU an image / t_ref", [v / t_ref for v in host.values("no-network", "server")], at_most=0.6),
+    ]
+    flat = [abs(r - 1) for r in host.ratios("no-network 32 calls at a time", "no-network 1 calls at a time", "server")]
+    rows.append(of("  32 calls at a time against 1: away from flat", flat, at_most=0.10))
+    slope = [abs(r - 1) for r in host.ratios("no-network 128 a call", "no-network 8 a call", "server")]
+    rows.append(of("  128 images a call against 8: away from flat", slope, at_most=0.10))
+    for name in model.measured[0]:
+        if name in ("plain", "LitServe", "BentoML"):
+            rows.append(of(f"throughput: product / {name}", model.ratios("product", name, "images_per_s"), 1.3))
+    for name, far in facts["equality"].items():
+        rows.append(of(f"embeddings: {name} from the reference", [far], at_most=UNEQUAL))
+    for size in ("0.2 Mpx", "1 Mpx", "12 Mpx"):
+        rows.append(
+            of(f"pictures of {size} with unequal pixels", [work[size]["pictures with unequal pixels"]], at_most=0)
+        )
+        rows.append(of(f"  preprocessing CPU / reference, {size}", work[size]["ratios"]))
+        for step, cpu_ms in work[size]["cpu_ms"].items():
+            rows.append(of(f"  CPU ms an image, {size}: {step}", [cpu_ms]))
+    for name in host.measured[0]:
+        rows.append(of(f"CPU ms an image: {name}, server", host.values(name, "server")))
+        rows.append(of(f"CPU ms an image: {name}, client", host.values(name, "client")))
+    for name, quantities in model.measured[0].items():
+        rows += [of(f"{quantity}: {name}", model.values(name, quantity)) for quantity in quantities]
+    rows += [of(f"memory MB: {name}", [float(size)]) for name, size in facts["memory_mb"].items()]
+    return rows
+
+
+def machine() -> dict[str, str]:
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "cpu": model[0].partition(": ")[2] if model else platform.machine(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "load": f"{os.getloadavg()[0]:.1f}",
+        "commit": commit.stdout.strip(),
+    }
+
+
+def write(folder: Path, facts: dict[str, Any], host: Rounds, model: Rounds) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    facts["machine"] = machine()
+    rows = rows_of(facts, host, model)
+    (folder / "results.json").write_text(
+        json.dumps({"facts": facts, "without network": host.measured, "with network": model.measured}, indent=1)
+    )
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([each.name for each in fields(Row)])
+        writer.writerows(astuple(row) for row in rows)
+    print(f"{'':58} {'median':>9} {'lowest':>9} {'highest':>9}  target")
+    for row in rows:
+        verdict = "" if row.met is None else "met" if row.met else "MISSED"
+        print(f"{row.what:58} {row.value:9.4g} {row.lowest:9.4g} {row.highest:9.4g}  {row.target:8} {verdict}")
+    for key in ("ready", "poisson", "machine", "minutes"):
+        if key in facts:
+            print(f"{key}: {facts[key]}")
+    plot(folder / "results.png", host, model)
+    print(f"written: {folder}/results.csv, results.json, results.png")
+    return 1 if any(row.met is False for row in rows) else 0
+
+
+def plot(file: Path, host: Rounds, model: Rounds) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.5))
+    names = [name for name, quantities in model.measured[0].items() if "alone" not in name]
+    bars(left, names, [model.ratios(name, "bare", "images_per_s") for name in names])
+    left.axvline(1.0, color="0.4", linewidth=0.8)
+    left.set_title("Throughput, bare network = 1 (higher is better)")
+    names = [name for name in host.measured[0] if "Mpx" not in name]
+    bars(right, names, [host.values(name, "server") for name in names])
+    right.set_title("Server CPU an image beside the network, ms (lower is better)")
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)
+
+
+def bars(axes: Any, names: list[str], values: list[list[float]]) -> None:
+    """Medians as bars, the lowest and highest round as whiskers."""
+    middle = [statistics.median(each) for each in values]
+    errors = [[m - min(v) for m, v in zip(middle, values)], [max(v) - m for m, v in zip(middle, values)]]
+    axes.barh(names, middle, xerr=errors, color="#4c72b0", ecolor="0.3", capsize=3)
+    for index, value in enumerate(middle):
+        axes.text(0.01 * max(middle), index, f"{value:.3g}", va="center", color="white", fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
