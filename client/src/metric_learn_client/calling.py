@@ -94,7 +94,12 @@ class _Progress:
 
 
 def call(
-    core: Core, path: str, body: bytes, deadline: Deadline, read: Callable[[Reply, Target], Union[Value, Failure]]
+    core: Core,
+    path: str,
+    body: bytes,
+    deadline: Deadline,
+    read: Callable[[Reply, Target], Union[Value, Failure]],
+    images: int = 0,
 ) -> Steps[Value]:
     """Sends `body` until `read` accepts a reply. Raises EndpointError, ClosedError, TooLargeError, or as `read`."""
     progress = _Progress()
@@ -105,7 +110,8 @@ def call(
         try:
             target, trial = core.pool.choose(core.now(), progress.failed)
             try:
-                outcome = yield from _attempt(core, Send(target, path, body, 0.0, metadata), trial, deadline, read)
+                send = Send(target, path, body, 0.0, metadata)
+                outcome = yield from _attempt(core, send, trial, deadline, read, images)
             finally:
                 core.pool.release(target)
             if not isinstance(outcome, _Failed):
@@ -128,7 +134,12 @@ class _Failed:
 
 
 def _attempt(
-    core: Core, send: Send, trial: bool, deadline: Deadline, read: Callable[[Reply, Target], Union[Value, Failure]]
+    core: Core,
+    send: Send,
+    trial: bool,
+    deadline: Deadline,
+    read: Callable[[Reply, Target], Union[Value, Failure]],
+    images: int,
 ) -> Steps[Union[Value, _Failed]]:
     target = send.target
     if trial and not (yield from _lives(core, send, deadline)):
@@ -138,11 +149,11 @@ def _attempt(
     started = core.now()
     left_s = deadline.left_s(started)
     other = core.pool.has_other(started, (target,))
-    timeout_s = core.pool.attempt_s(left_s, other=other)
+    timeout_s = core.pool.attempt_s(left_s, images, other=other)
     answer = yield Send(target, send.path, send.body, max(0.0, timeout_s), send.metadata)
     value = read(answer, target) if isinstance(answer, Reply) else answer
     if not isinstance(value, Failure):
-        core.pool.answered(target, core.now() - started)
+        core.pool.answered(target, core.now() - started, images)
         return value
     if core.closed:
         raise ClosedError("the client was closed during the call")

@@ -78,7 +78,8 @@ def _predict(
         core.guard.check(origin.fingerprint, str(target))
         return failures, origin
 
-    return (yield from call(core, wire.PREDICT_PATH, encode_request(method, images), deadline, read))
+    body = encode_request(method, images)
+    return (yield from call(core, wire.PREDICT_PATH, body, deadline, read, len(images)))
 
 
 def _at(positions: Sequence[int], failures: Sequence[ImageFailure]) -> tuple[ImageFailure, ...]:

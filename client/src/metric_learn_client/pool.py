@@ -16,7 +16,7 @@ OUT_FIRST_S = 0.5
 OUT_MAX_S = 30.0
 RESOLVE_EVERY_S = 30.0  # gRPC's own DNS resolver asks at most that often, too
 ATTEMPT_MIN_S = 2.0  # no attempt is cut shorter than this in favour of another target
-ATTEMPT_LATENCIES = 8.0  # nor shorter than so many times the slow calls of late
+ATTEMPT_LATENCIES = 8.0  # nor shorter than so many times what slow calls of late took, per call or per image
 
 
 class _State:
@@ -37,7 +37,8 @@ class Pool:
         self._resolved_at: dict[str, float] = {}
         self._states = {target: _State() for target in self.targets}
         self._turn = 0
-        self._slow_s: Optional[float] = None
+        self._slow_s: Optional[float] = None  # a slow call of late
+        self._slow_image_s = 0.0  # and per image of it
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -84,12 +85,12 @@ class Pool:
         with self._lock:
             return any(self._is_fit(target, now) for target in self.targets if target not in avoid)
 
-    def attempt_s(self, left_s: float, *, other: bool) -> float:
+    def attempt_s(self, left_s: float, images: int, *, other: bool) -> float:
         """How long one attempt may take: all that is left, unless another target could take the call over."""
         if not other:
             return left_s
-        patience = left_s / 3 if self._slow_s is None else self._slow_s * ATTEMPT_LATENCIES
-        return min(left_s, max(ATTEMPT_MIN_S, patience))
+        slow_s = left_s / 3 / ATTEMPT_LATENCIES if self._slow_s is None else self._slow_s
+        return min(left_s, max(ATTEMPT_MIN_S, ATTEMPT_LATENCIES * max(slow_s, self._slow_image_s * images)))
 
     def release(self, target: Target) -> None:
         with self._lock:
@@ -98,12 +99,12 @@ class Pool:
                 state.in_flight -= 1
                 state.on_trial = False  # also where the caller was cancelled before the trial said anything
 
-    def answered(self, target: Target, took_s: Optional[float] = None) -> None:
-        """The target lives. took_s: of a call that did its work."""
+    def answered(self, target: Target, took_s: float = 0.0, images: int = 0) -> None:
+        """The target lives. took_s: of a call that embedded so many images."""
         with self._lock:
-            if took_s is not None:
-                slow = self._slow_s or took_s
-                self._slow_s = max(took_s, slow + 0.05 * (took_s - slow))
+            if images:
+                self._slow_s = _slow(self._slow_s or 0.0, took_s)
+                self._slow_image_s = _slow(self._slow_image_s, took_s / images)
             state = self._states.get(target)
             if state is not None:
                 state.failures, state.out_until, state.on_trial = 0, 0.0, False
@@ -121,6 +122,11 @@ class Pool:
     def _is_fit(self, target: Target, now: float) -> bool:
         state = self._states[target]
         return not state.on_trial and now >= state.out_until
+
+
+def _slow(slow_s: float, took_s: float) -> float:
+    """A maximum that forgets: a twentieth of the way back with every quicker call."""
+    return max(took_s, slow_s + 0.05 * (took_s - slow_s))
 
 
 def names(targets: Iterable[Target]) -> str:

@@ -152,12 +152,15 @@ def test_a_target_on_trial_gets_a_health_check_before_a_call():
 
 def test_an_attempt_is_cut_short_only_where_another_target_could_take_over():
     pool = Pool(["127.0.0.1:1"])
-    assert pool.attempt_s(9.0, other=False) == 9.0
-    assert pool.attempt_s(9.0, other=True) == 3.0
-    pool.answered(pool.targets[0], 0.01)
-    assert pool.attempt_s(9.0, other=True) == 2.0
-    pool.answered(pool.targets[0], 1.0)
-    assert pool.attempt_s(9.0, other=True) == 8.0
+    assert pool.attempt_s(9.0, 1, other=False) == 9.0
+    assert pool.attempt_s(9.0, 1, other=True) == 3.0
+    pool.answered(pool.targets[0], 0.001)  # a health check says nothing of how long embedding takes
+    assert pool.attempt_s(9.0, 1, other=True) == 3.0
+    pool.answered(pool.targets[0], 0.05, 1)
+    assert pool.attempt_s(30.0, 1, other=True) == 2.0
+    assert pool.attempt_s(30.0, 32, other=True) == pytest.approx(8 * 32 * 0.05)  # a batch is no single image
+    pool.answered(pool.targets[0], 1.0, 32)
+    assert pool.attempt_s(30.0, 1, other=True) == 8.0
     assert verdict_of("DEADLINE_EXCEEDED", "", cut_short=True) is Verdict.ELSEWHERE
     assert verdict_of("DEADLINE_EXCEEDED", "", cut_short=False) is Verdict.FATAL
 
