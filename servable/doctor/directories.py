@@ -28,6 +28,9 @@ def _run_dir(config: Config) -> Iterator[Problem]:
     if not given.is_absolute():
         yield wrong(config, KEY, "is relative, and services start anywhere", "give an absolute path")
         return
+    if given.is_symlink() and given.lstat().st_uid != os.geteuid():
+        yield wrong(config, KEY, "is a symbolic link of another user", "choose another: it may point anywhere")
+        return
     path = Path(os.path.realpath(given))
     if any(character.isspace() for character in str(path)):
         yield wrong(config, KEY, "MindSpore Serving splits its command at spaces", "choose a path without them")
