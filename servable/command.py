@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -38,6 +39,7 @@ def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
 
     Raises ConfigError, NotReadyError, servable.supervisor.StartFailed.
     """
+    began = time.monotonic()
     examined = check(config)
     from servable.gateway import StartError, configure_logging  # after the checks: `--check` should not wait for it
     from servable.gateway_settings import gateway_settings
@@ -51,7 +53,7 @@ def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
             if cleaned:
                 log.warning("an earlier server left this behind, now removed: %s", cleaned)
             try:
-                return serve(config, examined, run_dir, reread)
+                return serve(config, examined, run_dir, began, reread)
             except StartError as error:
                 raise ConfigError(str(error)) from error
             finally:

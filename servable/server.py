@@ -37,12 +37,14 @@ log = logging.getLogger(__name__)
 class Server:
     """`run` once. `reread` gives the configuration anew, for SIGHUP."""
 
-    def __init__(self, config: Config, examined: Examined, run_dir: Path, reread: Callable[[], Config]) -> None:
+    def __init__(
+        self, config: Config, examined: Examined, run_dir: Path, began: float, reread: Callable[[], Config]
+    ) -> None:
         self._config = config
         self._examined = examined
         self._reread = reread
         self._fresh = dict(examined.versions)  # checked a moment ago; a later start checks again
-        self._began = time.monotonic()
+        self._began = began
         self._signals: list[int] = []
         self._stopping = asyncio.Event()
         self._forced = asyncio.Event()
@@ -225,10 +227,12 @@ class Server:
             await asyncio.gather(waiting, return_exceptions=True)
 
 
-def serve(config: Config, examined: Examined, run_dir: Path, reread: Optional[Callable[[], Config]] = None) -> int:
-    """Runs the event loop of one server."""
+def serve(
+    config: Config, examined: Examined, run_dir: Path, began: float, reread: Optional[Callable[[], Config]] = None
+) -> int:
+    """Runs the event loop of one server. began: time.monotonic() of the start, for the ready line."""
 
     async def run() -> int:
-        return await Server(config, examined, run_dir, reread or (lambda: config)).run()
+        return await Server(config, examined, run_dir, began, reread or (lambda: config)).run()
 
     return asyncio.run(run())

@@ -122,12 +122,13 @@ class Versions:
 
     async def _remove(self, numbers: Collection[int]) -> None:
         for number in sorted(numbers):
-            supervisor = self._running.pop(number)
+            supervisor = self._running[number]  # kept there until it has ended: `stop` must find it
             backend = self._known_backend(number)
             if backend is not None and number != self.default:
                 if not await self._registry.retire(backend, self._drain_s):
                     log.warning("version %d: calls were still open after %g s", number, self._drain_s)
             await supervisor.stop()
+            del self._running[number]
 
     def _known_backend(self, number: int) -> Optional[Backend]:
         try:
