@@ -47,7 +47,12 @@ class RayEmbedder:
         make: Connect = connect or partial(EmbeddingClient, endpoint, deadline_s=deadline_s)
         stop = threading.Event()
         self._fingerprint: str = job_model(make, max_outage_s, stop, Observer())[0]["fingerprint"]
-        self._sender = Sender(make(), Patience(max_outage_s, stop), stop, self._fingerprint)
+        self._client = make()
+        self._sender = Sender(self._client, Patience(max_outage_s, stop), stop, self._fingerprint)
+
+    def close(self) -> None:
+        """Ends the connection. Ray ends the actor's process, which does so as well."""
+        self._client.close()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         if self._column not in batch:

@@ -71,6 +71,8 @@ def write_shard(folder: Path, content: ShardContent, identity: ShardIdentity, op
     """Writes and syncs every file of the shard into `folder`, stats last, and returns the stats. OutputError."""
     shard = identity.shard
     names = data_files(options.output_format, shard)
+    if not len(content.numbers):  # embedding_reader cannot read a file without rows
+        names = names[-1:]
     embeddings = np.ascontiguousarray(content.embeddings, dtype=options.dtype)
     facts = {
         "fingerprint": identity.fingerprint,
@@ -81,7 +83,9 @@ def write_shard(folder: Path, content: ShardContent, identity: ShardIdentity, op
     }
     tables = {names[-1]: _failures_table(content.failures, facts)}
     table = _rows_table(content, facts)
-    if options.output_format == "npy":
+    if len(names) == 1:
+        pass
+    elif options.output_format == "npy":
         with synced(folder / Path(names[0]).name) as file:
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(embeddings))
             file.write(embeddings.reshape(-1).view(np.uint8).data)  # write_array hides the reason of a failed write
@@ -126,24 +130,20 @@ def read_stats(layout: Layout, shard: int) -> dict[str, Any]:
 def read_shard(layout: Layout, stats: dict[str, Any]) -> ShardContent:
     """What `write_shard` wrote."""
     names = [layout.place(name, stats["shard"]) for name in stats["files"]]
+    failures = [RowFailure(**each) for each in pq.read_table(names[-1], partitioning=None).to_pylist()]
+    if len(names) == 1:
+        nothing = pa.RecordBatch.from_pylist([], schema=pa.schema([pa.field("image_path", pa.string())]))
+        return ShardContent(np.empty(0, np.int64), nothing, np.empty((0, stats["dim"]), stats["dtype"]), failures)
     if stats["output_format"] == "npy":
         embeddings = np.load(names[0], allow_pickle=False)
         table = pq.read_table(names[1], partitioning=None)
     else:
         table = pq.read_table(names[0], partitioning=None)
         column = table.column(stats["embedding_column"]).combine_chunks()
-        values = column.flatten() if len(column) else pa.array([], column.type.value_type)
-        embeddings = values.to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
+        embeddings = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
         table = table.drop_columns([stats["embedding_column"]])
-    failures = pq.read_table(names[-1], partitioning=None).to_pylist()
     rows = table.drop_columns(["row"]).combine_chunks()
-    batches = rows.to_batches()
-    return ShardContent(
-        numbers=table.column("row").to_numpy(),
-        rows=batches[0] if batches else pa.RecordBatch.from_pylist([], schema=rows.schema),
-        embeddings=embeddings,
-        failures=[RowFailure(**each) for each in failures],
-    )
+    return ShardContent(table.column("row").to_numpy(), rows.to_batches()[0], embeddings, failures)
 
 
 def file_digest(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Everything it needs is in WorkerSpec, which can be pickled, and in the output di
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -152,13 +153,17 @@ def _merged(layout: Layout, shard: ShardRows, new: ShardContent) -> ShardContent
     old = read_shard(layout, stats)
     done_again = set(shard.numbers.tolist())
     failures: list[RowFailure] = [each for each in old.failures if each.row not in done_again] + list(new.failures)
+    failures.sort(key=lambda each: each.row)
+    if not len(old.numbers) or not len(new.numbers):
+        kept = old if len(old.numbers) else new
+        return dataclasses.replace(kept, failures=failures)
     numbers = np.concatenate([old.numbers, new.numbers])
     order = np.argsort(numbers, kind="stable")
     before = pa.Table.from_batches([old.rows]).cast(new.rows.schema)
     rows = pa.concat_tables([before, pa.Table.from_batches([new.rows])]).take(pa.array(order)).combine_chunks()
     return ShardContent(
         numbers[order],
-        rows.to_batches()[0] if len(order) else new.rows,
+        rows.to_batches()[0],
         np.concatenate([old.embeddings, new.embeddings.astype(old.embeddings.dtype)])[order],
-        sorted(failures, key=lambda each: each.row),
+        failures,
     )
