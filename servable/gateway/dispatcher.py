@@ -32,11 +32,14 @@ log = logging.getLogger(__name__)
 
 
 class Job:
-    """The images of one call on their way. `outcomes` in the order of `payloads`, complete when `done` is."""
+    """The images of one call on their way. `outcomes` in the order of `payloads`, complete when `done` is.
 
-    def __init__(self, method: Method, payloads: Sequence[Optional[Payload]], request_id: str) -> None:
+    body: all payloads as one part, where the call came in that form (PredictWork.plain).
+    """
+
+    def __init__(self, method: Method, payloads: Sequence[Optional[Payload]], body: Optional[bytes] = None) -> None:
         self.method = method
-        self.request_id = request_id
+        self.body = body
         self.payloads = payloads
         self.pending: deque[int] = deque(index for index, payload in enumerate(payloads) if payload is not None)
         self.attempts = [0] * len(payloads)
@@ -72,6 +75,13 @@ class _Part:
     images: list[tuple[Job, int]]
     alone: bool
 
+    def encode(self) -> bytes:
+        first = self.images[0][0]
+        if first.body is not None and self.images == [(first, index) for index in range(len(first.payloads))]:
+            return first.body  # the whole of one call: nothing to copy
+        payloads = (job.payloads[index] for job, index in self.images)
+        return encode_part(self.method, [payload for payload in payloads if payload is not None])
+
 
 class Dispatcher:
     """One version's queue. `on_images` hears how many images came back; used for the retry hint."""
@@ -101,7 +111,10 @@ class Dispatcher:
         if not self._served.serving and not self._wait_when_down:
             raise self._down()
         self._jobs.append(job)
-        self._pump_soon()
+        if self._parts:
+            self._pump_soon()
+        else:  # nothing to share a batch with
+            self._pump()
         try:
             await job.done
         finally:
@@ -148,10 +161,13 @@ class Dispatcher:
     def _pump_soon(self) -> None:
         if not self._pump_due:  # once an iteration of the loop: what arrived together goes out together
             self._pump_due = True
-            asyncio.get_running_loop().call_soon(self._pump)
+            asyncio.get_running_loop().call_soon(self._pump_now)
+
+    def _pump_now(self) -> None:
+        self._pump_due = False
+        self._pump()
 
     def _pump(self) -> None:
-        self._pump_due = False
         backend, channel = self._served.backend, self._channel
         if not self._served.serving or backend is None or channel is None:
             return
@@ -199,20 +215,17 @@ class Dispatcher:
 
     async def _send(self, part: _Part, channel: Channel, fingerprint: str, dim: int) -> None:
         now = time.monotonic()
-        payloads: list[Payload] = []
-        for job, index in part.images:
+        for job, _ in part.images:
             if job.sent_at is None:
                 job.sent_at = now
-            payload = job.payloads[index]
-            assert payload is not None
-            payloads.append(payload)
+        count = len(part.images)
         outcomes: Sequence[Outcome]
         try:
-            reply = await channel.predict(encode_part(part.method, payloads), self._timeout_s)
+            reply = await channel.predict(part.encode(), self._timeout_s)
         except BackendError as error:
-            outcomes = [Fault(str(error))] * len(payloads)
+            outcomes = [Fault(str(error))] * count
         else:
-            outcomes = read_reply(reply, len(payloads), dim)
+            outcomes = read_reply(reply, count, dim)
         self._settle(part, outcomes, channel, fingerprint)
 
     def _settle(self, part: _Part, outcomes: Sequence[Outcome], channel: Channel, fingerprint: str) -> None:

@@ -106,6 +106,7 @@ def dropped_lines() -> int:
 
 def configure_logging(settings: LogSettings, stream: Optional[TextIO] = None) -> Callable[[], None]:
     """Sends the lines of logger "servable" to `stream` (standard error); the function returned ends that."""
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # nothing of it is written
     logger = logging.getLogger(LOGGER)
     formatter: logging.Formatter = JsonFormatter() if settings.format == "json" else TextFormatter()
     handler = _ThreadHandler(formatter, stream or sys.stderr)

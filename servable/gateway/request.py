@@ -24,11 +24,15 @@ _SHOWN = 64  # characters of a caller's value that an error repeats
 
 @dataclass(frozen=True)
 class PredictWork:
-    """One call. version 0: the default. payloads: one an instance, an encoded image or 150,528 bytes of pixels."""
+    """One call. version 0: the default. payloads: one an instance, an encoded image or 150,528 bytes of pixels.
+
+    plain: the body where it is, byte for byte, what `encode_part` would make of all payloads; it can be sent as it is.
+    """
 
     method: Method
     version: int
     payloads: list[Payload]
+    plain: Optional[bytes] = None
 
 
 def read_request(body: bytes, limits: LimitSettings) -> PredictWork:
@@ -70,7 +74,20 @@ def _read(body: bytes, limits: LimitSettings) -> PredictWork:
     if not instances:
         raise invalid("instances", "there are none; a call carries at least one image")
     payloads = [_read_instance(body, field, method, index) for index, field in enumerate(instances)]
-    return PredictWork(method, version, payloads)
+    return PredictWork(method, version, payloads, body if _is_plain(body, method, payloads) else None)
+
+
+def _is_plain(body: bytes, method: Method, payloads: list[Payload]) -> bool:
+    """Heads at their places and nothing else between the payloads, as well-behaved clients write it."""
+    if not body.startswith(_SPECS[method.name]):
+        return False
+    position = len(_SPECS[method.name])
+    for payload in payloads:
+        head = _instance_head(method, len(payload))
+        if not body.startswith(head, position):
+            return False
+        position += len(head) + len(payload)
+    return position == len(body)
 
 
 def _read_spec(body: bytes, spec: Optional[Field]) -> tuple[Method, int]:

@@ -1,6 +1,6 @@
 """What the gateway costs: latency and CPU with and without it, side by side in one run.
 
-.venv/server/bin/python -m tests.benchmarks.gateway_cost [--backend unix:/path/of/a/running/MindSpore/Serving]
+.venv/server/bin/python -m tests.benchmarks.gateway_cost [--backend unix:RUN_DIR/serving-1-1/grpc.sock --version DIR]
 
 Without --backend the far end is an echo that answers at once, so all the time that is seen is transport and gateway.
 Three ways are compared: straight to the far end, through the gateway, and through a bare pass-through that only hands
@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import statistics
 import subprocess
@@ -23,17 +22,19 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Optional
 
 import grpc
 import grpc.aio
+import numpy as np
 import psutil
 
 from metric_learn_client import wire
-from servable.gateway import Backends, Gateway, GatewaySettings, LimitSettings, LogSettings
+from servable.gateway import Backends, Gateway, GatewaySettings, Golden, LimitSettings, LogSettings
 from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-IMAGE_BYTES = 60_000  # a 500 x 400 photo as JPEG
+PHOTO = REPOSITORY / "tests" / "golden" / "images" / "astronaut_420_q90.jpg"  # 67 KB, an ordinary photo
 IMAGES_PER_CALL = (1, 8, 32)
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
@@ -63,8 +64,16 @@ async def serve_bare(path: str, target: str) -> None:
     await asyncio.Event().wait()
 
 
-async def serve_gateway(path: str, target: str, access_log: bool) -> None:
-    backend = FakeBackend(target=target, window_instances=1024, max_batch=32)
+def golden_of(version: Optional[Path]) -> Golden:
+    if version is None:  # the echo's
+        return FakeBackend(target="").golden
+    named = json.loads((version / "manifest.json").read_text())["golden"]
+    image, embedding = (version / named[part]["file"] for part in ("image", "embedding"))
+    return Golden(image.read_bytes(), np.load(embedding))
+
+
+async def serve_gateway(path: str, target: str, access_log: bool, version: Optional[Path]) -> None:
+    backend = FakeBackend(target=target, window_instances=48, max_batch=16, golden=golden_of(version))
     backends = Backends(backend.version)
     settings = GatewaySettings(
         address=f"unix:{path}",
@@ -100,11 +109,12 @@ def child(*arguments: str) -> Iterator[psutil.Process]:
 def body_of(images: int) -> bytes:
     request = wire.PredictRequest()
     request.servable_spec.name, request.servable_spec.method_name = wire.SERVABLE_NAME, wire.METHOD_EMBED
+    photo = PHOTO.read_bytes()
     for _ in range(images):
         tensor = request.instances.add().items[wire.ITEM_IMAGE]
         tensor.dtype = wire.DataType.MS_BYTES
         tensor.shape.dims.append(1)
-        tensor.bytes_val.append(os.urandom(IMAGE_BYTES))
+        tensor.bytes_val.append(photo)
     return request.SerializeToString()
 
 
@@ -149,6 +159,7 @@ def measure(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", help="gRPC target of a MindSpore Serving that runs; default: an echo")
+    parser.add_argument("--version", type=Path, help="its exported version, whose golden image the gateway asks for")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each of the two measurements of a size")
     parser.add_argument("--no-access-log", action="store_true")
     parser.add_argument("--role", choices=["echo", "bare", "gateway"], help=argparse.SUPPRESS)
@@ -159,7 +170,7 @@ def main() -> None:
     elif options.role == "bare":
         asyncio.run(serve_bare(options.path, options.backend))
     elif options.role == "gateway":
-        asyncio.run(serve_gateway(options.path, options.backend, not options.no_access_log))
+        asyncio.run(serve_gateway(options.path, options.backend, not options.no_access_log, options.version))
     else:
         with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
             targets = {
@@ -170,6 +181,8 @@ def main() -> None:
             if options.backend is None:
                 stack.enter_context(child("--role", "echo", "--path", f"{folder}/echo.sock"))
             flags = ["--no-access-log"] if options.no_access_log else []
+            if options.version is not None:
+                flags += ["--version", str(options.version.resolve())]
             children = {}
             for way in ("bare", "gateway"):
                 arguments = ["--role", way, "--path", f"{folder}/{way}.sock", "--backend", targets["direct"], *flags]

@@ -81,6 +81,21 @@ def test_what_is_sent_on_for_pixels_is_the_plain_form():
     assert encode_part(work.method, work.payloads) == pixel_request(data).SerializeToString()
 
 
+@given(st.lists(st.binary(max_size=300), min_size=1, max_size=8), st.integers(0, 3))
+@settings(max_examples=100, deadline=None)
+def test_a_body_is_sent_on_as_it_is_only_where_it_is_what_would_be_written(images, version):
+    body = image_request(*images, version=version).SerializeToString()
+    work = read_request(body, LIMITS)
+    assert (work.plain == body == encode_part(work.method, work.payloads)) if version == 0 else work.plain is None
+
+
+def test_another_order_of_fields_is_written_anew():
+    plain = image_request(b"x").SerializeToString()
+    spec, instance = plain[: 2 + plain[1]], plain[2 + plain[1] :]
+    work = read_request(instance + spec, LIMITS)
+    assert work.plain is None and encode_part(work.method, work.payloads) == plain
+
+
 def edit(change, request=None):
     request = request or image_request(b"x")
     change(request)
@@ -213,6 +228,8 @@ def test_what_is_accepted_of_20000_mutated_bodies_means_the_same_to_protobuf():
         assert request.servable_spec.version_number == work.version
         assert METHODS[request.servable_spec.method_name] is work.method
         assert [each.items["image"].bytes_val[0] for each in request.instances] == [bytes(p) for p in work.payloads]
-        sent = wire.PredictRequest.FromString(encode_part(work.method, work.payloads))
+        written = encode_part(work.method, work.payloads)
+        assert work.plain in (None, written)
+        sent = wire.PredictRequest.FromString(written)
         assert [each.items["image"].bytes_val[0] for each in sent.instances] == [bytes(p) for p in work.payloads]
     assert accepted > 200
