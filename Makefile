@@ -8,12 +8,12 @@ EXPORT := .venv/export/bin/python -m export
 SERVER := .venv/server/bin/python
 CLIENT := .venv/client/bin/python
 
-.PHONY: help demo test test-long check lock export serve export-env server-env client-env
+.PHONY: help demo test test-long check lock export serve bench export-env server-env client-env bench-env
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
-export-env server-env client-env:
+export-env server-env client-env bench-env:
 	@$(INSTALL) $(@:-env=)
 
 export: export-env server-env  ## CKPT=file [VERSION=n] [MODELS=directory]: checkpoint -> MindIR, verified
@@ -43,8 +43,11 @@ test-long: TIER := long
 test-long: NONE_IS_FINE := || [ $$? = 5 ]  # pytest's exit code for a folder without long tests
 test test-long: client-env server-env export-env
 	$(CLIENT) -m pytest -q -m "$(TIER)" tests/unit/client tests/integration/client $(NONE_IS_FINE)
-	$(SERVER) -m pytest -q -m "$(TIER)" tests/unit/client/test_preprocess.py tests/unit/servable tests/integration/servable $(NONE_IS_FINE)
+	$(SERVER) -m pytest -q -m "$(TIER)" tests/unit/client/test_preprocess*.py tests/unit/servable tests/integration/servable $(NONE_IS_FINE)
 	GLOG_v=3 .venv/export/bin/python -m pytest -q -m "$(TIER)" tests/unit/export $(NONE_IS_FINE)
 	$(CLIENT) -m pytest -q -m "$(TIER)" tests/e2e
 test:  ## every test that a change must pass
 test-long:  ## chaos, soak, scale and version-matrix runs
+
+bench: client-env server-env export-env bench-env  ## [BENCH=short]: speed against the bare network and other servers
+	$(CLIENT) -m tests.benchmarks.suite $(if $(filter short,$(BENCH)),--short)

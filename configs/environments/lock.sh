@@ -5,7 +5,7 @@ set -eu
 [ -x .runtime/uv/bin/uv ] || { python3 -m venv .runtime/uv && .runtime/uv/bin/pip install -q uv; } >&2
 lock() { # lock FOLDER [OPTION...]
     folder=$1; shift
-    .runtime/uv/bin/uv pip compile -q --universal --python-version 3.9 --generate-hashes --no-header \
+    .runtime/uv/bin/uv pip compile -q --universal --python-version "${minimum:-3.9}" --generate-hashes --no-header \
         --no-emit-index-url "$@" "$folder/requirements.in" -o "$folder/requirements.txt"
 }
 for name in "${@:-all}"; do
@@ -13,6 +13,7 @@ for name in "${@:-all}"; do
         client|tests) lock "$name" ;;
         servable) lock servable --override servable/requirements.override ;;
         export) lock export ;;
+        bench) minimum=3.10 lock tests/benchmarks ;; # peers that have left 3.9 behind
         deploy) lock configs/deploy ;;  # after servable and tests, which constrain it
         all) exec sh "$0" client tests servable export deploy ;;
         *) echo "lock.sh: unknown lock '$name': client, tests, servable, export or deploy" >&2; exit 2 ;;

@@ -159,8 +159,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     options = parser.parse_args(arguments)
     random.seed(1)
     peers = () if options.without_peers else PEERS
-    if peers:
-        systems.make_network()
+    systems.make_models(bool(peers))
     began = time.monotonic()
     facts: dict[str, Any] = {"corpus": digest(pictures(SMALL, 64)), "short": options.short}
     say("preprocessing, one thread")

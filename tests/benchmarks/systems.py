@@ -26,7 +26,7 @@ import numpy.typing as npt
 import psutil
 
 from metric_learn_client import EmbeddingClient, wire
-from tests.e2e.conftest import VERSIONS, start, stop
+from tests.e2e.conftest import VERSIONS, exported_versions, start, stop
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERSION = VERSIONS / "1"
@@ -206,9 +206,10 @@ def _wait_http(port: int, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError(f"{process.args} did not come up")
 
 
-def make_network() -> None:
-    """The ONNX file of the peers, exported once from the same checkpoint."""
-    if not NETWORK.is_file():
+def make_models(peers: bool) -> None:
+    """The MindIRs, and for the peers the same checkpoint as ONNX; each exported once."""
+    exported_versions()
+    if peers and not NETWORK.is_file():
         NETWORK.parent.mkdir(parents=True, exist_ok=True)
         python = str(REPOSITORY / ".venv" / "export" / "bin" / "python")
         checkpoint = next(VERSIONS.glob("*.ckpt"))

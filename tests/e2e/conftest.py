@@ -71,8 +71,7 @@ def stop(server, number=signal.SIGTERM):
     return code
 
 
-@pytest.fixture(scope="session")
-def versions():
+def exported_versions():
     """Stand-in weights as version 1, exported again whenever the export's code or the model's facts change."""
     sources = [
         REPOSITORY / "export" / f"{name}.py" for name in ("checkpoint", "facts", "manifest", "mindir", "network")
@@ -87,6 +86,11 @@ def versions():
             _export_stand_in()
             made.write_text(wanted)
     return VERSIONS
+
+
+@pytest.fixture(scope="session")
+def versions():
+    return exported_versions()
 
 
 def _export_stand_in():
