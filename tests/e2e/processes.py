@@ -1,11 +1,13 @@
 """The processes of a server, and what is left when it has ended."""
 
-import os
+import contextlib
 import re
 import time
 from pathlib import Path
 
 import psutil
+
+from .conftest import start, stop
 
 
 def master_of(server):
@@ -67,9 +69,15 @@ def segments():
     return {path.name for path in Path("/dev/shm").iterdir()}
 
 
-def alive(pid):
+@contextlib.contextmanager
+def server_in(run_dir, *flags, **arguments):
+    """A server for one test; whatever the test does, nothing of it runs on."""
+    server = start(run_dir, *flags, **arguments)
     try:
-        os.kill(pid, 0)
-        return True
-    except ProcessLookupError:
-        return False
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.process.kill()
+        for process in marked(run_dir):
+            process.kill()
+        stop(server)

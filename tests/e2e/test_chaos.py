@@ -9,9 +9,9 @@ import numpy as np
 import psutil
 import pytest
 
-from .conftest import start, stop
+from .conftest import stop
 from .load import EXPECTED, IMAGES, OPTIONS, Load, predict_on, request_of, wrong_rows
-from .processes import assert_nothing_left, master_of, running, segments, wait_until, worker_of
+from .processes import assert_nothing_left, master_of, running, segments, server_in, wait_until, worker_of
 from .service_manager import ServiceManager
 
 READY_AGAIN_S = 30
@@ -32,21 +32,21 @@ def assert_answered_once(load):
 @pytest.mark.parametrize("target", ["worker", "master"])
 def test_mindspore_serving_is_hit_again_and_again(versions, tmp_path, target, number):
     before, seconds = segments(), []
-    server = start(tmp_path, *QUICK)
-    with Load(server.endpoint, threads=3) as load:
-        load.wait_for_good(5, time.monotonic(), 20)
-        descriptors = psutil.Process(server.process.pid).num_fds()
-        for _ in range(ROUNDS):
-            victim = {"worker": worker_of, "master": master_of}[target](server)
-            master, at = master_of(server), time.monotonic()
-            victim.send_signal(number)
-            wait_until(lambda one=master: not running([one]), READY_AGAIN_S, "the replacement")
-            seconds.append(load.wait_for_good(5, at + 0.5, READY_AGAIN_S))
-    assert psutil.Process(server.process.pid).num_fds() <= descriptors + 5
-    print(f"{number.name} on {target}, {ROUNDS} rounds: {spread(seconds)} to five good answers; {load.summary()}")
-    assert_answered_once(load)
-    assert stop(server) == 0
-    assert_nothing_left(tmp_path, before)
+    with server_in(tmp_path, *QUICK) as server:
+        with Load(server.endpoint, threads=3) as load:
+            load.wait_for_good(5, time.monotonic(), 20)
+            descriptors = psutil.Process(server.process.pid).num_fds()
+            for _ in range(ROUNDS):
+                victim = {"worker": worker_of, "master": master_of}[target](server)
+                master, at = master_of(server), time.monotonic()
+                victim.send_signal(number)
+                wait_until(lambda one=master: not running([one]), READY_AGAIN_S, "the replacement")
+                seconds.append(load.wait_for_good(5, at + 0.5, READY_AGAIN_S))
+        assert psutil.Process(server.process.pid).num_fds() <= descriptors + 5
+        print(f"{number.name} on {target}, {ROUNDS} rounds: {spread(seconds)} to five good answers; {load.summary()}")
+        assert_answered_once(load)
+        assert stop(server) == 0
+        assert_nothing_left(tmp_path, before)
 
 
 @pytest.mark.timeout(1800)
@@ -134,40 +134,40 @@ def throughput(endpoint, seconds):
 @pytest.mark.timeout(600)
 def test_ten_times_the_load_is_shed_and_forgotten_in_seconds(versions, tmp_path):
     deadline_s = 60.0
-    server = start(tmp_path)
-    tree = [psutil.Process(server.process.pid), master_of(server), worker_of(server)]
-    sustainable = throughput(server.endpoint, 10)
-    flood = Flood(server.endpoint, 10 * sustainable / 4, 4, deadline_s)
-    memory = []
-    import threading
+    with server_in(tmp_path) as server:
+        tree = [psutil.Process(server.process.pid), master_of(server), worker_of(server)]
+        sustainable = throughput(server.endpoint, 10)
+        flood = Flood(server.endpoint, 10 * sustainable / 4, 4, deadline_s)
+        memory = []
+        import threading
 
-    done = threading.Event()
+        done = threading.Event()
 
-    def sample():
-        while not done.wait(1.0):
-            memory.append(sum(process.memory_info().rss for process in tree) / 2**20)
+        def sample():
+            while not done.wait(1.0):
+                memory.append(sum(process.memory_info().rss for process in tree) / 2**20)
 
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    flood.run(60)
-    ended = time.monotonic()
-    done.set()
-    sampler.join()
-    wait_until(lambda: time.monotonic() - ended > 5, 6, "five seconds")
-    after = throughput(server.endpoint, 10)
-    p99 = float(np.percentile(flood.accepted_s, 99))
-    print(
-        f"sustainable {sustainable:.1f} images/s; offered {flood.sent * 4 / 60:.0f} for 60 s; "
-        f"answered {len(flood.accepted_s)} of {flood.sent} calls, p99 {p99:.1f} s; "
-        f"refused {flood.codes}; memory {memory[10]:.0f} -> {max(memory[-20:]):.0f} MB; after 5 s {after:.1f} images/s"
-    )
-    assert set(flood.codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-    assert flood.sent * 4 / 60 > 8 * sustainable
-    assert not flood.wrong
-    assert p99 < deadline_s
-    assert max(memory[-20:]) < 1.1 * max(memory[5:25])
-    assert after > 0.8 * sustainable
-    assert stop(server) == 0
+        sampler = threading.Thread(target=sample)
+        sampler.start()
+        flood.run(60)
+        ended = time.monotonic()
+        done.set()
+        sampler.join()
+        wait_until(lambda: time.monotonic() - ended > 5, 6, "five seconds")
+        after = throughput(server.endpoint, 10)
+        p99 = float(np.percentile(flood.accepted_s, 99))
+        print(
+            f"sustainable {sustainable:.1f} images/s; offered {flood.sent * 4 / 60:.0f} for 60 s; "
+            f"answered {len(flood.accepted_s)} of {flood.sent} calls, p99 {p99:.1f} s; refused {flood.codes}; "
+            f"memory {max(memory[5:25]):.0f} -> {max(memory[-20:]):.0f} MB; after 5 s {after:.1f} images/s"
+        )
+        assert set(flood.codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert flood.sent * 4 / 60 > 8 * sustainable
+        assert not flood.wrong
+        assert p99 < deadline_s
+        assert max(memory[-20:]) < 1.1 * max(memory[5:25])
+        assert after > 0.8 * sustainable
+        assert stop(server) == 0
 
 
 def spread(seconds):

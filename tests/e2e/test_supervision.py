@@ -13,7 +13,7 @@ from metric_learn_client import wire
 
 from .conftest import REPOSITORY, free_port, start, stop
 from .load import OPTIONS, Load, predict_on, request_of
-from .processes import assert_nothing_left, master_of, running, segments, tree_of, wait_until, worker_of
+from .processes import assert_nothing_left, master_of, running, segments, server_in, tree_of, wait_until, worker_of
 
 READY_AGAIN_S = 30
 QUICK = ("log.backend_max_mb=1", "supervision.stable_s=1", "readiness.deadline_s=2", "readiness.interval_s=1")
@@ -27,11 +27,11 @@ def run_dir_of(server):
 def supervised(versions, tmp_path_factory):
     before = segments()
     run_dir = tmp_path_factory.mktemp("run")
-    server = start(run_dir, *QUICK)
-    assert server.ready_line.startswith("ready"), server.said()
-    yield server
-    assert stop(server) == 0
-    assert_nothing_left(run_dir, before)
+    with server_in(run_dir, *QUICK) as server:
+        assert server.ready_line.startswith("ready"), server.said()
+        yield server
+        assert stop(server) == 0
+        assert_nothing_left(run_dir, before)
 
 
 @pytest.mark.parametrize(
@@ -76,46 +76,46 @@ def test_the_tracebacks_of_bad_images_stay_within_their_bound(supervised):
 @pytest.mark.long
 def test_giving_up_ends_with_4_and_the_reason(versions, tmp_path):
     """A MindSpore Serving that cannot stay up, restarted once, then given up."""
-    server = start(tmp_path, "supervision.max_failures=1", "supervision.stable_s=600")
-    tree = tree_of(server)
-    master_of(server).kill()
-    wait_until(lambda: master_of(server).pid not in [process.pid for process in tree], 60, "the first restart")
-    wait_until(lambda: not running(tree[1:]), 10, "the first one's end")
-    master_of(server).kill()
-    assert server.process.wait(60) == 4
-    message = server.said()
-    stop(server)
-    assert "giving up" in message and "exit code -9" in message
+    with server_in(tmp_path, "supervision.max_failures=1", "supervision.stable_s=600") as server:
+        tree = tree_of(server)
+        master_of(server).kill()
+        wait_until(lambda: master_of(server).pid not in [process.pid for process in tree], 60, "the first restart")
+        wait_until(lambda: not running(tree[1:]), 10, "the first one's end")
+        master_of(server).kill()
+        assert server.process.wait(60) == 4
+        message = server.said()
+        stop(server)
+        assert "giving up" in message and "exit code -9" in message
 
 
 def test_a_terminated_server_finishes_calls_in_flight(versions, tmp_path):
-    server = start(tmp_path)
-    with Load(server.endpoint, threads=4, images=4) as load:
-        load.wait_for_good(8, time.monotonic(), 30)
-        at = time.monotonic()
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0
-        ended = time.monotonic()
-    assert ended - at < 15
-    in_flight = [answer for answer in load.answers if answer.began < at - 0.05 and answer.ended > at]
-    assert in_flight and all(answer.status is None for answer in in_flight), in_flight
-    assert not load.failures(), load.failures()[:3]
-    stop(server)
+    with server_in(tmp_path) as server:
+        with Load(server.endpoint, threads=4, images=4) as load:
+            load.wait_for_good(8, time.monotonic(), 30)
+            at = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(30) == 0
+            ended = time.monotonic()
+        assert ended - at < 15
+        in_flight = [answer for answer in load.answers if answer.began < at - 0.05 and answer.ended > at]
+        assert in_flight and all(answer.status is None for answer in in_flight), in_flight
+        assert not load.failures(), load.failures()[:3]
+        stop(server)
 
 
 def test_a_second_sigterm_ends_at_once(versions, tmp_path):
-    server = start(tmp_path)
-    tree = tree_of(server)
-    worker_of(server).send_signal(signal.SIGSTOP)  # a call in flight will not come back
-    with Load(server.endpoint, threads=2, deadline_s=30) as load:
-        wait_until(lambda: load.sent >= 2, 5, "calls")
-        server.process.send_signal(signal.SIGTERM)
-        with pytest.raises(psutil.TimeoutExpired):
-            psutil.Process(server.process.pid).wait(2)
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(8) == 143
-    stop(server)
-    assert not running(tree)
+    with server_in(tmp_path) as server:
+        tree = tree_of(server)
+        worker_of(server).send_signal(signal.SIGSTOP)  # a call in flight will not come back
+        with Load(server.endpoint, threads=2, deadline_s=30) as load:
+            wait_until(lambda: load.sent >= 2, 5, "calls")
+            server.process.send_signal(signal.SIGTERM)
+            with pytest.raises(psutil.TimeoutExpired):
+                psutil.Process(server.process.pid).wait(2)
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(8) == 143
+        stop(server)
+        assert not running(tree)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
@@ -139,17 +139,17 @@ def test_a_signal_while_it_starts_ends_it_and_leaves_nothing(versions, tmp_path,
 @pytest.mark.long
 def test_what_a_killed_server_left_is_cleaned_at_the_next_start(versions, tmp_path):
     before = segments()
-    first = start(tmp_path)
-    worker = worker_of(first)
-    worker.send_signal(signal.SIGSTOP)  # does not notice that its parents are gone
-    first.process.kill()
-    stop(first, signal.SIGKILL)
-    assert running([worker])
-    second = start(tmp_path)
-    assert second.ready_line.startswith("ready")
-    assert not running([worker])
-    assert stop(second) == 0
-    assert_nothing_left(tmp_path, before)
+    with server_in(tmp_path) as first:
+        worker = worker_of(first)
+        worker.send_signal(signal.SIGSTOP)  # does not notice that its parents are gone
+        first.process.kill()
+        stop(first, signal.SIGKILL)
+        assert running([worker])
+        with server_in(tmp_path) as second:
+            assert second.ready_line.startswith("ready")
+            assert not running([worker])
+            assert stop(second) == 0
+            assert_nothing_left(tmp_path, before)
 
 
 def test_a_second_server_in_the_same_run_directory_is_refused(supervised):
