@@ -1,0 +1,57 @@
+"""What the page and the manifest tell users to type exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from metric_learn_client.cli.embed import command as embed
+from metric_learn_client.cli.job import command as job
+from metric_learn_client.jobs import __all__ as exported
+from metric_learn_client.jobs import options
+
+REPOSITORY = Path(__file__).parents[4]
+PAGE = REPOSITORY / "client" / "docs" / "jobs.md"
+MANIFEST = REPOSITORY / "configs" / "deploy" / "kubernetes" / "embed-job.yaml"
+KNOWN = {name for each in (embed, *job.commands.values()) for option in each.params for name in option.opts}
+
+
+@pytest.mark.parametrize("path", [PAGE, MANIFEST], ids=["page", "manifest"])
+def test_every_option_that_is_shown_exists(path):
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", path.read_text())) - {"--array", "--no-cache-dir"}
+    assert len(shown) > 4 and shown <= KNOWN, shown - KNOWN
+
+
+def test_the_command_offers_every_option_of_a_job_and_nothing_else_with_its_mark():
+    fields = {
+        name
+        for kind in (options.InputSpec, options.JobOptions, options.RunOptions)
+        for name in kind.__dataclass_fields__
+    } - {"inputs", "output_format", "max_image_bytes"}
+    marked = {option.name for option in embed.params if (getattr(option, "help", None) or "").startswith("[job]")}
+    assert fields <= marked
+    assert marked - fields == {
+        "output_dir",
+        "format",
+        "overwrite",
+        "extend",
+        "retry_failed",
+        "dry_run",
+        "as_json",
+    }
+
+
+def test_the_manifest_divides_the_job_into_as_many_parts_as_it_has_pods():
+    spec = yaml.safe_load(MANIFEST.read_text())["spec"]
+    script = spec["template"]["spec"]["containers"][0]["args"][0]
+    assert f"--num-shards {spec['completions']} " in script and spec["completionMode"] == "Indexed"
+
+
+def test_what_the_package_exports_is_what_it_has():
+    import metric_learn_client.jobs as jobs
+
+    assert sorted(exported) == exported
+    assert all(getattr(jobs, name) is not None for name in exported)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        jobs.nothing  # noqa: B018
