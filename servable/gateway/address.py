@@ -1,83 +1,58 @@
-"""Where the gateway listens: what may be asked for, and who can reach it. Pure but for the trial bind."""
+"""Where the gateway listens: the address as given, in gRPC's form, and whether it is free right now."""
 
 from __future__ import annotations
 
-import ipaddress
+import errno
 import os
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 
+from servable.address import Address, parse_address
 from servable.gateway.errors import StartError
 
-UNIX = "unix:"
+_REMEDIES = {errno.EADDRINUSE: "choose another port or stop what uses it"}
 
 
 class AddressError(StartError):
     """The address cannot be used: it, why, and what to do."""
 
 
-@dataclass(frozen=True)
-class Address:
-    """A host and port, or a unix socket (`path` set)."""
-
-    host: str
-    port: int
-    path: str = ""
-
-    def __str__(self) -> str:
-        if self.path:
-            return UNIX + self.path
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def private(self) -> bool:
-        """Only processes of this host can reach it."""
-        if self.path or self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+def read_address(key: str, text: str) -> Address:
+    """`key`: the configuration's name for it. Raises AddressError."""
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise AddressError(f"{key} = {text}: {error}") from error
 
 
-def parse_address(text: str) -> Address:
-    """ "host:port", "[ipv6]:port" or "unix:/path". Raises AddressError."""
-    if text.startswith(UNIX):
-        path = text[len(UNIX) :]
-        if not path.startswith("/"):
-            raise AddressError(f"{text!r}: a unix socket needs an absolute path, unix:/run/metric-learn.sock")
-        return Address("", 0, path)
-    host, _, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise AddressError(f"{text!r}: write an IPv6 address in brackets, [::1]:5500")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise AddressError(f"{text!r}: must be host:port with a port of 0 to 65535, or unix:/path")
-    return Address(host, int(port))
+def write_address(address: Address) -> str:
+    """As gRPC and URLs take it."""
+    if address.path is not None:
+        return f"unix:{address.path}"
+    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
 
 
-def check_free(address: Address) -> None:
+def check_free(key: str, address: Address) -> None:
     """Raises AddressError with the system's reason: gRPC itself only says that it could not bind."""
-    if address.path:
+    where = f"{key} = {write_address(address)}"
+    if address.path is not None:
         folder = Path(address.path).parent
         if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise AddressError(f"{address}: {folder} is no folder that this process can write to; make it first")
+            raise AddressError(f"{where}: {folder} is no folder that this process can write to; make it first")
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(address.path) == 0:
-                raise AddressError(f"{address}: another server listens there; stop it or choose another path")
+                raise AddressError(f"{where}: another server listens there; stop it or choose another path")
         return
     try:
-        family, kind, protocol, _, where = socket.getaddrinfo(
+        family, kind, protocol, _, name = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except OSError as error:
-        raise AddressError(f"{address}: {error.strerror or error}; give an address of this host") from error
+    except (OSError, UnicodeError) as error:
+        raise AddressError(f"{where}: {error}; give an address of this host") from error
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(where)
+            probe.bind(name)
         except OSError as error:
-            remedy = "choose another port or stop what uses it" if error.errno == 98 else "give an address of this host"
-            raise AddressError(f"{address}: {error.strerror}; {remedy}") from error
+            remedy = _REMEDIES.get(error.errno or 0, "give an address of this host")
+            raise AddressError(f"{where}: {error.strerror}; {remedy}") from error

@@ -22,7 +22,8 @@ from metric_learn_client.wire import (
     HealthCheckRequest,
     HealthCheckResponse,
 )
-from servable.gateway.address import Address, check_free, parse_address
+from servable.address import Address
+from servable.gateway.address import check_free, read_address, write_address
 from servable.gateway.admission import Admission
 from servable.gateway.backends import Backends, Served
 from servable.gateway.dispatcher import Dispatcher
@@ -84,16 +85,17 @@ class Gateway:
     async def start(self) -> None:
         """Binds both ports. Raises StartError with the address or file and the remedy; nothing is left bound then."""
         settings = self._settings
-        address, http_address = parse_address(settings.address), parse_address(settings.http_address)
-        if http_address.path:
+        address = read_address("server.address", settings.address)
+        http_address = read_address("server.http_address", settings.http_address)
+        if http_address.path is not None:
             raise StartError(f"server.http_address = {settings.http_address}: must be host:port")
-        if not address.private and settings.tls is None and not settings.allow_insecure:
+        if not address.loopback and settings.tls is None and not settings.allow_insecure:
             raise StartError(
                 f"server.address = {settings.address}: others can reach it and there is no TLS; set a certificate, "
                 "listen on 127.0.0.1 or a unix socket, or allow plain text"
             )
-        check_free(address)
-        check_free(http_address)
+        check_free("server.address", address)
+        check_free("server.http_address", http_address)
         reloaded = self._count_reload
         certificates = Certificates(settings.tls, reloaded) if settings.tls is not None else None
         if certificates is not None:
@@ -149,9 +151,10 @@ class Gateway:
         try:
             port = await http.start(address.host, address.port)
         except OSError as error:
-            raise StartError(f"server.http_address = {address}: {error.strerror}; choose another port") from error
+            where = write_address(address)
+            raise StartError(f"server.http_address = {where}: {error.strerror}; choose another port") from error
         self._http = http
-        return str(Address(address.host, port))
+        return write_address(Address(address.host, port))
 
     async def _start_grpc(self, address: Address, certificates: Optional[Certificates]) -> str:
         limits = self._settings.limits
@@ -171,16 +174,17 @@ class Gateway:
             )
         )
         server.add_generic_rpc_handlers((_Handlers(self._handlers()),))
+        where = write_address(address)
         try:
             if certificates is None:
-                port = server.add_insecure_port(str(address))
+                port = server.add_insecure_port(where)
             else:
-                port = server.add_secure_port(str(address), certificates.credentials())
+                port = server.add_secure_port(where, certificates.credentials())
         except RuntimeError as error:
-            raise StartError(f"server.address = {address}: cannot listen there; choose another one") from error
+            raise StartError(f"server.address = {where}: cannot listen there; choose another one") from error
         await server.start()
         self._server = server
-        return str(address) if address.path else str(Address(address.host, port))
+        return where if address.path is not None else write_address(Address(address.host, port))
 
     def _handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
         assert self._predict is not None

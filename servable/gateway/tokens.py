@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import re
 import time
 from pathlib import Path
 from typing import Callable, Optional, Union
@@ -16,6 +17,7 @@ from servable.gateway.tls import SecurityError
 
 CHECK_INTERVAL_S = 1.0
 MIN_TOKEN_CHARACTERS = 16
+_COMMENT = re.compile(r"(^|\s)#.*")
 log = logging.getLogger(__name__)
 
 
@@ -73,7 +75,7 @@ class Tokens:
 
 
 def load_tokens(path: Path) -> tuple[bytes, ...]:
-    """Digests of the file's tokens: one a line, `#` starts a comment line. Raises SecurityError."""
+    """Digests of the file's tokens: one a line, a word that starts with `#` starts a comment. Raises SecurityError."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except OSError as error:
@@ -82,8 +84,8 @@ def load_tokens(path: Path) -> tuple[bytes, ...]:
         raise SecurityError(f"{path}: tokens must be ASCII") from error
     digests = []
     for number, line in enumerate(lines, 1):
-        token = line.strip()
-        if not token or token.startswith("#"):
+        token = _COMMENT.sub("", line).strip()
+        if not token:
             continue
         if len(token) < MIN_TOKEN_CHARACTERS or " " in token:
             raise SecurityError(

@@ -18,6 +18,7 @@ from metric_learn_client import EmbeddingClient, EndpointError, TlsOptions, wire
 
 from .conftest import REPOSITORY, VERSIONS, start, stop
 from .load import EXPECTED, IMAGES
+from .processes import wait_until
 
 TOKEN, SECOND_TOKEN = "first-token-of-16-or-more", "second-token-of-16-or-more"
 
@@ -104,14 +105,14 @@ def other_ca(files):
 
 
 CLIENTS = {
-    "no client certificate": (lambda files: {"certificate": False}, "UNAVAILABLE", ""),
-    "client certificate of a stranger": (lambda files: {"pair": stranger(files)}, "UNAVAILABLE", ""),
+    "no client certificate": (lambda files: {"certificate": False}, "UNAVAILABLE", "cert_file"),
+    "client certificate of a stranger": (lambda files: {"pair": stranger(files)}, "UNAVAILABLE", "cert_file"),
     "client certificate of the servers' CA": (
         lambda files: {"pair": of_the_servers_authority(files)},
         "UNAVAILABLE",
-        "",
+        "cert_file",
     ),
-    "expired client certificate": (lambda files: {"pair": expired(files)}, "UNAVAILABLE", ""),
+    "expired client certificate": (lambda files: {"pair": expired(files)}, "UNAVAILABLE", "cert_file"),
     "wrong CA for the server": (lambda files: {"ca": other_ca(files)}, "UNAVAILABLE", "certificate"),
     "wrong host name": (lambda files: {"host": "localhost"}, "UNAVAILABLE", "host"),
     "no token": (lambda files: {"token": None}, "UNAUTHENTICATED", "no token"),
@@ -129,6 +130,18 @@ def test_wrong_credentials_of_a_client_are_a_clear_error_within_5_seconds(secure
     seconds = time.monotonic() - began
     print(f"{case}: {seconds:.2f} s: {caught.value}")
     assert caught.value.code == code and words in str(caught.value).lower() and seconds < 5
+
+
+def test_the_servers_log_says_why_a_certificate_was_refused(secured, files):
+    for options in ({"certificate": False}, {"pair": stranger(files)}):
+        with client(secured, files, **options) as made, pytest.raises(EndpointError):
+            made.embed([IMAGES[0]])
+    wanted = ("PEER_DID_NOT_RETURN_A_CERTIFICATE", "CERTIFICATE_VERIFY_FAILED")
+    wait_until(lambda: all(words in log_of(secured) for words in wanted), 5, "both reasons in the log")
+
+
+def log_of(server):
+    return os.pread(server.log.fileno(), 10_000_000, 0).decode()
 
 
 def test_plain_text_does_not_reach_a_server_with_tls(secured):

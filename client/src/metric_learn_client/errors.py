@@ -139,7 +139,10 @@ def from_status(code: str, details: str, endpoint: str, deadline_s: float) -> En
             details,
         )
     if kind is UnreachableError:
-        return kind(f"nothing serves at {endpoint}: {details}; is the server started and ready?", code, details)
+        remedy = "is the server started and ready?"
+        if "socket closed" in details.lower():  # TLS 1.3: the client has finished before its certificate is refused
+            remedy += " If it asks for client certificates: check cert_file and key_file"
+        return kind(f"nothing serves at {endpoint}: {details}; {remedy}", code, details)
     if kind is DeadlineError:
         return kind(f"{endpoint} gave no answer within deadline_s={deadline_s:g}", code, details)
     if kind is AuthenticationError:

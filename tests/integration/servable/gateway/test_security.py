@@ -195,7 +195,7 @@ def test_a_server_does_not_start_with_wrong_files_and_names_them(tmp_path, files
 @pytest.fixture
 def tokens(tmp_path):
     path = tmp_path / "tokens"
-    path.write_text(f"# the team's\n{TOKEN}\n\n{SECOND_TOKEN}\n")
+    path.write_text(f"# the team's\n{TOKEN}\n\n{SECOND_TOKEN} # the notebook's\n")
     return path
 
 
@@ -295,7 +295,7 @@ def test_a_server_does_not_start_with_a_wrong_tokens_file(tmp_path, content, wor
         ("0.0.0.0:0", "no TLS"),
         ("[::]:0", "no TLS"),
         ("nowhere", "host:port"),
-        ("127.0.0.1:70000", "0 to 65535"),
+        ("127.0.0.1:70000", "1 to 65535"),
         ("::1:5500", "brackets"),
         ("unix:relative.sock", "absolute"),
         ("unix:/nowhere/at/all.sock", "/nowhere/at"),
