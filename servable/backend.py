@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Optional
@@ -21,6 +22,7 @@ from servable.serving_master import BackendSettings
 __all__ = ["Backend", "BackendSettings"]
 
 STOP_S = 15.0  # MindSpore Serving gives its workers 10 s, then kills them
+WORKERS_END_S = 5.0  # after SIGKILL: the kernel gives their memory back
 LOG_BYTES = 16 * 1024 * 1024
 WORKER_SCRIPTS = ("start_worker.py", "start_extra_worker.py")  # of mindspore_serving/server
 
@@ -107,7 +109,9 @@ class Backend:
         self.signal_kill()
         self.process.wait()
         self._carrier.finish(1.0)
-        psutil.wait_procs(self._workers, timeout=5.0)
+        limit = time.monotonic() + WORKERS_END_S
+        while self.workers_alive() and time.monotonic() < limit:
+            time.sleep(0.02)
 
 
 def _environment(library_path: Path, worker: dict[str, object], run_dir: Path) -> dict[str, str]:

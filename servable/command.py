@@ -115,6 +115,10 @@ def _give(config: Config, order: dict[str, Any]) -> int:
         click.echo(" ".join(f"version {row['version']:<4} {row['state']:<8} {mark:<8} {facts} {reason}".split(" ")))
     if answer["message"]:
         click.echo(answer["message"], err=bool(answer["exit_code"]))
+    wanted = order.get("version", 0)
+    if not answer["exit_code"] and wanted and config.model.version not in (0, wanted):
+        where = config.origin("model.version")
+        click.echo(f"to keep it over a new start, set model.version: {wanted} ({where} says otherwise)", err=True)
     return int(answer["exit_code"])
 
 
