@@ -2,6 +2,8 @@
 
 .venv/server/bin/python -m tests.benchmarks.gateway_cost [--backend unix:RUN_DIR/serving-1-1/grpc.sock --version DIR]
 
+A server whose MindSpore Serving is measured needs `--set readiness.deadline_s=600`: its own gateway sees none of these
+calls and would take a busy backend for a dead one.
 Without --backend the far end is an echo that answers at once, so all the time that is seen is transport and gateway.
 Three ways are compared: straight to the far end, through the gateway, and through a bare pass-through that only hands
 bytes on with the same grpc.aio - what any gateway of this kind costs at least. Calls alternate between the ways, so
