@@ -112,7 +112,7 @@ def _give(config: Config, order: dict[str, Any]) -> int:
         mark = "default" if row["default"] else ""
         reason = f"({row['reason']})" if row["reason"] else ""
         facts = f"process {row['process']}, restarts {row['restarts']}"
-        click.echo(" ".join(f"version {row['version']:<4} {row['state']:<8} {mark:<8} {facts} {reason}".split(" ")))
+        click.echo(f"version {row['version']:<4} {row['state']:<8} {mark:<8} {facts} {reason}".rstrip())
     if answer["message"]:
         click.echo(answer["message"], err=bool(answer["exit_code"]))
     wanted = order.get("version", 0)
