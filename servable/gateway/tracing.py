@@ -13,6 +13,7 @@ from servable.gateway.errors import StartError
 from servable.gateway.settings import TracingSettings
 
 SERVICE = "metric-learn-serving"
+EXPORT_S = 2  # retries included: an absent collector must not hold up the end of the server
 Attributes = dict[str, "str | int | float | bool"]
 
 
@@ -40,7 +41,7 @@ class Tracer:
             ) from error
         if exporter is None:
             insecure = settings.otlp_endpoint.startswith("http://")
-            exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint, insecure=insecure)
+            exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint, insecure=insecure, timeout=EXPORT_S)
         self._provider = TracerProvider(resource=Resource.create({"service.name": SERVICE}))
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer(SERVICE)

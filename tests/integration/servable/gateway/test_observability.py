@@ -5,6 +5,7 @@ import json
 import logging
 import socket
 import threading
+import time
 
 import grpc
 import pytest
@@ -257,3 +258,14 @@ def test_without_tracing_nothing_of_opentelemetry_is_imported():
     code = "import sys, servable.gateway; print([name for name in sys.modules if name.startswith('opentelemetry')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_collector_that_is_away_does_not_hold_up_the_end(tmp_path):
+    tracing = TracingSettings(enabled=True, otlp_endpoint="http://127.0.0.1:1")
+    settings = GatewaySettings(address="127.0.0.1:0", http_address="127.0.0.1:0", tracing=tracing)
+    with Harness(tmp_path, settings) as harness:
+        with harness.channel() as channel:
+            predict(channel, request(b"x"))
+        began = time.monotonic()
+        harness.run(harness.gateway.stop())
+        assert time.monotonic() - began < 4
