@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Optional
 
+import pyarrow as pa
+
 from metric_learn_client.jobs import record as records
 from metric_learn_client.jobs.durable import output_errors
 from metric_learn_client.jobs.errors import JobError, RefusedError
@@ -14,6 +16,7 @@ from metric_learn_client.jobs.options import InputSpec, JobOptions
 from metric_learn_client.jobs.plan import Plan, build, listing_of, load
 from metric_learn_client.jobs.record import JobRecord
 
+_FLOAT16_SINCE = 15  # pyarrow writes half floats to parquet
 IF_EXISTS = ("resume", "overwrite", "extend")
 
 
@@ -25,6 +28,7 @@ def open_job(
     Raises RefusedError with the difference, InputError, OutputError. A list, table or archive that looks as it did is
     not listed again; folders and standard input are, without planning them.
     """
+    check_possible(options)
     if if_exists == "overwrite" and layout.job.exists():
         records.clear(layout)
     else:
@@ -42,6 +46,16 @@ def open_job(
     if not same_rows and (stored := _stored(layout, record)) is not None:
         return stored, record
     return _found(layout, spec, record), record
+
+
+def check_possible(options: JobOptions) -> None:
+    """Raises RefusedError for files that the installed pyarrow cannot write."""
+    if options.output_format == "parquet" and options.dtype == "float16":
+        if int(pa.__version__.split(".")[0]) < _FLOAT16_SINCE:
+            raise RefusedError(
+                f"--format parquet with --dtype float16 needs pyarrow {_FLOAT16_SINCE} or newer; here is "
+                f"{pa.__version__}: pip install -U pyarrow, or take --format npy"
+            )
 
 
 def _found(layout: Layout, spec: InputSpec, record: JobRecord) -> Plan:

@@ -107,6 +107,14 @@ def test_a_second_job_on_the_directory_is_refused_while_the_first_runs(tmp_path,
     assert job.run()[0] == ExitCode.DONE
 
 
+def test_files_that_an_old_pyarrow_cannot_write_are_refused_before_anything_is_sent(tmp_path, fake, monkeypatch):
+    monkeypatch.setattr("pyarrow.__version__", "12.0.1")
+    images = make_images(tmp_path / "in", 3)
+    with pytest.raises(RefusedError, match="needs pyarrow 15 or newer; here is 12.0.1"):
+        embed_dataset(images, tmp_path / "out", endpoint=fake.endpoint, output_format="parquet", dtype="float16")
+    assert fake.images == 0 and not (tmp_path / "out/job.json").exists()
+
+
 def test_standard_input_must_say_the_same_again(tmp_path, fake, monkeypatch):
     import io
 
