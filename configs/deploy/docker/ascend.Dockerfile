@@ -1,4 +1,4 @@
-# Ascend 310 and 310P image: the CPU image's code on an image with CANN. Not built or run by us.
+# Ascend 310 and 310P image: the CPU image's code on an image with CANN. Not run by us on a device.
 #   docker build -f configs/deploy/docker/ascend.Dockerfile -t metric-learn-serving:ascend310 \
 #     --build-arg CANN_IMAGE=registry.example.com/cann-nnae:6.3.RC2-ubuntu20.04 .
 # CANN_IMAGE: Debian-like or RPM-like with glibc 2.31 or newer, holding /usr/local/Ascend/{nnae,ascend-toolkit}/latest.
@@ -20,7 +20,7 @@ WORKDIR /app
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN cp -a /usr/local /opt/python && mkdir /opt/python/extra \
     && ldd /opt/python/lib/python3.9/lib-dynload/*.so \
-        | awk '$2 == "=>" && $3 ~ /^\// && $1 !~ /^(libc|libm|libdl|librt|libutil|libpthread|libpython3.9)\.so/ {print $3}' \
+        | awk '$2 == "=>" && $3 ~ /^\// && $1 !~ /^(libc|libm|libdl|librt|libutil|libpthread|libresolv|libnsl|libpython3.9)\.so/ {print $3}' \
         | sort -u | xargs -I LIBRARY cp -L LIBRARY /opt/python/extra/ \
     && /opt/python/bin/python3.9 -m venv /opt/venv
 COPY servable/requirements.txt servable/requirements.txt
