@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from metric_learn_client.jobs.durable import output_errors
-from metric_learn_client.jobs.errors import RefusedError
+from metric_learn_client.jobs.errors import OutputError, RefusedError
 from metric_learn_client.jobs.layout import Layout
 
 _MEET_S = 5.0
@@ -70,6 +70,8 @@ def _shared(descriptor: int) -> bool:
 def _try(descriptor: int, kind: int) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except OSError:  # BlockingIOError: taken
+    except BlockingIOError:
         return False
+    except OSError as error:
+        raise OutputError(f"the output directory's file system has no working locks: {error.strerror}") from error
     return True

@@ -6,23 +6,20 @@ once written never change. One Arrow record batch is one shard.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
-import numpy as np
 import pyarrow as pa
 
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs import Input
 from metric_learn_client.jobs.inputs.rows import planned_schema
+from metric_learn_client.jobs.listing import Listing, known_paths, without
 from metric_learn_client.jobs.options import MAX_SHARDS, InputSpec
 from metric_learn_client.jobs.shuffle import shuffled
-
-_DIGEST_CHARS = 32  # 128 bits of a path's digest: no two of a billion paths share one
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,7 @@ def build(source: Input, spec: InputSpec, shard_size: int, folder: Path, before:
     listing = Listing()
     rows: Iterable[pa.RecordBatch] = listing.through(_limited(source.batches(), spec, before))
     if before is not None:
-        rows = _without(rows, known_paths(before))
+        rows = without(rows, known_paths(_paths(before)))
     if spec.shuffle_seed is not None:
         rows = _first(shuffled(rows, schema, spec.shuffle_seed + len(extents), folder), spec.limit)
     count = shards = 0
@@ -160,24 +157,6 @@ def listing_of(source: Input, spec: InputSpec) -> str:
     return listing.sha256()
 
 
-class Listing:
-    """SHA-256 over image_path and the user's columns, row by row; the same however the rows are batched."""
-
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
-
-    def through(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        encode = json.JSONEncoder(default=str).encode
-        for batch in batches:
-            names = [name for name in batch.schema.names if not name.startswith("plan:")]
-            values = [batch.column(index).to_pylist() for index in range(len(names))]
-            self._sha256.update("".join(encode(row) + "\n" for row in zip(*values)).encode())
-            yield batch
-
-    def sha256(self) -> str:
-        return self._sha256.hexdigest()
-
-
 def cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
     """The same rows in batches of `size`; the last one may be shorter."""
     held: list[pa.RecordBatch] = []
@@ -193,27 +172,8 @@ def cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch
         yield _one(pa.Table.from_batches(held))
 
 
-def known_paths(plan: Plan) -> Callable[[list[str]], Any]:
-    """A function that says of each of some paths whether the plan has it: 32 bytes of memory a row."""
-    blocks = [_path_digests(plan.read(shard).column(0).to_pylist()) for shard in range(plan.shards)]
-    known = np.sort(np.concatenate(blocks))
-
-    def has(paths: list[str]) -> Any:
-        digests = _path_digests(paths)
-        place = np.minimum(np.searchsorted(known, digests), len(known) - 1)
-        return known[place] == digests
-
-    return has
-
-
-def _path_digests(paths: list[str]) -> Any:
-    digests = [hashlib.sha256(path.encode()).hexdigest()[:_DIGEST_CHARS] for path in paths]
-    return np.array(digests, dtype=f"S{_DIGEST_CHARS}")
-
-
-def _without(batches: Iterable[pa.RecordBatch], has: Callable[[list[str]], Any]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        yield batch.filter(pa.array(~has(batch.column(0).to_pylist())))
+def _paths(plan: Plan) -> Iterator[list[str]]:
+    return (plan.read(shard).column(0).to_pylist() for shard in range(plan.shards))
 
 
 def _limited(batches: Iterable[pa.RecordBatch], spec: InputSpec, before: Optional[Plan]) -> Iterator[pa.RecordBatch]:

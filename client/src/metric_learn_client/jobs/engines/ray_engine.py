@@ -8,9 +8,10 @@ failed for a reason.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, Optional
 
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.observer import Observer
@@ -18,7 +19,8 @@ from metric_learn_client.jobs.pipeline import ShardTask
 from metric_learn_client.jobs.worker import WorkerSpec, work
 
 _RESTARTS = -1  # without limit: the job's own progress says whether it makes sense
-_NOTICE_S = 1.0
+_LOOK_S = 1.0
+_ROOM_S = 30.0
 
 
 class ShardWorker:
@@ -26,6 +28,9 @@ class ShardWorker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
+
+    def ready(self) -> None:
+        """Answers once the actor has a place to run."""
 
     def do(self, task: ShardTask) -> tuple[str, Any]:
         """("stats", stats) or ("error", exception)."""
@@ -51,27 +56,29 @@ def run(
     actor: Any = ray.remote(ShardWorker).options(max_restarts=_RESTARTS, max_task_retries=_RESTARTS, num_cpus=1)
     actors = [actor.remote(spec) for _ in range(min(spec.run.workers, len(tasks)))]
     todo = deque(tasks)
-    running: dict[Any, tuple[Any, ShardTask]] = {}
+    # An actor that the cluster has no room for yet gets no shard: the others would wait for it at the end.
+    running: dict[Any, tuple[Any, Optional[ShardTask]]] = {each.ready.remote(): (each, None) for each in actors}
+    patience = time.monotonic() + _ROOM_S
     try:
-        for each in actors:
-            _give(each, todo, running)
-        while running:
-            for done in ray.wait(list(running), num_returns=1, timeout=_NOTICE_S)[0]:
-                worker, _ = running.pop(done)
-                kind, value = ray.get(done)
-                if kind == "error":
-                    raise value
-                _give(worker, todo, running)
-                observer.advanced(value["rows"], value["failed"])
-                yield value
+        while todo or any(task is not None for _, task in running.values()):
+            done = ray.wait(list(running), num_returns=1, timeout=_LOOK_S)[0]
+            if not done and len(running) == len(actors) and time.monotonic() > patience:
+                if all(task is None for _, task in running.values()):
+                    observer.notice("waiting for Ray: the cluster has no free CPU for a worker")
+                    patience = float("inf")
+            for each in done:
+                worker, task = running.pop(each)
+                value = ray.get(each)
+                if task is not None and value[0] == "error":
+                    raise value[1]
+                if todo:
+                    following = todo.popleft()
+                    running[worker.do.remote(following)] = (worker, following)
+                if task is not None:
+                    observer.advanced(value[1]["rows"], value[1]["failed"])
+                    yield value[1]
     finally:
         for each in actors:
             ray.kill(each)
         if ours:
             ray.shutdown()
-
-
-def _give(worker: Any, todo: deque[ShardTask], running: dict[Any, tuple[Any, ShardTask]]) -> None:
-    if todo:
-        task = todo.popleft()
-        running[worker.do.remote(task)] = (worker, task)
