@@ -15,72 +15,18 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Callable, Optional, Union
+from typing import Callable, Optional
 
+from servable.gateway import logs
 from servable.gateway.backends import Served
 from servable.gateway.channel import BackendError, Channel
 from servable.gateway.errors import CallError, overloaded, unavailable
-from servable.gateway.methods import Method
-from servable.gateway.reply import Fault, ImageError, Outcome, read_reply
-from servable.gateway.request import Payload, encode_part
+from servable.gateway.job import RETRY_AFTER_FAULT_MS, Job, Part
+from servable.gateway.reply import Fault, Outcome, read_reply
 
 MAX_ATTEMPTS = 3  # the last one alone
 MAX_PART_BYTES = 64 * 1024 * 1024  # MindSpore Serving's master and worker exchange 512 MB at most
-RETRY_AFTER_FAULT_MS = 1000
 log = logging.getLogger(__name__)
-
-
-class Job:
-    """The images of one call on their way. `outcomes` in the order of `payloads`, complete when `done` is.
-
-    body: all payloads as one part, where the call came in that form (PredictWork.plain).
-    """
-
-    def __init__(self, method: Method, payloads: Sequence[Optional[Payload]], body: Optional[bytes] = None) -> None:
-        self.method = method
-        self.body = body
-        self.payloads = payloads
-        self.pending: deque[int] = deque(index for index, payload in enumerate(payloads) if payload is not None)
-        self.attempts = [0] * len(payloads)
-        self.outcomes: list[Optional[Union[bytes, ImageError]]] = [None] * len(payloads)
-        self.left = len(self.pending)
-        self.fingerprint: Optional[str] = None
-        self.queued_at = time.monotonic()
-        self.sent_at: Optional[float] = None
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def fail(self, error: CallError) -> None:
-        self.pending.clear()
-        if not self.done.done():
-            self.done.set_exception(error)
-
-    def set(self, index: int, outcome: Union[bytes, ImageError], fingerprint: str) -> None:
-        if self.done.done():
-            return
-        if self.fingerprint not in (None, fingerprint):
-            # Two halves of one call from two models: never mixed.
-            self.fail(unavailable("the model changed during the call; send it again", RETRY_AFTER_FAULT_MS))
-            return
-        self.fingerprint = fingerprint
-        self.outcomes[index] = outcome
-        self.left -= 1
-        if not self.left:
-            self.done.set_result(None)
-
-
-@dataclass(frozen=True)
-class _Part:
-    method: Method
-    images: list[tuple[Job, int]]
-    alone: bool
-
-    def encode(self) -> bytes:
-        first = self.images[0][0]
-        if first.body is not None and self.images == [(first, index) for index in range(len(first.payloads))]:
-            return first.body  # the whole of one call: nothing to copy
-        payloads = (job.payloads[index] for job, index in self.images)
-        return encode_part(self.method, [payload for payload in payloads if payload is not None])
 
 
 class Dispatcher:
@@ -92,11 +38,12 @@ class Dispatcher:
         self._timeout_s = timeout_s
         self._on_images = on_images
         self._jobs: deque[Job] = deque()
-        self._parts: dict[asyncio.Task[None], _Part] = {}
+        self._parts: dict[asyncio.Task[None], Part] = {}
         self._channel: Optional[Channel] = None
         self._generation = 0
         self._closing: set[asyncio.Task[None]] = set()
         self._pump_due = False
+        self._closed = False
         self.sent = 0  # images that the backend works on
         self.succeeded_at = 0.0  # monotonic; last time that the backend gave an embedding
         served.listeners.append(self._changed)
@@ -124,9 +71,10 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Ends every part; jobs that are left fail with UNAVAILABLE."""
+        self._closed = True
         self._served.listeners.remove(self._changed)
         for job in self._take_jobs():
-            job.fail(unavailable("the version is no longer served", RETRY_AFTER_FAULT_MS))
+            job.fail(self._down())
         self._drop_channel()
         await asyncio.gather(*self._parts, *self._closing, return_exceptions=True)
 
@@ -156,6 +104,8 @@ class Dispatcher:
         return jobs
 
     def _down(self) -> CallError:
+        if self._closed:
+            return unavailable("the version is no longer served; send the call again", RETRY_AFTER_FAULT_MS)
         return unavailable("the model is being restarted; try again later", RETRY_AFTER_FAULT_MS)
 
     def _pump_soon(self) -> None:
@@ -180,7 +130,7 @@ class Dispatcher:
             self._parts[task] = part
             task.add_done_callback(self._part_ended)
 
-    def _next_part(self, max_batch: int, room: int) -> Optional[_Part]:
+    def _next_part(self, max_batch: int, room: int) -> Optional[Part]:
         while self._jobs and not self._jobs[0].pending:
             self._jobs.popleft()
         if not self._jobs or any(part.alone for part in self._parts.values()):
@@ -189,7 +139,7 @@ class Dispatcher:
         if first.attempts[first.pending[0]] >= MAX_ATTEMPTS - 1:
             if self._parts:
                 return None
-            return _Part(first.method, [(first, first.pending.popleft())], alone=True)
+            return Part(first.method, [(first, first.pending.popleft())], alone=True)
         images: list[tuple[Job, int]] = []
         passed_over: list[Job] = []  # they keep their place
         size, most = 0, min(max_batch, room)
@@ -211,9 +161,10 @@ class Dispatcher:
             if job.pending:
                 passed_over.append(job)
         self._jobs.extendleft(reversed(passed_over))
-        return _Part(first.method, images, alone=False) if images else None
+        return Part(first.method, images, alone=False) if images else None
 
-    async def _send(self, part: _Part, channel: Channel, fingerprint: str, dim: int) -> None:
+    async def _send(self, part: Part, channel: Channel, fingerprint: str, dim: int) -> None:
+        logs.request_id.set("")  # this task began in some call's context and works for others too
         now = time.monotonic()
         for job, _ in part.images:
             if job.sent_at is None:
@@ -228,7 +179,7 @@ class Dispatcher:
             outcomes = read_reply(reply, count, dim)
         self._settle(part, outcomes, channel, fingerprint)
 
-    def _settle(self, part: _Part, outcomes: Sequence[Outcome], channel: Channel, fingerprint: str) -> None:
+    def _settle(self, part: Part, outcomes: Sequence[Outcome], channel: Channel, fingerprint: str) -> None:
         good = 0
         faults: list[tuple[Job, int, Fault]] = []
         for (job, index), outcome in zip(part.images, outcomes):
@@ -243,9 +194,10 @@ class Dispatcher:
         if faults:
             self._retry(part, faults, channel)
 
-    def _retry(self, part: _Part, faults: Sequence[tuple[Job, int, Fault]], channel: Channel) -> None:
+    def _retry(self, part: Part, faults: Sequence[tuple[Job, int, Fault]], channel: Channel) -> None:
         reason = faults[0][2].reason
-        log.warning("part of %d images failed: %s", len(part.images), reason)
+        ids = sorted({job.request_id for job, _ in part.images})
+        log.warning("part of %d images failed: %s", len(part.images), reason, extra={"fields": {"request_ids": ids}})
         if channel is self._channel and not faults[0][2].overload:
             self._served.suspect(f"a part failed: {reason}")
         for job, index, fault in reversed(faults):
@@ -254,7 +206,7 @@ class Dispatcher:
                 continue
             if fault.overload:
                 job.fail(overloaded("the model has too much to do; try again later", RETRY_AFTER_FAULT_MS))
-            elif not self._wait_when_down or job.attempts[index] >= MAX_ATTEMPTS:
+            elif self._closed or not self._wait_when_down or job.attempts[index] >= MAX_ATTEMPTS:
                 job.fail(self._down())
             else:
                 job.pending.appendleft(index)

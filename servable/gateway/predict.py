@@ -30,8 +30,9 @@ from servable.gateway import logs
 from servable.gateway.admission import Admission
 from servable.gateway.backends import Backends, Served
 from servable.gateway.budget import Budget, BudgetSpent
-from servable.gateway.dispatcher import Dispatcher, Job
+from servable.gateway.dispatcher import Dispatcher
 from servable.gateway.errors import CallError, Metadata, unavailable
+from servable.gateway.job import Job
 from servable.gateway.metrics import Metrics
 from servable.gateway.model_service import resolve
 from servable.gateway.reply import ImageError, encode_reply
@@ -180,7 +181,8 @@ class PredictService:
         most = work.method.size_bytes or self._settings.limits.max_image_bytes
         too_large = {index: len(image) for index, image in enumerate(work.payloads) if len(image) > most}
         payloads = [None if index in too_large else image for index, image in enumerate(work.payloads)]
-        job = Job(work.method, payloads, None if too_large else work.plain)
+        plain = None if too_large else work.plain
+        job = Job(work.method, payloads, body=plain, request_id=call.request_id)
         for index, size in too_large.items():
             text = f"{ImageErrorCode.TOO_LARGE.value}: {size} bytes; the limit is {most}"
             job.outcomes[index] = ImageError(ServingCode.SYSTEM_ERROR, text)

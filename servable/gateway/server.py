@@ -28,6 +28,7 @@ from servable.gateway.admission import Admission
 from servable.gateway.backends import Backends, Served
 from servable.gateway.dispatcher import Dispatcher
 from servable.gateway.errors import CallError, StartError
+from servable.gateway.grpc_server import make_server
 from servable.gateway.health import HealthService
 from servable.gateway.http_pages import HttpPages, Page
 from servable.gateway.metrics import Metrics
@@ -40,7 +41,6 @@ from servable.gateway.tokens import Tokens
 from servable.gateway.tracing import Tracer
 
 HEALTH_WATCH_PATH = HEALTH_CHECK_PATH.replace("/Check", "/Watch")
-MAX_METADATA_BYTES = 16 * 1024
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 PART_GRACE_S = 5.0  # a part may outlive the calls that it came from
 log = logging.getLogger(__name__)
@@ -157,23 +157,7 @@ class Gateway:
         return write_address(Address(address.host, port))
 
     async def _start_grpc(self, address: Address, certificates: Optional[Certificates]) -> str:
-        limits = self._settings.limits
-        server = grpc.aio.server(
-            options=(
-                # Twice the limit: up to there a body is refused with a sentence of ours, beyond by gRPC itself.
-                ("grpc.max_receive_message_length", 2 * limits.max_request_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_concurrent_streams", limits.max_streams_per_connection),
-                ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-                ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a lottery
-                # Clients may ping every 10 s also without calls; dead peers are noticed within a minute.
-                ("grpc.http2.min_ping_interval_without_data_ms", 5000),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.keepalive_time_ms", 30_000),
-                ("grpc.keepalive_timeout_ms", 20_000),
-            )
-        )
-        server.add_generic_rpc_handlers((_Handlers(self._handlers()),))
+        server = make_server(self._handlers(), self._settings.limits)
         where = write_address(address)
         try:
             if certificates is None:
@@ -264,13 +248,3 @@ class Gateway:
         closing = asyncio.ensure_future(dispatcher.close())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
-
-
-class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Full path -> handler; every other path is UNIMPLEMENTED, reflection included."""
-
-    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
-        self._handlers = handlers
-
-    def service(self, handler_call_details: Any) -> Optional[grpc.RpcMethodHandler]:
-        return self._handlers.get(handler_call_details.method)

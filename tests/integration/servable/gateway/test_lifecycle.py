@@ -190,6 +190,22 @@ def test_retiring_waits_for_calls_in_flight(tmp_path):
         harness.run(second.stop())
 
 
+def test_retiring_fails_calls_that_outlast_the_grace_and_keeps_none_waiting(tmp_path):
+    with Harness(tmp_path) as harness, harness.channel() as channel:
+        second = FakeServing()
+        target = harness.run(second.start(f"{tmp_path}/second.sock"))
+        backend = FakeBackend(target, version=2)
+        harness.call(harness.backends.set_ready, backend)
+        harness.wait_serving(2)
+        second.silent = True
+        future = predict_future(channel, request(b"x", version=2))
+        until(lambda: second.batches, "the call")
+        assert harness.run(harness.backends.retire(backend, 0.1)) is False
+        error = failure(lambda: future.result(3))
+        assert error.code() is grpc.StatusCode.UNAVAILABLE and "no longer served" in error.details()
+        harness.run(second.stop())
+
+
 def test_a_call_never_mixes_two_models(tmp_path):
     """The successor has another fingerprint: a call with halves from both is refused, not answered."""
     backend = FakeBackend(f"unix:{tmp_path}/b.sock", window_instances=16)

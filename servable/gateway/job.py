@@ -1,0 +1,80 @@
+"""A call's images on their way to the backend and back, and the parts in which they go. No I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Optional, Union
+
+from servable.gateway.errors import CallError, unavailable
+from servable.gateway.methods import Method
+from servable.gateway.reply import ImageError
+from servable.gateway.request import Payload, encode_part
+
+RETRY_AFTER_FAULT_MS = 1000
+
+
+class Job:
+    """The images of one call on their way. `outcomes` in the order of `payloads`, complete when `done` is.
+
+    A payload of None needs no embedding. body: all payloads as one part, where the call came in that form
+    (PredictWork.plain). request_id: for the log.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        payloads: Sequence[Optional[Payload]],
+        *,
+        body: Optional[bytes] = None,
+        request_id: str = "",
+    ) -> None:
+        self.method = method
+        self.request_id = request_id
+        self.body = body
+        self.payloads = payloads
+        self.pending: deque[int] = deque(index for index, payload in enumerate(payloads) if payload is not None)
+        self.attempts = [0] * len(payloads)
+        self.outcomes: list[Optional[Union[bytes, ImageError]]] = [None] * len(payloads)
+        self.left = len(self.pending)
+        self.fingerprint: Optional[str] = None
+        self.queued_at = time.monotonic()
+        self.sent_at: Optional[float] = None
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: CallError) -> None:
+        self.pending.clear()
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def set(self, index: int, outcome: Union[bytes, ImageError], fingerprint: str) -> None:
+        if self.done.done():
+            return
+        if self.fingerprint not in (None, fingerprint):
+            # Two halves of one call from two models: never mixed.
+            self.fail(unavailable("the model changed during the call; send it again", RETRY_AFTER_FAULT_MS))
+            return
+        self.fingerprint = fingerprint
+        self.outcomes[index] = outcome
+        self.left -= 1
+        if not self.left:
+            self.done.set_result(None)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What goes to the backend at once: images of one method, each by its job and its place there."""
+
+    method: Method
+    images: list[tuple[Job, int]]
+    alone: bool
+
+    def encode(self) -> bytes:
+        first = self.images[0][0]
+        if first.body is not None and self.images == [(first, index) for index in range(len(first.payloads))]:
+            return first.body  # the whole of one call: nothing to copy
+        payloads = (job.payloads[index] for job, index in self.images)
+        return encode_part(self.method, [payload for payload in payloads if payload is not None])
