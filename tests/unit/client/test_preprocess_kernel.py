@@ -158,3 +158,23 @@ def test_a_wheel_holds_the_library_where_it_can_be_compiled(package, environment
     names = zipfile.ZipFile(wheel).namelist()
     assert ("metric_learn_client/_resize.so" in names) == holds
     assert "metric_learn_client/_resize.c" in names
+
+
+@compiled
+def test_nothing_beyond_the_last_pixel_is_read():
+    """The picture ends where a page that may not be read begins, in a process of its own."""
+    program = (
+        "import ctypes, mmap, numpy as np; from metric_learn_client import preprocess\n"
+        "libc = ctypes.CDLL(None)\n"
+        "for height, width in ((30, 40), (1, 1), (3, 300), (300, 3), (224, 500), (375, 500), (12, 10)):\n"
+        "    size = height * width * 3\n"
+        "    pages = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE\n"
+        "    block = mmap.mmap(-1, pages + mmap.PAGESIZE)\n"
+        "    start = ctypes.addressof(ctypes.c_char.from_buffer(block))\n"
+        "    assert libc.mprotect(ctypes.c_void_p(start + pages), mmap.PAGESIZE, 0) == 0\n"
+        "    pixels = np.frombuffer(block, np.uint8, size, pages - size).reshape(height, width, 3)\n"
+        "    assert preprocess._kernel(pixels, preprocess._short_side_size(width, height)).shape == (224, 224, 3)\n"
+        "import os; print('done', flush=True); os._exit(0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "done\n", (done.returncode, done.stderr)
