@@ -26,12 +26,12 @@ SPREAD = 0.0
 def synthetic(images: int, isotropic: bool) -> tuple[np.ndarray, np.ndarray]:
     """float32 [images, 2048] and labels."""
     rng = np.random.default_rng(0)
-    scale = np.ones(DIM) if isotropic else (1.0 + (np.arange(DIM) / 100.0) ** 2) ** -0.5
+    scale = np.ones(DIM) if isotropic else (1.0 + (np.arange(DIM) / 50.0) ** 2) ** -0.5
     scale = scale.astype(np.float32)
     labels = np.sort(np.arange(images) % max(2, images * CLASSES // IMAGES))
     centres = rng.standard_normal((labels.max() + 1, DIM), dtype=np.float32) * scale
     # Products differ in how alike their pictures are: the spread within a class is drawn for each.
-    spread = (rng.lognormal(0, SPREAD, labels.max() + 1) * (3.2 if isotropic else 1.75)).astype(np.float32)
+    spread = (rng.lognormal(0, SPREAD, labels.max() + 1) * (3.2 if isotropic else 1.5)).astype(np.float32)
     rows = centres[labels]
     rows += rng.standard_normal(rows.shape, dtype=np.float32) * scale * spread[labels, None]
     rows += scale * 2  # a common direction, as features behind a ReLU have

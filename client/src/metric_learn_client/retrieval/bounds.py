@@ -91,7 +91,7 @@ def principal_directions(rows: Rows, mean: Doubles, count: int) -> Floats:
     chosen = np.sort(rng.choice(rows.count, min(rows.count, 8 * count), replace=False))
     sample = (rows.values[chosen] * rows.inverse_norms[chosen, None] - mean).astype(np.float32)
     basis = rng.standard_normal((rows.dim, count), dtype=np.float32)
-    for _ in range(3):
+    for _ in range(2):
         basis = np.linalg.qr(sample.T @ (sample @ basis))[0]
     projected = sample @ basis
     _, directions = np.linalg.eigh(projected.T @ projected)

@@ -18,14 +18,21 @@ import numpy.typing as npt
 from metric_learn_client.retrieval import bounds as bounding
 from metric_learn_client.retrieval.bounds import Bounds
 from metric_learn_client.retrieval.relevance import Relevance
-from metric_learn_client.retrieval.similarity import STEP, Doubles, Indices, Rows, similarity_of_pairs
+from metric_learn_client.retrieval.similarity import (
+    STEP,
+    Doubles,
+    Indices,
+    Rows,
+    rough_similarity_of_pairs,
+    similarity_of_pairs,
+)
 from metric_learn_client.retrieval.work import Work
 
-SAMPLE_ROWS, SAMPLE_QUERIES = 2048, 1024
-# Cost of one undecided pair in multiplications of the matrix product; measured: 2.6 us against 180 GFLOP/s on 2 cores.
-PAIR_COST = 120_000
+SAMPLE_ROWS, SAMPLE_QUERIES = 2048, 512
+# Cost of one undecided pair in multiplications of the matrix product; measured: 1 us against 180 GFLOP/s on 2 cores.
+PAIR_COST = 45_000
 POOLED_PAIRS = 4096
-HARD = 0.01  # a query of which more pairs than this stay undecided is computed with every dimension
+HARD = 0.03  # a query of which more pairs than this stay undecided is computed with every dimension
 
 
 @dataclass(frozen=True)
@@ -193,19 +200,25 @@ class Counting:
                 inside = np.flatnonzero((block >= images[0]) & (block <= images[-1]))
                 ahead[inside] -= above[inside, block[inside] - images[0]]
             row, image, _ = self._others(block, images, (upper >= low[:, None]) & ~above, upper)
+            ahead = ahead + self._ahead(block, row, image)
+            row, image, value = self._others(block, images, upper >= low_cut[:, None], upper)
+            middle, slack = value.astype(np.float64) + bounds.offset, bounds.slack
         else:
-            ahead = np.zeros(len(block), np.int64)
             row, image, _ = self._others(block, images, upper >= np.minimum(low, low_cut)[:, None], upper)
+            middle, slack = rough_similarity_of_pairs(self.queries, block[row], self.gallery, image)
+            ahead = np.bincount(row[middle > best[row] + slack], minlength=len(block))
+            unsure = np.abs(middle - best[row]) <= slack
+            ahead = ahead + self._ahead(block, row[unsure], image[unsure])
+            kept = middle + slack >= cut[row]
+            row, image, middle = row[kept], image[kept], middle[kept]
+        return _Settled(block, ahead, block[row], image, middle - slack, middle + slack)
+
+    def _ahead(self, block: Indices, row: Indices, image: Indices) -> Indices:
+        """How many of these pairs stand before their query's first relevant image, per row of the tile; exactly."""
         similarity = similarity_of_pairs(self.queries, block[row], self.gallery, image)
-        tie = (similarity == best[row]) & (image < self.first_image[block[row]])
-        ahead = ahead + np.bincount(row[(similarity > best[row]) | tie], minlength=len(block))
-        if bounds.exact:
-            row, image, rough = self._others(block, images, upper >= low_cut[:, None], upper)
-            middle = rough.astype(np.float64) + bounds.offset
-            return _Settled(block, ahead, block[row], image, middle - bounds.slack, middle + bounds.slack)
-        kept = similarity >= cut[row]
-        row, image, similarity = row[kept], image[kept], similarity[kept]
-        return _Settled(block, ahead, block[row], image, similarity, similarity)
+        best = self.best[block[row]]
+        tie = (similarity == best) & (image < self.first_image[block[row]])
+        return np.bincount(row[(similarity > best) | tie], minlength=len(block))
 
     def _others(
         self, block: Indices, images: Indices, mask: npt.NDArray[np.bool_], upper: npt.NDArray[np.float32]
@@ -231,11 +244,8 @@ class Counting:
         reached = np.full(self.queries.count, np.inf)
         reached[self.few] = np.concatenate([self.similarity, least])[last]
         kept = most >= reached[owner] - STEP
-        owner, image, least, most = owner[kept], image[kept], least[kept], most[kept]
-        rough = least < most
-        similarity = least.copy()
-        similarity[rough] = self._similarity(owner[rough], image[rough])
-        return owner, image, similarity
+        owner, image = owner[kept], image[kept]
+        return owner, image, self._similarity(owner, image)
 
     def _similarity(self, owner: Indices, image: Indices) -> Doubles:
         """Of pairs of one query and one image, on all threads."""
