@@ -6,7 +6,15 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -25,6 +33,7 @@ class Metrics:
 
     def __init__(self, admission: Admission, backends: Backends, batch_runs: BatchRuns) -> None:
         self._by_call: dict[tuple[str, str], _CallCounters] = {}
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a time beside every counter that nobody asks for
         self.registry = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=self.registry)
         self.requests = self._counter("requests", "Calls that ended, by gRPC status.", "method", "code")

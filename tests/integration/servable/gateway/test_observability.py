@@ -3,9 +3,11 @@
 import io
 import json
 import logging
+import re
 import socket
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import pytest
@@ -13,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 
+import servable.gateway
 from metric_learn_client import wire
 from servable.gateway import GatewaySettings, LogSettings, TracingSettings, configure_logging, logs
 from servable.gateway.tracing import Tracer
@@ -269,3 +272,23 @@ def test_a_collector_that_is_away_does_not_hold_up_the_end(tmp_path):
         began = time.monotonic()
         harness.run(harness.gateway.stop())
         assert time.monotonic() - began < 4
+
+
+def test_the_readmes_table_of_metrics_is_the_truth(running, channel):
+    predict(channel, request(b"x"))
+    shown = {
+        family.name + ("_total" if family.type == "counter" else ""): {
+            name for sample in family.samples for name in sample.labels if name != "le"
+        }
+        for family in text_string_to_metric_families(running.http("/metrics")[1])
+        if family.name.startswith("metric_learn_")
+    }
+    readme = (Path(servable.gateway.__file__).parent / "README.md").read_text()
+    rows = re.findall(r"^\| `(metric_learn_\w+)` \| ([\w, ]*) ?\|", readme, re.MULTILINE)
+    written = {name: {label for label in labels.replace(" ", "").split(",") if label} for name, labels in rows}
+    written.pop("metric_learn_certificate_expiry_timestamp_seconds")  # only with TLS
+    assert set(written) == set(shown)
+    # A family without a sample yet shows no labels.
+    assert {name: labels for name, labels in written.items() if shown[name]} == {
+        name: labels for name, labels in shown.items() if labels
+    }
