@@ -81,8 +81,7 @@ class AsyncShell:
         except asyncio.CancelledError as error:  # of this task, or of the call when the channel was closed
             if self._core.closed:
                 raise ClosedError("the client was closed during the call") from error
-            call.cancel()
-            raise
+            raise  # grpc.aio has cancelled the call
 
     async def _wait(self, step: WaitForTicket) -> None:
         loop = asyncio.get_running_loop()

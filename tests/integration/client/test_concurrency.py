@@ -1,8 +1,10 @@
 """Threads, forks, tasks, and what they must not leave behind."""
 
 import asyncio
+import contextlib
 import gc
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -69,23 +71,57 @@ def test_eight_forked_children_use_the_parents_client():
         assert (client.embed(IMAGES).embeddings == ROWS).all()
 
 
-def test_a_forked_child_of_a_closed_or_unused_client_can_have_its_own():
+def test_a_child_forked_right_after_a_close_can_use_a_client_of_its_own():
+    """gRPC shuts down behind the close of the last channel; without care a fork in the middle of it hangs the child."""
     script = (
         "import os, sys\n"
         "from metric_learn_client import EmbeddingClient\n"
-        "with EmbeddingClient(sys.argv[1], deadline_s=20) as used:\n"
-        "    used.embed([b'a'])\n"
         "unused = EmbeddingClient(sys.argv[1], deadline_s=20)\n"
-        "pid = os.fork()\n"
-        "if not pid:\n"
-        "    unused.embed([b'a'])\n"
-        "    os._exit(7)\n"
-        "assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7\n"
+        "for _ in range(8):\n"
+        "    with EmbeddingClient(sys.argv[1], deadline_s=20) as used:\n"
+        "        used.embed([b'a'] * 200)\n"
+        "    pid = os.fork()\n"
+        "    if not pid:\n"
+        "        unused.embed([b'a'])\n"
+        "        os._exit(7)\n"
+        "    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7\n"
         "print('fine')\n"
     )
     with fake_process() as (endpoint, _):
-        done = subprocess.run([sys.executable, "-c", script, endpoint], capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.stderr) == ("fine\n", "")
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, endpoint],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            assert process.communicate(timeout=60) == ("fine\n", "")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # a child that hangs, too
+            process.wait()
+
+
+def test_a_cancelled_task_ends_its_call_at_the_server(fake):
+    async def main():
+        async with AsyncEmbeddingClient(fake.endpoint, deadline_s=60) as client:
+            await client.embed([b"a"])
+            fake.faults = Faults(black_hole=True)
+            task = asyncio.ensure_future(client.embed([b"a"]))
+            await reached(lambda: fake._in_flight == 1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await reached(lambda: fake._in_flight == 0)
+
+    async def reached(condition):
+        limit = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < limit
+            await asyncio.sleep(0.01)
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("ending", ["", "client.close()", "import os; os._exit(0)", "raise SystemExit(0)"])
