@@ -26,6 +26,7 @@ from metric_learn_client.retrieval.similarity import (
     rough_similarity_of_pairs,
     similarity_of_pairs,
 )
+from metric_learn_client.retrieval.toplist import hits_among_first_r
 from metric_learn_client.retrieval.work import Work
 
 SAMPLE_ROWS, SAMPLE_QUERIES = 2048, 512
@@ -86,7 +87,8 @@ class Counting:
             ahead[done.queries] += done.ahead
             parts.append(done)
         owner, image, similarity = self._nearest(parts)
-        hits, average = self._top(owner, image, similarity)
+        mine, others = (self.owner, self.image, self.similarity), (owner, image, similarity)
+        hits, average = hits_among_first_r(mine, others, self.relevance.counts)
         return ahead[self.few] + 1, hits[self.few], average[self.few]
 
     def _settled(self, mean: Doubles, work: Work) -> Iterator[_Settled]:
@@ -254,24 +256,6 @@ class Counting:
             lambda part: similarity_of_pairs(self.queries, owner[part], self.gallery, image[part]), parts
         )
         return np.concatenate(list(done))
-
-    def _top(self, owner: Indices, image: Indices, similarity: Doubles) -> tuple[Indices, Doubles]:
-        """Hits and average precision among the first R of every query, from all images that can be there."""
-        owners = np.concatenate([self.owner, owner])
-        images = np.concatenate([self.image, image])
-        values = np.concatenate([self.similarity, similarity])
-        hit = np.zeros(len(owners), bool)
-        hit[: len(self.owner)] = True
-        order = np.lexsort((images, -values, owners))
-        owners, hit = owners[order], hit[order]
-        begin = np.searchsorted(owners, owners)
-        place = np.arange(len(owners)) - begin + 1
-        found = np.cumsum(hit)
-        found = found - (found[begin] - hit[begin])
-        inside = hit & (place <= self.relevance.counts[owners])
-        hits = np.bincount(owners[inside], minlength=self.queries.count)
-        precision = np.bincount(owners[inside], found[inside] / place[inside], minlength=self.queries.count)
-        return hits.astype(np.int64), precision / np.maximum(1, self.relevance.counts)
 
 
 def _below(values: Doubles) -> npt.NDArray[np.float32]:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metric_learn_client.retrieval import counting
 from metric_learn_client.retrieval.metrics import retrieval_metrics
 from metric_learn_client.retrieval.work import Work
 
@@ -147,6 +148,28 @@ def test_a_set_large_enough_for_bounds_equals_the_zoos_recall_and_the_sorted_gal
     assert 0.05 < metrics.recall[1] < 0.999
     assert metrics.recall[1] == zoo_recall_at_1(embeddings.astype(np.float64), labels)
     assert metrics.as_dict() == retrieval_metrics(embeddings, labels, work=Work(many=0)).as_dict()
+
+
+@pytest.mark.parametrize("hard", [1.0, 0.2])
+def test_bounds_of_few_dimensions_change_no_bit(monkeypatch, hard):
+    """Forced to 64 dimensions; with hard = 0.2 some queries are computed in full beside the others."""
+    embeddings, labels = structured_set(np.random.default_rng(4), 900, 512, 150)
+    expected = retrieval_metrics(embeddings, labels, work=Work(many=0))
+    monkeypatch.setattr(counting, "PAIR_COST", 0)
+    monkeypatch.setattr(counting, "HARD", hard)
+    monkeypatch.setattr(counting.bounding, "SUBSPACES", (64,))
+    used = []
+    count = counting.Counting._count
+    monkeypatch.setattr(
+        counting.Counting, "_count", lambda self, q, r, b, w: used.append((len(q), b.exact)) or count(self, q, r, b, w)
+    )
+    for rows in (None, 70):
+        used.clear()
+        made = retrieval_metrics(embeddings, labels, work=Work(threads=2, block_rows=rows))
+        assert made.as_dict() == expected.as_dict()
+        assert (made.ranking.first_rank == expected.ranking.first_rank).all()
+        assert [exact for _, exact in used] == ([False] if hard == 1.0 else [False, True])
+        assert sum(size for size, _ in used) == 900
 
 
 @pytest.mark.parametrize("dimensions", [64, 128, 512])
