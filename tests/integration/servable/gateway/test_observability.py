@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -292,3 +293,33 @@ def test_the_readmes_table_of_metrics_is_the_truth(running, channel):
     assert {name: labels for name, labels in written.items() if shown[name]} == {
         name: labels for name, labels in shown.items() if labels
     }
+
+
+def test_spans_of_calls_arrive_at_a_collector(tmp_path):
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as collector
+
+    received = []
+
+    def export(body, _context):
+        received.append(collector.ExportTraceServiceRequest.FromString(body))
+        return b""
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    handler = grpc.method_handlers_generic_handler(
+        "opentelemetry.proto.collector.trace.v1.TraceService", {"Export": grpc.unary_unary_rpc_method_handler(export)}
+    )
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    tracing = TracingSettings(enabled=True, otlp_endpoint=f"http://127.0.0.1:{port}")
+    settings = GatewaySettings(address="127.0.0.1:0", http_address="127.0.0.1:0", tracing=tracing)
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    try:
+        with Harness(tmp_path, settings) as harness, harness.channel() as channel:
+            predict(channel, request(b"x"), metadata=[("traceparent", parent), ("x-request-id", "id-9")])
+    finally:
+        server.stop(None)
+    (span,) = [one for batch in received for part in batch.resource_spans[0].scope_spans for one in part.spans]
+    assert span.trace_id.hex() == "0af7651916cd43dd8448eb211c80319c" and span.parent_span_id.hex() == "b7ad6b7169203331"
+    values = {attribute.key: attribute.value.string_value for attribute in span.attributes}
+    assert (values["metric_learn.request_id"], values["rpc.grpc.status_code"]) == ("id-9", "OK")

@@ -1,5 +1,6 @@
 """Deadlines, cancellation and back-pressure: places are bounded, and free again at once."""
 
+import threading
 import time
 
 import grpc
@@ -110,10 +111,11 @@ def test_beyond_the_calls_in_flight_a_call_is_refused_before_its_body_is_read(tm
 def test_a_body_that_does_not_arrive_ends_its_call(tmp_path):
     settings = settings_of(deadlines=DeadlineSettings(read_body_s=0.3))
     with Harness(tmp_path, settings) as harness, harness.channel() as channel:
-        silence = iter(lambda: time.sleep(0.5) or b"", None)  # a stream whose first message comes late
+        ended = threading.Event()
         call = channel.stream_unary(wire.PREDICT_PATH)
         with pytest.raises(grpc.RpcError) as caught:
-            call(silence, timeout=10)
+            call((b"" for _ in range(1) if ended.wait(10)), timeout=10)  # a message that does not come
+        ended.set()
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert "body did not arrive within 0.3 s" in caught.value.details()
 
