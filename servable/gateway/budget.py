@@ -20,6 +20,7 @@ class Budget:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._spent = False
+        self.ended_early = False
         self._task: Optional[asyncio.Task[object]] = None
         self._timer: Optional[asyncio.TimerHandle] = None
 
@@ -27,6 +28,12 @@ class Budget:
         self._task = asyncio.current_task()
         self._timer = asyncio.get_running_loop().call_later(max(0.0, self._seconds), self._expire)
         return self
+
+    def end(self) -> None:
+        """Now, from another task."""
+        if not self._spent:
+            self.ended_early = True
+            self._expire()
 
     def _expire(self) -> None:
         self._spent = True

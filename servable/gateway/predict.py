@@ -6,7 +6,6 @@ before its body is read; on the wire a unary call and a stream of one message ar
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import secrets
@@ -29,6 +28,7 @@ from metric_learn_client.wire import (
 from servable.gateway import logs
 from servable.gateway.admission import Admission
 from servable.gateway.backends import Backends, Served
+from servable.gateway.bodies import BodyPlaces
 from servable.gateway.budget import Budget, BudgetSpent
 from servable.gateway.dispatcher import Dispatcher
 from servable.gateway.errors import CallError, Metadata, unavailable
@@ -89,7 +89,7 @@ class PredictService:
         self._tokens = tokens
         self._metrics = metrics
         self._tracer = tracer
-        self._reading = asyncio.Semaphore(settings.limits.max_reading_calls)
+        self._bodies = BodyPlaces(settings.limits.max_reading_calls, settings.deadlines.read_body_s)
         self.draining = False
 
     async def predict(self, _bodies: Any, context: Any) -> bytes:
@@ -164,15 +164,7 @@ class PredictService:
                 return await self._embed(call, work, served)
 
     async def _read_body(self, context: Any) -> bytes:
-        seconds = self._settings.deadlines.read_body_s
-        try:
-            with Budget(seconds):
-                async with self._reading:
-                    body = await context.read()
-        except BudgetSpent:
-            raise CallError(
-                grpc.StatusCode.DEADLINE_EXCEEDED, f"the request's body did not arrive within {seconds:g} s"
-            ) from None
+        body = await self._bodies.read(context.read)
         if not isinstance(body, bytes):  # the end of the stream
             raise CallError(grpc.StatusCode.INVALID_ARGUMENT, "the call carries no message", field="request")
         return body

@@ -120,6 +120,25 @@ def test_a_body_that_does_not_arrive_ends_its_call(tmp_path):
         assert "body did not arrive within 0.3 s" in caught.value.details()
 
 
+def test_slow_senders_do_not_keep_others_out(tmp_path):
+    """They hold every place for a body; calls that come later are served all the same, each in its turn."""
+    settings = settings_of(limits=LimitSettings(max_reading_calls=3))
+    with Harness(tmp_path, settings) as harness, harness.channel() as channel:
+        ended = threading.Event()
+        slow = channel.stream_unary(wire.PREDICT_PATH)
+        held = [slow.future((b"" for _ in range(1) if ended.wait(10)), timeout=10) for _ in range(3)]
+        until(lambda: in_flight(harness)[0] == 3, "the slow calls")
+        began = time.monotonic()
+        for _ in range(5):
+            predict(channel, request(b"quick"))
+        assert time.monotonic() - began < 5
+        codes = {future.code() for future in held if future.done()}
+        ended.set()
+        assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        for future in held:
+            future.cancel()
+
+
 def test_a_call_without_a_message_is_refused(tmp_path):
     with Harness(tmp_path) as harness, harness.channel() as channel:
         with pytest.raises(grpc.RpcError) as caught:
