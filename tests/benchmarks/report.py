@@ -98,7 +98,7 @@ def write(folder: Path, facts: dict[str, Any], host: Rounds, model: Rounds) -> i
     for row in rows:
         verdict = "" if row.met is None else "met" if row.met else "MISSED"
         print(f"{row.what:58} {row.value:9.4g} {row.lowest:9.4g} {row.highest:9.4g}  {row.target:8} {verdict}")
-    for key in ("ready", "poisson", "machine", "minutes"):
+    for key in ("cpu_ms_by_role", "start_up_s", "fill", "poisson", "machine", "minutes"):
         if key in facts:
             print(f"{key}: {facts[key]}")
     plot(folder / "results.png", host, model)

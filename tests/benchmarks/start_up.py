@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.e2e.conftest import exported_versions, start, stop
+from tests.e2e.conftest import Server, exported_versions, start, stop
 
 POLL_S = 0.02
 # What the log says -> the step that ends there
@@ -40,26 +40,31 @@ def watch(run_dir: Path, seen: dict[str, float], ended: threading.Event) -> None
                 seen.setdefault(step, time.time())
 
 
-def one_start() -> dict[str, float]:
-    """Step -> seconds."""
-    with tempfile.TemporaryDirectory(prefix="metric-learn-start-") as folder:
-        seen: dict[str, float] = {}
-        ended = threading.Event()
-        watcher = threading.Thread(target=watch, args=(Path(folder), seen, ended))
-        watcher.start()
-        server = start(folder)
-        seen[READY] = time.time()
-        ended.set()
-        watcher.join()
-        began = psutil.Process(server.process.pid).create_time()
-        stop(server)
+def start_watched(folder: str) -> tuple[Server, dict[str, float]]:
+    """A server that is ready, and step -> seconds. Raises RuntimeError where it does not start."""
+    seen: dict[str, float] = {}
+    ended = threading.Event()
+    watcher = threading.Thread(target=watch, args=(Path(folder), seen, ended))
+    watcher.start()
+    server = start(folder)
+    seen[READY] = time.time()
+    ended.set()
+    watcher.join()
     if not server.ready_line.startswith("ready"):
+        stop(server)
         raise RuntimeError(f"the server did not start: {server.ready_line!r}")
-    steps, before = {}, began
+    began = before = psutil.Process(server.process.pid).create_time()
+    steps = {}
     for step, at in sorted(seen.items(), key=lambda item: item[1]):
-        steps[step] = at - before
-        before = at
-    steps["all"] = before - began
+        steps[step], before = round(at - before, 2), at
+    steps["all"] = round(before - began, 2)
+    return server, steps
+
+
+def one_start() -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="metric-learn-start-") as folder:
+        server, steps = start_watched(folder)
+        stop(server)
     return steps
 
 

@@ -23,6 +23,7 @@ from typing import Any, Optional
 import numpy as np
 
 from metric_learn_client.preprocess import preprocess
+from servable import batch_stats
 from tests.benchmarks import report, systems
 from tests.benchmarks.corpus import SIZES_PX, digest, pictures
 from tests.benchmarks.load import alone, offline, poisson
@@ -52,9 +53,9 @@ def host_work(short: bool) -> dict[str, Any]:
     return work
 
 
-def without_network(rounds: Rounds, short: bool) -> None:
+def without_network(rounds: Rounds, short: bool, facts: dict[str, Any]) -> None:
     """What the product costs beside the network: with pictures of three sizes, calls of all sizes, many at a time."""
-    count = 128 if short else 256
+    count = 256 if short else 512
     small, one_size = pictures(SMALL, 64) * (count // 64), 32
     with systems.serving("no-network") as (served, _), systems.serving("echo") as (echo, _):
         for system in (served, echo):
@@ -77,6 +78,14 @@ def without_network(rounds: Rounds, short: bool) -> None:
         slices[f"no-network {MIDDLE}"] = at(served, pictures(MIDDLE, 16), 8, 3)
         slices[f"no-network {LARGE}"] = at(served, pictures(LARGE, 4), 2, 2)
         rounds.run(slices)
+        facts["cpu_ms_by_role"] = {system.name: by_role(system, small) for system in (served, echo)}
+
+
+def by_role(system: System, images: Sequence[bytes]) -> dict[str, float]:
+    before = system.cpu_by_role()
+    offline(system, images)
+    after = system.cpu_by_role()
+    return {role: round((after[role] - before[role]) / len(images) * 1e3, 3) for role in after}
 
 
 def with_network(rounds: Rounds, short: bool, peers: Sequence[str], facts: dict[str, Any]) -> None:
@@ -88,7 +97,7 @@ def with_network(rounds: Rounds, short: bool, peers: Sequence[str], facts: dict[
         bare_system, address = stack.enter_context(systems.serving("bare"))
         bare = Bare(address)
         stack.callback(bare.close)
-        product, facts["ready"] = stack.enter_context(systems.product())
+        product, facts["start_up_s"] = stack.enter_context(systems.product())
         others = [stack.enter_context(systems.serving("plain"))[0]]
         others += [stack.enter_context(systems.peer(name)) for name in peers]
         facts["start_s"] = round(time.monotonic() - began, 1)
@@ -131,6 +140,7 @@ def with_network(rounds: Rounds, short: bool, peers: Sequence[str], facts: dict[
         for system in others:
             slices[system.name] = offline_at(system, images[:count])
         rounds.run(slices)
+        facts["fill"] = fill(product)
         facts["memory_mb"] = {system.name: round(system.memory_mb()) for system in (product, bare_system, *others)}
         if not short:
             capacity = rounds.median("product", "images_per_s")
@@ -139,6 +149,15 @@ def with_network(rounds: Rounds, short: bool, peers: Sequence[str], facts: dict[
                 facts.setdefault("poisson", {})[f"{share:.0%}"] = {
                     f"p{q:g}": round(float(np.percentile(spent, q)), 1) for q in (50, 90, 95, 99, 100)
                 }
+
+
+def fill(product: System) -> dict[str, str]:
+    """Batch size -> runs of the network and how full they were, as the server counted them."""
+    run_dir = next(Path(word[15:]) for word in product.root.cmdline() if word.startswith("server.run_dir="))
+    counted = batch_stats.read(run_dir)
+    return {
+        str(size): f"{runs} runs, {images / max(1, runs * size):.2f} full" for size, (runs, images) in counted.items()
+    }
 
 
 def distance_to_reference(system: System) -> float:
@@ -166,7 +185,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     facts["host_work"] = host_work(options.short)
     say("the product without its network")
     host = Rounds(3 if options.short else 7)
-    without_network(host, options.short)
+    without_network(host, options.short, facts)
     say("bare network, product and peers")
     model = Rounds(3 if options.short else 7)
     with_network(model, options.short, peers, facts)

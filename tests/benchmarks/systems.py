@@ -26,7 +26,8 @@ import numpy.typing as npt
 import psutil
 
 from metric_learn_client import EmbeddingClient, wire
-from tests.e2e.conftest import VERSIONS, exported_versions, start, stop
+from tests.benchmarks.start_up import start_watched
+from tests.e2e.conftest import VERSIONS, exported_versions, stop
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERSION = VERSIONS / "1"
@@ -57,6 +58,15 @@ class System:
         times = [process.cpu_times() for process in self.processes()]
         return float(sum(each.user + each.system for each in times))
 
+    def cpu_by_role(self) -> dict[str, float]:
+        """The same by what the process is."""
+        spent: dict[str, float] = {}
+        for process in self.processes():
+            line, times = " ".join(process.cmdline()), process.cpu_times()
+            role = "worker" if "start_" in line else "master" if "serving_master" in line else "gateway"
+            spent[role] = spent.get(role, 0.0) + times.user + times.system
+        return spent
+
     def memory_mb(self) -> float:
         return float(sum(process.memory_info().rss for process in self.processes())) / 1e6
 
@@ -66,13 +76,11 @@ def _embedder(client: EmbeddingClient) -> Callable[[Sequence[bytes]], Rows]:
 
 
 @contextlib.contextmanager
-def product() -> Iterator[tuple[System, str]]:
-    """The server as users start it, through its gateway, and its endpoint."""
+def product() -> Iterator[tuple[System, dict[str, float]]]:
+    """The server as users start it, through its gateway, and how long which part of its start took."""
     with tempfile.TemporaryDirectory(prefix="metric-learn-bench-") as run_dir:
-        server = start(run_dir)
+        server, steps = start_watched(run_dir)
         try:
-            if not server.ready_line.startswith("ready"):
-                raise RuntimeError(f"the server did not start: {server.ready_line!r}")
             with EmbeddingClient(server.endpoint, deadline_s=CALL_S, batch_size=128) as client:
                 system = System(
                     "product",
@@ -80,7 +88,7 @@ def product() -> Iterator[tuple[System, str]]:
                     _embedder(client),
                     embed_pixels=lambda pixels: client.embed_pixels(np.stack(pixels)).embeddings,
                 )
-                yield system, server.ready_line
+                yield system, steps
         finally:
             stop(server)
 
