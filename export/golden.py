@@ -30,9 +30,18 @@ Images = npt.NDArray[np.float32]
 
 
 def record_golden(
-    checkpoint: Checkpoint, pictures: list[Path], output: Path, facts: ModelFacts, progress: Callable[[str], None]
+    checkpoint: Checkpoint,
+    pictures: list[Path],
+    output: Path,
+    facts: ModelFacts,
+    progress: Callable[[str], None],
+    *,
+    with_mistakes: bool,
 ) -> None:
-    """Writes the golden set `output`, whole or not at all. Raises InputError, ExportError."""
+    """Writes the golden set `output`, whole or not at all. Raises InputError, ExportError.
+
+    with_mistakes: also what the network answers under each mistake, which takes four times as long.
+    """
     if output.exists():
         raise InputError(f"{output} exists; record into a new directory, references are never overwritten")
     with tempfile.TemporaryDirectory(prefix="metric-learn-golden-") as folder:
@@ -42,6 +51,8 @@ def record_golden(
         pixels = np.load(scratch / "pixels.npy")
         backbone = _backbone(checkpoint)
         for name, images in network_inputs(pixels, facts).items():
+            if name != "features" and not with_mistakes:
+                continue
             progress(f"{name} by MindSpore")
             np.save(scratch / f"{name}.npy", features_of(backbone, images))
         weights_sha256 = weights_digest(checkpoint.weights)

@@ -86,6 +86,18 @@ def test_a_half_right_precision_is_seen_through_ready_made_pixels(golden):
     assert code == ExitCode.GATE_FAILED and not verdict["preprocessing"]["passed"]
 
 
+def test_a_network_that_is_off_by_a_thousandth_fails(golden):
+    def nearly(images):
+        rows = served()(images)
+        wobble = np.random.default_rng(0).standard_normal(rows.shape[1]).astype(np.float32)
+        return network.unit(rows + np.float32(1e-3) * wobble / np.linalg.norm(wobble))
+
+    with FakeServable(embed=nearly) as server:
+        code, out, _ = run("verify", "--golden", golden, "--endpoint", server.endpoint)
+    assert code == ExitCode.GATE_FAILED and "FAIL: 18 of 18" in out
+    assert "diagnosis: ready-made pixels embed wrong, too" in out
+
+
 def test_recording_nothing_where_a_picture_fails(tmp_path):
     broken = tmp_path / "corrupt.jpg"
     broken.write_bytes(b"corrupt")
