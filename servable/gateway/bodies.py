@@ -33,7 +33,7 @@ class BodyPlaces:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def read(self, receive: Callable[[], Awaitable[_T]]) -> _T:
-        """What `receive` returns. Raises CallError: DEADLINE_EXCEEDED after read_s, RESOURCE_EXHAUSTED for a slow one."""
+        """What `receive` returns. Raises CallError: DEADLINE_EXCEEDED after read_s, RESOURCE_EXHAUSTED if slow."""
         budget = Budget(self._read_s)
         try:
             with budget:
