@@ -106,4 +106,4 @@ def _taken(options: dict[str, Any], kind: Any) -> dict[str, Any]:
 
 def _hint(summary: JobSummary, retried: bool) -> None:
     again = "see to them" if retried else "--retry-failed does only them again"
-    click.echo(f"{summary.failed} rows failed; {summary.output_dir}/failures says why; {again}", err=True)
+    click.echo(f"failed rows: {summary.failed}; {summary.output_dir}/failures says why; {again}", err=True)

@@ -47,7 +47,7 @@ class Estimate:
     def as_text(self) -> str:
         head = (
             f"{self.rows} rows in {self.shards} shards; to do: {self.missing_rows} rows in {self.missing_shards} "
-            f"shards, about {self.output_bytes / 1e9:.2f} GB of embeddings"
+            f"shards, about {_size(self.output_bytes)} of embeddings"
         )
         if self.seconds is None or self.rows_per_s is None:
             return f"{head}\nno estimate of the time: {self.problem}"
@@ -115,6 +115,10 @@ def _until_enough() -> Iterator[None]:
         yield
     except _Enough:
         pass
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.0f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
 
 
 def _duration(seconds: float) -> str:

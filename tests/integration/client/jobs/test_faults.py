@@ -283,7 +283,7 @@ def test_a_wrong_token_ends_the_job_at_once(tmp_path):
 
 
 def test_a_worker_process_that_is_killed_is_replaced(tmp_path, fake):
-    images = make_images(tmp_path / "in", 800)
+    images = make_images(tmp_path / "in", 400)
     expected = whole(images, tmp_path / "whole", fake.endpoint)
     fake.faults.delay_s = 0.05
     process = Job(images, tmp_path / "out", fake.endpoint, *FLAGS, "--engine", "processes").start()
@@ -298,7 +298,7 @@ def test_a_worker_process_that_is_killed_is_replaced(tmp_path, fake):
 
 
 def test_worker_processes_end_with_the_job_that_is_killed(tmp_path, fake):
-    images = make_images(tmp_path / "in", 800)
+    images = make_images(tmp_path / "in", 400)
     expected = whole(images, tmp_path / "whole", fake.endpoint)
     fake.faults.delay_s = 0.05
     job = Job(images, tmp_path / "out", fake.endpoint, *FLAGS, "--engine", "processes")

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any, Optional
 
-from metric_learn_client.jobs.errors import InputError
+from metric_learn_client.jobs.errors import InputError, JobError
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.pipeline import ShardTask
 from metric_learn_client.jobs.worker import WorkerSpec, work
@@ -52,7 +52,12 @@ def run(
 
     ours = not ray.is_initialized()
     if ours:
-        ray.init(address=spec.run.ray_address, log_to_driver=False, include_dashboard=False, configure_logging=False)
+        quiet: Any = {"log_to_driver": False, "include_dashboard": False, "configure_logging": False}
+        try:
+            ray.init(address=spec.run.ray_address, **quiet)
+        except Exception as error:  # no common base: RuntimeError, ConnectionError, ValueError, RaySystemError
+            where = spec.run.ray_address or "RAY_ADDRESS, or a cluster of this host alone"
+            raise JobError(f"Ray ({where}): {str(error).splitlines()[0]}") from error
     actor: Any = ray.remote(ShardWorker).options(max_restarts=_RESTARTS, max_task_retries=_RESTARTS, num_cpus=1)
     actors = [actor.remote(spec) for _ in range(min(spec.run.workers, len(tasks)))]
     todo = deque(tasks)
