@@ -43,6 +43,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--min-recall-at-1", type=click.FloatRange(0, 1), help="exit 5 below this")
 @click.option("--threads", type=click.IntRange(0), default=0, help="blocks at once  [default: one a core]")
 @click.option("--memory-mb", type=click.IntRange(16), default=DEFAULT_MEMORY_MB, show_default=True, help="for blocks")
+@click.option("--faiss", is_flag=True, help="rank by FAISS in float32 in place of the exact order")
 @click.option("--report", type=PATH, help="x.html: a self-contained page")
 @click.option("--plots", "plots_folder", type=PATH, help="folder for recall.png, similarity.png, norms.png")
 @click.option("--image-root", type=PATH, help="where relative image paths begin, for the report's pictures")
@@ -61,6 +62,7 @@ def command(
     min_recall_at_1: Optional[float],
     threads: int,
     memory_mb: int,
+    faiss: bool,
     report: Optional[Path],
     plots_folder: Optional[Path],
     image_root: Optional[Path],
@@ -99,6 +101,7 @@ def command(
             protocol=chosen,
             ks=ks,
             work=Work(threads=threads, memory_mb=memory_mb),
+            faiss=faiss,
             least_recall_at_1=min_recall_at_1,
         )
     except (EmbeddingSetError, ProtocolError, ValueError) as error:

@@ -13,6 +13,9 @@ from metric_learn_client.retrieval.metrics import DEFAULT_KS, Metrics, retrieval
 from metric_learn_client.retrieval.protocol import PUBLISHED_RECALL_AT_1, PUBLISHED_TOLERANCE, SELF, SPLIT, Protocol
 from metric_learn_client.retrieval.work import Work
 
+EXACT = "cosine similarity, computed in float64; equal ones by their place in the gallery"
+FAISS = "cosine similarity by FAISS in float32; equal ones as FAISS leaves them"
+
 
 @dataclass(frozen=True)
 class Check:
@@ -33,6 +36,7 @@ class Evaluation:
     gallery_labels: Optional[Sequence[Any]]
     protocol: Protocol
     metrics: Metrics
+    order: str
     checks: tuple[Check, ...] = field(default=())
 
     @property
@@ -52,7 +56,7 @@ class Evaluation:
                 "rows_without_embedding": self.queries.dropped + (self.gallery.dropped if self.gallery else 0),
             },
             "model": vars(identity),
-            "order": "cosine similarity, computed in float64; equal ones by their place in the gallery",
+            "order": self.order,
         }
 
 
@@ -65,6 +69,7 @@ def evaluate(
     protocol: Optional[Protocol] = None,
     ks: Sequence[int] = DEFAULT_KS,
     work: Work = Work(),
+    faiss: bool = False,
     least_recall_at_1: Optional[float] = None,
 ) -> Evaluation:
     """Raises ValueError, see retrieval_metrics."""
@@ -75,6 +80,7 @@ def evaluate(
         None if gallery_labels is None else np.asarray(gallery_labels),
         ks=ks,
         work=work,
+        faiss=faiss,
     )
     chosen = protocol or (SELF if gallery is None else SPLIT)
     checks = [_published(metrics, chosen, queries)] if _is_published(chosen, queries) else []
@@ -83,7 +89,9 @@ def evaluate(
         passed = value >= least_recall_at_1
         text = f"Recall@1 {value:.4f} is {'at least' if passed else 'below'} the wanted {least_recall_at_1:.4f}"
         checks.append(Check("least-recall-at-1", passed, text))
-    return Evaluation(queries, labels, gallery, gallery_labels, chosen, metrics, tuple(checks))
+    return Evaluation(
+        queries, labels, gallery, gallery_labels, chosen, metrics, FAISS if faiss else EXACT, tuple(checks)
+    )
 
 
 def _is_published(protocol: Protocol, queries: EmbeddingSet) -> bool:

@@ -61,10 +61,12 @@ def retrieval_metrics(
     *,
     ks: Sequence[int] = DEFAULT_KS,
     work: Work = Work(),
+    faiss: bool = False,
 ) -> Metrics:
     """All metrics at once. Without a gallery, the queries are the gallery and each leaves itself out.
 
     queries [Q, D] and gallery [N, D]: any finite rows, normalised here; labels: one each, of any sortable kind.
+    faiss: rank by FAISS in float32 (retrieval.faiss_ranking) in place of the exact order above.
     Raises ValueError where shapes do not fit, a row is zero or not finite, or a K is below 1.
     """
     self_excluded = gallery is None
@@ -92,7 +94,14 @@ def retrieval_metrics(
     _, codes = np.unique(np.concatenate([np.asarray(query_labels), np.asarray(gallery_labels)]), return_inverse=True)
     codes = codes.ravel().astype(np.int64)
     query_codes, gallery_codes = codes[: query_rows.count], codes[query_rows.count :]
-    ranking = rank(query_rows, gallery_rows, query_codes, gallery_codes, self_excluded=self_excluded, work=work)
+    if faiss:
+        from metric_learn_client.retrieval.faiss_ranking import rank_by_faiss
+
+        ranking = rank_by_faiss(
+            query_rows, gallery_rows, query_codes, gallery_codes, self_excluded=self_excluded, depth=max(ks)
+        )
+    else:
+        ranking = rank(query_rows, gallery_rows, query_codes, gallery_codes, self_excluded=self_excluded, work=work)
     return _summary(ranking, reachable + int(self_excluded), reachable, len(np.unique(query_codes)), ks)
 
 

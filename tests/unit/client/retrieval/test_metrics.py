@@ -193,6 +193,17 @@ def test_no_similarity_is_outside_its_bounds(dimensions):
     assert (upper - width - bounds.slack <= similarity).all()
 
 
+def test_faiss_gives_the_same_metrics_where_nothing_ties():
+    embeddings, labels = structured_set(np.random.default_rng(6), 700, 64, 90)
+    exact = retrieval_metrics(embeddings, labels)
+    made = retrieval_metrics(embeddings, labels, faiss=True)
+    assert made.recall == exact.recall and (made.ranking.first_rank == exact.ranking.first_rank).all()
+    assert (made.map_at_r, made.r_precision) == pytest.approx((exact.map_at_r, exact.r_precision), abs=1e-12)
+    split = retrieval_metrics(embeddings[:50], labels[:50], embeddings[50:], labels[50:], faiss=True)
+    wanted = retrieval_metrics(embeddings[:50], labels[:50], embeddings[50:], labels[50:])
+    assert split.recall == wanted.recall and split.map_at_r == pytest.approx(wanted.map_at_r, abs=1e-12)
+
+
 def test_what_cannot_be_measured_is_refused():
     rows = np.ones((3, 2), np.float32)
     with pytest.raises(ValueError, match="2 labels"):
