@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from typing import Any, Optional
 
@@ -70,16 +72,17 @@ def _run(
 ) -> JobSummary:
     observer = JsonLines() if as_json else Bar()
     try:
-        return run_job(
-            output_dir,
-            spec,
-            options,
-            run,
-            connect,
-            if_exists="overwrite" if overwrite else "extend" if extend else "resume",
-            retry_failed=retry_failed,
-            observer=observer,
-        )
+        with redirect_stdout(sys.stderr):  # Ray prints what it has to say there; stdout is for the job's own words
+            return run_job(
+                output_dir,
+                spec,
+                options,
+                run,
+                connect,
+                if_exists="overwrite" if overwrite else "extend" if extend else "resume",
+                retry_failed=retry_failed,
+                observer=observer,
+            )
     except (InputError, RefusedError, ValueError):
         raise
     except BaseException:  # also SIGINT and SIGTERM, which are not Exceptions

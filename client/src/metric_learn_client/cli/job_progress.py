@@ -97,6 +97,10 @@ class Bar(Progress):
 class JsonLines(Progress):
     """One object a line on stdout: started, progress (once a second), shard, notice; the command adds a summary."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._stdout = sys.stdout  # what it is now: the command keeps others off it while the job runs
+
     def started(self, rows: int, done_rows: int, failed_rows: int, shards: int, done_shards: int) -> None:
         super().started(rows, done_rows, failed_rows, shards, done_shards)
         self._say("started", rows=rows, done=done_rows, failed=failed_rows, shards=shards, done_shards=done_shards)
@@ -123,5 +127,5 @@ class JsonLines(Progress):
 
     def _say(self, event: str, **facts: Any) -> None:
         with self._lock:
-            click.echo(json.dumps({"event": event, **facts}))
-            sys.stdout.flush()
+            click.echo(json.dumps({"event": event, **facts}), file=self._stdout)
+            self._stdout.flush()

@@ -43,6 +43,7 @@ class Job:
 def until(process, event):
     """Reads the job's lines up to an event of that name, and returns it."""
     for line in process.stdout:
+        assert line.startswith("{"), f"not JSON: {line}"
         if json.loads(line)["event"] == event:
             return json.loads(line)
     raise AssertionError(f"no {event}: {process.stderr.read()}")
