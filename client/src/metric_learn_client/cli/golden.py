@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from metric_learn_client.cli.connection import endpoint_options, open_client
 from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.printable import printable
 from metric_learn_client.verification.gate import served_side
 from metric_learn_client.verification.golden import GoldenError, GoldenSet, safe_names, write_golden
 from metric_learn_client.verification.parity import TOLERANCES
-from metric_learn_client.verification.report import printable
 
 
 @click.group(name="golden", help="Golden pictures with their reference embeddings.")

@@ -11,10 +11,10 @@ import numpy as np
 
 from metric_learn_client.cli.connection import endpoint_options, open_client
 from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.printable import printable
 from metric_learn_client.retrieval.pages import Result, item, search_page
 from metric_learn_client.retrieval.thumbnails import Pictures
 from metric_learn_client.search.index import SearchIndex, SearchIndexError, check_fingerprint, load_index
-from metric_learn_client.verification.report import printable
 
 PATH = click.Path(path_type=Path)
 

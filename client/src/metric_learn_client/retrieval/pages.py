@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from metric_learn_client.printable import printable
 from metric_learn_client.retrieval.thumbnails import Pictures
-from metric_learn_client.verification.report import printable
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from metric_learn_client._version import __version__
+from metric_learn_client.printable import printable
 from metric_learn_client.retrieval import plots
 from metric_learn_client.retrieval.evaluation import Evaluation
 from metric_learn_client.retrieval.nearest import nearest
 from metric_learn_client.retrieval.pages import item, png_uri, render
 from metric_learn_client.retrieval.similarity import Rows, rows_of, similarity_of_pairs
 from metric_learn_client.retrieval.thumbnails import Pictures
-from metric_learn_client.verification.report import printable
 
 WORST_QUERIES = 24
 RETURNED = 5

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from metric_learn_client.printable import printable
 from metric_learn_client.verification.diagnosis import Finding
 from metric_learn_client.verification.parity import Parity
 
@@ -85,12 +86,6 @@ def _kind(finding: Finding) -> str:
     if finding.mistake is None:
         return "diagnosis"
     return "diagnosis" if finding.certain else "perhaps"
-
-
-def printable(text: str) -> str:
-    """Without line breaks, control characters and lone surrogates, which names of files can hold."""
-    safe = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe)
 
 
 def as_dict(verdict: Verdict) -> dict[str, Any]:

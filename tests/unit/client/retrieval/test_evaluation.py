@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from metric_learn_client.printable import printable
 from metric_learn_client.retrieval import protocol
 from metric_learn_client.retrieval.embedding_set import EmbeddingSet, Identity
 from metric_learn_client.retrieval.evaluation import as_text, evaluate
@@ -19,7 +20,6 @@ from metric_learn_client.retrieval.labelled_images import read_labelled
 from metric_learn_client.retrieval.pages import Result, item, search_page
 from metric_learn_client.retrieval.report import class_rows, make_plots, report_page, worst_queries
 from metric_learn_client.retrieval.thumbnails import Pictures
-from metric_learn_client.verification.report import printable
 
 REPOSITORY = Path(__file__).parents[4]
 HOSTILE = [
