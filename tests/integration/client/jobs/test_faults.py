@@ -18,6 +18,7 @@ import pytest
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.jobs import OutputError, embed_dataset, verify
 from metric_learn_client.jobs.errors import OutageError
+from metric_learn_client.jobs.shard_files import file_digest
 from metric_learn_client.testing import FakeServable
 from tests.integration.client.conftest import fake_process
 from tests.integration.client.jobs.conftest import Job, data, kill, make_images, until
@@ -76,6 +77,9 @@ def test_a_shard_is_whole_or_absent_wherever_its_commit_is_cut_off(tmp_path, fak
                 pass
         if (out / "job.json").exists():
             assert verify(out).problems == ()
+        for mark in (out / "stats").glob("*.json"):  # as a reader sees it who knows of no protocol
+            for name, digest in json.loads(mark.read_text())["files"].items():
+                assert file_digest(out / name) == digest
         embed_dataset(images, out, endpoint=fake.endpoint, **FEW)
         assert data(out) == expected
         shutil.rmtree(out)
