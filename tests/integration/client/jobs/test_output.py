@@ -1,7 +1,9 @@
 """What a job leaves: every row once, in formats that others read, with the identity of model and input."""
 
+import contextlib
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.jobs import embed_dataset, verify
 from metric_learn_client.testing import fake_embeddings
-from tests.integration.client.jobs.conftest import Job, data, make_images
+from tests.integration.client.jobs.conftest import COMMAND, Job, data, make_images
 
 
 def columns_of(folder):
@@ -159,3 +161,21 @@ def test_job_options_without_an_output_directory_are_refused(tmp_path, fake):
     job.arguments = ["embed", "a.jpg", "--shard-size", "5"]
     code, _, err = job.run()
     assert code == ExitCode.USAGE and "--shard-size needs --output-dir" in err
+
+
+def test_a_terminal_gets_a_bar_with_rate_failures_and_shards(tmp_path, fake):
+    images = make_images(tmp_path / "in", 60)
+    (images / "00007.jpg").write_bytes(b"corrupt")
+    job = Job(images, tmp_path / "out", fake.endpoint, "--shard-size", 20)
+    job.arguments.remove("--json")
+    master, terminal = os.openpty()
+    process = subprocess.Popen([*COMMAND, *job.arguments], stdout=terminal, stderr=terminal, stdin=terminal)
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # how the end of a terminal shows
+        while block := os.read(master, 4096):
+            shown += block
+    os.close(master)
+    assert process.wait(30) == ExitCode.SOME_FAILED
+    text = shown.decode()
+    assert "60/60" in text and "failed=1" in text and "row/s" in text and "59 embedded, 1 failed, of 60 rows" in text
