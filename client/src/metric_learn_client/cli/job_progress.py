@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -70,7 +71,10 @@ class Bar(Progress):
     def started(self, rows: int, done_rows: int, failed_rows: int, shards: int, done_shards: int) -> None:
         super().started(rows, done_rows, failed_rows, shards, done_shards)
         if sys.stderr.isatty():
-            self._bar = tqdm(total=rows, initial=done_rows, unit="row", smoothing=0.05, dynamic_ncols=True)
+            # A terminal that does not know its width (CI, `docker exec -t`) says 0, and tqdm would show nothing.
+            known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+            width = {"dynamic_ncols": True} if known else {"ncols": 100}
+            self._bar = tqdm(total=rows, initial=done_rows, unit="row", smoothing=0.05, **width)
 
     def advanced(self, rows: int, failed: int) -> None:
         super().advanced(rows, failed)
