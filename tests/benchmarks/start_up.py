@@ -17,6 +17,7 @@ import psutil
 from tests.e2e.conftest import Server, exported_versions, start, stop
 
 POLL_S = 0.02
+LOG_NAME = "mindspore_serving.log"  # servable/launcher.py
 # What the log says -> the step that ends there
 STEPS = {
     "Master server start success": "master: Python and MindSpore Serving imported",
@@ -30,7 +31,7 @@ READY = "server: golden image and one full run of every batch size"
 
 def watch(run_dir: Path, seen: dict[str, float], ended: threading.Event) -> None:
     while not ended.wait(POLL_S):
-        log = run_dir / "backend.log"
+        log = run_dir / LOG_NAME
         if not log.is_file():
             continue
         seen.setdefault(CHECKED, time.time())
