@@ -73,7 +73,7 @@ class Bar(Progress):
         if sys.stderr.isatty():
             # A terminal that does not know its width (CI, `docker exec -t`) says 0, and tqdm would show nothing.
             known = os.get_terminal_size(sys.stderr.fileno()).columns > 0
-            width = {"dynamic_ncols": True} if known else {"ncols": 100}
+            width = {"dynamic_ncols": True} if known else {"ncols": 100, "nrows": 20}
             self._bar = tqdm(total=rows, initial=done_rows, unit="row", smoothing=0.05, **width)
 
     def advanced(self, rows: int, failed: int) -> None:
