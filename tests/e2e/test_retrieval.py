@@ -95,6 +95,7 @@ def evaluated(job, pairs, tmp_path_factory):
     return folder, done.stdout
 
 
+@pytest.mark.timeout(900)  # 120 pictures through MindSpore on a busy machine
 def test_the_served_recall_is_that_of_the_checkpoints_network(versions, pairs, evaluated, tmp_path):
     """The same files through the network in MindSpore, without the server; Recall@1 must be equal, not near."""
     files = sorted(pairs.rglob("*.jpg"))
