@@ -6,6 +6,7 @@ before its body is read; on the wire a unary call and a stream of one message ar
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
@@ -107,7 +108,9 @@ class PredictService:
             if outcome is None:  # cancelled: by the caller, or by gRPC when the caller's deadline has passed
                 over = context.time_remaining() == 0
                 code = grpc.StatusCode.DEADLINE_EXCEEDED if over else grpc.StatusCode.CANCELLED
-            self._record(call, code, context)
+            # Counted and logged when the reply is on its way.
+            seconds = time.monotonic() - call.began
+            asyncio.get_running_loop().call_soon(self._record, call, code, seconds, context.peer())
             logs.request_id.reset(token)
         if isinstance(outcome, CallError):
             await context.abort(outcome.status, outcome.message, call.metadata() + outcome.trailing_metadata())
@@ -191,8 +194,7 @@ class PredictService:
         dim = backend.embedding_dim if backend is not None else 0
         return encode_reply(call.method, served.version, outcomes, dim)
 
-    def _record(self, call: _Call, code: grpc.StatusCode, context: Any) -> None:
-        seconds = time.monotonic() - call.began
+    def _record(self, call: _Call, code: grpc.StatusCode, seconds: float, peer: str) -> None:
         self._metrics.call_ended(
             call.method, code.name, seconds=seconds, size=call.bytes, images=call.images, failures=call.failures
         )
@@ -206,7 +208,7 @@ class PredictService:
                 "duration_ms": round(1000 * seconds, 2),
                 "queue_ms": round(1000 * call.queue_s, 2),
                 "version": call.served.version if call.served is not None else None,
-                "peer": context.peer(),
+                "peer": peer,
             }
             # Straight to the handlers: looking up who logs takes as long as all the rest of the line.
             record = logging.LogRecord(log.name, logging.INFO, "", 0, "call", None, None)
