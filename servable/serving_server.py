@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from servable.sections import Config
 
-# Before grpc is imported: children are executed, they are no forked copies that gRPC would have to follow.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# Before grpc is imported, and whatever a client's process handed on: children are executed here, they are no forked
+# copies that gRPC would have to follow.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 PYTHON = (3, 9)  # the newest that MindSpore Serving 2.0.2 exists for, the oldest that this server is written for
 NOT_READY = 4
