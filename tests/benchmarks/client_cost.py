@@ -94,9 +94,7 @@ def main() -> int:
         assert server.stdout is not None
         endpoint = server.stdout.readline().strip()
         if not as_json:
-            print(
-                "medians of CPU us per image and images/s; share: this / stock; own share: above the bare call"
-            )
+            print("medians of CPU us per image and images/s; share: this / stock; own share: above the bare call")
         for size in IMAGE_BYTES:
             for batch in IMAGES_PER_CALL:
                 rounds = [{way: measure(way, endpoint, size, batch) for way in WAYS} for _ in range(ROUNDS)]
