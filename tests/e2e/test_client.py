@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
-from metric_learn_client import AsyncEmbeddingClient, EmbeddingClient, codec
-from metric_learn_client.instances import encode_request
+from metric_learn_client import AsyncEmbeddingClient, EmbeddingClient
+from metric_learn_client.core import codec
+from metric_learn_client.core.instances import encode_request
 from metric_learn_client.preprocess import preprocess
 
 from .conftest import REPOSITORY

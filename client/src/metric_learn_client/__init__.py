@@ -14,6 +14,7 @@ from metric_learn_client._version import __version__
 if TYPE_CHECKING:
     from metric_learn_client.aio import AsyncEmbeddingClient
     from metric_learn_client.client import EmbeddingClient
+    from metric_learn_client.core.identity import ModelInfo, ModelLimits
     from metric_learn_client.errors import (
         AuthenticationError,
         ClosedError,
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
         ServerError,
         UnreachableError,
     )
-    from metric_learn_client.identity import ModelInfo, ModelLimits
     from metric_learn_client.inputs import ImageInput
     from metric_learn_client.options import TlsOptions
     from metric_learn_client.results import EmbeddingResult
@@ -61,7 +61,7 @@ __all__ = [
 _HOMES = {
     "aio": ("AsyncEmbeddingClient",),
     "client": ("EmbeddingClient",),
-    "identity": ("ModelInfo", "ModelLimits"),
+    "core.identity": ("ModelInfo", "ModelLimits"),
     "inputs": ("ImageInput",),
     "options": ("TlsOptions",),
     "results": ("EmbeddingResult",),

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Optional, TypeVar, Union
 
 from metric_learn_client.blocking import addresses_of
-from metric_learn_client.calling import Core
 from metric_learn_client.channels import channel_credentials, channel_options, keep_heap, trailing_of
+from metric_learn_client.core.calling import Core
+from metric_learn_client.core.steps import Failure, Reply, Resolve, Send, Sleep, Step, Steps, WaitForTicket
+from metric_learn_client.core.targets import Target
 from metric_learn_client.errors import ClosedError
 from metric_learn_client.fork_safe_grpc import grpc
-from metric_learn_client.steps import Failure, Reply, Resolve, Send, Sleep, Step, Steps, WaitForTicket
-from metric_learn_client.targets import Target
 
 Result = TypeVar("Result")
 _READERS = 4  # threads that read files and encode pictures

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any, Callable, Literal, Optional, Union
 
 from metric_learn_client import resizing, wire
-from metric_learn_client.batching import Batch
-from metric_learn_client.calling import Core, Deadline
-from metric_learn_client.identity import ModelLimits
+from metric_learn_client.core.batching import Batch
+from metric_learn_client.core.calling import Core, Deadline
+from metric_learn_client.core.identity import ModelLimits
 from metric_learn_client.options import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_DEADLINE_S,

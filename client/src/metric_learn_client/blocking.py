@@ -7,12 +7,12 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Callable, TypeVar, Union
 
-from metric_learn_client.calling import Core
 from metric_learn_client.channels import channel_credentials, channel_options, keep_heap, trailing_of
+from metric_learn_client.core.calling import Core
+from metric_learn_client.core.steps import Failure, Reply, Resolve, Send, Sleep, Step, Steps, WaitForTicket
+from metric_learn_client.core.targets import Target
 from metric_learn_client.errors import ClosedError
 from metric_learn_client.fork_safe_grpc import grpc
-from metric_learn_client.steps import Failure, Reply, Resolve, Send, Sleep, Step, Steps, WaitForTicket
-from metric_learn_client.targets import Target
 from metric_learn_client.workers import Workers
 
 Result = TypeVar("Result")

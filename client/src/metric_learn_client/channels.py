@@ -7,9 +7,9 @@ from pathlib import Path as FilePath
 from typing import Any, Optional
 
 from metric_learn_client import wire
+from metric_learn_client.core.targets import Target
 from metric_learn_client.fork_safe_grpc import grpc
 from metric_learn_client.options import Path, TlsOptions
-from metric_learn_client.targets import Target
 
 _HEAP_BLOCK_BYTES = 8 * 1024 * 1024  # two copies, ours and gRPC's, of a batch of 32 large photos' bytes
 

@@ -16,13 +16,14 @@ from typing import Any, Callable, Literal, Optional, Union, overload
 import numpy as np
 import numpy.typing as npt
 
-from metric_learn_client import embedding, wire
+from metric_learn_client import wire
 from metric_learn_client.base import BaseClient
-from metric_learn_client.batching import Batch, checked, pack
 from metric_learn_client.blocking import BlockingShell
-from metric_learn_client.calling import Deadline
+from metric_learn_client.core import embedding
+from metric_learn_client.core.batching import Batch, checked, pack
+from metric_learn_client.core.calling import Deadline
+from metric_learn_client.core.identity import ModelInfo, ModelLimits
 from metric_learn_client.errors import ClosedError, ImageFailure, ImagesFailedError
-from metric_learn_client.identity import ModelInfo, ModelLimits
 from metric_learn_client.inputs import ImageInput, check_images, check_pixels
 from metric_learn_client.progress import progress_bar
 from metric_learn_client.results import BatchResult, Collector, EmbeddingResult, OnError, Row, check_on_error

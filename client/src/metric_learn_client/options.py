@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Optional, Union
 
-from metric_learn_client.targets import is_local, parse_endpoints
+from metric_learn_client.core.targets import is_local, parse_endpoints
 
 DEFAULT_ENDPOINT = "127.0.0.1:5500"
 DEFAULT_DEADLINE_S = 60.0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from metric_learn_client import wire
-from metric_learn_client.rows import pack_rows, unpack_rows
+from metric_learn_client.core.rows import pack_rows, unpack_rows
 from metric_learn_client.testing import FakeServable, Faults, fake_embeddings
 
 

@@ -6,12 +6,12 @@ import threading
 import pytest
 
 from metric_learn_client import errors, wire
-from metric_learn_client.calling import Core, TooLargeError, call
-from metric_learn_client.gate import Gate
+from metric_learn_client.core.calling import Core, TooLargeError, call
+from metric_learn_client.core.gate import Gate
+from metric_learn_client.core.pool import Pool
+from metric_learn_client.core.retry import Budget, Verdict, hint_s, pause_s, verdict_of
+from metric_learn_client.core.steps import Failure, Reply, Resolve, Send, Sleep, WaitForTicket
 from metric_learn_client.options import client_options
-from metric_learn_client.pool import Pool
-from metric_learn_client.retry import Budget, Verdict, hint_s, pause_s, verdict_of
-from metric_learn_client.steps import Failure, Reply, Resolve, Send, Sleep, WaitForTicket
 from metric_learn_client.workers import Workers
 
 

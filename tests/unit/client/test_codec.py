@@ -10,9 +10,9 @@ import pytest
 import metric_learn_client
 from metric_learn_client import ImageFailure, ImagesFailedError, ReplyError, errors, wire
 from metric_learn_client.client import EmbeddingClient
-from metric_learn_client.codec import decode_reply as decode_into
-from metric_learn_client.instances import INSTANCE_OVERHEAD_BYTES, REQUEST_OVERHEAD_BYTES, encode_request
-from metric_learn_client.steps import Failure
+from metric_learn_client.core.codec import decode_reply as decode_into
+from metric_learn_client.core.instances import INSTANCE_OVERHEAD_BYTES, REQUEST_OVERHEAD_BYTES, encode_request
+from metric_learn_client.core.steps import Failure
 
 PREFIX = "Call Function 'metric_learn.preprocess' Failed, method: 'embed', stage index(begin with 1): 1, error msg: "
 

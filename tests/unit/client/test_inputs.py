@@ -7,8 +7,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from metric_learn_client.batching import pack
-from metric_learn_client.identity import ModelLimits
+from metric_learn_client.core.batching import pack
+from metric_learn_client.core.identity import ModelLimits
 from metric_learn_client.inputs import UnreadableError, check_image, read_image
 from metric_learn_client.lossless import encode_lossless
 

@@ -6,8 +6,8 @@ import pytest
 
 from metric_learn_client import AsyncEmbeddingClient, EmbeddingClient, TlsOptions
 from metric_learn_client.bearer import TokenSource
-from metric_learn_client.pool import Pool
-from metric_learn_client.targets import Target, expand, host_name_of, is_local, parse_endpoints
+from metric_learn_client.core.pool import Pool
+from metric_learn_client.core.targets import Target, expand, host_name_of, is_local, parse_endpoints
 
 BOTH = pytest.mark.parametrize("kind", [EmbeddingClient, AsyncEmbeddingClient])
 

@@ -10,10 +10,10 @@ import click
 
 from metric_learn_client.cli.connection import endpoint_options, open_client
 from metric_learn_client.client import EmbeddingClient
+from metric_learn_client.core.identity import ModelInfo
+from metric_learn_client.core.targets import parse_endpoints
 from metric_learn_client.errors import MetricLearnError, RejectedError
 from metric_learn_client.exit_codes import ExitCode
-from metric_learn_client.identity import ModelInfo
-from metric_learn_client.targets import parse_endpoints
 
 MB = 1024 * 1024
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Collection, Iterable, Sequence
 from typing import Optional
 
-from metric_learn_client.targets import Target, expand, host_name_of
+from metric_learn_client.core.targets import Target, expand, host_name_of
 
 OUT_FIRST_S = 0.5
 OUT_MAX_S = 30.0

@@ -13,16 +13,17 @@ import time
 from dataclasses import dataclass, field
 from typing import Callable, Optional, TypeVar, Union
 
-from metric_learn_client import retry, wire
+from metric_learn_client import wire
 from metric_learn_client.bearer import TokenSource
+from metric_learn_client.core import retry
+from metric_learn_client.core.gate import Gate, Ticket
+from metric_learn_client.core.identity import Guard, ModelInfo
+from metric_learn_client.core.pool import Pool, names
+from metric_learn_client.core.retry import Verdict
+from metric_learn_client.core.steps import Failure, Reply, Resolve, Send, Sleep, Steps, WaitForTicket
+from metric_learn_client.core.targets import Target, host_name_of
 from metric_learn_client.errors import ClosedError, DeadlineError, EndpointError, from_status
-from metric_learn_client.gate import Gate, Ticket
-from metric_learn_client.identity import Guard, ModelInfo
 from metric_learn_client.options import ClientOptions
-from metric_learn_client.pool import Pool, names
-from metric_learn_client.retry import Verdict
-from metric_learn_client.steps import Failure, Reply, Resolve, Send, Sleep, Steps, WaitForTicket
-from metric_learn_client.targets import Target, host_name_of
 
 PROBE_S = 1.0  # a target on trial has so long to answer a health check
 

@@ -10,8 +10,8 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, Union
 
-from metric_learn_client.gate import Ticket
-from metric_learn_client.targets import Target
+from metric_learn_client.core.gate import Ticket
+from metric_learn_client.core.targets import Target
 
 Result = TypeVar("Result")
 
