@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
@@ -97,7 +98,7 @@ def _tokens(config: Config, path: Path) -> Iterator[Problem]:
     assert data is not None
     if path.stat().st_mode & OPEN_BITS:
         yield wrong(config, key, "everybody on this host can read it", "run `chmod 640` on it")
-    lines = [line.split(b"#")[0].strip() for line in data.splitlines()]
+    lines = [re.sub(rb"(^|\s)#.*", b"", line).strip() for line in data.splitlines()]  # as gateway/tokens.py reads them
     tokens = [line for line in lines if line]
     if not tokens:
         yield wrong(config, key, "holds no token, so every call would be refused", "write one token a line")
