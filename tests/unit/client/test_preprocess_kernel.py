@@ -142,7 +142,7 @@ def package(tmp_path):
     ],
     ids=["with a compiler", "with one that fails", "asked to be pure"],
 )
-def test_a_wheel_holds_the_library_where_it_can_be_compiled(package, environment, tag, holds):
+def test_a_wheel_holds_the_libraries_where_they_can_be_compiled(package, environment, tag, holds):
     pytest.importorskip("build")
     if holds and not shutil.which("cc"):
         pytest.skip("no C compiler")
@@ -156,8 +156,9 @@ def test_a_wheel_holds_the_library_where_it_can_be_compiled(package, environment
     (wheel,) = (package / "out").glob("*.whl")
     assert tag in wheel.name and "py3-none" in wheel.name
     names = zipfile.ZipFile(wheel).namelist()
-    assert ("metric_learn_client/_resize.so" in names) == holds
-    assert "metric_learn_client/_resize.c" in names
+    for kernel in ("_resize", "_int8"):
+        assert (f"metric_learn_client/{kernel}.so" in names) == holds
+        assert f"metric_learn_client/{kernel}.c" in names
 
 
 @compiled

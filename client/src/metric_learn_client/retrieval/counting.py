@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from metric_learn_client.int8_kernel import REACH, UNSURE, int8_kernel
 from metric_learn_client.retrieval import bounds as bounding
 from metric_learn_client.retrieval.bounds import Bounds
+from metric_learn_client.retrieval.quantised import Comparison, margins_of, quantisable, quantise, set_thresholds
 from metric_learn_client.retrieval.relevance import Relevance
 from metric_learn_client.retrieval.similarity import (
     STEP,
@@ -92,6 +94,10 @@ class Counting:
         return ahead[self.few] + 1, hits[self.few], average[self.few]
 
     def _settled(self, mean: Doubles, work: Work) -> Iterator[_Settled]:
+        comparison = self._comparison(mean)
+        if comparison is not None and comparison.pays():
+            yield from self._compare(comparison, work)
+            return
         easy, hard, bounds = self._plan(mean, work)
         if bounds is not None and easy.size:
             yield from self._count(easy, easy, bounds, work)
@@ -104,6 +110,42 @@ class Counting:
         some = bounding.take(self.queries, hard)
         full = bounding.make_bounds(bounding.project(some, mean, None, self.pool), right, mean, self.gallery.dim)
         yield from self._count(hard, np.arange(len(hard)), full, work)
+
+    def _comparison(self, mean: Doubles) -> Comparison | None:
+        """What the compiled kernel compares; None where it is not there or not for these rows."""
+        kernel = int8_kernel()
+        if kernel is None or not (quantisable(self.queries) and quantisable(self.gallery)):
+            return None
+        own = np.arange(self.gallery.count) if self.self_excluded else np.full(self.gallery.count, -1)
+        right = quantise(kernel, self.gallery, mean, self.gallery_labels, own, self.pool)
+        if self.queries is self.gallery and 2 * self.few.size > self.queries.count:
+            left, best, start = right, self.best, self.start
+        else:
+            some = bounding.take(self.queries, self.few)
+            own = self.few if self.self_excluded else np.full(self.few.size, -1)
+            left = quantise(kernel, some, mean, self.query_labels[self.few], own, self.pool)
+            best, start = self.best[self.few], np.append(self.start[self.few], self.start[-1])
+        margins = margins_of(left, right, mean)
+        set_thresholds(left, best, start, self.similarity, margins.offset)
+        return Comparison(kernel, left, right, margins)
+
+    def _compare(self, comparison: Comparison, work: Work) -> Iterator[_Settled]:
+        """Settles all of `few` by integers, float32 where these leave a pair open, and exactly where that does."""
+        index = np.arange(self.queries.count) if comparison.left is comparison.right else self.few
+        nothing = self.few[:0], self.few[:0], self.best[:0], self.best[:0]
+        tiles = list(comparison.tiles(work.rows()))
+        offset, spread = comparison.margins.offset, comparison.margins.spread
+        low_cut = comparison.left.arrays["low_cut"]
+        for (rows, columns, both), made in zip(tiles, self.pool.map(comparison.compare, tiles)):
+            yield _Settled(index[slice(*rows)], made.ahead_rows.astype(np.int64), *nothing)
+            if both:
+                yield _Settled(index[slice(*columns)], made.ahead_columns.astype(np.int64), *nothing)
+            row, image = made.open["query"].astype(np.int64), made.open["image"].astype(np.int64)
+            unsure = (made.open["open"] & UNSURE) > 0
+            ahead = self._ahead(index, row[unsure], image[unsure])
+            kept = ((made.open["open"] & REACH) > 0) & (made.open["middle"] + spread >= low_cut[row])
+            middle = made.open["middle"][kept] + offset
+            yield _Settled(index, ahead, index[row[kept]], image[kept], middle - spread, middle + spread)
 
     def _count(self, queries: Indices, rows: Indices, bounds: Bounds, work: Work) -> Iterator[_Settled]:
         """Settles these queries; rows: theirs in bounds.left."""

@@ -155,6 +155,7 @@ def test_bounds_of_few_dimensions_change_no_bit(monkeypatch, hard):
     """Forced to 64 dimensions; with hard = 0.2 some queries are computed in full beside the others."""
     embeddings, labels = structured_set(np.random.default_rng(4), 900, 512, 150)
     expected = retrieval_metrics(embeddings, labels, work=Work(many=0))
+    monkeypatch.setattr(counting, "int8_kernel", lambda: None)
     monkeypatch.setattr(counting, "PAIR_COST", 0)
     monkeypatch.setattr(counting, "HARD", hard)
     monkeypatch.setattr(counting.bounding, "SUBSPACES", (64,))
