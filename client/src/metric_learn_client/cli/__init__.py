@@ -7,10 +7,12 @@ it is imported when it is used, so that no command pays for, or needs, another o
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
+import threading
 from types import FrameType
-from typing import Optional
+from typing import NoReturn, Optional
 
 import click
 
@@ -23,6 +25,8 @@ from metric_learn_client.errors import (
     UnreachableError,
 )
 from metric_learn_client.exit_codes import ExitCode
+
+EXIT_S = 10.0  # after a signal; see _exit_after_signal
 
 # name -> (what it does, the extra that holds its libraries)
 COMMANDS = {
@@ -76,6 +80,20 @@ def _terminate(_number: int, _frame: Optional[FrameType]) -> None:
     raise _Terminated
 
 
+def _exit_after_signal(code: ExitCode) -> NoReturn:
+    """sys.exit, but within EXIT_S: everything was cleaned up when the exception came here.
+
+    An exception out of a signal handler can strike while a thread pool holds a lock of its own; its threads then wait
+    for ever, and the interpreter, which joins them at its end, with them.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    guard = threading.Timer(EXIT_S, os._exit, (int(code),))
+    guard.daemon = True
+    guard.start()
+    sys.exit(code)
+
+
 def main() -> None:
     """Runs the command line and exits with a code of exit_codes.ExitCode."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -85,9 +103,9 @@ def main() -> None:
         error.show()
         sys.exit(ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(ExitCode.INTERRUPTED)
+        _exit_after_signal(ExitCode.INTERRUPTED)
     except _Terminated:
-        sys.exit(ExitCode.TERMINATED)
+        _exit_after_signal(ExitCode.TERMINATED)
     except (MetricLearnError, OSError) as error:
         click.echo(f"metric-learn: {error}", err=True)
         sys.exit(exit_code_of(error))

@@ -1,0 +1,26 @@
+"""A signalled command ends, whatever its threads wait for."""
+
+import subprocess
+import sys
+
+import pytest
+
+STUCK = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from metric_learn_client import cli
+
+pool = ThreadPoolExecutor(1)
+pool.submit(threading.Event().wait)  # a thread that the interpreter would join for ever
+cli.EXIT_S = 0.5
+cli.cli = lambda standalone_mode: (_ for _ in ()).throw({what})
+print("said", end="")
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("what", "code"), [("KeyboardInterrupt", 130), ("cli._Terminated", 143)])
+def test_a_thread_that_never_ends_does_not_hold_up_the_end(what, code):
+    command = [sys.executable, "-c", STUCK.format(what=what)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (code, "said"), done.stderr
