@@ -11,8 +11,9 @@ from typing import Optional
 
 from servable.doctor.problem import NOT_READY, Problem, wrong
 from servable.sections import Config
+from servable.token_file import COMMENT, MIN_TOKEN_CHARACTERS
 
-LEAST_TOKEN_CHARACTERS = 16
+_COMMENT = re.compile(COMMENT.encode())
 OPEN_BITS = 0o007  # readable by everybody
 
 
@@ -98,13 +99,13 @@ def _tokens(config: Config, path: Path) -> Iterator[Problem]:
     assert data is not None
     if path.stat().st_mode & OPEN_BITS:
         yield wrong(config, key, "everybody on this host can read it", "run `chmod 640` on it")
-    lines = [re.sub(rb"(^|\s)#.*", b"", line).strip() for line in data.splitlines()]  # as gateway/tokens.py reads them
+    lines = [_COMMENT.sub(b"", line).strip() for line in data.splitlines()]
     tokens = [line for line in lines if line]
     if not tokens:
         yield wrong(config, key, "holds no token, so every call would be refused", "write one token a line")
     for number, line in enumerate(lines, start=1):
-        if line and (len(line) < LEAST_TOKEN_CHARACTERS or not line.isascii() or b" " in line):
-            what = f"line {number} is not a token of at least {LEAST_TOKEN_CHARACTERS} ASCII characters"
+        if line and (len(line) < MIN_TOKEN_CHARACTERS or not line.isascii() or b" " in line):
+            what = f"line {number} is not a token of at least {MIN_TOKEN_CHARACTERS} ASCII characters"
             yield wrong(config, key, what, "write one such as `openssl rand -hex 32` gives")
 
 

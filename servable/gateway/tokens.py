@@ -14,10 +14,10 @@ import grpc
 
 from servable.gateway.errors import CallError
 from servable.gateway.tls import SecurityError
+from servable.token_file import COMMENT, MIN_TOKEN_CHARACTERS
 
 CHECK_INTERVAL_S = 1.0
-MIN_TOKEN_CHARACTERS = 16
-_COMMENT = re.compile(r"(^|\s)#.*")
+_COMMENT = re.compile(COMMENT)
 log = logging.getLogger(__name__)
 
 
