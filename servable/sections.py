@@ -62,6 +62,9 @@ class BackendSection(_Section):
     )
     # What a run of the network costs beside its images, in units of one image; see metric_learn/batching.py.
     run_overhead_images: float = Field(default=0.2, ge=0, le=64)
+    batch_sizes: tuple[int, ...] = Field(
+        default=(), description="the MindIRs that are loaded; empty = all of a version"
+    )
     start_timeout_s: float = Field(default=120.0, gt=0, le=3600)
 
 

@@ -79,6 +79,10 @@ def _versions(config: Config) -> Iterator[Problem]:
 
 def _processes(config: Config) -> Iterator[Problem]:
     backend = config.backend
+    if backend.batch_sizes and (
+        1 not in backend.batch_sizes or len(set(backend.batch_sizes)) < len(backend.batch_sizes)
+    ):
+        yield wrong(config, "backend.batch_sizes", "must hold 1, and each size once", "see configs/model.yaml")
     if any(device < 0 for device in backend.device_ids):
         yield wrong(config, "backend.device_ids", "a device id is 0 or more", "see `npu-smi info`")
     if len(set(backend.device_ids)) < len(backend.device_ids):

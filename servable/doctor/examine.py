@@ -60,9 +60,18 @@ def default_version(config: Config) -> int:
 
 
 def open_configured(config: Config, number: int) -> ExportedVersion:
-    """The exported version `number`, checked. Raises ConfigError."""
+    """The exported version `number`, checked, with the batch sizes that are to be served. Raises ConfigError."""
     folder = find_version(config.model.root, number, config.origin("model.version"))
-    return open_version(folder, preprocessing_id())
+    version = open_version(folder, preprocessing_id())
+    wanted = config.backend.batch_sizes
+    missing = sorted(set(wanted) - set(version.batch_sizes))
+    if missing:
+        has = f"{folder} has {list(version.batch_sizes)}"
+        raise ConfigError(
+            f"{config.origin('backend.batch_sizes')}: backend.batch_sizes = {list(wanted)}: {has}; choose among them, "
+            "or export the others (configs/model.yaml: batch_sizes)"
+        )
+    return version.with_batch_sizes(wanted) if wanted else version
 
 
 def preprocessing_id() -> Optional[str]:

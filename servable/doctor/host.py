@@ -17,6 +17,7 @@ from servable.lite_runtime import SERVING_NAME, lite_directory
 from servable.sections import Config
 from servable.version import ExportedVersion
 
+DEVICES = Path("/dev")
 TOOLKITS = ("/usr/local/Ascend/nnae/latest", "/usr/local/Ascend/ascend-toolkit/latest", "/usr/local/Ascend/latest")
 GLUE = "libmindspore_core.so"  # beside SERVING_NAME in a complete runtime
 LEAST_DESCRIPTORS = 256
@@ -40,11 +41,12 @@ def ascend_problems(config: Config) -> Iterator[Problem]:
     target, missing = config.backend.target, []
     if target == "cpu":
         return
-    if not any(Path("/dev").glob("davinci[0-9]*")):
+    devices = list(DEVICES.glob("davinci[0-9]*"))
+    if not devices:
         missing.append("an Ascend device (/dev/davinci*)")
-    else:
-        absent = [device for device in config.backend.device_ids if not Path(f"/dev/davinci{device}").exists()]
-        missing += [f"device {device} (/dev/davinci{device})" for device in absent]
+    elif len(devices) <= max(config.backend.device_ids, default=0):
+        # By count: a container's devices are numbered from 0, whatever their files are called.
+        missing.append(f"device {max(config.backend.device_ids)} (there are {len(devices)} in /dev/davinci*)")
     if not Path("/usr/local/Ascend/driver").is_dir():
         missing.append("the driver (/usr/local/Ascend/driver)")
     if not any(Path(place).is_dir() for place in TOOLKITS) and not os.environ.get("ASCEND_OPP_PATH"):

@@ -252,6 +252,16 @@ def _default_not_served(scene):
     scene.set("model", version=1, versions=[2])
 
 
+@case(2, "backend.batch_sizes = [1, 1]", "each size once")
+def _a_batch_size_twice(scene):
+    scene.set("backend", batch_sizes=[1, 1])
+
+
+@case(2, "backend.batch_sizes = [1, 32]", "versions/1 has [1]", "choose among them")
+def _a_batch_size_that_was_not_exported(scene):
+    scene.set("backend", batch_sizes=[1, 32])
+
+
 @case(2, "backend.device_ids = [0, 1]", "a CPU has no devices")
 def _devices_on_cpu(scene):
     scene.set("backend", device_ids=[0, 1])

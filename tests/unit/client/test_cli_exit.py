@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from metric_learn_client import cli, errors
+
 STUCK = """
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -24,3 +26,18 @@ def test_a_thread_that_never_ends_does_not_hold_up_the_end(what, code):
     command = [sys.executable, "-c", STUCK.format(what=what)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout) == (code, "said"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.UnreachableError("", "UNAVAILABLE"), 4),
+        (errors.DeadlineError("", "DEADLINE_EXCEEDED"), 4),
+        (errors.OverloadedError("", "RESOURCE_EXHAUSTED"), 4),
+        (errors.RejectedError("", "INVALID_ARGUMENT"), 2),
+        (errors.IdentityError(""), 5),
+        (OSError("disk full"), 1),
+    ],
+)
+def test_what_a_command_raises_is_its_exit_code(error, code):
+    assert cli.exit_code_of(error) == code

@@ -11,6 +11,7 @@ import pytest
 
 from servable.config import load_config
 from servable.doctor import directories, host, interpreter
+from servable.doctor.consistency import inconsistencies
 from servable.doctor.examine import Examined
 from servable.doctor.problem import Problem
 from servable.version import ExportedVersion
@@ -96,3 +97,30 @@ def test_a_wrong_configuration_comes_before_an_unready_host():
     assert Examined([Problem("host", 4), Problem("key", 2)]).exit_code == 2
     assert Examined([Problem("host", 4)]).exit_code == 4
     assert Examined().exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("nodes", "device_ids", "missing"),
+    [
+        (["davinci0", "davinci_manager"], [0], False),
+        (["davinci5"], [0], False),  # a container that was given the host's sixth device: its own number 0
+        (["davinci0", "davinci1"], [0, 1], False),
+        (["davinci0"], [0, 1], True),
+        (["davinci_manager"], [0], True),
+    ],
+)
+def test_devices_are_counted_whatever_their_files_are_called(monkeypatch, config, tmp_path, nodes, device_ids, missing):
+    for node in nodes:
+        (tmp_path / node).touch()
+    monkeypatch.setattr(host, "DEVICES", tmp_path)
+    text = str(one(host.ascend_problems(config(f"backend: {{target: ascend310, device_ids: {device_ids}}}"))))
+    assert ("/dev/davinci*" in text) == missing and "CANN" in text
+
+
+def test_fewer_batch_sizes_need_less_memory_and_must_be_there(config):
+    few = version().with_batch_sizes([16, 1])
+    assert few.batch_sizes == (1, 16) and few.mindir_bytes == 2 * 283_000_000 // 3
+    for sizes in ([4, 16], [1, 1]):
+        problem = one(inconsistencies(config(f"backend: {{batch_sizes: {sizes}}}")))
+        assert f"backend.batch_sizes = {sizes}" in str(problem) and "must hold 1" in str(problem)
+    assert not list(inconsistencies(config("backend: {batch_sizes: [1, 16]}")))

@@ -19,6 +19,7 @@ import click
 from metric_learn_client._version import __version__
 from metric_learn_client.errors import (
     DeadlineError,
+    IdentityError,
     MetricLearnError,
     OverloadedError,
     RejectedError,
@@ -115,4 +116,6 @@ def exit_code_of(error: BaseException) -> ExitCode:
     """The code of what a command raised."""
     if isinstance(error, (UnreachableError, DeadlineError, OverloadedError)):
         return ExitCode.NOT_REACHABLE
+    if isinstance(error, IdentityError):
+        return ExitCode.GATE_FAILED
     return ExitCode.USAGE if isinstance(error, RejectedError) else ExitCode.UNEXPECTED
