@@ -71,18 +71,3 @@ def read_varint(data: bytes, position: int, stop: int) -> tuple[int, int]:
             return value & 0xFFFF_FFFF_FFFF_FFFF, place + 1
         shift += 7
     raise Malformed("a number that is cut off or too long")
-
-
-def varint(value: int) -> bytes:
-    """`value` >= 0 in the wire's form."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def field_head(number: int, length: int) -> bytes:
-    """What stands before the content of a length-delimited field."""
-    return varint(number << 3 | LENGTH) + varint(length)

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional, Union
 
+from metric_learn_client.wire.instances import encode_request
 from servable.gateway.errors import CallError, unavailable
 from servable.gateway.methods import Method
 from servable.gateway.reply import ImageError
-from servable.gateway.request import Payload, encode_part
+from servable.gateway.request import Payload
 
 RETRY_AFTER_FAULT_MS = 1000
 
@@ -77,4 +78,4 @@ class Part:
         if first.body is not None and self.images == [(first, index) for index in range(len(first.payloads))]:
             return first.body  # the whole of one call: nothing to copy
         payloads = (job.payloads[index] for job, index in self.images)
-        return encode_part(self.method, [payload for payload in payloads if payload is not None])
+        return encode_request(self.method.name, [payload for payload in payloads if payload is not None])

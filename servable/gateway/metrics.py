@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Callable
+from typing import Callable, Optional
 
 from prometheus_client import (
     CollectorRegistry,
@@ -58,15 +58,28 @@ class Metrics:
         self.registry.register(_BatchRuns(batch_runs))
 
     def call_ended(
-        self, method: str, code: str, *, seconds: float, size: int, images: int, failures: Sequence[str]
+        self,
+        method: str,
+        code: str,
+        *,
+        seconds: float,
+        queue_s: Optional[float],
+        size: int,
+        images: int,
+        failures: Sequence[str],
     ) -> None:
-        """One call: `images` asked for, of which those in `failures` (their codes) got none."""
+        """One call: `images` asked for, of which those in `failures` (their codes) got none.
+
+        queue_s: until its first image was sent to the backend; None where none was.
+        """
         counters = self._by_call.get((method, code))
         if counters is None:  # looking children up by label takes longer than counting
             counters = self._by_call[method, code] = _CallCounters(self, method, code)
         counters.requests.inc()
         counters.duration.observe(seconds)
         counters.request_bytes.inc(size)
+        if queue_s is not None:
+            counters.queue_wait.observe(queue_s)
         if images:
             counters.request_images.observe(images)
         if code == "OK":
@@ -103,6 +116,7 @@ class _CallCounters:
     def __init__(self, metrics: Metrics, method: str, code: str) -> None:
         self.requests = metrics.requests.labels(method, code)
         self.duration = metrics.duration.labels(method)
+        self.queue_wait = metrics.queue_wait.labels(method)
         self.request_bytes = metrics.request_bytes.labels(method)
         self.request_images = metrics.request_images.labels(method)
         self.images = metrics.images.labels(method)

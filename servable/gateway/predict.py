@@ -7,6 +7,7 @@ before its body is read; on the wire a unary call and a stream of one message ar
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
 import secrets
@@ -37,12 +38,13 @@ from servable.gateway.job import Job
 from servable.gateway.metrics import Metrics
 from servable.gateway.model_service import resolve
 from servable.gateway.reply import ImageError, encode_reply
-from servable.gateway.request import PredictWork, read_request
+from servable.gateway.request import Payload, PredictWork, read_request
 from servable.gateway.settings import GatewaySettings
 from servable.gateway.tokens import Tokens
 from servable.gateway.tracing import Attributes, Tracer
 
 RETRY_AFTER_DRAIN_MS = 1000
+_PROCESS, _count = secrets.token_hex(8), itertools.count(1)  # of the ids that are made here
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class _Call:
     images: int = 0
     failures: Sequence[str] = ()
     bytes: int = 0
-    queue_s: float = 0.0
+    queue_s: Optional[float] = None  # None: nothing of it was sent to the backend
     served: Optional[Served] = None
     fingerprint: str = ""
 
@@ -103,14 +105,16 @@ class PredictService:
             with self._tracer.span("mindspore.serving.proto.MSService/Predict", metadata) as attributes:
                 outcome = await self._outcome(call, metadata, context)
                 code = outcome.status if isinstance(outcome, CallError) else grpc.StatusCode.OK
-                self._describe(attributes, call, code)
+                if attributes is not None:
+                    self._describe(attributes, call, code)
         finally:
             if outcome is None:  # cancelled: by the caller, or by gRPC when the caller's deadline has passed
                 over = context.time_remaining() == 0
                 code = grpc.StatusCode.DEADLINE_EXCEEDED if over else grpc.StatusCode.CANCELLED
             # Counted and logged when the reply is on its way.
             seconds = time.monotonic() - call.began
-            asyncio.get_running_loop().call_soon(self._record, call, code, seconds, context.peer())
+            peer = context.peer() if self._settings.log.access else ""
+            asyncio.get_running_loop().call_soon(self._record, call, code, seconds, peer)
             logs.request_id.reset(token)
         if isinstance(outcome, CallError):
             await context.abort(outcome.status, outcome.message, call.metadata() + outcome.trailing_metadata())
@@ -174,11 +178,13 @@ class PredictService:
 
     async def _embed(self, call: _Call, work: PredictWork, served: Served) -> bytes:
         most = work.method.size_bytes or self._settings.limits.max_image_bytes
-        too_large = {index: len(image) for index, image in enumerate(work.payloads) if len(image) > most}
-        payloads = [None if index in too_large else image for index, image in enumerate(work.payloads)]
-        plain = None if too_large else work.plain
-        job = Job(work.method, payloads, body=plain, request_id=call.request_id)
-        for index, size in too_large.items():
+        too_large = [index for index, image in enumerate(work.payloads) if len(image) > most]
+        payloads: list[Optional[Payload]] = [*work.payloads]
+        for index in too_large:
+            payloads[index] = None
+        job = Job(work.method, payloads, body=None if too_large else work.plain, request_id=call.request_id)
+        for index in too_large:
+            size = len(work.payloads[index])
             text = f"{ImageErrorCode.TOO_LARGE.value}: {size} bytes; the limit is {most}"
             job.outcomes[index] = ImageError(ServingCode.SYSTEM_ERROR, text)
         if job.pending:
@@ -189,14 +195,19 @@ class PredictService:
         call.fingerprint = job.fingerprint or (backend.fingerprint if backend is not None else "")
         if job.sent_at is not None:
             call.queue_s = job.sent_at - job.queued_at
-            self._metrics.queue_wait.labels(call.method).observe(call.queue_s)
         call.failures = [outcome.name for outcome in outcomes if isinstance(outcome, ImageError)]
         dim = backend.embedding_dim if backend is not None else 0
         return encode_reply(call.method, served.version, outcomes, dim)
 
     def _record(self, call: _Call, code: grpc.StatusCode, seconds: float, peer: str) -> None:
         self._metrics.call_ended(
-            call.method, code.name, seconds=seconds, size=call.bytes, images=call.images, failures=call.failures
+            call.method,
+            code.name,
+            seconds=seconds,
+            queue_s=call.queue_s,
+            size=call.bytes,
+            images=call.images,
+            failures=call.failures,
         )
         if self._settings.log.access and log.isEnabledFor(logging.INFO):
             fields = {
@@ -206,7 +217,7 @@ class PredictService:
                 "failed": len(call.failures),
                 "bytes": call.bytes,
                 "duration_ms": round(1000 * seconds, 2),
-                "queue_ms": round(1000 * call.queue_s, 2),
+                "queue_ms": round(1000 * (call.queue_s or 0.0), 2),
                 "version": call.served.version if call.served is not None else None,
                 "peer": peer,
             }
@@ -221,4 +232,4 @@ def request_id_of(metadata: Mapping[str, Any]) -> str:
     given = metadata.get(METADATA_REQUEST_ID)
     if isinstance(given, str) and _REQUEST_ID.fullmatch(given):
         return given
-    return secrets.token_hex(16)
+    return f"{_PROCESS}{next(_count):016x}"

@@ -14,13 +14,13 @@ from typing import Callable, Optional
 
 import numpy as np
 
+from metric_learn_client.wire.instances import encode_request
 from servable.gateway.backends import Backend, Served, State
 from servable.gateway.channel import BackendError, Channel
 from servable.gateway.dispatcher import Dispatcher
 from servable.gateway.methods import METHODS
 from servable.gateway.metrics import Metrics
 from servable.gateway.reply import ImageError, read_reply
-from servable.gateway.request import encode_part
 from servable.gateway.settings import ReadinessSettings
 
 RETRY_S = 0.25  # after a quick failure: a restarting worker answers with one at once
@@ -129,7 +129,7 @@ class Readiness:
     async def _probe(self, backend: Backend, channel: Channel) -> None:
         method = METHODS["embed"]
         golden = backend.golden
-        body = encode_part(method, [memoryview(golden.image)])
+        body = encode_request(method.name, [golden.image])
         reply = await channel.predict(body, self._settings.deadline_s)
         outcome = read_reply(reply, 1, backend.embedding_dim)[0]
         if isinstance(outcome, ImageError):

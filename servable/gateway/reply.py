@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Union
 
 from google.protobuf.message import DecodeError
 
 from metric_learn_client.wire import (
+    EMBEDDING_DIM,
     ITEM_EMBEDDING,
     SERVABLE_NAME,
     DataType,
@@ -22,6 +24,7 @@ from metric_learn_client.wire import (
     PredictReply,
     ServingCode,
 )
+from metric_learn_client.wire.rows import join_rows, split_rows
 
 EMBEDDING_ITEM_BYTES = 4
 
@@ -65,6 +68,9 @@ _TRANSIENT = (ServingCode.INVALID_INPUTS, ServingCode.WORKER_UNAVAILABLE, Servin
 
 def read_reply(body: bytes, count: int, dim: int) -> list[Outcome]:
     """One outcome for each of the `count` instances of a part, in order. A reply that does not fit is a Fault."""
+    rows = split_rows(body, count)
+    if rows is not None and dim == EMBEDDING_DIM:
+        return list(rows)
     try:
         reply = PredictReply.FromString(body)
     except DecodeError:
@@ -93,10 +99,11 @@ def encode_reply(method: str, version: int, outcomes: Sequence[Union[bytes, Imag
     No error: no error_msg. All failed alike: one error_msg and no instances. Otherwise one error_msg an instance,
     code 0 for a good one, and an empty instance for a failed one. servable_spec names the version that answered.
     """
-    reply = PredictReply()
-    spec = reply.servable_spec
-    spec.name, spec.method_name, spec.version_number = SERVABLE_NAME, method, version
     failures = [outcome for outcome in outcomes if isinstance(outcome, ImageError)]
+    rows = [outcome for outcome in outcomes if isinstance(outcome, bytes)]
+    if not failures and dim == EMBEDDING_DIM:
+        return join_rows(_spec(method, version), rows)
+    reply = PredictReply.FromString(_spec(method, version))
     if len(failures) == len(outcomes) and len(set(failures)) == 1:
         _add_error(reply, failures[0])
         return reply.SerializeToString()
@@ -112,6 +119,15 @@ def encode_reply(method: str, version: int, outcomes: Sequence[Union[bytes, Imag
         if failures:
             reply.error_msg.add()
     return reply.SerializeToString()
+
+
+@lru_cache(maxsize=64)
+def _spec(method: str, version: int) -> bytes:
+    """A reply that holds its servable_spec alone."""
+    reply = PredictReply()
+    spec = reply.servable_spec
+    spec.name, spec.method_name, spec.version_number = SERVABLE_NAME, method, version
+    return bytes(reply.SerializeToString())
 
 
 def _add_error(reply: PredictReply, error: ImageError) -> None:

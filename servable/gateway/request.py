@@ -1,20 +1,20 @@
 """A Predict body -> what it asks for, or the one field that is wrong. Pure.
 
-Nothing of the body but the payloads is kept: what MindSpore Serving gets is written anew by `encode_part`, so that its
-parser (protobuf 3.13) sees one plain form, whatever the caller's bytes could mean to two parsers.
+MindSpore Serving gets one form alone, that of `wire.instances`, whatever the caller's bytes could mean to two parsers.
+A body that has this form, byte for byte, is sent on as it is; of any other only the payloads are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import Optional
 
 import grpc
 
 from metric_learn_client.wire import SERVABLE_NAME
+from metric_learn_client.wire import instances as plain_form
 from servable.gateway.errors import CallError, invalid
-from servable.gateway.fields import LENGTH, VARINT, Field, Malformed, field_head, read_fields, read_varint, varint
+from servable.gateway.fields import LENGTH, VARINT, Field, Malformed, read_fields, read_varint
 from servable.gateway.methods import METHODS, Method
 from servable.gateway.settings import LimitSettings
 
@@ -26,7 +26,7 @@ _SHOWN = 64  # characters of a caller's value that an error repeats
 class PredictWork:
     """One call. version 0: the default. payloads: one an instance, an encoded image or 150,528 bytes of pixels.
 
-    plain: the body where it is, byte for byte, what `encode_part` would make of all payloads; it can be sent as it is.
+    plain: the body where it is, byte for byte, what `wire.instances` makes of all payloads; it can be sent as it is.
     """
 
     method: Method
@@ -41,21 +41,18 @@ def read_request(body: bytes, limits: LimitSettings) -> PredictWork:
         raise invalid(
             "request", f"{len(body)} bytes; the most is {limits.max_request_bytes}: send fewer or smaller images"
         )
+    plain = plain_form.read_request(body, limits.max_instances)
+    if plain is not None:
+        name, payloads = plain
+        method = METHODS[name]
+        if not method.size_bytes or all(len(payload) == method.size_bytes for payload in payloads):
+            return PredictWork(method, 0, payloads, body)
     try:
         return _read(body, limits)
     except Malformed as error:
         raise CallError(
             grpc.StatusCode.INVALID_ARGUMENT, f"the body is not a PredictRequest: {error}", field="request"
         ) from None
-
-
-def encode_part(method: Method, payloads: Iterable[Payload]) -> bytes:
-    """The request that MindSpore Serving gets. It serves one version of the model, so none is named."""
-    chunks: list[Union[bytes, Payload]] = [_SPECS[method.name]]
-    for payload in payloads:
-        chunks.append(_instance_head(method, len(payload)))
-        chunks.append(payload)
-    return b"".join(chunks)
 
 
 def _read(body: bytes, limits: LimitSettings) -> PredictWork:
@@ -74,20 +71,7 @@ def _read(body: bytes, limits: LimitSettings) -> PredictWork:
     if not instances:
         raise invalid("instances", "there are none; a call carries at least one image")
     payloads = [_read_instance(body, field, method, index) for index, field in enumerate(instances)]
-    return PredictWork(method, version, payloads, body if _is_plain(body, method, payloads) else None)
-
-
-def _is_plain(body: bytes, method: Method, payloads: list[Payload]) -> bool:
-    """Heads at their places and nothing else between the payloads, as well-behaved clients write it."""
-    if not body.startswith(_SPECS[method.name]):
-        return False
-    position = len(_SPECS[method.name])
-    for payload in payloads:
-        head = _instance_head(method, len(payload))
-        if not body.startswith(head, position):
-            return False
-        position += len(head) + len(payload)
-    return position == len(body)
+    return PredictWork(method, version, payloads)
 
 
 def _read_spec(body: bytes, spec: Optional[Field]) -> tuple[Method, int]:
@@ -201,28 +185,3 @@ def _unexpected(place: str, field: Field) -> CallError:
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
-
-
-def _spec(method: Method) -> bytes:
-    name, method_name = SERVABLE_NAME.encode(), method.name.encode()
-    content = field_head(1, len(name)) + name + field_head(2, len(method_name)) + method_name
-    return field_head(1, len(content)) + content
-
-
-def _tensor_start(method: Method) -> bytes:
-    dims = b"".join(map(varint, method.shapes[0]))
-    packed = field_head(1, len(dims)) + dims
-    return field_head(1, len(packed)) + packed + varint(2 << 3 | VARINT) + varint(method.dtype)
-
-
-def _instance_head(method: Method, size: int) -> bytes:
-    """All of an instance in front of its payload, which is its last field."""
-    start = _TENSOR_STARTS[method.name] + field_head(3 if method.size_bytes else 4, size)
-    key = method.item.encode()
-    entry = field_head(1, len(key)) + key + field_head(2, len(start) + size) + start
-    items = field_head(1, len(entry) + size) + entry
-    return field_head(2, len(items) + size) + items
-
-
-_SPECS = {name: _spec(method) for name, method in METHODS.items()}
-_TENSOR_STARTS = {name: _tensor_start(method) for name, method in METHODS.items()}

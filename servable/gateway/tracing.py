@@ -6,7 +6,7 @@ A caller's `traceparent` (W3C Trace Context) is continued.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Callable, Optional
 
 from servable.gateway.errors import StartError
@@ -15,10 +15,11 @@ from servable.gateway.settings import TracingSettings
 SERVICE = "metric-learn-serving"
 EXPORT_S = 2  # retries included: an absent collector must not hold up the end of the server
 Attributes = dict[str, "str | int | float | bool"]
+_NO_SPAN: AbstractContextManager[None] = nullcontext()
 
 
 class Tracer:
-    """`span` yields a dict: what stands in it at the end becomes the span's attributes."""
+    """`span` gives a dict: what stands in it at the end becomes the span's attributes. None: nobody wants them."""
 
     def __init__(self, settings: TracingSettings, exporter: Optional[Any] = None) -> None:
         self._tracer: Optional[Any] = None
@@ -47,12 +48,13 @@ class Tracer:
         self._tracer = self._provider.get_tracer(SERVICE)
         self._extract = TraceContextTextMapPropagator().extract
 
+    def span(self, name: str, metadata: Mapping[str, Any]) -> AbstractContextManager[Optional[Attributes]]:
+        return _NO_SPAN if self._tracer is None else self._span(name, metadata)
+
     @contextmanager
-    def span(self, name: str, metadata: Mapping[str, Any]) -> Iterator[Attributes]:
+    def _span(self, name: str, metadata: Mapping[str, Any]) -> Iterator[Attributes]:
         attributes: Attributes = {}
-        if self._tracer is None or self._extract is None:
-            yield attributes
-            return
+        assert self._tracer is not None and self._extract is not None
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
         carrier = {key: value for key, value in metadata.items() if isinstance(value, str)}

@@ -67,7 +67,7 @@ WAYS = {
         CLIENT,
         "import grpc\n"
         "from metric_learn_client import wire\n"
-        "from metric_learn_client.core.instances import encode_request\n"
+        "from metric_learn_client.wire.instances import encode_request\n"
         "channel = grpc.insecure_channel(endpoint, options=[('grpc.max_receive_message_length', -1)])\n"
         "predict = channel.unary_unary(wire.PREDICT_PATH)\n"
         "body = encode_request('embed', [picture] * batch)\n"

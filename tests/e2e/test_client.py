@@ -14,8 +14,8 @@ import pytest
 
 from metric_learn_client import AsyncEmbeddingClient, EmbeddingClient
 from metric_learn_client.core import codec
-from metric_learn_client.core.instances import encode_request
 from metric_learn_client.preprocess import preprocess
+from metric_learn_client.wire.instances import encode_request
 
 from .conftest import REPOSITORY
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from metric_learn_client import __version__
-from metric_learn_client.core.instances import encode_request
 from metric_learn_client.testing import FakeServable
+from metric_learn_client.wire.instances import encode_request
 
 from .conftest import REPOSITORY
 
@@ -46,7 +46,7 @@ ROUND_TRIP = """
 import asyncio, hashlib, json, pathlib, sys
 import google.protobuf, grpc, numpy
 from metric_learn_client import AsyncEmbeddingClient, EmbeddingClient
-from metric_learn_client.core.instances import encode_request
+from metric_learn_client.wire.instances import encode_request
 
 endpoint, *names = sys.argv[1:]
 images = [pathlib.Path(name).read_bytes() for name in names]

@@ -10,8 +10,8 @@ from typing import Optional
 from metric_learn_client import wire
 from metric_learn_client.core.batching import Batch
 from metric_learn_client.core.identity import ModelInfo, ModelLimits
-from metric_learn_client.core.instances import INSTANCE_OVERHEAD_BYTES
 from metric_learn_client.errors import IdentityError, ImageFailure
+from metric_learn_client.wire.instances import INSTANCE_OVERHEAD_BYTES
 
 PIXELS_BYTES = wire.PIXELS_SHAPE[0] * wire.PIXELS_SHAPE[1] * wire.PIXELS_SHAPE[2]
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from metric_learn_client import wire
 from metric_learn_client.core.batching import Batch
 from metric_learn_client.core.identity import Origin
-from metric_learn_client.core.rows import Embeddings
 from metric_learn_client.errors import IdentityError, ImageFailure, ImagesFailedError
+from metric_learn_client.wire.rows import Embeddings
 
 OnError = Literal["raise", "return"]
 Row = npt.NDArray[np.float32]

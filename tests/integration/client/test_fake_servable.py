@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from metric_learn_client import wire
-from metric_learn_client.core.rows import pack_rows, unpack_rows
 from metric_learn_client.testing import FakeServable, Faults, fake_embeddings
+from metric_learn_client.wire.rows import pack_rows, unpack_rows
 
 
 def request_of(images):

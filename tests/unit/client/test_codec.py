@@ -11,7 +11,6 @@ import metric_learn_client
 from metric_learn_client import ImageFailure, ImagesFailedError, ReplyError, errors, wire
 from metric_learn_client.client import EmbeddingClient
 from metric_learn_client.core.codec import decode_reply as decode_into
-from metric_learn_client.core.instances import INSTANCE_OVERHEAD_BYTES, REQUEST_OVERHEAD_BYTES, encode_request
 from metric_learn_client.core.steps import Failure
 
 PREFIX = "Call Function 'metric_learn.preprocess' Failed, method: 'embed', stage index(begin with 1): 1, error msg: "
@@ -114,36 +113,6 @@ def test_every_grpc_status_has_an_error_that_names_it(status):
 def test_errors_travel_between_processes(error):
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error) and str(again) == str(error) and vars(again) == vars(error)
-
-
-def test_a_request_parses_back_to_what_was_given():
-    parsed = wire.PredictRequest.FromString(encode_request("embed", [b"one", b"two"]))
-    assert [bytes(item.items["image"].bytes_val[0]) for item in parsed.instances] == [b"one", b"two"]
-    assert (parsed.servable_spec.name, parsed.servable_spec.method_name) == ("metric_learn", "embed")
-
-
-@pytest.mark.parametrize("size", [0, 1, 90, 100, 110, 127, 128, 16_300, 16_383, 16_384, 2_097_100, 2_097_152])
-def test_a_request_is_byte_for_byte_what_protobuf_writes(size):
-    images = [bytes(size), b"x" * size, b"y"]
-    request = wire.PredictRequest()
-    request.servable_spec.name, request.servable_spec.method_name = "metric_learn", "embed"
-    for image in images:
-        tensor = request.instances.add().items["image"]
-        tensor.dtype = wire.DataType.MS_BYTES
-        tensor.shape.dims.append(1)
-        tensor.bytes_val.append(image)
-    written = encode_request("embed", images)
-    assert written == request.SerializeToString(deterministic=True)
-    assert len(written) <= sum(len(image) + INSTANCE_OVERHEAD_BYTES for image in images) + REQUEST_OVERHEAD_BYTES
-    pixels = [np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8).tobytes() for _ in range(2)]
-    request = wire.PredictRequest()
-    request.servable_spec.name, request.servable_spec.method_name = "metric_learn", "embed_pixels"
-    for image in pixels:
-        tensor = request.instances.add().items["pixels"]
-        tensor.dtype = wire.DataType.MS_UINT8
-        tensor.shape.dims.extend((224, 224, 3))
-        tensor.data = image
-    assert encode_request("embed_pixels", pixels) == request.SerializeToString(deterministic=True)
 
 
 def test_a_server_that_is_not_there_is_an_error_within_the_deadline():

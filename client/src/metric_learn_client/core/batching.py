@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from metric_learn_client.core.identity import ModelLimits
-from metric_learn_client.core.instances import INSTANCE_OVERHEAD_BYTES, REQUEST_OVERHEAD_BYTES
 from metric_learn_client.errors import ImageFailure
 from metric_learn_client.inputs import UnreadableError, check_image, read_image
+from metric_learn_client.wire.instances import INSTANCE_OVERHEAD_BYTES, REQUEST_OVERHEAD_BYTES
 
 
 @dataclass(frozen=True)

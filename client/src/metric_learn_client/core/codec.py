@@ -9,9 +9,9 @@ from typing import Optional, Union
 import numpy as np
 
 from metric_learn_client import wire
-from metric_learn_client.core.rows import Embeddings, unpack_rows
 from metric_learn_client.core.steps import Failure
 from metric_learn_client.errors import ImageFailure, ReplyError
+from metric_learn_client.wire.rows import Embeddings, unpack_rows
 
 # MindSpore Serving puts its own words before a stage's error; the code and what follows are the servable's.
 _IMAGE_ERROR = re.compile(r"\b(E_[A-Z_]+): (.*)", re.DOTALL)

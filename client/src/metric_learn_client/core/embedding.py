@@ -13,13 +13,13 @@ from metric_learn_client.core.batching import Batch
 from metric_learn_client.core.calling import Core, Deadline, TooLargeError, call, is_serving
 from metric_learn_client.core.codec import decode_reply
 from metric_learn_client.core.identity import ModelInfo, ModelLimits, Origin, decode_model, origin_of
-from metric_learn_client.core.instances import encode_request
 from metric_learn_client.core.pool import names
-from metric_learn_client.core.rows import Embeddings
 from metric_learn_client.core.steps import Failure, Reply, Send, Sleep, Steps
 from metric_learn_client.core.targets import Target
 from metric_learn_client.errors import ImageFailure, RejectedError, UnreachableError
 from metric_learn_client.results import BatchResult, changed_during_call
+from metric_learn_client.wire.instances import encode_request
+from metric_learn_client.wire.rows import Embeddings
 
 READY_CHECK_S = 2.0  # one target has so long to answer a readiness check
 READY_POLL_S = 0.1

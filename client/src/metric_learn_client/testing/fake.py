@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client import wire
-from metric_learn_client.core.rows import pack_rows
 from metric_learn_client.fork_safe_grpc import grpc
 from metric_learn_client.testing.embeddings import fake_embeddings, is_corrupt
 from metric_learn_client.testing.faults import Faults, Limits
+from metric_learn_client.wire.rows import pack_rows
 
 FINGERPRINT = "fa4e" * 16
 _MAX_WORKERS = 256  # threads appear as calls need them; a black hole holds one for every call

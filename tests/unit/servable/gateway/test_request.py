@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metric_learn_client import wire
+from metric_learn_client.wire.instances import encode_request
 from servable.gateway.errors import CallError
 from servable.gateway.methods import METHODS
-from servable.gateway.request import encode_part, read_request
+from servable.gateway.request import read_request
 from servable.gateway.settings import LimitSettings
 
 LIMITS = LimitSettings(max_instances=8)
@@ -71,14 +72,14 @@ def test_a_scalar_shape_is_as_good_as_one():
 @settings(max_examples=200, deadline=None)
 def test_what_is_sent_on_reads_back_as_the_same_images(images):
     work = read_request(image_request(*images).SerializeToString(), LIMITS)
-    sent = wire.PredictRequest.FromString(encode_part(work.method, work.payloads))
+    sent = wire.PredictRequest.FromString(encode_request(work.method.name, work.payloads))
     assert sent == image_request(*images)
 
 
 def test_what_is_sent_on_for_pixels_is_the_plain_form():
     data = os.urandom(len(PIXELS))
     work = read_request(pixel_request(data).SerializeToString(), LIMITS)
-    assert encode_part(work.method, work.payloads) == pixel_request(data).SerializeToString()
+    assert encode_request(work.method.name, work.payloads) == pixel_request(data).SerializeToString()
 
 
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=8), st.integers(0, 3))
@@ -86,14 +87,16 @@ def test_what_is_sent_on_for_pixels_is_the_plain_form():
 def test_a_body_is_sent_on_as_it_is_only_where_it_is_what_would_be_written(images, version):
     body = image_request(*images, version=version).SerializeToString()
     work = read_request(body, LIMITS)
-    assert (work.plain == body == encode_part(work.method, work.payloads)) if version == 0 else work.plain is None
+    assert (
+        (work.plain == body == encode_request(work.method.name, work.payloads)) if version == 0 else work.plain is None
+    )
 
 
 def test_another_order_of_fields_is_written_anew():
     plain = image_request(b"x").SerializeToString()
     spec, instance = plain[: 2 + plain[1]], plain[2 + plain[1] :]
     work = read_request(instance + spec, LIMITS)
-    assert work.plain is None and encode_part(work.method, work.payloads) == plain
+    assert work.plain is None and encode_request(work.method.name, work.payloads) == plain
 
 
 def edit(change, request=None):
@@ -228,7 +231,7 @@ def test_what_is_accepted_of_20000_mutated_bodies_means_the_same_to_protobuf():
         assert request.servable_spec.version_number == work.version
         assert METHODS[request.servable_spec.method_name] is work.method
         assert [each.items["image"].bytes_val[0] for each in request.instances] == [bytes(p) for p in work.payloads]
-        written = encode_part(work.method, work.payloads)
+        written = encode_request(work.method.name, work.payloads)
         assert work.plain in (None, written)
         sent = wire.PredictRequest.FromString(written)
         assert [each.items["image"].bytes_val[0] for each in sent.instances] == [bytes(p) for p in work.payloads]

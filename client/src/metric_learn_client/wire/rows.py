@@ -3,12 +3,14 @@
 A reply without errors is the servable's name, then one frame per row; every frame has the same bytes before its 8192
 bytes of float32, because name, shape and type of the item never change. So a whole batch is one array with a row per
 frame: it is checked by comparing those bytes and copied at once, without a message object per image. Whatever does
-not fit this form exactly (errors, another field order, unknown fields) is left to the general decoder in `codec`.
+not fit this form exactly (errors, another field order, unknown fields) is left to whoever asks, and a general decoder.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -17,22 +19,22 @@ from metric_learn_client import wire
 
 Embeddings = npt.NDArray[np.float32]
 assert sys.byteorder == "little", "rows are copied as they travel, in little-endian order"
-_ROW_BYTES = 4 * wire.EMBEDDING_DIM
+ROW_BYTES = 4 * wire.EMBEDDING_DIM
 
 
-def _frame_head() -> npt.NDArray[np.uint8]:
+def _frame_head() -> bytes:
     """What stands before a row's float32 data, tag and lengths included."""
     reply = wire.PredictReply()
     tensor = reply.instances.add().items[wire.ITEM_EMBEDDING]
     tensor.shape.dims.append(wire.EMBEDDING_DIM)
     tensor.dtype = wire.DataType.MS_FLOAT32
-    tensor.data = bytes(_ROW_BYTES)
-    serialised = reply.SerializeToString()
-    return np.frombuffer(serialised[:-_ROW_BYTES], np.uint8)
+    tensor.data = bytes(ROW_BYTES)
+    return reply.SerializeToString()[:-ROW_BYTES]
 
 
-_HEAD = _frame_head()
-_FRAME_BYTES = len(_HEAD) + _ROW_BYTES
+_FRAME_HEAD = _frame_head()
+_HEAD = np.frombuffer(_FRAME_HEAD, np.uint8)
+_FRAME_BYTES = len(_HEAD) + ROW_BYTES
 
 
 def pack_rows(method: str, embeddings: Embeddings) -> bytes:
@@ -43,7 +45,7 @@ def pack_rows(method: str, embeddings: Embeddings) -> bytes:
     frames = np.empty((len(embeddings), _FRAME_BYTES), np.uint8)
     frames[:, : len(_HEAD)] = _HEAD
     rows = np.ascontiguousarray(embeddings, "<f4")
-    frames[:, len(_HEAD) :] = rows.view(np.uint8).reshape(len(rows), _ROW_BYTES)
+    frames[:, len(_HEAD) :] = rows.view(np.uint8).reshape(len(rows), ROW_BYTES)
     return spec.SerializeToString() + frames.tobytes()
 
 
@@ -53,11 +55,39 @@ def unpack_rows(reply: bytes, out: Embeddings) -> bool:
     False, and nothing copied, where the reply is not exactly of the form above with N rows.
     """
     count = len(out)
-    start = len(reply) - count * _FRAME_BYTES
-    if start < 2 or reply[0] != 0x0A or reply[1] != start - 2:  # field 1, a specification shorter than 128 bytes
+    start = _first_frame(reply, count)
+    if start is None:
         return False
     frames = np.frombuffer(reply, np.uint8, offset=start).reshape(count, _FRAME_BYTES)
     if not (frames[:, : len(_HEAD)] == _HEAD).all():
         return False
     out.view(np.uint8)[:] = frames[:, len(_HEAD) :]
     return True
+
+
+def join_rows(spec: bytes, rows: Sequence[bytes]) -> bytes:
+    """rows: 8192 bytes each. -> the reply that holds them, without errors; `spec`: a reply with its servable_spec."""
+    parts = [spec]
+    for row in rows:
+        parts.append(_FRAME_HEAD)
+        parts.append(row)
+    return b"".join(parts)
+
+
+def split_rows(reply: bytes, count: int) -> Optional[list[bytes]]:
+    """The rows of a serialised reply, 8192 bytes each; None where it is not exactly of the form above with so many."""
+    start = _first_frame(reply, count)
+    if start is None:
+        return None
+    rows = []
+    for at in range(start, len(reply), _FRAME_BYTES):
+        if not reply.startswith(_FRAME_HEAD, at):
+            return None
+        rows.append(reply[at + len(_FRAME_HEAD) : at + _FRAME_BYTES])
+    return rows
+
+
+def _first_frame(reply: bytes, count: int) -> Optional[int]:
+    """Where the frames begin: behind field 1, a specification shorter than 128 bytes."""
+    start = len(reply) - count * _FRAME_BYTES
+    return start if start >= 2 and reply[0] == 0x0A and reply[1] == start - 2 else None
