@@ -15,7 +15,7 @@ from export.checkpoint import Checkpoint, file_sha256, weights_digest
 from export.errors import ExportError, InputError
 from export.facts import ModelFacts
 from export.manifest import SCHEMA_VERSION, fingerprint, weights_kind, write_manifest
-from export.network import PixelsToFeatures, ResNet50
+from export.network import PixelsToFeatures, ResNet50, fold_batch_norms
 
 MINDIR_MB = 95  # of one batch size, measured; for the check of free space
 PROBE_FILE = "probe.npz"  # pixels and the checkpoint's own features of them, computed by MindSpore at export
@@ -25,11 +25,13 @@ GOLDEN_EMBEDDING_FILE = "golden.npy"  # ... and must get back: float32 [2048], u
 Progress = Callable[[str], None]  # told what begins
 
 
-def build_graph(checkpoint: Checkpoint, facts: ModelFacts) -> PixelsToFeatures:
+def build_graph(checkpoint: Checkpoint, facts: ModelFacts, *, folded: bool = False) -> PixelsToFeatures:
+    """The graph of the checkpoint as it was trained; folded: as it is exported, with no BatchNorm left."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
-    backbone = ResNet50()
+    backbone = ResNet50(folded=folded)
+    weights = fold_batch_norms(checkpoint.weights) if folded else checkpoint.weights
     for parameter in backbone.get_parameters():
-        parameter.set_data(ms.Tensor(checkpoint.weights[parameter.name]))
+        parameter.set_data(ms.Tensor(weights[parameter.name]))
     graph = PixelsToFeatures(backbone, facts.mean, facts.std)
     graph.set_train(False)
     return graph
@@ -82,17 +84,18 @@ def _write(
     facts: ModelFacts,
     progress: Progress,
 ) -> dict[str, object]:
-    graph = build_graph(checkpoint, facts)
+    exported = build_graph(checkpoint, facts, folded=True)
     side = facts.input_side_px
     files = []
     for step, batch in enumerate(facts.batch_sizes, start=1):
         progress(f"MindIR for batch size {batch} ({step} of {len(facts.batch_sizes)})")
         path = folder / f"{facts.name}_b{batch}.mindir"
         example = ms.Tensor(np.zeros((batch, side, side, 3), np.uint8))
-        ms.export(graph, example, file_name=str(path.with_suffix("")), file_format="MINDIR")
+        ms.export(exported, example, file_name=str(path.with_suffix("")), file_format="MINDIR")
         path.chmod(0o644)
         files.append({"file": path.name, "batch_size": batch, "sha256": file_sha256(path)})
     progress("reference features")
+    graph = build_graph(checkpoint, facts)
     pixels = np.random.default_rng(0).integers(0, 256, (PROBE_COUNT, side, side, 3), dtype=np.uint8)
     features = graph(ms.Tensor(pixels)).asnumpy()
     np.savez(folder / PROBE_FILE, pixels=pixels, features=features)

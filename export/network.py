@@ -7,8 +7,11 @@ then the mean over height and width. Parameter names equal those of the publishe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import mindspore as ms
 import numpy as np
+import numpy.typing as npt
 from mindspore import nn, ops
 
 BATCH_NORM_EPS = 1e-4
@@ -16,31 +19,34 @@ STAGES = ((3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2))  # (blocks, width, 
 EXPANSION = 4
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, pad_mode="same", has_bias=False)
+Weights = Mapping[str, npt.NDArray[np.float32]]
 
 
-def _norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=BATCH_NORM_EPS)
+def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, folded: bool) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, pad_mode="same", has_bias=folded)
+
+
+def _norm(channels: int, *, folded: bool) -> nn.Cell:
+    return nn.Identity() if folded else nn.BatchNorm2d(channels, eps=BATCH_NORM_EPS)
 
 
 class Bottleneck(nn.Cell):  # type: ignore[misc]  # MindSpore has no types
     """1x1 -> 3x3 (with the stride) -> 1x1, plus the shortcut."""
 
-    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, *, folded: bool) -> None:
         super().__init__()
         out_channels = width * EXPANSION
-        self.conv1 = _conv(in_channels, width, 1)
-        self.bn1 = _norm(width)
-        self.conv2 = _conv(width, width, 3, stride)
-        self.bn2 = _norm(width)
-        self.conv3 = _conv(width, out_channels, 1)
-        self.bn3 = _norm(out_channels)
+        self.conv1 = _conv(in_channels, width, 1, folded=folded)
+        self.bn1 = _norm(width, folded=folded)
+        self.conv2 = _conv(width, width, 3, stride, folded=folded)
+        self.bn2 = _norm(width, folded=folded)
+        self.conv3 = _conv(width, out_channels, 1, folded=folded)
+        self.bn3 = _norm(out_channels, folded=folded)
         self.relu = nn.ReLU()
         self.projects = stride != 1 or in_channels != out_channels
         if self.projects:
             self.down_sample_layer = nn.SequentialCell(
-                [_conv(in_channels, out_channels, 1, stride), _norm(out_channels)]
+                [_conv(in_channels, out_channels, 1, stride, folded=folded), _norm(out_channels, folded=folded)]
             )
 
     def construct(self, x: ms.Tensor) -> ms.Tensor:
@@ -51,19 +57,22 @@ class Bottleneck(nn.Cell):  # type: ignore[misc]  # MindSpore has no types
 
 
 class ResNet50(nn.Cell):  # type: ignore[misc]
-    """float32 [N, 3, H, W], normalised, BGR -> float32 [N, 2048], not normalised."""
+    """float32 [N, 3, H, W], normalised, BGR -> float32 [N, 2048], not normalised.
 
-    def __init__(self) -> None:
+    folded: without BatchNorm and with a bias in each convolution, for the weights of `fold_batch_norms`.
+    """
+
+    def __init__(self, *, folded: bool = False) -> None:
         super().__init__()
-        self.conv1 = _conv(3, 64, 7, 2)
-        self.bn1 = _norm(64)
+        self.conv1 = _conv(3, 64, 7, 2, folded=folded)
+        self.bn1 = _norm(64, folded=folded)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, pad_mode="same")
         channels = 64
         for index, (blocks, width, stride) in enumerate(STAGES, start=1):
             cells = []
             for block in range(blocks):
-                cells.append(Bottleneck(channels, width, stride if block == 0 else 1))
+                cells.append(Bottleneck(channels, width, stride if block == 0 else 1, folded=folded))
                 channels = width * EXPANSION
             setattr(self, f"layer{index}", nn.SequentialCell(cells))
         self.mean = ops.ReduceMean(keep_dims=False)
@@ -72,6 +81,26 @@ class ResNet50(nn.Cell):  # type: ignore[misc]
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.mean(x, (2, 3))
+
+
+def fold_batch_norms(weights: Weights) -> dict[str, npt.NDArray[np.float32]]:
+    """The same function with each BatchNorm's scale and shift in the convolution before it; computed in float64.
+
+    A runtime folds them itself, but then keeps both: without them MindSpore Lite needs 0.1 GB less for each MindIR.
+    """
+    folded = {}
+    for name, kernel in weights.items():
+        cell, _, what = name.rpartition(".")
+        if what != "weight":
+            continue
+        norm = cell[:-1] + "1" if cell.endswith("down_sample_layer.0") else cell.replace("conv", "bn")
+        gamma, beta, mean, variance = (
+            weights[f"{norm}.{part}"].astype(np.float64) for part in ("gamma", "beta", "moving_mean", "moving_variance")
+        )
+        scale = gamma / np.sqrt(variance + BATCH_NORM_EPS)
+        folded[name] = (kernel * scale[:, None, None, None]).astype(np.float32)
+        folded[f"{cell}.bias"] = (beta - mean * scale).astype(np.float32)
+    return folded
 
 
 class PixelsToFeatures(nn.Cell):  # type: ignore[misc]

@@ -94,7 +94,7 @@ def main() -> int:
         assert server.stdout is not None
         endpoint = server.stdout.readline().strip()
         if not as_json:
-            print("medians of CPU us per image and images/s; share: this / stock; own share: above the bare call")
+            print("medians of CPU us per image and images/s; share: this / stock (bare / stock); own: above bare")
         for size in IMAGE_BYTES:
             for batch in IMAGES_PER_CALL:
                 rounds = [{way: measure(way, endpoint, size, batch) for way in WAYS} for _ in range(ROUNDS)]
@@ -107,16 +107,15 @@ def main() -> int:
                     "cpu_us_per_image": {way: round(value, 1) for way, value in cpu.items()},
                     "images_per_s": {way: round(value) for way, value in rate.items()},
                     "share": round(cpu["this"] / cpu["stock"], 3),
+                    "bare_share": round(cpu["bare"] / cpu["stock"], 3),
                     "own_share": round((cpu["this"] - cpu["bare"]) / above_bare, 3),
                 }
                 if as_json:
                     print(json.dumps(row), flush=True)
                     continue
                 figures = "  ".join(f"{way} {cpu[way]:6.1f} us {rate[way]:6.0f}/s" for way in WAYS)
-                print(
-                    f"{size:6} bytes x {batch:2}  {figures}  share {row['share']}  own share {row['own_share']}",
-                    flush=True,
-                )
+                shares = f"share {row['share']} (bare {row['bare_share']})  own share {row['own_share']}"
+                print(f"{size:6} bytes x {batch:2}  {figures}  {shares}", flush=True)
     finally:
         server.kill()
         server.wait()

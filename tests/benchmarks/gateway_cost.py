@@ -1,10 +1,11 @@
 """What the gateway costs: latency and CPU with and without it, side by side in one run.
 
-.venv/server/bin/python -m tests.benchmarks.gateway_cost [--backend unix:RUN_DIR/serving-1-1/grpc.sock --version DIR]
+.venv/server/bin/python -m tests.benchmarks.gateway_cost
+.venv/server/bin/python -m tests.benchmarks.serve direct VERSION_DIRECTORY SCRATCH &   # prints its address; then
+.venv/server/bin/python -m tests.benchmarks.gateway_cost --backend ADDRESS --version VERSION_DIRECTORY --seconds 25
 
-A server whose MindSpore Serving is measured needs `--set readiness.deadline_s=600`: its own gateway sees none of these
-calls and would take a busy backend for a dead one.
-Without --backend the far end is an echo that answers at once, so all the time that is seen is transport and gateway.
+The first has an echo at the far end that answers at once, so all the time that is seen is transport and gateway; the
+second the real MindSpore Serving.
 Three ways are compared: straight to the far end, through the gateway, and through a bare pass-through that only hands
 bytes on with the same grpc.aio - what any gateway of this kind costs at least. Calls alternate between the ways, so
 that whatever else the machine does meets all alike.
@@ -24,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import grpc
 import grpc.aio
@@ -38,6 +39,7 @@ from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeSer
 REPOSITORY = Path(__file__).resolve().parents[2]
 PHOTO = REPOSITORY / "tests" / "golden" / "images" / "astronaut_420_q90.jpg"  # 67 KB, an ordinary photo
 IMAGES_PER_CALL = (1, 8, 32)
+ROUNDS = 5  # of the throughput: the three ways alternate
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -128,7 +130,8 @@ def cpu_s(process: psutil.Process) -> float:
 def measure(
     targets: dict[str, str], children: dict[str, psutil.Process], images: int, seconds: float
 ) -> dict[str, float]:
-    """Latencies of one caller, median in ms; CPU an image with 8 callers, in microseconds of the process in between."""
+    """Latencies of one caller, median in ms. With 8 callers: CPU an image of the process in between, in microseconds,
+    and images per second, of which gateway_throughput is the gateway's rate over the direct one, median of rounds."""
     body = body_of(images)
     taken: dict[str, list[float]] = {way: [] for way in targets}
     row: dict[str, float] = {"images_per_call": images}
@@ -147,15 +150,33 @@ def measure(
             row[f"{way}_ms"] = round(statistics.median(values), 3)
         for way in ("bare", "gateway"):
             row[f"{way}_adds_ms"] = round(row[f"{way}_ms"] - row["direct_ms"], 3)
-        for way, process in children.items():
-            before, sent, began = cpu_s(process), 0, time.monotonic()
-            while time.monotonic() < began + seconds:
-                for future in [calls[way].future(body, timeout=60) for _ in range(8)]:
-                    future.result()
-                    sent += images
-            row[f"{way}_cpu_us_per_image"] = round(1e6 * (cpu_s(process) - before) / sent, 1)
-            row[f"{way}_images_per_s"] = round(sent / (time.monotonic() - began), 1)
+        rates: dict[str, list[float]] = {way: [] for way in targets}
+        spent, sent = dict.fromkeys(children, 0.0), dict.fromkeys(targets, 0)
+        for _ in range(ROUNDS):
+            for way in targets:
+                before = cpu_s(children[way]) if way in children else 0.0
+                count, took = throughput(calls[way], body, seconds / ROUNDS)
+                rates[way].append(count * images / took)
+                sent[way] += count * images
+                if way in children:
+                    spent[way] += cpu_s(children[way]) - before
+        for way, values in rates.items():
+            row[f"{way}_images_per_s"] = round(statistics.median(values), 1)
+        for way, process_s in spent.items():
+            row[f"{way}_cpu_us_per_image"] = round(1e6 * process_s / sent[way], 1)
+        shares = [ours / direct for ours, direct in zip(rates["gateway"], rates["direct"])]
+        row["gateway_throughput"] = round(statistics.median(shares), 3)
     return row
+
+
+def throughput(call: Any, body: bytes, seconds: float) -> tuple[int, float]:
+    """Calls that were answered, eight at a time, and how long it took."""
+    count, began = 0, time.monotonic()
+    while time.monotonic() < began + seconds:
+        for future in [call.future(body, timeout=60) for _ in range(8)]:
+            future.result()
+            count += 1
+    return count, time.monotonic() - began
 
 
 def main() -> None:

@@ -89,8 +89,8 @@ def by_role(system: System, images: Sequence[bytes]) -> dict[str, float]:
 
 
 def with_network(rounds: Rounds, short: bool, peers: Sequence[str], facts: dict[str, Any]) -> None:
-    count = 48 if short else 96
-    images = pictures(SMALL, 64) * 2
+    count = 48 if short else 192
+    images = pictures(SMALL, 64) * 3
     pixels = [preprocess(image) for image in images[:count]]
     with contextlib.ExitStack() as stack:
         began = time.monotonic()

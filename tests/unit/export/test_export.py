@@ -17,7 +17,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from export import mindir, network
 from export.checkpoint import (
+    Checkpoint,
     expected_shapes,
     read_checkpoint,
     stand_in_weights,
@@ -28,6 +30,7 @@ from export.errors import InputError, UnreachableError
 from export.facts import MODEL_YAML, model_facts
 from export.fetch import fetch
 from export.manifest import fingerprint, weights_kind
+from export.mindir import build_graph
 from export.verify import read_manifest, relative_distance
 
 REPOSITORY = Path(__file__).parents[3]
@@ -57,6 +60,24 @@ def test_the_stand_in_is_recognised_as_such(weights):
     assert weights_kind(facts, "0" * 64, weights_digest(weights)) == "stand-in"
     assert weights_kind(facts, facts.published_sha256, "1" * 64) == "published"
     assert weights_kind(facts, "0" * 64, "1" * 64) == "custom"
+
+
+@pytest.mark.parametrize("wrong", [None, "eps", "a bias"])
+def test_folding_the_batch_norms_changes_nothing(weights, monkeypatch, wrong):
+    """Against MindSpore's own BatchNorm; and a wrong eps or one wrong bias would show."""
+    facts = model_facts()
+    given = Checkpoint(weights, (), "0" * 64)
+    pixels = ms.Tensor(np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8))
+    expected = build_graph(given, facts)(pixels).asnumpy()
+    if wrong == "eps":
+        monkeypatch.setattr(network, "BATCH_NORM_EPS", 1e-2)
+    folded = network.fold_batch_norms(weights)
+    assert len(folded) == 2 * 53 and all(value.dtype == np.float32 for value in folded.values())
+    if wrong == "a bias":
+        folded["layer4.2.conv3.bias"] = folded["layer4.2.conv3.bias"] * 1.01
+    monkeypatch.setattr(mindir, "fold_batch_norms", lambda _: folded)
+    actual = build_graph(given, facts, folded=True)(pixels).asnumpy()
+    assert (relative_distance(actual, expected).max() < 2e-6) == (wrong is None)
 
 
 def test_the_fingerprint_follows_the_weights():
