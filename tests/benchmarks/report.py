@@ -20,6 +20,7 @@ from tests.benchmarks.rounds import Rounds
 
 UNEQUAL = 1e-5
 PEERS = ("plain", "LitServe", "BentoML")
+SPREAD = "product, a worker a core"  # backend.workers: as many as cores, one thread each
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def rows_of(facts: dict[str, Any], host: Rounds, model: Rounds) -> list[Row]:
             least = 1.3 if name == "LitServe" else 1.0
             rows.append(of(f"throughput: product / {name}", model.ratios("product", name, "images_per_s"), least))
             rows.append(of(f"  CPU an image: {name} / product", model.ratios(name, "product", "cpu_ms")))
+            if SPREAD in model.measured[0]:
+                rows.append(of(f"  throughput: {SPREAD} / {name}", model.ratios(SPREAD, name, "images_per_s")))
     for name, far in facts["equality"].items():
         rows.append(of(f"embeddings: {name} from the reference", [far], at_most=UNEQUAL))
     for size in ("0.2 Mpx", "1 Mpx", "12 Mpx"):
@@ -141,7 +144,7 @@ def plot(file: Path, host: Rounds, model: Rounds) -> None:
     left.set_title("Throughput, bare network = 1 (higher is better)", fontsize=11)
     names = [name for name in host.measured[0] if "Mpx" not in name]
     bars(right, names, [host.values(name, "server") for name in names])
-    right.set_title("Server CPU beside the network, ms an image (lower is better)", fontsize=11)
+    right.set_title("CPU beside the network, ms an image (lower is better)", fontsize=11)
     figure.tight_layout()
     figure.savefig(file, dpi=120)
     pyplot.close(figure)
@@ -153,9 +156,9 @@ def bars(axes: Any, names: list[str], values: list[list[float]]) -> None:
     errors = [[m - min(v) for m, v in zip(middle, values)], [max(v) - m for m, v in zip(middle, values)]]
     axes.barh(names, middle, xerr=errors, color="#4c72b0", ecolor="0.3", capsize=3)
     for index, value in enumerate(middle):
-        axes.text(0.01 * max(middle), index, f"{value:.3g}", va="center", color="white", fontsize=9)
+        axes.text(value + errors[1][index], index, f"  {value:.3g}", va="center", color="0.2", fontsize=9)
     axes.invert_yaxis()
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.15 * max(max(each) for each in values))  # room for the last label
 
 
 if __name__ == "__main__":

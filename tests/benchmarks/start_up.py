@@ -41,13 +41,13 @@ def watch(run_dir: Path, seen: dict[str, float], ended: threading.Event) -> None
                 seen.setdefault(step, time.time())
 
 
-def start_watched(folder: str) -> tuple[Server, dict[str, float]]:
+def start_watched(folder: str, *flags: str) -> tuple[Server, dict[str, float]]:
     """A server that is ready, and step -> seconds. Raises RuntimeError where it does not start."""
     seen: dict[str, float] = {}
     ended = threading.Event()
     watcher = threading.Thread(target=watch, args=(Path(folder), seen, ended))
     watcher.start()
-    server = start(folder)
+    server = start(folder, *flags)
     seen[READY] = time.time()
     ended.set()
     watcher.join()

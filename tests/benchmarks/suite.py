@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -99,6 +100,9 @@ def with_network(rounds: Rounds, short: bool, peers: Sequence[str], facts: dict[
         stack.callback(bare.close)
         product, facts["start_up_s"] = stack.enter_context(systems.product())
         others = [stack.enter_context(systems.serving("plain"))[0]]
+        if not short:
+            flag = f"backend.workers={len(os.sched_getaffinity(0))}"
+            others.append(stack.enter_context(systems.product(report.SPREAD, flag))[0])
         others += [stack.enter_context(systems.peer(name)) for name in peers]
         facts["start_s"] = round(time.monotonic() - began, 1)
         say(f"all {2 + len(others)} systems are up; warming up")

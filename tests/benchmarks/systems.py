@@ -76,14 +76,17 @@ def _embedder(client: EmbeddingClient) -> Callable[[Sequence[bytes]], Rows]:
 
 
 @contextlib.contextmanager
-def product() -> Iterator[tuple[System, dict[str, float]]]:
-    """The server as users start it, through its gateway, and how long which part of its start took."""
+def product(name: str = "product", *flags: str) -> Iterator[tuple[System, dict[str, float]]]:
+    """The server as users start it, through its gateway, and how long which part of its start took.
+
+    flags: `section.key=value`, beside what configs/cpu.yaml says.
+    """
     with tempfile.TemporaryDirectory(prefix="metric-learn-bench-") as run_dir:
-        server, steps = start_watched(run_dir)
+        server, steps = start_watched(run_dir, *flags)
         try:
             with EmbeddingClient(server.endpoint, deadline_s=CALL_S, batch_size=128) as client:
                 system = System(
-                    "product",
+                    name,
                     psutil.Process(server.process.pid),
                     _embedder(client),
                     embed_pixels=lambda pixels: client.embed_pixels(np.stack(pixels)).embeddings,
