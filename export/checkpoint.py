@@ -15,9 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.errors import ExportError, InputError
-from export.network import ResNet50
-
-Weights = dict[str, npt.NDArray[np.float32]]
+from export.network import ResNet50, Weights
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,7 @@ def open_configured(config: Config, number: int) -> ExportedVersion:
     folder = find_version(config.model.root, number, config.origin("model.version"))
     version = open_version(folder, preprocessing_id())
     wanted = config.backend.batch_sizes
-    missing = sorted(set(wanted) - set(version.batch_sizes))
-    if missing:
+    if not set(wanted) <= set(version.batch_sizes):
         has = f"{folder} has {list(version.batch_sizes)}"
         raise ConfigError(
             f"{config.origin('backend.batch_sizes')}: backend.batch_sizes = {list(wanted)}: {has}; choose among them, "

@@ -68,8 +68,8 @@ _TRANSIENT = (ServingCode.INVALID_INPUTS, ServingCode.WORKER_UNAVAILABLE, Servin
 
 def read_reply(body: bytes, count: int, dim: int) -> list[Outcome]:
     """One outcome for each of the `count` instances of a part, in order. A reply that does not fit is a Fault."""
-    rows = split_rows(body, count)
-    if rows is not None and dim == EMBEDDING_DIM:
+    rows = split_rows(body, count) if dim == EMBEDDING_DIM else None
+    if rows is not None:
         return list(rows)
     try:
         reply = PredictReply.FromString(body)
@@ -100,9 +100,8 @@ def encode_reply(method: str, version: int, outcomes: Sequence[Union[bytes, Imag
     code 0 for a good one, and an empty instance for a failed one. servable_spec names the version that answered.
     """
     failures = [outcome for outcome in outcomes if isinstance(outcome, ImageError)]
-    rows = [outcome for outcome in outcomes if isinstance(outcome, bytes)]
     if not failures and dim == EMBEDDING_DIM:
-        return join_rows(_spec(method, version), rows)
+        return join_rows(_spec(method, version), [outcome for outcome in outcomes if isinstance(outcome, bytes)])
     reply = PredictReply.FromString(_spec(method, version))
     if len(failures) == len(outcomes) and len(set(failures)) == 1:
         _add_error(reply, failures[0])

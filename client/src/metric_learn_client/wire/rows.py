@@ -19,7 +19,7 @@ from metric_learn_client import wire
 
 Embeddings = npt.NDArray[np.float32]
 assert sys.byteorder == "little", "rows are copied as they travel, in little-endian order"
-ROW_BYTES = 4 * wire.EMBEDDING_DIM
+_ROW_BYTES = 4 * wire.EMBEDDING_DIM
 
 
 def _frame_head() -> bytes:
@@ -28,13 +28,13 @@ def _frame_head() -> bytes:
     tensor = reply.instances.add().items[wire.ITEM_EMBEDDING]
     tensor.shape.dims.append(wire.EMBEDDING_DIM)
     tensor.dtype = wire.DataType.MS_FLOAT32
-    tensor.data = bytes(ROW_BYTES)
-    return reply.SerializeToString()[:-ROW_BYTES]
+    tensor.data = bytes(_ROW_BYTES)
+    return reply.SerializeToString()[:-_ROW_BYTES]
 
 
 _FRAME_HEAD = _frame_head()
 _HEAD = np.frombuffer(_FRAME_HEAD, np.uint8)
-_FRAME_BYTES = len(_HEAD) + ROW_BYTES
+_FRAME_BYTES = len(_HEAD) + _ROW_BYTES
 
 
 def pack_rows(method: str, embeddings: Embeddings) -> bytes:
@@ -42,11 +42,7 @@ def pack_rows(method: str, embeddings: Embeddings) -> bytes:
     spec = wire.PredictReply()
     spec.servable_spec.name = wire.SERVABLE_NAME
     spec.servable_spec.method_name = method
-    frames = np.empty((len(embeddings), _FRAME_BYTES), np.uint8)
-    frames[:, : len(_HEAD)] = _HEAD
-    rows = np.ascontiguousarray(embeddings, "<f4")
-    frames[:, len(_HEAD) :] = rows.view(np.uint8).reshape(len(rows), ROW_BYTES)
-    return spec.SerializeToString() + frames.tobytes()
+    return join_rows(spec.SerializeToString(), [row.tobytes() for row in np.asarray(embeddings, "<f4")])
 
 
 def unpack_rows(reply: bytes, out: Embeddings) -> bool:
