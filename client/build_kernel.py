@@ -28,22 +28,23 @@ COMPILE_S = 120
 
 
 class Kernel(NamedTuple):
+    folder: Path
     name: str
     instead: str  # what happens without it
     twice: bool  # a second time for AVX2; otherwise the source names the instructions of each function itself
 
     @property
     def source(self) -> Path:
-        return PACKAGE / f"_{self.name}.c"
+        return self.folder / f"_{self.name}.c"
 
     @property
     def library(self) -> Path:
-        return PACKAGE / f"_{self.name}.so"
+        return self.folder / f"_{self.name}.so"
 
 
 KERNELS = (
-    Kernel("resize", "OpenCV will resize (slower, the same pixels)", True),
-    Kernel("int8", "evaluation will use floats (slower, the same values)", False),
+    Kernel(PACKAGE / "preprocess", "resize", "OpenCV will resize (slower, the same pixels)", True),
+    Kernel(PACKAGE, "int8", "evaluation will use floats (slower, the same values)", False),
 )
 
 

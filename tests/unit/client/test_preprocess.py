@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from metric_learn_client.image_header import jpeg_is_whole, read_header
 from metric_learn_client.preprocess import DecodeLimits, ImageError, decode, preprocess, resize
+from metric_learn_client.preprocess.header import jpeg_is_whole, read_header
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 REFERENCE = np.load(GOLDEN / "reference.npz")

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from metric_learn_client import preprocess, resize_kernel
+from metric_learn_client import preprocess
+from metric_learn_client.preprocess import resize_kernel
 
 CLIENT = Path(__file__).parents[3] / "client"
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -156,7 +157,7 @@ def test_a_wheel_holds_the_libraries_where_they_can_be_compiled(package, environ
     (wheel,) = (package / "out").glob("*.whl")
     assert tag in wheel.name and "py3-none" in wheel.name
     names = zipfile.ZipFile(wheel).namelist()
-    for kernel in ("_resize", "_int8"):
+    for kernel in ("preprocess/_resize", "_int8"):
         assert (f"metric_learn_client/{kernel}.so" in names) == holds
         assert f"metric_learn_client/{kernel}.c" in names
 

@@ -151,7 +151,7 @@ def test_a_version_without_manifest_is_refused(tmp_path):
 
 def test_facts_that_stand_twice_agree():
     """configs/model.yaml and the client's preprocess, read as text: this environment has no OpenCV."""
-    source = (REPOSITORY / "client/src/metric_learn_client/preprocess.py").read_text()
+    source = (REPOSITORY / "client/src/metric_learn_client/preprocess/__init__.py").read_text()
     model = yaml.safe_load(MODEL_YAML.read_text())["model"]
     assert f'PREPROCESSING_ID = "{model["preprocessing"]}"' in source
     assert f"SIDE_PX = {model['input_side_px']} " in source

@@ -1,4 +1,4 @@
-/* The two resizes of preprocess.py in one pass, equal to OpenCV's to the last bit.
+/* The two resizes of preprocess/__init__.py in one pass, equal to OpenCV's to the last bit.
  *
  * What OpenCV computes for 8-bit pixels (modules/imgproc/src/resize.cpp): INTER_LANCZOS4 weights every axis with eight
  * int16 numbers of 11 fractional bits, adds the 64 products in 32-bit integers and rounds once, at the end. Nothing is

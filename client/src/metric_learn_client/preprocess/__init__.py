@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from metric_learn_client.image_header import jpeg_is_whole, read_header
-from metric_learn_client.resize_kernel import load_kernel
+from metric_learn_client.preprocess.header import jpeg_is_whole, read_header
+from metric_learn_client.preprocess.resize_kernel import load_kernel
 
 __all__ = ["KERNEL", "PREPROCESSING_ID", "SIDE_PX", "DecodeLimits", "ImageError", "decode", "preprocess", "resize"]
 
