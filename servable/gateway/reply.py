@@ -59,6 +59,7 @@ _SENTENCES = {
     ImageErrorCode.UNSUPPORTED: "not a JPEG, PNG, WebP or BMP file",
     ImageErrorCode.SHAPE: "the pixels have the wrong shape",
     ImageErrorCode.NON_FINITE: "the network gave no usable embedding for this image",
+    ImageErrorCode.CRASH: "the image ended or held up the process that worked on it",
 }
 _CODE = re.compile(r"\b(E_[A-Z_]+): ([^\r\n]*)")
 # A sentence of ours: plain words and numbers. Anything with a path, quotes or brackets is replaced by the code's own.

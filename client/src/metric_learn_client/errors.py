@@ -16,8 +16,8 @@ MetricLearnError
 
 Programmer's mistakes are ValueError and TypeError, raised before anything is sent. All of these can be pickled.
 
-Codes of an ImageFailure: those of the servable (E_DECODE, E_TOO_LARGE, E_EMPTY, E_UNSUPPORTED, E_SHAPE, E_NON_FINITE),
-E_READ (the file cannot be read here; nothing was sent) and E_INTERNAL (the servable failed on this image).
+Codes of an ImageFailure: those of the servable (E_DECODE, E_TOO_LARGE, E_EMPTY, E_UNSUPPORTED, E_SHAPE, E_NON_FINITE,
+E_CRASH), E_READ (the file cannot be read here; nothing was sent) and E_INTERNAL (the servable failed on this image).
 """
 
 from __future__ import annotations

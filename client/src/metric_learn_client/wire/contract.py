@@ -96,3 +96,4 @@ class ImageErrorCode(str, enum.Enum):
     UNSUPPORTED = "E_UNSUPPORTED"
     SHAPE = "E_SHAPE"
     NON_FINITE = "E_NON_FINITE"
+    CRASH = "E_CRASH"  # it ended, or held up, the process that worked on it: final, never sent again
