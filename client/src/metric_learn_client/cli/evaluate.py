@@ -23,7 +23,7 @@ from metric_learn_client.retrieval.protocol import (
     select_sop,
     sop_protocol,
 )
-from metric_learn_client.retrieval.work import DEFAULT_MEMORY_MB, Work
+from metric_learn_client.retrieval.ranking import DEFAULT_MEMORY_MB
 
 PATH = click.Path(path_type=Path)
 
@@ -41,8 +41,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--label-from-folder", is_flag=True, help="the class is the name of the image's folder")
 @click.option("--k", "ks", type=click.IntRange(1), multiple=True, default=DEFAULT_KS, show_default=True)
 @click.option("--min-recall-at-1", type=click.FloatRange(0, 1), help="exit 5 below this")
-@click.option("--threads", type=click.IntRange(0), default=0, help="blocks at once  [default: one a core]")
-@click.option("--memory-mb", type=click.IntRange(16), default=DEFAULT_MEMORY_MB, show_default=True, help="for blocks")
+@click.option("--memory-mb", type=click.IntRange(16), default=DEFAULT_MEMORY_MB, show_default=True, help="for a block")
 @click.option("--faiss", is_flag=True, help="rank by FAISS in float32 in place of the exact order")
 @click.option("--report", type=PATH, help="x.html: a self-contained page")
 @click.option("--plots", "plots_folder", type=PATH, help="folder for recall.png, similarity.png, norms.png")
@@ -60,7 +59,6 @@ def command(
     label_from_folder: bool,
     ks: tuple[int, ...],
     min_recall_at_1: Optional[float],
-    threads: int,
     memory_mb: int,
     faiss: bool,
     report: Optional[Path],
@@ -100,7 +98,7 @@ def command(
             ranked_labels,
             protocol=chosen,
             ks=ks,
-            work=Work(threads=threads, memory_mb=memory_mb),
+            memory_mb=memory_mb,
             faiss=faiss,
             least_recall_at_1=min_recall_at_1,
         )
