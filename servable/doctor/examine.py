@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Optional
 
 import yaml
 
@@ -77,13 +76,16 @@ def open_configured(config: Config, number: int) -> ExportedVersion:
     return version.with_batch_sizes(wanted) if wanted else version
 
 
-def preprocessing_id() -> Optional[str]:
-    """What this checkout's preprocessing is called; a version exported for another must not be served."""
+def preprocessing_id() -> str:
+    """What this checkout's preprocessing is called; a version exported for another must not be served.
+
+    Raises ConfigError when the checkout does not say.
+    """
     try:
-        facts = yaml.safe_load(MODEL_FACTS.read_text())
-        return str(facts["model"]["preprocessing"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return None
+        return str(yaml.safe_load(MODEL_FACTS.read_text())["model"]["preprocessing"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        why = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise ConfigError(f"{MODEL_FACTS}: model.preprocessing cannot be read ({why}); restore the checkout") from error
 
 
 def _gateway(config: Config, found: Examined) -> Iterable[Problem]:
