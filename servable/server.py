@@ -21,7 +21,6 @@ from servable.doctor import Examined
 from servable.doctor.examine import default_version, open_configured
 from servable.doctor.host import memory_problems
 from servable.gateway import Backends, Gateway, Served
-from servable.gateway_settings import gateway_settings
 from servable.launcher import Launcher
 from servable.sections import Config
 from servable.service_manager import ServiceManager
@@ -53,7 +52,7 @@ class Server:
         self._registry = Backends(examined.default)
         self._versions = Versions(self._registry, self._prepare, drain_s=config.server.drain_s)
         self._gateway = Gateway(
-            gateway_settings(config),
+            config,
             self._registry,
             on_unhealthy=self._unhealthy,
             batch_runs=self._launcher.batch_runs,

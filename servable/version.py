@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,8 +83,8 @@ def find_version(root: Path, wanted: int, origin: str) -> Path:
     )
 
 
-def open_version(folder: Path, preprocessing: Optional[str] = None) -> ExportedVersion:
-    """Reads the manifest and compares every digest. `preprocessing`: what this server does, if it is to be compared.
+def open_version(folder: Path, preprocessing: str) -> ExportedVersion:
+    """Reads the manifest and compares every digest. `preprocessing`: what this server does.
 
     Raises ConfigError naming the file and the remedy.
     """
@@ -115,7 +115,7 @@ def open_version(folder: Path, preprocessing: Optional[str] = None) -> ExportedV
         ("model", manifest.get("model"), wire.SERVABLE_NAME),
         ("version", version.number, int(folder.name)),
         ("embedding_dim", version.embedding_dim, wire.EMBEDDING_DIM),
-        ("preprocessing", version.preprocessing, preprocessing or version.preprocessing),
+        ("preprocessing", version.preprocessing, preprocessing),
         ("batch_sizes without 1", 1 in version.batch_sizes, True),
         ("batch_sizes given twice", len(set(version.batch_sizes)) == len(entries), True),
         ("golden embedding's length", len(version.golden_embedding), version.embedding_dim),

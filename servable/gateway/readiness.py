@@ -21,7 +21,7 @@ from servable.gateway.dispatcher import Dispatcher
 from servable.gateway.methods import METHODS
 from servable.gateway.metrics import Metrics
 from servable.gateway.reply import ImageError, read_reply
-from servable.gateway.settings import ReadinessSettings
+from servable.sections import ReadinessSection
 
 RETRY_S = 0.25  # after a quick failure: a restarting worker answers with one at once
 MAX_INTERVAL_S = 30.0
@@ -39,7 +39,7 @@ class Readiness:
         self,
         served: Served,
         dispatcher: Dispatcher,
-        settings: ReadinessSettings,
+        settings: ReadinessSection,
         on_unhealthy: Callable[[Served, str], None],
         metrics: Metrics,
     ) -> None:
