@@ -89,6 +89,7 @@ def _decode_bmp(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Pixels
 
 
 _DECODERS = {"jpeg": _decode_jpeg, "png": _decode_png, "webp": _decode_webp, "bmp": _decode_bmp}
+_NAMES = {"png": "PNG", "webp": "WebP", "bmp": "BMP"}
 
 
 def _decode_with_opencv(still: Buffer, header: ImageHeader) -> Pixels:
@@ -101,7 +102,7 @@ def _decode_with_opencv(still: Buffer, header: ImageHeader) -> Pixels:
             raise MemoryError from None
         pixels = None
     if pixels is None or pixels.shape != (header.height_px, header.width_px, 3):
-        raise damaged(f"the {header.format.upper()} is damaged or cut off")
+        raise damaged(f"the {_NAMES[header.format]} is damaged or cut off")
     return np.asarray(pixels, np.uint8)
 
 

@@ -56,5 +56,5 @@ def short_side_size(width: int, height: int) -> tuple[int, int]:
     return int(round(width * factor)), int(round(height * factor))
 
 
-def too_many(what: str, limit: int) -> ImageError:
-    return too_large(f"more than {limit} {what}; the limit is {limit}")
+def too_many(file: str, parts: str, limit: int) -> ImageError:
+    return too_large(f"{file} has more {parts} than the limit of {limit}")

@@ -50,6 +50,7 @@ _PROCESSES = {
     0xCF: "a hierarchical JPEG",
     _JPEG_LS: "a JPEG-LS file",
 }
+_LUMA = ((1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (1, 4))  # 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1, 4:4:1
 _JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 _HARMLESS = re.compile(
     r"Warning: |Unknown Adobe|Invalid SOS parameters for sequential|.*bad ICC marker|.*extraneous bytes before marker"
@@ -99,7 +100,7 @@ def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Struct
         if found.segments > limits.max_jpeg_segments:
             if not found.process and not _has_frame(encoded, position):
                 raise damaged("the JPEG has no frame header")
-            raise too_many("segments in a JPEG", limits.max_jpeg_segments)
+            raise too_many("the JPEG", "segments", limits.max_jpeg_segments)
         if marker in _WITHOUT_LENGTH:
             continue
         if marker == _SOI:
@@ -148,7 +149,7 @@ def decode(data: Buffer, found: Structure) -> Pixels:
             said = _try(_without_padding(mended, said))
     if not isinstance(said, str):
         return said
-    if "subsampling" in said:
+    if "subsampling" in said and not _common_sampling(list(found.components.values())):
         factors = ", ".join(f"{across}x{down}" for across, down in found.components.values())
         raise unsupported(f"a JPEG with sampling factors {factors}")
     for words, message in _DAMAGE:
@@ -163,6 +164,12 @@ def _try(data: Buffer) -> Union[Pixels, str]:
         return np.asarray(simplejpeg.decode_jpeg(data, colorspace="BGR", fastdct=False, fastupsample=False), np.uint8)
     except ValueError as error:
         return str(error)
+
+
+def _common_sampling(factors: list[tuple[int, int]]) -> bool:
+    """Whether simplejpeg knows them, so that a complaint of them comes from damage; a black channel is as luma."""
+    luma, chroma = factors[0], factors[1:3]
+    return len(factors) == 1 or (luma in _LUMA and set(chroma) == {(1, 1)} and set(factors[3:]) <= {luma})
 
 
 def _read_frame(data: Buffer, marker: int, body: Span, found: Structure, limits: DecodeLimits) -> None:
@@ -198,7 +205,7 @@ def _read_scan(data: Buffer, body: Span, found: Structure, limits: DecodeLimits)
         raise damaged("the JPEG has no frame header")
     found.scans += 1
     if found.scans > limits.max_jpeg_scans:
-        raise too_many("scans in a JPEG", limits.max_jpeg_scans)
+        raise too_many("the JPEG", "scans", limits.max_jpeg_scans)
     scan = bytes(data[body.start : body.stop])
     count = scan[0] if scan else 0
     if not 1 <= count <= 4 or len(scan) != 4 + 2 * count:

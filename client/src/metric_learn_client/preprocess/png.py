@@ -70,7 +70,7 @@ def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Struct
             _read_critical(name, bytes(data[body.start : body.stop]), found, limits)
         position, last = body.stop + 4, name
     else:
-        raise too_many("chunks in a PNG", limits.max_png_chunks)
+        raise too_many("the PNG", "chunks", limits.max_png_chunks)
     if not found.header:
         raise damaged("the PNG header chunk is missing")
     if not ended:

@@ -58,7 +58,7 @@ def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Struct
             found.exif = Span(body.start + prefix, body.stop)
         position = body.stop + (body.stop - body.start) % 2
     else:
-        raise too_many("chunks in a WebP", limits.max_webp_chunks)
+        raise too_many("the WebP", "chunks", limits.max_webp_chunks)
     if not found.kind:
         raise damaged("the WebP has no image chunk")
     width, height = _picture_size(data, found)
