@@ -15,8 +15,9 @@ from typing import Optional
 import psutil
 
 from servable.bounded_log import BoundedLog, Carrier
+from servable.cann import Cann
+from servable.child_environment import child_environment
 from servable.leftovers import MARKER
-from servable.sections import REPOSITORY
 from servable.serving_master import BackendSettings
 
 __all__ = ["Backend", "BackendSettings"]
@@ -41,6 +42,7 @@ class Backend:
         worker: dict[str, object],
         log: Optional[BoundedLog] = None,
         run_dir: Optional[Path] = None,
+        cann: Optional[Cann] = None,
     ) -> None:
         self._log = log or BoundedLog(directory / "backend.log", LOG_BYTES)
         self.log = self._log.path
@@ -53,7 +55,7 @@ class Backend:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "servable.serving_master", str(settings_file), str(os.getpid())],
                 cwd=directory,
-                env=_environment(library_path, worker, run_dir or directory),
+                env=_environment(library_path, cann, worker, run_dir or directory),
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=writing,
@@ -114,17 +116,10 @@ class Backend:
             time.sleep(0.02)
 
 
-def _environment(library_path: Path, worker: dict[str, object], run_dir: Path) -> dict[str, str]:
-    environment = dict(os.environ)
-    environment["LD_LIBRARY_PATH"] = str(library_path)
-    if os.environ.get("LD_LIBRARY_PATH"):
-        environment["LD_LIBRARY_PATH"] += ":" + os.environ["LD_LIBRARY_PATH"]
+def _environment(library_path: Path, cann: Optional[Cann], worker: dict[str, object], run_dir: Path) -> dict[str, str]:
+    environment = child_environment(library_path, cann)
     environment["METRIC_LEARN_WORKER"] = json.dumps(worker)
     environment[MARKER] = str(run_dir)
-    environment["PYTHONPATH"] = ":".join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    environment["PYTHONUNBUFFERED"] = "1"
-    environment.setdefault("GLOG_v", "2")
-    environment.pop("NOTIFY_SOCKET", None)  # the service manager hears the server alone
     return environment
 
 

@@ -9,9 +9,9 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Any, Literal, Optional
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from metric_learn_client.wire import (
     DEFAULT_MAX_IMAGE_BYTES,
@@ -22,6 +22,7 @@ from metric_learn_client.wire import (
 )
 from servable.address import parse_address
 
+ASCEND_START_S = 900.0  # every batch size is compiled for the chip at every start; no figure from a device is known
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -65,7 +66,21 @@ class BackendSection(_Section):
     batch_sizes: tuple[int, ...] = Field(
         default=(), description="the MindIRs that are loaded; empty = all of a version"
     )
-    start_timeout_s: float = Field(default=120.0, gt=0, le=3600)
+    start_timeout_s: float = Field(
+        default=120.0, gt=0, le=3600, description="without a value: 120 on a CPU, 900 on Ascend, which compiles"
+    )
+
+    @property
+    def processes(self) -> int:
+        """Of MindSpore Serving, for each version: one for a device, and the rest of `workers` beside them."""
+        return self.workers if self.target == "cpu" else max(self.workers, len(self.device_ids))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _time_to_compile(cls, values: Any) -> Any:
+        if isinstance(values, dict) and str(values.get("target", "cpu")).startswith("ascend"):
+            return {"start_timeout_s": ASCEND_START_S, **values}
+        return values
 
 
 class ServerSection(_Section):
