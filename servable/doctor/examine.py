@@ -9,10 +9,11 @@ from typing import Optional
 import yaml
 
 from servable.config import ConfigError
+from servable.doctor.ascend import ascend_problems
 from servable.doctor.consistency import inconsistencies
 from servable.doctor.credentials import credential_problems
 from servable.doctor.directories import directory_problems
-from servable.doctor.host import ascend_problems, host_problems
+from servable.doctor.host import host_problems
 from servable.doctor.interpreter import interpreter_problems
 from servable.doctor.network import network_problems
 from servable.doctor.problem import CONFIGURATION, Problem
