@@ -47,6 +47,7 @@ class Backend:
         self._log = log or BoundedLog(directory / "backend.log", LOG_BYTES)
         self.log = self._log.path
         self._workers: list[psutil.Process] = []
+        self._compilers: set[int] = set()
         settings_file = directory / "backend.json"
         settings_file.write_text(json.dumps(asdict(settings)))
         _send_worker_logs_to_stdout(settings, directory)
@@ -84,6 +85,18 @@ class Backend:
         except psutil.Error:
             self._workers = []
         return [worker.pid for worker in self._workers]
+
+    def compiles_begun(self) -> int:
+        """How many models its workers have begun to compile for a device, as far as they were seen at it.
+
+        MindSpore Lite 2.0.0 compiles each in a forked copy of the worker, whose children compile operators.
+        """
+        try:
+            for worker in filter(_is_worker, psutil.Process(self.process.pid).children()):
+                self._compilers.update(child.pid for child in worker.children() if _is_worker(child))
+        except psutil.Error:
+            pass
+        return len(self._compilers)
 
     def workers_alive(self) -> int:
         """Of those found last. Cheap: nothing is searched."""

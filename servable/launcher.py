@@ -52,13 +52,17 @@ class Identity:
 class Child:
     """A MindSpore Serving that serves one version, and the directory that goes with it."""
 
-    def __init__(self, backend: Backend, version: ExportedVersion, identity: Identity, directory: Path) -> None:
+    def __init__(
+        self, backend: Backend, version: ExportedVersion, identity: Identity, directory: Path, models: int = 0
+    ) -> None:
+        """models: how many it compiles before it serves; 0 on a CPU."""
         self.identity = identity
         self.directory = directory
         self.expected_workers = 0
         self._backend = backend
         self._version = version
         self._ids: set[int] = set()
+        self._models = models
 
     @property
     def pid(self) -> int:
@@ -69,6 +73,11 @@ class Child:
 
     def why(self) -> str:
         return self._backend.why()
+
+    def progress(self) -> str:
+        """What it does before it serves, in words; nothing where there is nothing to say. Blocks for a moment."""
+        begun = self._backend.compiles_begun() if self._models else 0
+        return f"compiling model {begun} of {self._models} for the device" if begun else ""
 
     def workers_alive(self) -> int:
         """How many of the workers run; looks for successors of those that ended."""
@@ -153,7 +162,8 @@ class Launcher:
             preprocessing=version.preprocessing,
             golden=Golden(version.golden_image, version.golden_embedding),
         )
-        return Child(backend, version, identity, directory)
+        models = 0 if cpu else len(config.backend.device_ids) * len(version.batch_sizes)
+        return Child(backend, version, identity, directory, models)
 
 
 def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> dict[str, object]:
