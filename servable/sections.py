@@ -11,9 +11,9 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from metric_learn_client.wire import (
     DEFAULT_MAX_IMAGE_BYTES,
@@ -26,6 +26,7 @@ from servable.address import parse_address
 
 # Half of what MindSpore Serving takes in one message: its 512 MB also hold the tensors' envelopes.
 MOST_REQUEST_BYTES = MAX_MESSAGE_BYTES // 2
+ASCEND_START_S = 900.0  # every batch size is compiled for the chip at every start; no figure from a device is known
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -97,7 +98,24 @@ class BackendSection(_Section):
         description="the MindIRs that are loaded, some 0.5 GB each on CPU; must hold 1; empty = all that the version "
         "has",
     )
-    start_timeout_s: float = Field(default=120.0, gt=0, le=3600, description="from start to serving")
+    start_timeout_s: float = Field(
+        default=120.0,
+        gt=0,
+        le=3600,
+        description="from start to serving; without a value 120 on a CPU, 900 on Ascend, which compiles",
+    )
+
+    @property
+    def processes(self) -> int:
+        """Of MindSpore Serving, for each version: one for a device, and the rest of `workers` beside them."""
+        return self.workers if self.target == "cpu" else max(self.workers, len(self.device_ids))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _time_to_compile(cls, values: Any) -> Any:
+        if isinstance(values, dict) and str(values.get("target", "cpu")).startswith("ascend"):
+            return {"start_timeout_s": ASCEND_START_S, **values}
+        return values
 
 
 class ServerSection(_Section):

@@ -25,6 +25,7 @@ POLL_S = 0.1
 # others, one alone). Beyond that starts have pauses between them, so that the host is left some time for other work.
 FREE_ENDS_WITH_IMAGES = 20
 PAUSE_MAX_S = 5.0
+PROGRESS_S = 1.0
 log = logging.getLogger(__name__)
 
 
@@ -42,6 +43,8 @@ class Child(Protocol):
     def poll(self) -> Optional[int]: ...
 
     def why(self) -> str: ...
+
+    def progress(self) -> str: ...
 
     def workers_alive(self) -> int: ...
 
@@ -84,6 +87,7 @@ class Supervisor:
         self._start_timeout_s = start_timeout_s
         self._max_relative_distance = max_relative_distance
         self._child: Optional[Child] = None
+        self._served: Optional[Backend] = None  # the last that served
         self._ending: Optional[Child] = None
         self._unhealthy: Optional[asyncio.Future[str]] = None
         self._keeper: Optional[asyncio.Task[None]] = None
@@ -138,6 +142,7 @@ class Supervisor:
     async def _until_serving(self, child: Child) -> None:
         arrival = asyncio.create_task(self._arrive(child))
         end = asyncio.create_task(_ended(child))
+        reporting = asyncio.create_task(self._report(child))
         assert self._unhealthy is not None
         try:
             await asyncio.wait(
@@ -163,15 +168,28 @@ class Supervisor:
                 f"version {self.version} does not serve after backend.start_timeout_s = {self._start_timeout_s:g}"
             )
         finally:
-            for task in (arrival, end):
+            for task in (arrival, end, reporting):
                 task.cancel()
-            await asyncio.gather(arrival, end, return_exceptions=True)
+            await asyncio.gather(arrival, end, reporting, return_exceptions=True)
 
     async def _arrive(self, child: Child) -> None:
         await child.prove(self._max_relative_distance)
         self._registry.set_ready(child.identity)
         if not await self._registry.wait_serving(self.version, self._start_timeout_s):
             raise Unanswered("the gateway's golden image did not come back right")
+        self._served = child.identity
+
+    async def _report(self, child: Child) -> None:
+        """A start that compiles takes minutes: the log says how far it is, and after a fault the readiness page too."""
+        said = ""
+        while True:
+            await asyncio.sleep(PROGRESS_S)
+            progress = await asyncio.to_thread(child.progress)
+            if progress and progress != said:
+                said = progress
+                log.info("version %d: %s", self.version, progress)
+                if self._served is not None:
+                    self._registry.set_down(self._served, f"MindSpore Serving is started again: {progress}")
 
     async def _keep(self) -> None:
         try:

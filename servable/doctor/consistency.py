@@ -41,18 +41,17 @@ def _processes(config: Config) -> Iterator[Problem]:
     if backend.target != "cpu":
         if not backend.device_ids:
             yield wrong(config, "backend.device_ids", f"{backend.target} needs a device", "list one, such as [0]")
-        return
-    if len(backend.device_ids) > 1:
+    elif len(backend.device_ids) > 1:
         yield wrong(config, "backend.device_ids", "a CPU has no devices", "leave it out; see backend.workers")
     cores = len(os.sched_getaffinity(0))
     versions = max(1, len(config.model.versions))
     for key in ("backend.threads", "backend.preprocess_threads"):
         threads = value_of(config, key)
-        if threads and versions * backend.workers * threads > cores:
+        if threads and versions * backend.processes * threads > cores:
             what = (
-                f"with backend.workers = {backend.workers} and {versions} version(s) it is more than this host's "
-                f"{cores} cores"
+                f"with {backend.processes} processes (backend.workers, one for each device at the least) and "
+                f"{versions} version(s) it is more than this host's {cores} cores"
             )
             yield wrong(config, key, what, "lower one of them; 0 divides the cores")
-    if backend.workers > cores:
+    if backend.target == "cpu" and backend.workers > cores:
         yield wrong(config, "backend.workers", f"is more than this host's {cores} cores", "lower it")

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 import yaml
 
 from servable.config import ConfigError
+from servable.doctor.ascend import ascend_problems
 from servable.doctor.consistency import inconsistencies
 from servable.doctor.directories import directory_problems
-from servable.doctor.host import ascend_problems, host_problems
+from servable.doctor.host import host_problems
 from servable.doctor.interpreter import interpreter_problems
 from servable.gateway import StartError, prepare
 from servable.problem import CONFIGURATION, Problem, exit_code

@@ -49,7 +49,6 @@ def start(kind: str, version: Path, scratch: Path) -> tuple[Backend, str]:
         device_type=None,
         device_ids=(),
         workers=1,
-        enable_lite=True,
     )
     worker = {
         "device": "cpu",
@@ -59,7 +58,6 @@ def start(kind: str, version: Path, scratch: Path) -> tuple[Backend, str]:
         "batch_sizes": sizes,
         "limits": {},
         "run_dir": str(scratch),
-        "precision_mode": "origin",
     }
     backend = Backend(settings, scratch, lite_directory(), worker)
     wait_until_serving(address, backend.poll, START_S)

@@ -34,6 +34,9 @@ class Child:
     def why(self):
         return "RuntimeError: the last words"
 
+    def progress(self):
+        return ""
+
     def workers_alive(self):
         return self.workers
 
