@@ -50,6 +50,7 @@ class Child:
         self._backend = backend
         self._version = version
         self._ids: set[int] = set()
+        self._alive = 0
 
     @property
     def pid(self) -> int:
@@ -69,7 +70,12 @@ class Child:
             note_workers(self.directory.parent, set(found) - self._ids)
             self._ids.update(found)
             alive = len(found)
+        self._alive = alive
         return alive
+
+    def workers_ended(self) -> int:
+        """How many have ended so far, as of the last `workers_alive`."""
+        return len(self._ids) - self._alive
 
     async def prove(self, max_relative_distance: float) -> None:
         """Raises servable.proof.WrongEmbedding or Unanswered."""

@@ -54,7 +54,8 @@ class FakeServing:
         self.status: grpc.StatusCode | None = None
         self.raw_reply: bytes | None = None
         self.image_errors: dict[bytes, tuple[int, str]] = {}  # payload -> its in-band error
-        self.poison: bytes | None = None  # a payload that ends the worker
+        self.poison: set[bytes] = set()  # payloads that end the worker
+        self.hangs_on: bytes | None = None  # a payload after which nothing is answered
         self.golden_silent = False
         self.crashes = 0
         self._crash: asyncio.Future | None = None
@@ -102,11 +103,12 @@ class FakeServing:
             self.in_flight += count
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
+            self.silent |= self.hangs_on in payloads
             if self.silent or (golden and self.golden_silent):
                 await asyncio.Event().wait()
             if self._held is not None and not golden:
                 await self._held.wait()
-            if self.poison is not None:
+            if self.poison:
                 await self._survive(payloads, context)
             if self.status is not None:
                 await context.abort(self.status, "File /secret/path/server.cc: what the library says")
@@ -122,7 +124,7 @@ class FakeServing:
     async def _survive(self, payloads, context) -> None:
         """The poison ends the worker, and with it every call that it has."""
         crash = self._crash = self._crash or asyncio.get_running_loop().create_future()
-        if self.poison in payloads:
+        if self.poison.intersection(payloads):
             crash.set_result(None)
             self._crash = None
             self.crashes += 1

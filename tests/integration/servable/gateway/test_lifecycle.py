@@ -70,32 +70,6 @@ def test_a_call_in_flight_is_answered_by_the_successor_on_the_same_socket(tmp_pa
         assert np.array_equal(rows(future.result(10)), [embedding_of(b"%d" % index) for index in range(60)])
 
 
-def test_a_request_that_ends_the_worker_fails_alone(tmp_path):
-    with Harness(tmp_path, config_of(readiness=QUICK)) as harness, harness.channel() as channel:
-        harness.serving.poison = b"poison"
-        futures = [predict_future(channel, request(b"%d" % index)) for index in range(5)]
-        poisoned = predict_future(channel, request(b"poison"))
-        futures += [predict_future(channel, request(b"%d" % index)) for index in range(5, 10)]
-        assert failure(lambda: poisoned.result(10)).code() is grpc.StatusCode.UNAVAILABLE
-        for index, future in enumerate(futures):
-            assert np.array_equal(rows(future.result(10)), [embedding_of(b"%d" % index)])
-
-
-def test_requests_that_end_the_worker_again_and_again_fail_nobody_else(tmp_path):
-    """New ones keep coming while others are on their last try, which they must have to themselves."""
-    with Harness(tmp_path, config_of(readiness=QUICK)) as harness, harness.channel() as channel:
-        harness.serving.poison = b"poison"
-        innocent, poisoned = [], []
-        for number in range(12):
-            innocent += [predict_future(channel, request(b"%d" % index)) for index in range(3)]
-            poisoned.append(predict_future(channel, request(b"poison")))
-            until(lambda: harness.serving.crashes > number, "the next crash")  # noqa: B023
-        for place, future in enumerate(innocent):
-            assert np.array_equal(rows(future.result(10)), [embedding_of(b"%d" % (place % 3))])
-        for future in poisoned:
-            assert failure(lambda: future.result(10)).code() is grpc.StatusCode.UNAVAILABLE  # noqa: B023
-
-
 def test_a_version_whose_golden_embedding_is_wrong_never_takes_a_call(tmp_path):
     wrong = Golden(GOLDEN_IMAGE, embedding_of(b"another image"))
     backend = FakeBackend(f"unix:{tmp_path}/b.sock", golden=wrong)

@@ -9,7 +9,7 @@ import pytest
 from metric_learn_client.preprocess import DecodeLimits, ImageError, decode, preprocess, resize
 from metric_learn_client.preprocess.header import jpeg_is_whole, read_header
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[3] / "golden"
 REFERENCE = np.load(GOLDEN / "reference.npz")
 NAMES = [str(name) for name in REFERENCE["names"]]
 
