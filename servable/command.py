@@ -13,6 +13,7 @@ from typing import Any, Callable, Optional
 
 import click
 
+from metric_learn_client.exit_codes import ExitCode
 from servable.config import REPOSITORY, Config, ConfigError, load_config
 from servable.control import give_order
 from servable.doctor import Examined, examine
@@ -134,16 +135,16 @@ def main() -> None:
         cli(standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        sys.exit(2)
+        sys.exit(ExitCode.USAGE)
     except ConfigError as error:
-        _end(error, 2)
+        _end(error, ExitCode.USAGE)
     except NotReadyError as error:
-        _end(error, 4)
+        _end(error, ExitCode.NOT_REACHABLE)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
     except Exception as error:
-        code = getattr(error, "exit_code", 1)
-        if not isinstance(error, (OSError, RuntimeError)) and code == 1:
+        code = getattr(error, "exit_code", ExitCode.UNEXPECTED)
+        if not isinstance(error, (OSError, RuntimeError)) and code == ExitCode.UNEXPECTED:
             log.exception("unexpected")
         _end(error, code)
 

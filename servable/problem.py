@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from metric_learn_client.exit_codes import ExitCode
 from servable.sections import Config
 
-CONFIGURATION = 2
-NOT_READY = 4
+CONFIGURATION = ExitCode.USAGE
+NOT_READY = ExitCode.NOT_REACHABLE
 
 
 @dataclass(frozen=True)

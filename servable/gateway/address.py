@@ -56,19 +56,36 @@ def cannot_bind(config: Config, key: str, error: OSError) -> Problem:
     return wrong(config, key, os.strerror(error.errno or 0), remedy, exit_code=code)
 
 
+def usable_hosts(address: Address) -> list[str]:
+    """The IP addresses behind a host name that can be bound now; "localhost" is often two, of which one may not exist.
+
+    Raises OSError where one is in use, or none can be bound; UnicodeError and socket.gaierror where there is none.
+    """
+    hosts, error = [], None
+    for family, kind, protocol, _, name in socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    ):
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(name)
+                probe.listen(1)  # two sockets may be bound to one port as long as neither listens
+            hosts.append(str(name[0]))
+        except OSError as failure:
+            if failure.errno == errno.EADDRINUSE:  # a caller of that address would meet somebody else
+                raise
+            error = failure
+    if error is not None and not hosts:
+        raise error
+    return hosts
+
+
 def _tcp(config: Config, key: str, address: Address) -> Iterator[Problem]:
     try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        usable_hosts(address)
     except (socket.gaierror, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         yield wrong(config, key, f"{address.host} is no address ({reason})", "give an IP address of this host")
-        return
-    family, kind, protocol, _, name = found[0]
-    try:
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(name)
-            probe.listen(1)  # two sockets may be bound to one port as long as neither listens
     except OSError as error:
         yield cannot_bind(config, key, error)
 

@@ -23,7 +23,7 @@ from metric_learn_client.wire import (
     HealthCheckResponse,
 )
 from servable.address import Address, parse_address
-from servable.gateway.address import GRPC, HTTP, cannot_bind, write_address
+from servable.gateway.address import GRPC, HTTP, cannot_bind, usable_hosts, write_address
 from servable.gateway.admission import Admission
 from servable.gateway.backends import Backends, Served
 from servable.gateway.dispatcher import Dispatcher
@@ -142,7 +142,8 @@ class Gateway:
         pages = {"/livez": lambda: Page("200 OK", b"alive\n"), "/readyz": self._readyz, "/metrics": self._metrics_page}
         http = HttpPages(pages)
         try:
-            port = await http.start(address.host, address.port)
+            hosts = usable_hosts(address)
+            port = await http.start(hosts if address.port else hosts[:1], address.port)  # a free port is one port
         except OSError as error:
             raise StartError(cannot_bind(self._settings, HTTP, error)) from error
         self._http = http

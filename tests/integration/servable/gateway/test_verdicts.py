@@ -2,11 +2,14 @@
 
 import asyncio
 import random
+import socket
 
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
 
+from servable import command
+from servable.command import NotReadyError
 from servable.config import ConfigError, load_config
 from servable.doctor import examine
 from servable.gateway import Backends, Gateway, StartError
@@ -38,7 +41,7 @@ def started(config):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_of_each_broken_configuration(tmp_path, monkeypatch, name):
+def test_the_gateway_says_what_check_says_of_each_broken_configuration(tmp_path, monkeypatch, name):
     with Scene(tmp_path, monkeypatch) as scene:
         CASES[name][0](scene)
         try:
@@ -47,6 +50,21 @@ def test_of_each_broken_configuration(tmp_path, monkeypatch, name):
             return  # read by both before anything else
         if config.backend.target == "cpu":  # on a host without devices nothing else is looked at
             assert started(config) == checked(config)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_server_refuses_each_broken_configuration_with_the_lines_of_check(tmp_path, monkeypatch, name):
+    with Scene(tmp_path, monkeypatch) as scene:
+        CASES[name][0](scene)
+        path = scene.write()
+
+        def said(function):
+            with pytest.raises((ConfigError, NotReadyError)) as caught:
+                function(load_config(path, scene.flags, scene.environment))
+            return caught.type, str(caught.value)
+
+        assert said(command.start) == said(command.check)
+        assert not list(tmp_path.rglob("lock"))  # nothing was started
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +182,35 @@ def test_of_200_generated_configurations(tmp_path, files):
         assert started(config) == said, seed
         accepted += not said
     assert 50 <= accepted <= 150  # else the generator has become one-sided, and this test would prove little
+
+
+@pytest.mark.parametrize("key", ["address", "http_address"])
+@pytest.mark.parametrize(
+    ("behind", "accepted"),
+    [
+        (["127.0.0.1", "2001:db8::1"], True),  # a container without IPv6 whose "localhost" has an IPv6 address too
+        (["2001:db8::1", "127.0.0.1"], True),
+        (["2001:db8::1"], False),
+        (["127.0.0.1", "taken"], False),
+    ],
+    ids=["first only", "second only", "none", "one in use"],
+)
+def test_of_a_name_with_several_addresses(monkeypatch, key, behind, accepted):
+    with socket.socket() as other:
+        other.bind(("127.0.0.2", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        real = socket.getaddrinfo
+
+        def getaddrinfo(host, *arguments, **options):
+            if host != "localhost":
+                return real(host, *arguments, **options)
+            names = ["127.0.0.2" if name == "taken" else name for name in behind]
+            return [entry for name in names for entry in real(name, *arguments, **options)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        server = {"address": "127.0.0.1:0", "http_address": "127.0.0.1:0", key: f"localhost:{port}"}
+        config = Config(server=server)
+        said = checked(config)
+        assert started(config) == said
+        assert bool(said) is not accepted
