@@ -10,10 +10,12 @@ from typing import Any, Optional
 import click
 import numpy as np
 
+from metric_learn_client import wire
 from metric_learn_client.cli.connection import endpoint_options, open_client
 from metric_learn_client.client import EmbeddingClient
 from metric_learn_client.errors import MetricLearnError
 from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.inputs import UnreadableError, read_image
 from metric_learn_client.load import PERCENTILES, Level, parse_range
 from metric_learn_client.load_runner import MAX_ARRIVALS_IN_FLIGHT, Load, Measurement, UnstableError, rotating
 from metric_learn_client.lossless import encode_lossless
@@ -130,11 +132,10 @@ def _caller(client: EmbeddingClient, images: list[bytes], batch_size: int) -> An
 
 def _images(files: Sequence[str]) -> list[bytes]:
     if files:
-        contents = []
-        for name in files:
-            with open(name, "rb") as file:
-                contents.append(file.read())
-        return contents
+        try:
+            return [read_image(name, wire.DEFAULT_MAX_IMAGE_BYTES) for name in files]
+        except UnreadableError as error:
+            raise click.UsageError(error.message) from error
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (12, 16, 3), np.uint8)
     picture = np.repeat(np.repeat(coarse, 40, axis=0), 40, axis=1) // 2 + rng.integers(0, 16, (480, 640, 3), np.uint8)

@@ -89,12 +89,13 @@ def _answers(names: Sequence[str], client: EmbeddingClient) -> Iterator[Answer]:
         for answer in client.embed_iter(names, on_error="return"):
             bar.update(1)
             # the library names the file in the message of E_READ; here it stands before the message already
-            yield answer if isinstance(answer, np.ndarray) else _without_name(answer, names[answer.index])
+            yield answer if isinstance(answer, np.ndarray) else without_name(answer, names[answer.index])
     finally:
         bar.close()
 
 
-def _without_name(failure: ImageFailure, name: str) -> ImageFailure:
+def without_name(failure: ImageFailure, name: str) -> ImageFailure:
+    """The failure as it is shown where the file's name stands before it."""
     prefix = f"{name}: "
     message = failure.message[len(prefix) :] if failure.message.startswith(prefix) else failure.message
     return ImageFailure(failure.index, failure.code, message)

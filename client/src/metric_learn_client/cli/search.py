@@ -10,6 +10,7 @@ import click
 import numpy as np
 
 from metric_learn_client.cli.connection import endpoint_options, open_client
+from metric_learn_client.cli.embed_files import without_name
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.printable import printable
 from metric_learn_client.retrieval.pages import Result, item, search_page
@@ -82,22 +83,13 @@ def _embed(
     index: SearchIndex, queries: tuple[str, ...], connection: dict[str, Any]
 ) -> tuple[list[str], Any, list[str]]:
     """(queries that have an embedding, their embeddings, one line for each that has none)."""
-    failures, readable, images = [], [], []
-    for query in queries:
-        try:
-            images.append(Path(query).read_bytes())
-            readable.append(query)
-        except OSError as error:
-            failures.append(f"{printable(query)}: E_READ: {error.strerror}")
-    if not readable:
-        return [], np.empty((0, index.facts.dim), np.float32), failures
     with open_client(**connection) as client:
-        result = client.embed(images, on_error="return")
+        result = client.embed(queries, on_error="return")
     check_fingerprint(index.facts.fingerprint, result.fingerprint)
-    bad = {failure.index for failure in result.errors}
-    failures += [f"{printable(readable[e.index])}: {e.code}: {e.message}" for e in result.errors]
-    good = [n for n in range(len(readable)) if n not in bad]
-    return [readable[n] for n in good], np.asarray(result.embeddings)[good], failures
+    named = ((printable(queries[each.index]), without_name(each, queries[each.index])) for each in result.errors)
+    failures = [f"{name}: {failure.code}: {failure.message}" for name, failure in named]
+    good = np.flatnonzero(result.ok).tolist()
+    return [queries[n] for n in good], result.embeddings[good], failures
 
 
 def _page(index: SearchIndex, found: list[Any], stored: bool, image_root: Optional[Path]) -> str:
