@@ -146,6 +146,8 @@ def from_status(code: str, details: str, endpoint: str, deadline_s: float) -> En
         remedy = "is the server started and ready?"
         if "socket closed" in details.lower():  # TLS 1.3: the client has finished before its certificate is refused
             remedy += " If it asks for client certificates: check cert_file and key_file"
+        if " through the proxy " in endpoint:
+            remedy += " If it should be reached without the proxy: name its host in no_proxy"
         return kind(f"nothing serves at {endpoint}: {details}; {remedy}", code, details)
     if kind is DeadlineError:
         said = "" if details.lower() in ("", "deadline exceeded") else f": {details}"  # gRPC's own words add nothing

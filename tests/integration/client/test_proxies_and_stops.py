@@ -1,6 +1,9 @@
 """What proxies and servers that stop do to a call: it goes to another endpoint, and ends within its deadline."""
 
 import asyncio
+import socket
+import socketserver
+import threading
 
 import grpc
 import pytest
@@ -95,3 +98,77 @@ def test_a_failed_call_without_another_endpoint_keeps_its_code():
     with FakeServable(faults=Faults(status="DATA_LOSS")) as server, pytest.raises(EndpointError) as caught:
         embed(server.endpoint)
     assert caught.value.code == grpc.StatusCode.DATA_LOSS.name and server.calls == 1
+
+
+class ConnectProxy(socketserver.ThreadingTCPServer):
+    """An HTTP proxy that does CONNECT, to `to` whatever is asked for; None: it refuses. `asked` lists the targets."""
+
+    daemon_threads = True
+
+    def __init__(self, to):
+        super().__init__(("127.0.0.1", 0), _Connect)
+        self.to, self.asked = to, []
+        self.address = f"127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+
+class _Connect(socketserver.BaseRequestHandler):
+    def handle(self):
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += self.request.recv(4096)
+        self.server.asked.append(head.split()[1].decode())
+        if self.server.to is None:
+            self.request.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\n")
+            return
+        host, port = self.server.to.split(":")
+        with socket.create_connection((host, int(port))) as onward:
+            self.request.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=_pump, args=(onward, self.request), daemon=True)
+            back.start()
+            _pump(self.request, onward)
+            back.join(5)
+
+
+def _pump(source, sink):
+    try:
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["threads", "asyncio"])
+def test_a_call_to_this_machine_passes_no_proxy(fake, monkeypatch, asynchronous):
+    with ConnectProxy(fake.endpoint) as proxy:
+        for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+            monkeypatch.setenv(name, f"http://{proxy.address}")
+        port = fake.endpoint.rpartition(":")[2]
+        for endpoint in (fake.endpoint, f"localhost:{port}", f"dns:///localhost:{port}"):
+            assert (embed(endpoint, asynchronous, token="t") == ROWS).all()
+    assert proxy.asked == []
+
+
+def test_a_call_elsewhere_goes_through_the_proxy_by_name(fake, monkeypatch):
+    with ConnectProxy(fake.endpoint) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://{proxy.address}")
+        assert (embed("embeddings.invalid:5500") == ROWS).all()
+    assert proxy.asked == ["embeddings.invalid:5500"]
+
+
+def test_a_proxy_that_refuses_or_is_gone_is_named_without_its_password(monkeypatch):
+    with ConnectProxy(None) as proxy:
+        monkeypatch.setenv("http_proxy", f"http://user:secret@{proxy.address}")
+        with pytest.raises(errors.UnreachableError, match=f"through the proxy http://{proxy.address}") as refused:
+            embed("embeddings.invalid:5500", retries=1)
+    with pytest.raises(errors.UnreachableError, match=f"through the proxy http://{proxy.address}") as gone:
+        embed("embeddings.invalid:5500", retries=1)
+    assert proxy.asked and "secret" not in f"{refused.value}{gone.value}" and "no_proxy" in str(gone.value)

@@ -54,7 +54,7 @@ class Core:
         self.now = now
         self.dice = random.Random(os.urandom(8)).random
         self.gate = Gate(options.max_in_flight)
-        self.pool = Pool(options.endpoints)
+        self.pool = Pool(options.endpoints, options.proxies)
         self.budget = retry.Budget(options.max_in_flight, now)
         self.guard = Guard(options.expected_fingerprint, allow_change=options.allow_fingerprint_change)
         self.token = TokenSource(options.token, options.token_file)
