@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Optional
 
 import click
@@ -12,6 +13,7 @@ import numpy as np
 
 from metric_learn_client import wire
 from metric_learn_client.cli.connection import endpoint_options, open_client
+from metric_learn_client.cli.output_file import OutputFile
 from metric_learn_client.client import EmbeddingClient
 from metric_learn_client.errors import MetricLearnError
 from metric_learn_client.exit_codes import ExitCode
@@ -53,7 +55,7 @@ def _levels(_context: click.Context, _option: click.Parameter, value: Optional[s
 @click.option("--latency-threshold-ms", type=float, help="stop at the first level whose latency is above this")
 @click.option("--warmup-request-count", type=click.IntRange(0), default=5, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="of the arrivals")
-@click.option("--csv", "csv_file", type=click.Path(dir_okay=False), help="write the levels as CSV too")
+@click.option("--csv", "csv_file", type=OutputFile(), help="write the levels as CSV too")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object per level and line instead of a table")
 @endpoint_options
 def command(
@@ -69,7 +71,7 @@ def command(
     latency_threshold_ms: Optional[float],
     warmup_request_count: int,
     seed: int,
-    csv_file: Optional[str],
+    csv_file: Optional[Path],
     as_json: bool,
     **connection: Any,
 ) -> ExitCode:

@@ -11,6 +11,7 @@ import numpy as np
 
 from metric_learn_client.cli.connection import endpoint_options, open_client
 from metric_learn_client.cli.embed_files import without_name
+from metric_learn_client.cli.output_file import OutputFile
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.printable import printable
 from metric_learn_client.retrieval.pages import Result, item, search_page
@@ -26,7 +27,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--stored", is_flag=True, help="each QUERY is an image_path of the index; no endpoint is asked")
 @click.option("--k", type=click.IntRange(1), default=10, show_default=True, help="images for each query")
 @click.option("--json", "as_json", is_flag=True, help="JSON, one line a query")
-@click.option("--html", type=PATH, help="x.html: a self-contained page with pictures")
+@click.option("--html", type=OutputFile(), help="x.html: a self-contained page with pictures")
 @click.option("--image-root", type=PATH, help="where the index's relative paths begin, for the page's pictures")
 @endpoint_options
 def command(
