@@ -10,7 +10,10 @@ _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 
 def printable(text: str) -> str:
     """Without line breaks, control characters and lone surrogates, which names of files can hold. To look at only."""
-    safe = text.encode("utf-8", "backslashreplace").decode()
+    try:
+        safe = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # surrogates that stand for no byte
+        safe = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in safe)
 
 
