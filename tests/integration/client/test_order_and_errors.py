@@ -204,7 +204,7 @@ def test_every_status_is_its_documented_error_and_only_those_that_can_pass_are_r
         with pytest.raises(errors.EndpointError) as caught:
             client.embed([b"a"])
     assert type(caught.value) is errors.BY_STATUS[status.name] and caught.value.code == status.name
-    retried = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED"}
+    retried = {"UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"}
     assert (fake.calls > 1) == (status.name in retried)
 
 

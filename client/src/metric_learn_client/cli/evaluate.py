@@ -10,6 +10,7 @@ from typing import Any, Optional
 import click
 
 from metric_learn_client.cli.connection import endpoint_options, open_client
+from metric_learn_client.cli.output_file import OutputFile
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.retrieval.embedding_set import EmbeddingSet, EmbeddingSetError, read_embedding_set
 from metric_learn_client.retrieval.evaluation import Evaluation, as_text, evaluate
@@ -26,6 +27,7 @@ from metric_learn_client.retrieval.protocol import (
 from metric_learn_client.retrieval.ranking import DEFAULT_MEMORY_MB
 
 PATH = click.Path(path_type=Path)
+FOLDER = click.Path(file_okay=False, writable=True, path_type=Path)
 
 
 @click.command(
@@ -43,10 +45,10 @@ PATH = click.Path(path_type=Path)
 @click.option("--min-recall-at-1", type=click.FloatRange(0, 1), help="exit 5 below this")
 @click.option("--memory-mb", type=click.IntRange(16), default=DEFAULT_MEMORY_MB, show_default=True, help="for a block")
 @click.option("--faiss", is_flag=True, help="rank by FAISS in float32 in place of the exact order")
-@click.option("--report", type=PATH, help="x.html: a self-contained page")
-@click.option("--plots", "plots_folder", type=PATH, help="folder for recall.png, similarity.png, norms.png")
+@click.option("--report", type=OutputFile(), help="x.html: a self-contained page")
+@click.option("--plots", "plots_folder", type=FOLDER, help="folder for recall.png, similarity.png, norms.png")
 @click.option("--image-root", type=PATH, help="where relative image paths begin, for the report's pictures")
-@click.option("--output", type=PATH, help="x.json: all numbers")
+@click.option("--output", type=OutputFile(), help="x.json: all numbers")
 @click.option("--json", "as_json", is_flag=True, help="the numbers on stdout as JSON")
 @endpoint_options
 def command(
@@ -104,8 +106,10 @@ def command(
         )
     except (EmbeddingSetError, ProtocolError, ValueError) as error:
         raise click.UsageError(str(error)) from error
+    click.echo(
+        json.dumps(made.as_dict(), indent=2) if as_json else as_text(made)
+    )  # first: a full disk takes no numbers
     _write(made, report, plots_folder, output, image_root)
-    click.echo(json.dumps(made.as_dict(), indent=2) if as_json else as_text(made))
     return ExitCode.DONE if made.passed else ExitCode.GATE_FAILED
 
 

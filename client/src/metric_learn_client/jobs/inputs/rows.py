@@ -18,6 +18,7 @@ from typing import Any, Optional
 import pyarrow as pa
 
 from metric_learn_client.jobs.errors import InputError
+from metric_learn_client.printable import escaped
 
 CHUNK_ROWS = 8192
 LOCATION = (
@@ -81,7 +82,5 @@ def chunked(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 def as_text(name: bytes) -> tuple[str, Optional[bytes]]:
     """A file's name as text, and the name itself where text cannot hold it."""
-    try:
-        return name.decode("utf-8"), None
-    except UnicodeDecodeError:
-        return name.decode("utf-8", "backslashreplace"), name
+    text = escaped(name)
+    return text, None if text.encode() == name else name
