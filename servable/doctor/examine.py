@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-import yaml
-
 from servable.config import ConfigError
 from servable.doctor.ascend import ascend_problems
 from servable.doctor.consistency import inconsistencies
@@ -18,10 +16,8 @@ from servable.doctor.host import host_problems
 from servable.doctor.interpreter import interpreter_problems
 from servable.gateway import StartError, prepare
 from servable.problem import CONFIGURATION, Problem, exit_code
-from servable.sections import REPOSITORY, Config
+from servable.sections import Config
 from servable.version import ExportedVersion, find_version, open_version
-
-MODEL_FACTS = REPOSITORY / "configs" / "model.yaml"
 
 
 @dataclass
@@ -66,7 +62,7 @@ def default_version(config: Config) -> int:
 def open_configured(config: Config, number: int) -> ExportedVersion:
     """The exported version `number`, checked, with the batch sizes that are to be served. Raises ConfigError."""
     folder = find_version(config.model.root, number, config.origin("model.version"))
-    version = open_version(folder, preprocessing_id())
+    version = open_version(folder)
     wanted = config.backend.batch_sizes
     if not set(wanted) <= set(version.batch_sizes):
         has = f"{folder} has {list(version.batch_sizes)}"
@@ -75,18 +71,6 @@ def open_configured(config: Config, number: int) -> ExportedVersion:
             "or export the others (configs/model.yaml: batch_sizes)"
         )
     return version.with_batch_sizes(wanted) if wanted else version
-
-
-def preprocessing_id() -> str:
-    """What this checkout's preprocessing is called; a version exported for another must not be served.
-
-    Raises ConfigError when the checkout does not say.
-    """
-    try:
-        return str(yaml.safe_load(MODEL_FACTS.read_text())["model"]["preprocessing"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        why = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise ConfigError(f"{MODEL_FACTS}: model.preprocessing cannot be read ({why}); restore the checkout") from error
 
 
 def _gateway(config: Config, found: Examined) -> Iterable[Problem]:

@@ -29,11 +29,9 @@ from metric_learn_client.preprocess.kinds import format_of, name_of
 from metric_learn_client.preprocess.limits import DecodeLimits, ImageError, damaged, too_large, unsupported
 from metric_learn_client.preprocess.orientation import orientation, upright
 from metric_learn_client.preprocess.resize_kernel import load_kernel
+from metric_learn_client.wire.contract import PREPROCESSING_ID
 
 __all__ = ["KERNEL", "PREPROCESSING_ID", "SIDE_PX", "DecodeLimits", "ImageError", "decode", "preprocess", "resize"]
-
-# Names this module's arithmetic. Part of the fingerprint: any change to the pixels takes a new id.
-PREPROCESSING_ID = "bgr-upright/short224-lanczos4/224x224-linear/opencv-2"
 
 Pixels = npt.NDArray[np.uint8]
 Buffer = Union[bytes, memoryview]

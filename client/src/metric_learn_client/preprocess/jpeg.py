@@ -248,12 +248,12 @@ def _next_marker(encoded: Pixels, position: int, in_scan: bool = False) -> Optio
 
 
 def _has_frame(encoded: Pixels, position: int) -> bool:
-    """Whether the bytes of any frame header's marker are there at all."""
-    kinds = np.zeros(256, bool)
-    kinds[list(_START_OF_FRAME)] = True
+    """Whether the two bytes of any frame header's marker are there at all."""
     for at in range(position, len(encoded) - 1, 1 << 18):
         window = encoded[at : at + (1 << 18) + 1]
-        if ((window[:-1] == 0xFF) & kinds[window[1:]]).any():
+        second = window[1:]
+        marks = (window[:-1] == 0xFF) & (second & 0xF0 == 0xC0)
+        if marks.any() and not _START_OF_FRAME.isdisjoint(second[marks].tolist()):
             return True
     return False
 
