@@ -38,6 +38,7 @@ class Identity:
     weights: str
     preprocessing: str
     golden: Golden
+    workers: int = 1
 
 
 class Child:
@@ -148,6 +149,7 @@ class Launcher:
             weights=version.weights,
             preprocessing=version.preprocessing,
             golden=Golden(version.golden_image, version.golden_embedding),
+            workers=processes,
         )
         return Child(backend, version, identity, directory)
 
