@@ -47,6 +47,7 @@ class Identity:
     weights: str
     preprocessing: str
     golden: Golden
+    workers: int = 1
 
 
 class Child:
@@ -167,6 +168,7 @@ class Launcher:
             weights=version.weights,
             preprocessing=version.preprocessing,
             golden=Golden(version.golden_image, version.golden_embedding),
+            workers=processes,
         )
         models = 0 if cpu else len(config.backend.device_ids) * len(version.batch_sizes)
         return Child(backend, version, identity, directory, models)

@@ -44,6 +44,10 @@ class Backend(Protocol):
     def max_batch(self) -> int: ...
 
     @property
+    def workers(self) -> int:
+        """That run the network."""
+
+    @property
     def embedding_dim(self) -> int: ...
 
     @property
@@ -98,7 +102,7 @@ class Served:
         for listener in list(self.listeners):
             listener(self)
 
-    def suspect(self, reason: str) -> None:
+    def doubt(self, reason: str) -> None:
         """A call met a fault of the backend itself: hold calls until the golden image passes again."""
         if self.state is State.SERVING:
             self.move(State.PROBING, reason)

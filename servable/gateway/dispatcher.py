@@ -56,6 +56,11 @@ class Dispatcher:
         """To the current backend; None before there was one."""
         return self._channel
 
+    @property
+    def waiting_since(self) -> float:
+        """When the oldest part was sent that is not answered yet; now where there is none. Monotonic."""
+        return min((part.made_at for part in self._parts.values()), default=time.monotonic())
+
     async def run(self, job: Job) -> None:
         """Returns when every image of `job` has its outcome. Raises CallError. Cancelled: its images are dropped."""
         self._recognise(job)
@@ -213,7 +218,7 @@ class Dispatcher:
         ids = sorted({job.request_id for job, _ in part.images})
         log.warning("part of %d images failed: %s", len(part.images), reason, extra={"fields": {"request_ids": ids}})
         if channel is self._channel and not faults[0][2].overload:
-            self._served.suspect(f"a part failed: {reason}")
+            self._served.doubt(f"a part failed: {reason}")
         for job, index, fault in faults:
             if fault.overload:
                 job.fail(overloaded("the model has too much to do; try again later", RETRY_AFTER_FAULT_MS))
@@ -264,6 +269,8 @@ class Dispatcher:
 
     def _recognise(self, job: Job) -> None:
         """Images that are known from before are answered at once, or go alone."""
+        if not self._known:
+            return
         for index in list(job.pending):
             known = self._known.look(job.method, job.payload(index))
             if known is not None:

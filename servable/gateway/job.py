@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional, Union
 
 from metric_learn_client.wire.instances import encode_request
@@ -82,6 +82,7 @@ class Part:
     method: Method
     images: list[tuple[Job, int]]
     alone: bool
+    made_at: float = field(default_factory=time.monotonic)
 
     def encode(self) -> bytes:
         first = self.images[0][0]

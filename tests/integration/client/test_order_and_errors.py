@@ -233,6 +233,14 @@ def test_every_in_band_code_is_its_documented_error(fake, code, text, outcome):
                 client.embed([b"a"])
 
 
+def test_an_image_that_ended_the_servers_process_is_never_sent_again(fake):
+    text = "E_CRASH: the image ended or held up the process that worked on it"
+    fake.faults = Faults(in_band=(3, text), calls=1)  # a second call would succeed
+    with EmbeddingClient(fake.endpoint, retries=5) as client:
+        (failure,) = client.embed([b"a"], on_error="return").errors
+    assert (failure.index, failure.code) == (0, "E_CRASH")
+
+
 def test_transient_errors_in_band_and_by_status_are_survived(fake, client):
     for faults in (
         Faults(in_band=(5, "no worker"), calls=1),

@@ -1,6 +1,7 @@
 """Images that end a backend, or hold it up, and those that were beside them."""
 
 import concurrent.futures
+import dataclasses
 import logging
 
 import grpc
@@ -53,7 +54,7 @@ def replace(harness, reason="it ended"):
     """As the supervisor does: the old one is gone, the new one listens on the same path."""
     had_images = harness.call(harness.backends.set_down, harness.backend, reason)
     harness.serving.silent = False
-    harness.backend = FakeBackend(harness.backend.target)
+    harness.backend = dataclasses.replace(harness.backend)
     harness.call(harness.backends.set_ready, harness.backend)
     return had_images
 
@@ -106,7 +107,7 @@ def test_afterwards_it_is_answered_from_memory_also_while_nothing_serves(running
 
 def test_new_killers_again_and_again_fail_nobody_else(running, channel):
     innocent = []
-    for number in range(12):
+    for number in range(6):
         poison = b"poison %d" % number
         running.serving.poison = {poison}
         innocent += [predict_future(channel, request(b"%d" % index)) for index in range(3)]
@@ -199,6 +200,28 @@ def test_one_golden_image_that_stays_away_is_enough_where_a_suspect_is_alone(run
     assert running.backends.default.deaths_with_suspects == 2
     failed = [line for line in running.http("/metrics")[1].splitlines() if 'probes_total{result="failed"}' in line]
     assert failed == ['metric_learn_readiness_probes_total{result="failed"} 3.0']
+
+
+def test_a_worker_that_hangs_beside_others_is_noticed_by_its_images(tmp_path):
+    quick = ReadinessSettings(interval_s=0.05, deadline_s=0.1, forced_interval_s=0.3)
+    backend = FakeBackend(f"unix:{tmp_path}/b.sock", workers=2, window_instances=96)
+    settings = GatewaySettings(address="127.0.0.1:0", http_address="127.0.0.1:0", readiness=quick)
+    with Harness(tmp_path, settings, backend=backend) as harness, harness.channel() as channel:
+        harness.serving.hangs_one_of_two = b"poison"
+        images = [b"0", b"poison", b"1"]
+        future = predict_future(channel, request(*images))
+
+        def others_go_on_until(reports):
+            reply, _ = predict(channel, request(b"2"))
+            assert_answered(reply, [b"2"])
+            return len(harness.unhealthy) == reports
+
+        until(lambda: others_go_on_until(1), "the first report")
+        replace(harness)
+        until(lambda: len(harness.unhealthy) == 2, "the second report")
+        replace(harness)
+        assert_answered(future.result(10), images, crashed=[b"poison"])
+        assert {reason for _, reason in harness.unhealthy} == {"one of the workers does not answer"}
 
 
 def test_with_when_down_fail_the_call_is_sent_again_and_its_killer_goes_alone_then(tmp_path):
