@@ -10,21 +10,27 @@ from metric_learn_client.image_names import path_column
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.options import InputSpec
 
+# A column of a table, and a field of it where it holds structs.
+Place = tuple[str, Optional[str]]
+
 
 class Columns(NamedTuple):
-    """Which column is what. image: the name to read bytes by ("image.bytes" inside a struct), None where paths are
-    the images; path: the column of image_path, or (column, field) of a struct, None where it is made up from file and
-    row; kept: the user's, as the table has them."""
+    """Which column is what. image: None where paths are the images; path: None where it is made up from file and row;
+    kept: the user's, as the table has them."""
 
-    image: Optional[str]
-    path: Optional[tuple[str, Optional[str]]]
+    image: Optional[Place]
+    path: Optional[Place]
     kept: list[str]
 
     @property
     def needed(self) -> list[str]:
-        """Every column of the table that is read, by its own name."""
-        picture = [] if self.image is None else [self.image]
-        return [*picture, *([] if self.path is None else [self.path[0]]), *self.kept]
+        """Every column of the table that is read."""
+        return [*(place[0] for place in (self.image, self.path) if place is not None), *self.kept]
+
+
+def dotted(place: Place) -> str:
+    """As Arrow names it: "image.bytes"."""
+    return ".".join(part for part in place if part is not None)
 
 
 def choose(schema: pa.Schema, spec: InputSpec, name: str) -> Columns:
@@ -63,10 +69,10 @@ def choose(schema: pa.Schema, spec: InputSpec, name: str) -> Columns:
     if not holds_images(kind) and not pa.types.is_fixed_size_binary(kind):
         raise InputError(f"{name}: column {image!r} is {kind}, not encoded images")
     if not pa.types.is_struct(kind):
-        return Columns(image, place, kept)
+        return Columns((image, None), place, kept)
     if place is None and any(kind.field(i).name == "path" for i in range(kind.num_fields)):
-        return Columns(f"{image}.bytes", (image, "path"), kept)
-    return Columns(f"{image}.bytes", place, kept)
+        return Columns((image, "bytes"), (image, "path"), kept)
+    return Columns((image, "bytes"), place, kept)
 
 
 def holds_images(kind: pa.DataType) -> bool:

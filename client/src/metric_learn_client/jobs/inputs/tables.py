@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs.columns import as_type, choose, holds_images, plain
+from metric_learn_client.jobs.inputs.columns import as_type, choose, dotted, holds_images, plain
 from metric_learn_client.jobs.inputs.rows import CHUNK_ROWS, LOCATION, Input, planned_schema
 from metric_learn_client.jobs.inputs.sources import Source, edges, find_sources
 from metric_learn_client.jobs.options import InputSpec
@@ -35,15 +35,14 @@ class TableInput(Input):
         self._sources = find_sources(names, ".parquet", spec.glob, self.skipped)
         self.sources = [source.name for source in self._sources]
         with open_table(self.sources[0]) as table:
-            whole = table.schema_arrow
+            whole = self._whole = table.schema_arrow
             self._partitions = self._keys(whole)
             if spec.columns is not None:
                 spec = replace(spec, columns=tuple(name for name in spec.columns if name not in self._partitions))
             self.found = choose(whole, spec, self.sources[0])
-            self.image_column = self.found.image
+            self.image_column = None if self.found.image is None else dotted(self.found.image)
             kept = [pa.field(name, plain(whole.field(name).type)) for name in self.found.kept]
             self._schema = pa.schema([*kept, *(pa.field(name, pa.string()) for name in self._partitions)])
-            self._columns = set(whole.names)
             self.root = spec.root if spec.root is not None else self._root(table)
 
     @property
@@ -86,7 +85,7 @@ class TableInput(Input):
         return folder or None if beside and not os.path.exists(os.fsencode(path)) else None
 
     def _read(self, table: pq.ParquetFile, group: int, name: str) -> Iterator[pa.RecordBatch]:
-        path = [] if self.found.path is None else [".".join(part for part in self.found.path if part)]
+        path = [] if self.found.path is None else [dotted(self.found.path)]
         wanted = [*path, *self.found.kept]
         if not wanted:  # reading no column gives no rows
             count = table.metadata.row_group(group).num_rows
@@ -134,20 +133,20 @@ class TableInput(Input):
         """Raises InputError where a table is not like the first one."""
         first = self.sources[0]
         for column in self.found.needed:
-            top = column if column in schema.names or self.found.image != column else column.rpartition(".")[0]
-            if schema.names.count(top) != 1:
-                there = "there twice" if top in schema.names else "missing"
-                raise InputError(f"{name}: column {top!r} is {there}; {first} has it; choose others with --columns")
-            kind = plain(schema.field(top).type)
-            if column == self.found.image:
-                if not holds_images(kind) and not pa.types.is_fixed_size_binary(kind):
-                    raise InputError(f"{name}: column {top!r} is {kind}, not encoded images as in {first}")
-            elif column in self.found.kept and kind not in (self._schema.field(column).type, pa.null()):
+            if schema.names.count(column) != 1:
+                there = "there twice" if column in schema.names else "missing"
+                raise InputError(f"{name}: column {column!r} is {there}; {first} has it; choose others with --columns")
+            kind, wanted = plain(schema.field(column).type), plain(self._whole.field(column).type)
+            same = kind in (wanted, pa.null())
+            if self.found.image is not None and column == self.found.image[0]:
+                same = holds_images(kind) == holds_images(wanted)
+                same = same and pa.types.is_struct(kind) == pa.types.is_struct(wanted)
+            if not same:
                 raise InputError(
-                    f"{name}: column {column!r} is {kind}; in {first} it is {self._schema.field(column).type}; "
+                    f"{name}: column {column!r} is {kind}; in {first} it is {wanted}; "
                     "choose other columns with --columns"
                 )
-        more = [column for column in schema.names if column not in self._columns]
+        more = [column for column in schema.names if column not in self._whole.names]
         if more and self._spec.columns is None:
             raise InputError(f"{name}: {first} has no column {more[0]!r}; say with --columns which to keep")
 
