@@ -51,7 +51,7 @@ class ListInput(Input):
         self._stdin_lines: Optional[Iterator[str]] = None
         look = self._look(first)
         self._format = _detect(look, first) if input_format == "list" else input_format
-        filled = [line for line in look if line.strip()]
+        filled = [line for line in look if not _is_blank(line)]
         self._quoted = bool(filled) and all(line.strip()[0] in _QUOTES for line in filled)
         labels = [found["label"] for line in filled if (found := _LABELLED.fullmatch(line.strip()))]
         self._label = pa.int64() if all(map(_WHOLE_NUMBER.fullmatch, labels)) else pa.string()
@@ -91,7 +91,7 @@ class ListInput(Input):
             yield from self._parse_csv(name, lines)
             return
         for number, line in enumerate(lines, 1):
-            if not line.strip() or (number == 1 and self._format == "sop" and line.split() == list(SOP_HEADER)):
+            if _is_blank(line) or (number == 1 and self._format == "sop" and line.split() == list(SOP_HEADER)):
                 continue
             if self._format == "lines":
                 yield self._unquoted(_without_trailing_space(line)), ()
@@ -198,7 +198,7 @@ class ListInput(Input):
 def _detect(look: list[str], name: str) -> str:
     if name.lower().rsplit("?", 1)[0].endswith((".csv", ".tsv")):
         return "csv"
-    filled = [line for line in look if line.strip()]
+    filled = [line for line in look if not _is_blank(line)]
     if not filled:
         return "lines"
     if filled[0].split() == list(SOP_HEADER):
@@ -221,6 +221,11 @@ def _delimiter(look: list[str], name: str, column: Optional[str]) -> str:
         if (column in names) if column is not None else path_column(names) is not None:
             return sign
     return usual
+
+
+def _is_blank(line: str) -> bool:
+    """Also where it is the NUL of an almost empty list in UTF-16."""
+    return not line.replace("\0", "").strip()
 
 
 def _without_trailing_space(path: str) -> str:
