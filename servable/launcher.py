@@ -168,7 +168,7 @@ class Launcher:
             weights=version.weights,
             preprocessing=version.preprocessing,
             golden=Golden(version.golden_image, version.golden_embedding),
-            workers=processes,
+            workers=config.backend.processes,
         )
         models = 0 if cpu else len(config.backend.device_ids) * len(version.batch_sizes)
         return Child(backend, version, identity, directory, models)

@@ -89,6 +89,20 @@ class RunOptions:
             )
 
 
+def spelled(name: str) -> str:
+    """img, img/, ./img and .//img are one name; of a URL only the slash at its end does not count."""
+    if "://" in name:
+        return name.rstrip("/")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return ("/" if name.startswith("/") else "") + "/".join(parts) or "."
+
+
+def same_spelling(spec: InputSpec) -> InputSpec:
+    """The same input, its names spelled in one way and each once: to compare, never to open."""
+    inputs = tuple(dict.fromkeys(spelled(name) for name in spec.inputs))
+    return dataclasses.replace(spec, inputs=inputs, root=None if spec.root is None else spelled(spec.root))
+
+
 def as_json(options: Any) -> dict[str, Any]:
     """A dataclass of this module as JSON holds it: tuples become lists."""
     return {

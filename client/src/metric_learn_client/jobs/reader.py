@@ -48,7 +48,10 @@ class Reader:
         """One image or RowError per row, in order."""
         names = rows.column("image_path").to_pylist()
         if self._kind == "tar":
-            return self._members(*(rows.column(name).to_pylist() for name in _SPANS))
+            problems = rows.column("plan:raw")
+            there = rows.filter(problems.is_null())
+            images = iter(self._members(*(there.column(name).to_pylist() for name in _SPANS)))
+            return [next(images) if why is None else RowError("E_READ", why.decode()) for why in problems.to_pylist()]
         raws = rows.column("plan:raw").to_pylist()
         return [self._file(name, raw) for name, raw in zip(names, raws)]
 
@@ -159,5 +162,6 @@ class _Tables:
         self._opened.close()
 
     def _images(self, batch: pa.RecordBatch) -> Any:
-        column = batch.column(0)
+        at = batch.schema.get_field_index(self._read_column)
+        column = batch.column(at if at >= 0 else batch.schema.get_field_index(self._column))
         return column.field(self._inner) if self._inner and pa.types.is_struct(column.type) else column

@@ -321,7 +321,7 @@ def test_what_cannot_be_read_fails_alone_with_its_code(tmp_path, make, code):
 def test_an_input_without_images_says_what_it_saw(tmp_path):
     write(tmp_path / "in/a.tiff")
     spec = InputSpec((str(tmp_path / "in"),))
-    with pytest.raises(InputError, match="no images; 1 files are not images by their names"):
+    with pytest.raises(InputError, match=r"no images; not taken, by their names: 1 \.tiff \(as .*/in/a.tiff\)"):
         build(open_input(spec), spec, 10, tmp_path / "plan")
     with pytest.raises(InputError, match="no such file or folder"):
         open_input(InputSpec((str(tmp_path / "nothing"),)))
