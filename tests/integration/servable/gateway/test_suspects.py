@@ -203,10 +203,9 @@ def test_one_golden_image_that_stays_away_is_enough_where_a_suspect_is_alone(run
 
 
 def test_a_worker_that_hangs_beside_others_is_noticed_by_its_images(tmp_path):
-    quick = ReadinessSettings(interval_s=0.05, deadline_s=0.1, forced_interval_s=0.3)
+    quick = ReadinessSection(interval_s=0.05, deadline_s=0.1, forced_interval_s=0.3)
     backend = FakeBackend(f"unix:{tmp_path}/b.sock", workers=2, window_instances=96)
-    settings = GatewaySettings(address="127.0.0.1:0", http_address="127.0.0.1:0", readiness=quick)
-    with Harness(tmp_path, settings, backend=backend) as harness, harness.channel() as channel:
+    with Harness(tmp_path, config_of(readiness=quick), backend=backend) as harness, harness.channel() as channel:
         harness.serving.hangs_one_of_two = b"poison"
         images = [b"0", b"poison", b"1"]
         future = predict_future(channel, request(*images))
