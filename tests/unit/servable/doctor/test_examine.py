@@ -1,7 +1,6 @@
 """What `--check` says of broken configurations and hosts: one line each, with place, key and remedy."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -66,17 +65,3 @@ def test_a_comment_in_a_tokens_file_may_hold_any_bytes(scene, comment):
     path.write_bytes((comment if isinstance(comment, bytes) else comment.encode()) + b"\n0123456789abcdef-first\n")
     scene.set("security", tokens_file=str(path))
     assert check(scene) == (0, [])
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [(None, "No such file"), ("model: {}", "lacks 'preprocessing'"), ("model: [", "while parsing"), ("", "NoneType")],
-    ids=["missing", "without the key", "not YAML", "empty"],
-)
-def test_a_checkout_that_does_not_say_how_it_preprocesses_is_refused(scene, monkeypatch, text, words):
-    facts = scene.folder / "model.yaml"
-    if text is not None:
-        facts.write_text(text)
-    monkeypatch.setattr(sys.modules["servable.doctor.examine"], "MODEL_FACTS", facts)  # a function hides the module
-    code, (line,) = check(scene)
-    assert code == 2 and str(facts) in line and words in line and "restore the checkout" in line
