@@ -77,7 +77,7 @@ def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Struct
     if not ended:
         raise damaged("the PNG is cut off")
     if found.unknown:
-        raise unsupported("a PNG with a critical chunk that is not known")
+        raise unsupported("a PNG with an unknown critical chunk")
     if not found.image_data:
         raise damaged("the PNG has no image data")
     if found.header[9] == _PALETTE and not found.palette:
