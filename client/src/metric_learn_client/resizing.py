@@ -1,6 +1,6 @@
 """resize="server-exact": the servable's own preprocessing, run here, so that 150 kB of pixels travel, not a photo.
 
-One implementation for both sides (`preprocess`, which needs OpenCV: the extra [preprocess]), hence the same embedding.
+One implementation for both sides (`preprocess`, which needs the extra [preprocess]), hence the same embedding.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def max_count(limits: ModelLimits) -> int:
 
 
 def check_possible(model: Optional[ModelInfo]) -> None:
-    """Raises ImportError without OpenCV, IdentityError where the server preprocesses in another way."""
+    """Raises ImportError without the extra [preprocess], IdentityError where the server preprocesses in another way."""
     try:
         from metric_learn_client.preprocess import PREPROCESSING_ID
     except ImportError as error:
         raise ImportError(
-            "resize='server-exact' needs OpenCV: pip install 'metric-learn-client[preprocess]'"
+            "resize='server-exact' needs OpenCV and simplejpeg: pip install 'metric-learn-client[preprocess]'"
         ) from error
     if model is not None and model.preprocessing != PREPROCESSING_ID:
         raise IdentityError(

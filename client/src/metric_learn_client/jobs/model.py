@@ -71,7 +71,9 @@ def _check_preprocessing(served: str) -> None:
     try:
         from metric_learn_client.preprocess import PREPROCESSING_ID
     except ImportError as error:
-        raise RefusedError("--preprocess local needs OpenCV: pip install 'metric-learn-client[preprocess]'") from error
+        raise RefusedError(
+            "--preprocess local needs OpenCV and simplejpeg: pip install 'metric-learn-client[preprocess]'"
+        ) from error
     if served != PREPROCESSING_ID:
         raise RefusedError(
             f"--preprocess local: this client prepares pictures by {PREPROCESSING_ID}, the service by "

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from metric_learn_client.preprocess import bmp, jpeg, png, webp
 from metric_learn_client.preprocess.header import SIDE_PX, ImageHeader, short_side_size
 from metric_learn_client.preprocess.kinds import format_of, name_of
-from metric_learn_client.preprocess.limits import DecodeLimits, ImageError, damaged, too_large, unsupported
+from metric_learn_client.preprocess.limits import DecodeLimits, ImageError, damaged, too_large
 from metric_learn_client.preprocess.orientation import orientation, upright
 from metric_learn_client.preprocess.resize_kernel import load_kernel
 from metric_learn_client.wire.contract import PREPROCESSING_ID
@@ -58,7 +58,7 @@ def decode(image: Union[bytes, Pixels], limits: DecodeLimits = DecodeLimits()) -
     data = encoded.data
     kind = format_of(data)
     if kind is None:
-        raise unsupported(name_of(data))
+        raise ImageError("E_UNSUPPORTED", f"{name_of(data)}; JPEG, PNG, WebP and BMP are read")
     try:
         header, pixels = _DECODERS[kind](data, limits)
         return upright(pixels, orientation(data, header))

@@ -145,8 +145,9 @@ def decode(data: Buffer, found: Structure) -> Pixels:
     if isinstance(said, str) and _HARMLESS.match(said):
         mended = _mended(data, found)
         said = _try(mended)
-        if isinstance(said, str):
-            said = _try(_without_padding(mended, said))
+        padded = _TOO_MANY_BYTES.match(said) if isinstance(said, str) else None
+        if padded:
+            said = _try(_without_zeros(mended, int(padded.group(1)), int(padded.group(2), 16)))
     if not isinstance(said, str):
         return said
     if "subsampling" in said and not _common_sampling(list(found.components.values())):
@@ -160,8 +161,9 @@ def decode(data: Buffer, found: Structure) -> Pixels:
 
 def _try(data: Buffer) -> Union[Pixels, str]:
     """The pixels, or what libjpeg said first."""
+    exact = {"fastdct": False, "fastupsample": False, "strict": True}
     try:
-        return np.asarray(simplejpeg.decode_jpeg(data, colorspace="BGR", fastdct=False, fastupsample=False), np.uint8)
+        return np.asarray(simplejpeg.decode_jpeg(data, colorspace="BGR", **exact), np.uint8)
     except ValueError as error:
         return str(error)
 
@@ -283,12 +285,7 @@ def _adobe(part: bytes, found: Structure) -> bytes:
     return part[:15] + bytes([part[15] if part[15] in known else assumed]) + part[16:]
 
 
-def _without_padding(mended: bytes, said: str) -> bytes:
-    """The same without the zeros before a marker that libjpeg counted, if zeros they are."""
-    match = _TOO_MANY_BYTES.match(said)
-    if match:
-        count, marker = int(match.group(1)), bytes([0xFF, int(match.group(2), 16)])
-        at = mended.find(bytes(count) + marker)
-        if at >= 0:
-            return mended[:at] + mended[at + count :]
-    return mended
+def _without_zeros(data: bytes, count: int, marker: int) -> bytes:
+    """The same without the `count` bytes before a marker that libjpeg did not need, if zeros they are."""
+    at = data.find(bytes(count) + bytes([0xFF, marker]))
+    return data if at < 0 else data[:at] + data[at + count :]

@@ -47,8 +47,8 @@ def damaged(message: str) -> ImageError:
 
 
 def unsupported(kind: str) -> ImageError:
-    """kind: what it is, with its article: "a GIF file"."""
-    return ImageError("E_UNSUPPORTED", f"{kind}; JPEG, PNG, WebP and BMP are read")
+    """kind: what it is, with its article: "a 12-bit JPEG"."""
+    return ImageError("E_UNSUPPORTED", f"{kind}, which is not read")
 
 
 def too_large(message: str) -> ImageError:

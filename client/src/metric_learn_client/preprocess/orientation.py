@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Union
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -19,6 +20,8 @@ Pixels = npt.NDArray[np.uint8]
 _TAG = 0x112
 _SHORT, _LONG = 3, 4
 _ENTRY_BYTES = 12
+# After the transposition that 5 to 8 need; as cv2.flip has it: 1 left to right, 0 top to bottom, -1 both.
+_FLIPS = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
 
 
 def orientation(data: Buffer, header: ImageHeader) -> int:
@@ -46,9 +49,7 @@ def orientation(data: Buffer, header: ImageHeader) -> int:
 def upright(pixels: Pixels, turn: int) -> Pixels:
     """uint8 [height, width, 3] as stored -> as it is to be seen, C-contiguous. turn: what `orientation` gave."""
     if turn >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    if turn in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    if turn in (3, 4, 7, 8):
-        pixels = pixels[::-1]
+        pixels = np.asarray(cv2.transpose(pixels), np.uint8)
+    if turn in _FLIPS:
+        pixels = np.asarray(cv2.flip(pixels, _FLIPS[turn]), np.uint8)
     return np.ascontiguousarray(pixels)

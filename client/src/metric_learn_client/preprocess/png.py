@@ -38,6 +38,7 @@ class Structure:
     palette: bytes = b""
     image_data: list[Span] = field(default_factory=list)
     exif: Span = Span(0, 0)
+    unknown: bool = False  # a critical chunk of another name
 
 
 def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Structure]:
@@ -66,8 +67,8 @@ def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Struct
         elif name == b"eXIf":
             found.exif = found.exif if found.exif.stop else _without_prefix(data, body)
         elif name in (b"IHDR", b"PLTE") or not name[0] & 0x20:
-            _check_sum(data, body)
             _read_critical(name, bytes(data[body.start : body.stop]), found, limits)
+            _check_sum(data, body)
         position, last = body.stop + 4, name
     else:
         raise too_many("the PNG", "chunks", limits.max_png_chunks)
@@ -75,6 +76,8 @@ def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Struct
         raise damaged("the PNG header chunk is missing")
     if not ended:
         raise damaged("the PNG is cut off")
+    if found.unknown:
+        raise unsupported("a PNG with an unknown critical chunk")
     if not found.image_data:
         raise damaged("the PNG has no image data")
     if found.header[9] == _PALETTE and not found.palette:
@@ -109,7 +112,7 @@ def _read_critical(name: bytes, body: bytes, found: Structure, limits: DecodeLim
         if not found.image_data:
             found.palette = body
     else:
-        raise unsupported("a PNG with a critical chunk that is not known")
+        found.unknown = True
 
 
 def _check_sum(data: Buffer, body: Span) -> None:
