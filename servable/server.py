@@ -144,6 +144,14 @@ class Server:
         return lambda: self._supervisor(version)
 
     def _supervisor(self, version: ExportedVersion) -> Supervisor:
+        if version.exported_for != version.preprocessing:
+            log.info(
+                "version %d was exported for preprocessing %s and is served with %s, so under another fingerprint: %s",
+                version.number,
+                version.exported_for,
+                version.preprocessing,
+                version.fingerprint,
+            )
         return Supervisor(
             version.number,
             lambda: self._launcher.launch(version),

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Optional
-
-import yaml
 
 from servable.config import ConfigError
 from servable.doctor.consistency import inconsistencies
@@ -16,10 +13,8 @@ from servable.doctor.host import ascend_problems, host_problems
 from servable.doctor.interpreter import interpreter_problems
 from servable.doctor.network import network_problems
 from servable.doctor.problem import CONFIGURATION, Problem
-from servable.sections import REPOSITORY, Config
+from servable.sections import Config
 from servable.version import ExportedVersion, find_version, open_version
-
-MODEL_FACTS = REPOSITORY / "configs" / "model.yaml"
 
 
 @dataclass
@@ -62,7 +57,7 @@ def default_version(config: Config) -> int:
 def open_configured(config: Config, number: int) -> ExportedVersion:
     """The exported version `number`, checked, with the batch sizes that are to be served. Raises ConfigError."""
     folder = find_version(config.model.root, number, config.origin("model.version"))
-    version = open_version(folder, preprocessing_id())
+    version = open_version(folder)
     wanted = config.backend.batch_sizes
     if not set(wanted) <= set(version.batch_sizes):
         has = f"{folder} has {list(version.batch_sizes)}"
@@ -71,15 +66,6 @@ def open_configured(config: Config, number: int) -> ExportedVersion:
             "or export the others (configs/model.yaml: batch_sizes)"
         )
     return version.with_batch_sizes(wanted) if wanted else version
-
-
-def preprocessing_id() -> Optional[str]:
-    """What this checkout's preprocessing is called; a version exported for another must not be served."""
-    try:
-        facts = yaml.safe_load(MODEL_FACTS.read_text())
-        return str(facts["model"]["preprocessing"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return None
 
 
 def _versions(config: Config, found: Examined) -> Iterator[Problem]:

@@ -14,8 +14,8 @@ import pytest
 from metric_learn_client import preprocess
 from metric_learn_client.preprocess import resize_kernel
 
-CLIENT = Path(__file__).parents[3] / "client"
-GOLDEN = Path(__file__).parents[2] / "golden"
+CLIENT = Path(__file__).parents[4] / "client"
+GOLDEN = Path(__file__).parents[3] / "golden"
 EACH = 600  # shapes of every kind; with five kinds 3,000
 RNG = np.random.default_rng(20261124)
 
@@ -24,7 +24,7 @@ compiled = pytest.mark.skipif(preprocess.KERNEL != "compiled", reason="the resiz
 
 def opencv(pixels):
     height, width = pixels.shape[:2]
-    short = cv2.resize(pixels, preprocess._short_side_size(width, height), interpolation=cv2.INTER_LANCZOS4)
+    short = cv2.resize(pixels, preprocess.short_side_size(width, height), interpolation=cv2.INTER_LANCZOS4)
     return cv2.resize(short, (224, 224), interpolation=cv2.INTER_LINEAR)
 
 
@@ -101,7 +101,7 @@ def test_a_library_that_gives_other_pixels_is_left_out():
     def off_by_one(pixels, size):
         return preprocess._resize_with_opencv(pixels, size) ^ np.uint8(1)
 
-    assert resize_kernel.load_kernel(off_by_one, preprocess._short_side_size) is None
+    assert resize_kernel.load_kernel(off_by_one, preprocess.short_side_size) is None
 
 
 def test_a_file_that_is_no_library_is_left_out(tmp_path, monkeypatch):
@@ -110,7 +110,7 @@ def test_a_file_that_is_no_library_is_left_out(tmp_path, monkeypatch):
         if content is not None:
             file.write_bytes(content)
         monkeypatch.setattr(resize_kernel, "LIBRARY", file)
-        assert resize_kernel.load_kernel(preprocess._resize_with_opencv, preprocess._short_side_size) is None
+        assert resize_kernel.load_kernel(preprocess._resize_with_opencv, preprocess.short_side_size) is None
 
 
 def test_without_it_the_pixels_are_the_same():
@@ -175,7 +175,7 @@ def test_nothing_beyond_the_last_pixel_is_read():
         "    start = ctypes.addressof(ctypes.c_char.from_buffer(block))\n"
         "    assert libc.mprotect(ctypes.c_void_p(start + pages), mmap.PAGESIZE, 0) == 0\n"
         "    pixels = np.frombuffer(block, np.uint8, size, pages - size).reshape(height, width, 3)\n"
-        "    assert preprocess._kernel(pixels, preprocess._short_side_size(width, height)).shape == (224, 224, 3)\n"
+        "    assert preprocess._kernel(pixels, preprocess.short_side_size(width, height)).shape == (224, 224, 3)\n"
         "import os; print('done', flush=True); os._exit(0)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

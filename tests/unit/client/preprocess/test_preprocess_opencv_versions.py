@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-IMAGES = Path(__file__).parents[2] / "golden" / "images"
+IMAGES = Path(__file__).parents[3] / "golden" / "images"
 VERSIONS = ["4.11.0.86", "4.13.0.92", "5.0.0.93"]
 if np.lib.NumpyVersion(np.__version__) < "2.0.0":
     VERSIONS.insert(0, "4.8.1.78")  # built for NumPy 1

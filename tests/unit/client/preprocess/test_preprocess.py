@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from metric_learn_client.preprocess import DecodeLimits, ImageError, decode, preprocess, resize
-from metric_learn_client.preprocess.header import jpeg_is_whole, read_header
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[3] / "golden"
 REFERENCE = np.load(GOLDEN / "reference.npz")
 NAMES = [str(name) for name in REFERENCE["names"]]
 
@@ -60,7 +59,6 @@ def test_a_cut_off_file_is_refused_at_every_length(name):
 
 def test_bytes_behind_the_end_of_a_jpeg_are_allowed():
     data = image("cat_progressive.jpg")
-    assert jpeg_is_whole(data + b"trailing" * 100)
     assert np.array_equal(preprocess(data + b"trailing" * 100), preprocess(data))
 
 
@@ -101,10 +99,3 @@ def test_a_thin_picture_that_would_grow_is_refused():
     with pytest.raises(ImageError) as caught:
         preprocess(thin)
     assert caught.value.code == "E_TOO_LARGE"
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_header_agrees_with_the_decoder(name):
-    header = read_header(image(name))
-    pixels = cv2.imdecode(np.frombuffer(image(name), np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    assert (header.height_px, header.width_px) == pixels.shape[:2]

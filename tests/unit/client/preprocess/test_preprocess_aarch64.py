@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[3] / "client" / "src" / "metric_learn_client" / "preprocess" / "_resize.c"
+SOURCE = Path(__file__).parents[4] / "client" / "src" / "metric_learn_client" / "preprocess" / "_resize.c"
 PACKAGES = ["ziglang==0.17.1", "unicorn==2.1.4", "pyelftools==0.33", "numpy", "opencv-python-headless"]
 SHAPES = 150
 
