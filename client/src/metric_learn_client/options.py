@@ -62,6 +62,7 @@ class ClientOptions:
     expected_fingerprint: Optional[str]
     allow_fingerprint_change: bool
     resize: Optional[Literal["server-exact"]]
+    sandbox: bool
 
 
 def client_options(
@@ -78,6 +79,7 @@ def client_options(
     expected_fingerprint: Optional[str],
     allow_fingerprint_change: bool,
     resize: Optional[str],
+    sandbox: bool = False,
 ) -> ClientOptions:
     check_deadline(deadline_s)
     for name, value in (("batch_size", batch_size), ("max_in_flight", max_in_flight)):
@@ -87,6 +89,8 @@ def client_options(
         raise ValueError(f"retries={retries!r} must be a whole number of at least 0")
     if resize not in (None, "server-exact"):
         raise ValueError(f'resize={resize!r} must be None or "server-exact"')
+    if sandbox and resize is None:
+        raise ValueError('sandbox=True says where pictures are decoded here: it needs resize="server-exact"')
     if token is not None and token_file is not None:
         raise ValueError("token and token_file exclude each other")
     if token is None and token_file is None:
@@ -118,6 +122,7 @@ def client_options(
         expected_fingerprint=expected_fingerprint,
         allow_fingerprint_change=allow_fingerprint_change,
         resize="server-exact" if resize else None,
+        sandbox=sandbox,
     )
 
 

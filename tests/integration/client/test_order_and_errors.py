@@ -322,7 +322,8 @@ def test_a_stream_takes_no_more_than_its_window(fake):
             client.embed_iter([], window=0)
 
 
-def test_server_exact_resize_sends_the_pixels_that_the_servable_would_make():
+@pytest.mark.parametrize("sandbox", [False, True])
+def test_server_exact_resize_sends_the_pixels_that_the_servable_would_make(sandbox):
     from metric_learn_client.preprocess import PREPROCESSING_ID, preprocess
 
     rng = np.random.default_rng(1)
@@ -335,7 +336,7 @@ def test_server_exact_resize_sends_the_pixels_that_the_servable_would_make():
             with pytest.raises(IdentityError, match="preprocesses by 'fake'"):
                 client.embed(photos)
         server.preprocessing = PREPROCESSING_ID
-        with EmbeddingClient(server.endpoint, resize="server-exact") as client:
+        with EmbeddingClient(server.endpoint, resize="server-exact", sandbox=sandbox) as client:
             result = client.embed(photos, on_error="return")
             assert [(error.index, error.code) for error in result.errors] == [(3, "E_DECODE")]
             good = [0, 1, 2, 4]

@@ -24,6 +24,7 @@ BOTH = pytest.mark.parametrize("kind", [EmbeddingClient, AsyncEmbeddingClient])
         ({"max_in_flight": -1}, "max_in_flight=-1"),
         ({"retries": -1}, "retries=-1"),
         ({"resize": "bilinear"}, "resize='bilinear'"),
+        ({"sandbox": True}, "needs resize="),
         ({"token": "two words"}, "the token holds"),
         ({"token": "x", "token_file": "y"}, "exclude"),
         ({"token": "x", "endpoints": "example.com:5500"}, "plain text"),

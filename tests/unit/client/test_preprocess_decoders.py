@@ -232,6 +232,21 @@ def test_no_process_outlives_a_caller_that_is_killed():
     assert not psutil.wait_procs(started, 10)[1]
 
 
+def test_a_forked_child_has_a_pool_of_its_own():
+    program = (
+        "import os, sys\nfrom metric_learn_client.preprocess import DecodeLimits\n"
+        "from metric_learn_client.preprocess.decoder_pool import shared_pool\n"
+        "image = open(sys.argv[1], 'rb').read()\n"
+        "mine = shared_pool(DecodeLimits()).decode(image).sum()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os._exit(0 if shared_pool(DecodeLimits()).decode(image).sum() == mine else 1)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "assert shared_pool(DecodeLimits()).decode(image).sum() == mine\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program, IMAGES / "coffee.webp"], check=True, timeout=60)
+
+
 def test_a_host_that_cannot_start_decoders_says_so():
     with pytest.raises(DecodersUnavailable):
         DecoderPool(1, settings=DecoderSettings(LIMITS, "tests.unit.client.no_such_module:run"))

@@ -73,6 +73,7 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--output", type=click.Path(), help="x.npy, x.parquet or x.jsonl (default: JSON lines on stdout)")
 @click.option("--output-dir", type=click.Path(file_okay=False), help="[job] directory for the shards of a whole set")
 @_job_options
+@click.option("--sandbox", is_flag=True, help="[job] with --preprocess local: decode in processes of their own")
 @click.option("--overwrite", is_flag=True, help="[job] remove what an earlier job left in --output-dir, begin anew")
 @click.option("--extend", is_flag=True, help="[job] the input has grown: embed what was added")
 @click.option("--retry-failed", is_flag=True, help="[job] only the rows that failed, again")

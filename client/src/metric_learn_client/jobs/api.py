@@ -48,6 +48,7 @@ def embed_dataset(
     num_shards: int = RunOptions.num_shards,
     shard_index: int = RunOptions.shard_index,
     ray_address: Optional[str] = None,
+    sandbox: bool = False,
     if_exists: str = "resume",
     retry_failed: bool = False,
     observer: Optional[Observer] = None,
@@ -86,6 +87,7 @@ def embed_dataset(
         num_shards=num_shards,
         shard_index=shard_index,
         ray_address=ray_address,
+        sandbox=sandbox,
     )
     make = partial(EmbeddingClient, endpoint, deadline_s=deadline_s, batch_size=batch_size, max_in_flight=in_flight)
     return run_job(

@@ -53,6 +53,8 @@ def worker_spec(
     extents: int,
 ) -> WorkerSpec:
     """What every worker gets. Raises RefusedError where preprocessing here is not the service's."""
+    if run.sandbox and options.preprocess != "local":
+        raise ValueError("--sandbox says where pictures are decoded here: it needs --preprocess local")
     if options.preprocess == "local":
         _check_preprocessing(limits["preprocessing"])
     return WorkerSpec(

@@ -76,6 +76,7 @@ class RunOptions:
     num_shards: int = 1  # parts that the job is divided into ...
     shard_index: int = 0  # ... and which of them this run does
     ray_address: Optional[str] = None
+    sandbox: bool = False  # with preprocess="local": decode in processes of their own, as the server does
 
     def __post_init__(self) -> None:
         _one_of("engine", self.engine, ENGINES)

@@ -245,6 +245,17 @@ class DecoderPool:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
+    @property
+    def failed(self) -> bool:
+        """Whether it has given up, or was closed: another one may be tried."""
+        return self._closed
+
+    def abandon(self) -> None:
+        """In a forked child: this copy's descriptors go, so that they keep nothing of the parent's alive."""
+        for connection in (self._control, self._wake, self._woken, *(each.connection for each in self._decoders)):
+            if connection is not None:
+                connection.close()
+
     def _remembered(self, image: Union[bytes, Pixels]) -> Optional[ImageError]:
         """The error of the very same file, where it ended a decoder a short while ago."""
         if len(image) not in self._crashed_sizes:
@@ -527,6 +538,32 @@ class DecoderPool:
         self._ready.set()
         for job in jobs:
             job.future.set_exception(self._failure or RuntimeError("the decoder pool was closed"))
+
+
+_shared: dict[DecodeLimits, DecoderPool] = {}
+_sharing = threading.Lock()
+
+
+def shared_pool(limits: DecodeLimits) -> DecoderPool:
+    """The pool of this process for these limits, a decoder for each core: made when it is first asked for, it ends with
+    the process. Raises DecodersUnavailable."""
+    with _sharing:
+        pool = _shared.get(limits)
+        if pool is None or pool.failed:
+            pool = _shared[limits] = DecoderPool(len(os.sched_getaffinity(0)), limits)
+        return pool
+
+
+def _forget_in_child() -> None:
+    """A forked child has neither the thread nor the right to the parent's decoders: it makes a pool of its own."""
+    global _sharing
+    _sharing = threading.Lock()
+    for pool in _shared.values():
+        pool.abandon()
+    _shared.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def _reason(status: Optional[int]) -> str:
