@@ -54,6 +54,7 @@ class FakeServing:
         self.error: tuple[int, str] | None = None  # in-band error of every whole call
         self.status: grpc.StatusCode | None = None
         self.raw_reply: bytes | None = None
+        self.golden_right = False  # the golden image gets no raw_reply
         self.image_errors: dict[bytes, tuple[int, str]] = {}  # payload -> its in-band error
         self.poison: set[bytes] = set()  # payloads that end the worker
         self.hangs_on: bytes | None = None  # a payload after which nothing is answered
@@ -118,7 +119,7 @@ class FakeServing:
                 await context.abort(self.status, "File /secret/path/server.cc: what the library says")
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
-            if self.raw_reply is not None:
+            if self.raw_reply is not None and not (golden and self.golden_right):
                 return self.raw_reply
             return self._reply(request, payloads)
         finally:

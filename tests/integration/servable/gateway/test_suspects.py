@@ -59,6 +59,11 @@ def replace(harness, reason="it ended"):
     return had_images
 
 
+def probes_passed(harness):
+    text = harness.http("/metrics")[1]
+    return float(text.partition('metric_learn_readiness_probes_total{result="ok"} ')[2].split()[0])
+
+
 def suspects(harness):
     return dict(harness.backends.default.suspect_images)
 
@@ -140,10 +145,31 @@ def test_an_end_that_no_image_caused_blames_none(running, channel):
     assert max(running.serving.batches) == 16  # and from now on together
 
 
-def test_an_idle_backend_ends_without_images(running, channel):
+def test_an_idle_backend_ends_without_images_whatever_was_before(running, channel):
+    running.serving.poison = {b"poison"}
+    predict(channel, request(b"poison"))  # its worker comes back by itself
     predict(channel, request(b"0"))
     assert replace(running) is False
     assert running.backends.default.deaths_with_suspects == 0
+
+
+def test_a_suspect_waits_for_what_is_there_before_it(running, channel):
+    """One of several workers failed: the others have images, which would be with the suspect in the next end."""
+    running.serving.hangs_one_of_two = b"slow"
+    slow = predict_future(channel, request(b"slow"))
+    until(lambda: running.serving.batches == [1], "the slow part")
+    running.serving.image_errors[b"0"] = (4, "worker is not available")
+    suspect = predict_future(channel, request(b"0"))
+    until(lambda: len(running.serving.batches) == 2, "the part that fails")
+    until(lambda: running.backends.default.serving and probes_passed(running) >= 2, "ready again")
+    running.serving.image_errors.clear()
+    later = predict_future(channel, request(b"1"))
+    until(lambda: running.gateway._admission.images == 3, "the later one")
+    assert len(running.serving.batches) == 2
+    running.serving.hangs_one_of_two = None
+    replace(running)
+    for future, image in ((slow, b"slow"), (suspect, b"0"), (later, b"1")):
+        assert_answered(future.result(10), [image])
 
 
 def test_a_suspect_has_the_backend_to_itself(running, channel):
@@ -255,11 +281,13 @@ def test_a_backend_that_is_stopped_in_order_makes_no_suspects(running, channel):
 
 
 def test_a_reply_that_is_none_is_no_end_and_nobodys_fault(running, channel):
-    running.serving.raw_reply = b"\xff\xff"
+    running.serving.raw_reply, running.serving.golden_right = b"\xff\xff", True
     with pytest.raises(grpc.RpcError) as caught:
-        predict(channel, request(b"0"), timeout=2)
-    assert caught.value.code() is not grpc.StatusCode.OK
-    assert suspects(running)["failed"] == 0
+        predict(channel, request(b"0", b"1"))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert running.serving.batches == [2, 1]  # together, then alone
+    assert suspects(running) == {"cleared": 0, "failed": 0, "remembered": 0}
+    assert replace(running) is False
 
 
 def test_a_callers_deadline_is_kept_while_it_waits_to_be_tried(running, channel):
