@@ -15,8 +15,9 @@ from typing import Optional
 import psutil
 
 from servable.bounded_log import BoundedLog, Carrier
+from servable.cann import Cann
+from servable.child_environment import child_environment
 from servable.leftovers import MARKER
-from servable.sections import REPOSITORY
 from servable.serving_master import BackendSettings
 
 __all__ = ["Backend", "BackendSettings"]
@@ -41,10 +42,12 @@ class Backend:
         worker: dict[str, object],
         log: Optional[BoundedLog] = None,
         run_dir: Optional[Path] = None,
+        cann: Optional[Cann] = None,
     ) -> None:
         self._log = log or BoundedLog(directory / "backend.log", LOG_BYTES)
         self.log = self._log.path
         self._workers: list[psutil.Process] = []
+        self._compilers: set[int] = set()
         settings_file = directory / "backend.json"
         settings_file.write_text(json.dumps(asdict(settings)))
         _send_worker_logs_to_stdout(settings, directory)
@@ -53,7 +56,7 @@ class Backend:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "servable.serving_master", str(settings_file), str(os.getpid())],
                 cwd=directory,
-                env=_environment(library_path, worker, run_dir or directory),
+                env=_environment(library_path, cann, worker, run_dir or directory),
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=writing,
@@ -82,6 +85,18 @@ class Backend:
         except psutil.Error:
             self._workers = []
         return [worker.pid for worker in self._workers]
+
+    def compiles_begun(self) -> int:
+        """How many models its workers have begun to compile for a device, as far as they were seen at it.
+
+        MindSpore Lite 2.0.0 compiles each in a forked copy of the worker, whose children compile operators.
+        """
+        try:
+            for worker in filter(_is_worker, psutil.Process(self.process.pid).children()):
+                self._compilers.update(child.pid for child in worker.children() if _is_worker(child))
+        except psutil.Error:
+            pass
+        return len(self._compilers)
 
     def workers_alive(self) -> int:
         """Of those found last. Cheap: nothing is searched."""
@@ -114,17 +129,10 @@ class Backend:
             time.sleep(0.02)
 
 
-def _environment(library_path: Path, worker: dict[str, object], run_dir: Path) -> dict[str, str]:
-    environment = dict(os.environ)
-    environment["LD_LIBRARY_PATH"] = str(library_path)
-    if os.environ.get("LD_LIBRARY_PATH"):
-        environment["LD_LIBRARY_PATH"] += ":" + os.environ["LD_LIBRARY_PATH"]
+def _environment(library_path: Path, cann: Optional[Cann], worker: dict[str, object], run_dir: Path) -> dict[str, str]:
+    environment = child_environment(library_path, cann)
     environment["METRIC_LEARN_WORKER"] = json.dumps(worker)
     environment[MARKER] = str(run_dir)
-    environment["PYTHONPATH"] = ":".join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    environment["PYTHONUNBUFFERED"] = "1"
-    environment.setdefault("GLOG_v", "2")
-    environment.pop("NOTIFY_SOCKET", None)  # the service manager hears the server alone
     return environment
 
 

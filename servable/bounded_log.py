@@ -58,13 +58,19 @@ class Carrier:
         self._thread.start()
 
     def _carry(self, pipe: int, log: BoundedLog) -> None:
+        unfinished = b""  # a line arrives in as many pieces as its writer made of it
         with os.fdopen(pipe, "rb", buffering=0) as source:
             while True:
                 data = source.read(BLOCK_BYTES)
+                log.write(data)
+                *lines, unfinished = (unfinished + data).split(b"\n") if data else (unfinished, b"")
+                self._remember(lines)
                 if not data:
                     return
-                log.write(data)
-                self.last_lines.extend(line for line in data.decode(errors="replace").splitlines() if line.strip())
+                unfinished = unfinished[-BLOCK_BYTES:]
+
+    def _remember(self, lines: list[bytes]) -> None:
+        self.last_lines.extend(line.decode(errors="replace") for line in lines if line.strip())
 
     def finish(self, timeout_s: float) -> None:
         self._thread.join(timeout_s)

@@ -12,6 +12,7 @@ from metric_learn_client import wire
 from servable import batch_stats
 from servable.backend import Backend, BackendSettings
 from servable.bounded_log import BoundedLog
+from servable.cann import find_cann
 from servable.gateway.backends import Golden
 from servable.leftovers import note_workers, remove_segments
 from servable.lite_runtime import lite_directory
@@ -23,6 +24,14 @@ from servable.version import ExportedVersion
 ROUNDS = 3  # MindSpore Serving 2.0.2 keeps at most 3 batches per worker and method under way (master/model_thread.h)
 PROOF_CALL_S = 120.0  # the first run of a batch size initialises lazily
 LOG_NAME = "mindspore_serving.log"
+# CANN's names, which backend.precision_mode takes -> those of MindSpore Lite 2.0.0, which translates them back. It
+# refuses CANN's own names, and so does MindSpore Serving Lite's: only a configuration file gets through both.
+LITE_PRECISION = {
+    "force_fp16": "enforce_fp16",
+    "allow_fp32_to_fp16": "preferred_fp32",
+    "must_keep_origin_dtype": "enforce_origin",
+    "allow_mix_precision": "preferred_optimal",
+}
 
 
 @dataclass(frozen=True)
@@ -38,18 +47,24 @@ class Identity:
     weights: str
     preprocessing: str
     golden: Golden
+    workers: int = 1
 
 
 class Child:
     """A MindSpore Serving that serves one version, and the directory that goes with it."""
 
-    def __init__(self, backend: Backend, version: ExportedVersion, identity: Identity, directory: Path) -> None:
+    def __init__(
+        self, backend: Backend, version: ExportedVersion, identity: Identity, directory: Path, models: int = 0
+    ) -> None:
+        """models: how many it compiles before it serves; 0 on a CPU."""
         self.identity = identity
         self.directory = directory
         self.expected_workers = 0
         self._backend = backend
         self._version = version
         self._ids: set[int] = set()
+        self._alive = 0
+        self._models = models
 
     @property
     def pid(self) -> int:
@@ -61,6 +76,11 @@ class Child:
     def why(self) -> str:
         return self._backend.why()
 
+    def progress(self) -> str:
+        """What it does before it serves, in words; nothing where there is nothing to say. Blocks for a moment."""
+        begun = self._backend.compiles_begun() if self._models else 0
+        return f"compiling model {begun} of {self._models} for the device" if begun else ""
+
     def workers_alive(self) -> int:
         """How many of the workers run; looks for successors of those that ended."""
         alive = self._backend.workers_alive()
@@ -69,7 +89,12 @@ class Child:
             note_workers(self.directory.parent, set(found) - self._ids)
             self._ids.update(found)
             alive = len(found)
+        self._alive = alive
         return alive
+
+    def workers_ended(self) -> int:
+        """How many have ended so far, as of the last `workers_alive`."""
+        return len(self._ids) - self._alive
 
     async def prove(self, max_relative_distance: float) -> None:
         """Raises servable.proof.WrongEmbedding or Unanswered."""
@@ -127,32 +152,34 @@ class Launcher:
             device_type=_device_type(cpu),
             device_ids=() if cpu else config.backend.device_ids,
             workers=config.backend.workers,
-            enable_lite=config.backend.target != "ascend910",
         )
         worker = worker_settings(config, version, self._run_dir)
-        backend = Backend(settings, directory, lite_directory(), worker, self.log, self._run_dir)
-        processes = config.backend.workers if cpu else len(config.backend.device_ids)
+        if not cpu:
+            worker["lite_config"] = str(write_lite_config(directory, config.backend.precision_mode))
+        cann = None if cpu else find_cann(os.environ)
+        backend = Backend(settings, directory, lite_directory(), worker, self.log, self._run_dir, cann)
         identity = Identity(
             version=version.number,
             fingerprint=version.fingerprint,
             target=settings.address,
-            window_instances=ROUNDS * max(version.batch_sizes) * processes,
+            window_instances=ROUNDS * max(version.batch_sizes) * config.backend.processes,
             max_batch=max(version.batch_sizes),
             embedding_dim=version.embedding_dim,
             weights=version.weights,
             preprocessing=version.preprocessing,
             golden=Golden(version.golden_image, version.golden_embedding),
+            workers=config.backend.processes,
         )
-        return Child(backend, version, identity, directory)
+        models = 0 if cpu else len(config.backend.device_ids) * len(version.batch_sizes)
+        return Child(backend, version, identity, directory, models)
 
 
 def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> dict[str, object]:
     """What the stages read from METRIC_LEARN_WORKER. Threads of all workers together never exceed the cores."""
-    processes = config.backend.workers * max(1, len(config.model.versions))
+    processes = config.backend.processes * max(1, len(config.model.versions))
     share = max(1, len(os.sched_getaffinity(0)) // processes)
     return {
         "device": "cpu" if config.backend.target == "cpu" else "ascend",
-        "precision_mode": config.backend.precision_mode,
         "threads": config.backend.threads or share,
         "preprocess_threads": config.backend.preprocess_threads or share,
         "run_overhead_images": config.backend.run_overhead_images,
@@ -160,6 +187,13 @@ def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> 
         "limits": config.limits.model_dump(include={"max_image_bytes", "max_image_px"}),
         "run_dir": str(run_dir),  # outlives every child: the counters of batch_stats never go back
     }
+
+
+def write_lite_config(directory: Path, precision_mode: str) -> Path:
+    """MindSpore Lite's configuration file for a device, in `directory`. Its path."""
+    path = directory / "mindspore_lite.cfg"
+    path.write_text(f"[ascend_context]\nprecision_mode={LITE_PRECISION[precision_mode]}\n")
+    return path
 
 
 def _device_type(cpu: bool) -> Optional[str]:

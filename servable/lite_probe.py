@@ -40,7 +40,6 @@ def probe(version_directory: Path, pixels_file: Path, features_file: Path) -> No
             device_type="cpu",
             device_ids=(),
             workers=1,
-            enable_lite=True,
         )
         threads = os.cpu_count() or 1
         print("starting MindSpore Serving with the Lite runtime", flush=True)

@@ -1,8 +1,7 @@
-"""The host: Ascend devices, the runtime's libraries, shared memory, memory, file descriptors."""
+"""The host: the runtime's libraries, shared memory, memory, file descriptors."""
 
 from __future__ import annotations
 
-import ctypes.util
 import os
 import resource
 import shutil
@@ -12,13 +11,11 @@ from pathlib import Path
 import psutil
 
 from metric_learn_client import wire
-from servable.doctor.problem import NOT_READY, Problem, wrong
 from servable.lite_runtime import SERVING_NAME, lite_directory
+from servable.problem import NOT_READY, Problem, wrong
 from servable.sections import Config
 from servable.version import ExportedVersion
 
-DEVICES = Path("/dev")
-TOOLKITS = ("/usr/local/Ascend/nnae/latest", "/usr/local/Ascend/ascend-toolkit/latest", "/usr/local/Ascend/latest")
 GLUE = "libmindspore_core.so"  # beside SERVING_NAME in a complete runtime
 LEAST_DESCRIPTORS = 256
 WORKER_MB = 300  # a worker without weights
@@ -27,37 +24,12 @@ ROUNDS = 3  # buffers of an extra worker: batch x 3 items for each input and out
 
 
 def host_problems(config: Config, versions: Sequence[ExportedVersion]) -> Iterator[Problem]:
-    if config.backend.target != "ascend910":
-        yield from _lite()
+    yield from _lite()
     yield from _shared_memory(config, versions)
     yield from memory_problems(config, versions)
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if soft != resource.RLIM_INFINITY and soft < LEAST_DESCRIPTORS:
         yield Problem(f"ulimit -n = {soft}: at least {LEAST_DESCRIPTORS} are needed; raise it (LimitNOFILE)", NOT_READY)
-
-
-def ascend_problems(config: Config) -> Iterator[Problem]:
-    """A host without what backend.target asks for is refused; nothing falls back to CPU."""
-    target, missing = config.backend.target, []
-    if target == "cpu":
-        return
-    devices = list(DEVICES.glob("davinci[0-9]*"))
-    if not devices:
-        missing.append("an Ascend device (/dev/davinci*)")
-    elif len(devices) <= max(config.backend.device_ids, default=0):
-        # By count: a container's devices are numbered from 0, whatever their files are called.
-        missing.append(f"device {max(config.backend.device_ids)} (there are {len(devices)} in /dev/davinci*)")
-    if not Path("/usr/local/Ascend/driver").is_dir():
-        missing.append("the driver (/usr/local/Ascend/driver)")
-    if not any(Path(place).is_dir() for place in TOOLKITS) and not os.environ.get("ASCEND_OPP_PATH"):
-        missing.append("CANN (/usr/local/Ascend/ascend-toolkit, or source its set_env.sh)")
-    if target == "ascend910" and not missing and not ctypes.util.find_library("mindspore"):
-        missing.append("libmindspore.so (MindSpore 2.0 for Ascend on LD_LIBRARY_PATH)")
-    if not shutil.which("ps"):
-        missing.append("ps (package procps), with which MindSpore Serving ends compilers")
-    if missing:
-        what = f"this host lacks {', '.join(missing)}"
-        yield wrong(config, "backend.target", what, "install it, or use configs/cpu.yaml", exit_code=NOT_READY)
 
 
 def _lite() -> Iterator[Problem]:

@@ -149,16 +149,29 @@ class _Versions(Collector):
         restarts = CounterMetricFamily(
             "metric_learn_backend_restarts", "Backends started after the first.", labels=["version"]
         )
+        deaths = CounterMetricFamily(
+            "metric_learn_backend_deaths_with_suspects",
+            "Backends that ended, or hung, with images in them.",
+            labels=["version"],
+        )
+        suspects = CounterMetricFamily(
+            "metric_learn_suspect_images",
+            "Images that were in a backend when it ended, by what became of them.",
+            labels=["version", "result"],
+        )
         names = ["version", "fingerprint", "weights", "preprocessing", "default"]
         info = GaugeMetricFamily("metric_learn_model_info", "What is served; always 1.", labels=names)
         for served in self._backends.all():
             version, backend = str(served.version), served.backend
             version_ready.add_metric([version], float(served.serving))
             restarts.add_metric([version], served.restarts)
+            deaths.add_metric([version], served.deaths_with_suspects)
+            for result, count in served.suspect_images.items():
+                suspects.add_metric([version, result], count)
             if backend is not None:
                 default = "true" if served is self._backends.default else "false"
                 info.add_metric([version, backend.fingerprint, backend.weights, backend.preprocessing, default], 1.0)
-        return [ready, version_ready, restarts, info]
+        return [ready, version_ready, restarts, deaths, suspects, info]
 
     def describe(self) -> Iterable[Metric]:
         return []

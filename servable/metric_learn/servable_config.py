@@ -11,10 +11,12 @@ context = register.Context(thread_num=stages.WORKER["threads"])
 if stages.WORKER["device"] == "cpu":
     context.append_device_info(register.CPUDeviceInfo(precision_mode="origin"))
 else:
-    context.append_device_info(register.AscendDeviceInfo(precision_mode=stages.WORKER["precision_mode"]))
+    context.append_device_info(register.AscendDeviceInfo())
 
 for size in stages.SIZES:
-    stages.MODELS[size] = register.declare_model(f"metric_learn_b{size}.mindir", "MindIR", context=context)
+    stages.MODELS[size] = register.declare_model(
+        f"metric_learn_b{size}.mindir", "MindIR", context=context, config_file=stages.WORKER.get("lite_config")
+    )
 
 BATCH = max(stages.SIZES)
 

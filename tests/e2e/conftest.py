@@ -40,9 +40,11 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start(run_dir, *flags, repository=REPOSITORY, config="configs/cpu.yaml"):
+def start(run_dir, *flags, repository=REPOSITORY, config="configs/cpu.yaml", prefix=(), environment=None):
+    """`prefix`: a command that becomes the server, in its own process; `environment`: all that it gets."""
     endpoint, http_endpoint = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     command = [
+        *prefix,
         str(REPOSITORY / ".venv" / "server" / "bin" / "python"),
         "-m",
         "servable.serving_server",
@@ -54,7 +56,7 @@ def start(run_dir, *flags, repository=REPOSITORY, config="configs/cpu.yaml"):
     for setting in settings:
         command += ["--set", setting]
     log = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up and hold the server's log lines
-    process = subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, stderr=log, text=True)
+    process = subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
     watchdog = threading.Timer(READY_S, process.kill)
     watchdog.start()
     line = process.stdout.readline()

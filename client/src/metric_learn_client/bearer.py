@@ -20,9 +20,9 @@ class TokenSource:
             status = os.stat(self._file)
             seen = (status.st_ino, status.st_mtime_ns, status.st_size)
             if seen != self._seen:
-                with open(self._file, encoding="ascii") as file:
+                with open(self._file, encoding="utf-8-sig") as file:  # Windows' editors put a BOM before it
                     token = file.read().strip()
-                if not token or not token.isprintable() or " " in token:
+                if not token or not token.isascii() or not token.isprintable() or " " in token:
                     raise ValueError(f"token_file {self._file}: it must hold one token and nothing else")
                 self._token, self._seen = token, seen
         except (OSError, UnicodeDecodeError) as error:

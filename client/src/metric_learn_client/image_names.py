@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Optional
 
+from metric_learn_client.printable import escaped
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # what the servable decodes
 
 # The column of paths of a table, CSV or parquet, is the first of these that it has.
@@ -38,7 +40,5 @@ def path_column(names: list[str]) -> Optional[str]:
 
 def as_text(name: bytes) -> tuple[str, Optional[bytes]]:
     """A file's name as text, and the name itself where text cannot hold it."""
-    try:
-        return name.decode("utf-8"), None
-    except UnicodeDecodeError:
-        return name.decode("utf-8", "backslashreplace"), name
+    text = escaped(name)
+    return text, None if text.encode() == name else name

@@ -15,7 +15,7 @@ from metric_learn_client import cli
 pool = ThreadPoolExecutor(1)
 pool.submit(threading.Event().wait)  # a thread that the interpreter would join for ever
 cli.EXIT_S = 0.5
-cli.cli = lambda standalone_mode: (_ for _ in ()).throw({what})
+cli.cli = lambda arguments, standalone_mode: (_ for _ in ()).throw({what})
 print("said", end="")
 cli.main()
 """

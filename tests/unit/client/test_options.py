@@ -93,7 +93,16 @@ def test_endpoints_are_taken_as_users_write_them():
     assert host_name_of("svc.example:5500") == ("svc.example", 5500)
     assert [host_name_of(each) for each in ("127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/x")] == [None] * 4
     local = ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1", "unix:/x"]
-    assert all(map(is_local, local)) and not any(map(is_local, ["10.0.0.1:1", "svc:1", "dns:///localhost:1"]))
+    local += [
+        "dns:///localhost:1",
+        "dns:127.0.0.1:1",
+        "ipv4:127.0.0.1:1,127.0.0.2:1",
+        "ipv6:[::1]:1",
+        "unix-abstract:x",
+    ]
+    assert all(map(is_local, local))
+    remote = ["10.0.0.1:1", "svc:1", "dns://8.8.8.8/localhost:1", "ipv4:127.0.0.1:1,10.0.0.1:1", "xds:///localhost:1"]
+    assert not any(map(is_local, remote))
 
 
 def test_a_name_with_several_addresses_is_several_targets():

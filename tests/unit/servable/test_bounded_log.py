@@ -1,6 +1,7 @@
 """MindSpore Serving's output: whole lines kept, never more bytes than allowed, never a blocked writer."""
 
 import os
+import time
 
 from servable.bounded_log import BoundedLog, Carrier
 
@@ -46,6 +47,23 @@ def test_the_last_line_that_names_an_error_is_remembered(tmp_path):
     log = BoundedLog(tmp_path / "serving.log", 1000)
     carrier = Carrier(reading, log)
     os.write(writing, b"Traceback\nRuntimeError: no such device\nbye\n")
+    os.close(writing)
+    carrier.finish(10)
+    log.close()
+    assert carrier.why() == "RuntimeError: no such device"
+
+
+def test_an_error_that_arrives_in_pieces_is_remembered_whole(tmp_path):
+    reading, writing = os.pipe()
+    log = BoundedLog(tmp_path / "serving.log", 1000)
+    carrier = Carrier(reading, log)
+    written = b""
+    for piece in (b"RuntimeError", b": no such dev", b"ice"):  # as a traceback is written; the last line has no end
+        os.write(writing, piece)
+        written += piece
+        limit = time.monotonic() + 10
+        while not log.path.exists() or log.path.stat().st_size < len(written):  # it was read on its own
+            assert time.monotonic() < limit
     os.close(writing)
     carrier.finish(10)
     log.close()

@@ -1,5 +1,6 @@
 """Checks of the host that this host cannot be made to fail: the facts are replaced, the check is the real one."""
 
+import re
 import shutil
 import sysconfig
 from collections import namedtuple
@@ -10,10 +11,10 @@ import psutil
 import pytest
 
 from servable.config import load_config
-from servable.doctor import directories, host, interpreter
+from servable.doctor import ascend, directories, host, interpreter
 from servable.doctor.consistency import inconsistencies
 from servable.doctor.examine import Examined
-from servable.doctor.problem import Problem
+from servable.problem import Problem
 from servable.version import ExportedVersion
 
 Usage = namedtuple("Usage", "total used free")
@@ -48,9 +49,9 @@ def test_a_static_python_is_named(monkeypatch, tmp_path):
     assert not list(interpreter._libpython())
 
 
-def test_a_python_path_with_spaces_is_named(monkeypatch, config):
+def test_a_python_path_with_spaces_is_named(monkeypatch):
     monkeypatch.setattr(interpreter.sys, "executable", "/opt/my python/bin/python")
-    assert "without them" in str(one(interpreter.interpreter_problems(config())))
+    assert "without them" in str(one(interpreter.interpreter_problems()))
 
 
 def test_too_small_shared_memory_names_the_workers_and_what_is_needed(monkeypatch, config):
@@ -112,9 +113,32 @@ def test_a_wrong_configuration_comes_before_an_unready_host():
 def test_devices_are_counted_whatever_their_files_are_called(monkeypatch, config, tmp_path, nodes, device_ids, missing):
     for node in nodes:
         (tmp_path / node).touch()
-    monkeypatch.setattr(host, "DEVICES", tmp_path)
-    text = str(one(host.ascend_problems(config(f"backend: {{target: ascend310, device_ids: {device_ids}}}"))))
+    monkeypatch.setattr(ascend, "DEVICES", tmp_path)
+    text = str(one(ascend.ascend_problems(config(f"backend: {{target: ascend310, device_ids: {device_ids}}}"))))
     assert ("/dev/davinci*" in text) == missing and "CANN" in text
+
+
+def test_a_full_table_of_thread_storage_names_the_library_to_load_first():
+    error = "OSError: /lite/libgomp.so.1: cannot allocate memory in static TLS block"  # aarch64, glibc before 2.32
+    text = ascend._load_problem("CANN 6.3 in /c", "libmindspore-lite.so", error)
+    assert "static TLS" in text and "LD_PRELOAD=/usr/lib/" in text and "libgomp.so.1" in text
+
+
+@pytest.mark.parametrize(
+    ("chip", "target"),
+    [
+        ("Ascend310", "ascend310"),
+        ("Ascend310P3", "ascend310"),
+        ("Ascend910", "ascend910"),
+        ("Ascend910A", "ascend910"),
+        ("Ascend910PremiumA", "ascend910"),
+        ("Ascend310B4", None),
+        ("Ascend910B1", None),
+        ("Ascend910_9391", None),
+    ],
+)
+def test_a_chip_fits_one_target_or_none(chip, target):
+    assert [name for name, chips in ascend.CHIPS.items() if re.match(chips, chip)] == ([target] if target else [])
 
 
 def test_fewer_batch_sizes_need_less_memory_and_must_be_there(config):

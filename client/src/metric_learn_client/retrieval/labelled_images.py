@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from metric_learn_client.errors import EndpointError
-from metric_learn_client.image_names import IMAGE_SUFFIXES, as_text, is_image_name
+from metric_learn_client.image_names import IMAGE_SUFFIXES, is_image_name
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.lists import ListInput
 from metric_learn_client.jobs.inputs.skipped import HIDDEN, hidden
 from metric_learn_client.jobs.options import InputSpec
+from metric_learn_client.printable import escaped
 from metric_learn_client.retrieval.embedding_set import EmbeddingSet, Identity
 from metric_learn_client.retrieval.protocol import LABEL_COLUMNS, ProtocolError
 
@@ -47,9 +48,7 @@ def read_labelled(source: Path) -> list[Labelled]:
         rows = [
             (os.path.join(os.fsencode(source.parent), path.encode() if raw is None else raw), str(label))
             for batch in listed.batches()
-            for path, raw, label in zip(
-                *(batch.column(name).to_pylist() for name in ("image_path", "plan:raw", column))
-            )
+            for path, raw, label in zip(*(batch.column(name).to_pylist() for name in wanted))
         ]
     except InputError as error:
         raise ProtocolError(str(error)) from error
@@ -64,7 +63,7 @@ def _of_folder(source: Path) -> list[Labelled]:
         folders[:] = sorted(name for name in folders if hidden(name, HIDDEN) is None)
         for name in sorted(names):
             if is_image_name(name) and hidden(name, HIDDEN) is None:
-                rows.append((os.path.join(folder, name), as_text(os.path.basename(folder))[0]))
+                rows.append((os.path.join(folder, name), escaped(os.path.basename(folder))))
     if not rows:
         raise ProtocolError(f"{source} has no image ({', '.join(IMAGE_SUFFIXES)}) in it")
     return rows
@@ -78,32 +77,18 @@ def embed_labelled(client: Any, rows: list[Labelled], source: str) -> tuple[Embe
     embeddings, kept, fingerprint, version = [], [], None, None
     for start in range(0, len(rows), IMAGES_AT_ONCE):
         part = rows[start : start + IMAGES_AT_ONCE]
-        images: list[Union[bytes, None]] = [_read(path) for path, _ in part]
-        there = [n for n, image in enumerate(images) if image is not None]
-        if not there:
-            continue
-        result = client.embed([images[n] for n in there], on_error="return")
+        result = client.embed([os.fsdecode(path) for path, _ in part], on_error="return")
         fingerprint, version = result.fingerprint or fingerprint, result.version or version
-        failed = {failure.index for failure in result.errors}
-        good = [n for n in range(len(there)) if n not in failed]
-        embeddings.append(np.asarray(result.embeddings)[good])
-        kept += [start + there[n] for n in good]
+        embeddings.append(result.embeddings[result.ok])
+        kept += (start + np.flatnonzero(result.ok)).tolist()
     if not kept:
         raise ProtocolError(f"none of the {len(rows):,} images of {source} could be embedded")
-    paths = [as_text(rows[n][0])[0] for n in kept]
+    paths = [escaped(rows[n][0]) for n in kept]
     identity = _identity(client, fingerprint, version)
     made = EmbeddingSet(
         source, np.concatenate(embeddings), pa.table({"image_path": paths}), identity, len(rows) - len(kept)
     )
     return made, [rows[n][1] for n in kept]
-
-
-def _read(path: bytes) -> Union[bytes, None]:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return None
 
 
 def _identity(client: Any, fingerprint: Any, version: Any) -> Identity:

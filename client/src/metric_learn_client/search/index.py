@@ -7,7 +7,9 @@ DIR/index.json     kind, count, dim, fingerprint, measured recall; written last
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -91,14 +93,18 @@ class SearchIndex:
         return np.stack([self._index.reconstruct(int(each)) for each in ids])
 
     def save(self, folder: Path) -> None:
-        """Whole or not at all. Raises SearchIndexError where the folder exists."""
+        """Whole or not at all. Raises SearchIndexError where the folder exists, OSError where it cannot be written."""
         if folder.exists():
             raise SearchIndexError(f"{folder} exists; build into a new directory, or remove it")
         aside = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir(parents=True)
-            faiss.write_index(self._index, str(aside / "index.faiss"))
+            try:
+                faiss.write_index(self._index, str(aside / "index.faiss"))
+            except RuntimeError as error:  # FAISS' only one; the system's reason is in brackets at its end
+                reason = re.search(r"\(([^()]*)\)\s*$", str(error))
+                raise OSError(errno.EIO, reason[1] if reason else "it cannot be written", str(folder)) from error
             pq.write_table(self.items, aside / "items.parquet")
             (aside / "index.json").write_text(json.dumps(asdict(self.facts), indent=2) + "\n")
             aside.replace(folder)

@@ -1,0 +1,196 @@
+"""An Ascend host: the driver, its devices and their rights, CANN, and whether MindSpore Lite can load it.
+
+What is looked at is what the server's MindSpore Serving will meet: the libraries are opened, and the operator
+compiler's Python packages imported, in the environment that it will get.
+"""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import platform
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Callable, Optional
+
+from servable.cann import ASCEND, DRIVERS, Cann, find_cann, serving_cann
+from servable.child_environment import child_environment
+from servable.lite_runtime import SERVING_NAME, lite_directory
+from servable.problem import NOT_READY, Problem, wrong
+from servable.sections import Config
+
+DEVICES = Path("/dev")
+MANAGERS = ("davinci_manager", "devmm_svm", "hisi_hdc")  # of the driver; every process that uses a device opens them
+BUILT_FOR = "6.3"  # MindSpore 2.0.0's check of CANN's version takes 6.3, and 6.11, its number before the release
+WITHOUT_310 = (8, 5)  # CANN 8.5's graph compiler no longer names the 310
+LOAD_S = 120.0
+# MindSpore Lite, and the three of its libraries that are linked to CANN's, in the order of their needs.
+IMPORTED = ("te", "tbe")  # by CANN's operator compiler, inside the worker's interpreter
+LOADED = (SERVING_NAME, "libmslite_shared_lib.so", "libascend_pass_plugin.so", "libascend_kernel_plugin.so")
+# One JSON line for each step: a step that ends the interpreter is the first that is missing.
+PROBE = f"""
+import ctypes, importlib, json, sys
+def step(name, work):
+    try: result = work()
+    except BaseException as error: print(json.dumps([name, type(error).__name__ + ": " + str(error), None]), flush=True)
+    else: print(json.dumps([name, "", result]), flush=True)
+def load(name):
+    ctypes.CDLL(sys.argv[1] + "/" + name, ctypes.RTLD_GLOBAL)
+def chip():
+    ask = ctypes.CDLL("libascendcl.so").aclrtGetSocName
+    ask.restype = ctypes.c_char_p
+    return (ask() or b"").decode()
+step("chip", chip)
+for name in {LOADED!r}: step(name, lambda: load(name))
+for name in {IMPORTED!r}: step(name, lambda: importlib.import_module(name) and None)
+"""
+CHIPS = {"ascend310": r"Ascend310(P\d*)?$", "ascend910": r"Ascend910(?!B\d|_)\w*$"}  # backend.target -> names of chips
+
+
+def ascend_problems(config: Config) -> Iterator[Problem]:
+    """A host without what backend.target asks for is refused; nothing falls back to CPU."""
+    if config.backend.target == "cpu":
+        return
+    cann = find_cann(os.environ)
+    missing = list(_missing(config, cann))
+    if missing:
+        what = f"this host lacks {', '.join(missing)}"
+        yield wrong(config, "backend.target", what, "install it, or use configs/cpu.yaml", exit_code=NOT_READY)
+        return
+    yield from _rights()
+    assert cann is not None
+    problem = _choice(cann)
+    if problem:
+        yield problem
+    elif (lite_directory() / SERVING_NAME).is_file():  # else servable.doctor.host says so
+        yield from _loading(config, cann)
+
+
+def _missing(config: Config, cann: Optional[Cann]) -> Iterator[str]:
+    devices, wanted = list(DEVICES.glob("davinci[0-9]*")), max(config.backend.device_ids, default=0)
+    if not any(driver.is_dir() for driver in DRIVERS):
+        yield f"the driver ({DRIVERS[0]}; a container gets it from its host)"
+    if not devices:
+        yield "an Ascend device (/dev/davinci*)"
+    elif len(devices) <= wanted:
+        # By count: a container's devices are numbered from 0, whatever their files are called.
+        yield f"device {wanted} of backend.device_ids (there are {len(devices)} in /dev/davinci*, numbered from 0)"
+    if cann is None:
+        yield f"CANN {BUILT_FOR} ({ASCEND}/ascend-toolkit/latest or nnae/latest; elsewhere: set ASCEND_HOME_PATH)"
+    elif not (cann.root / "lib64").is_dir():
+        yield f"CANN where {cann.origin} = {cann.root} says (no lib64 in it; set it to the folder that holds lib64)"
+    if not shutil.which("ps"):
+        yield "ps (package procps), with which MindSpore Serving ends compilers"
+
+
+def _rights() -> Iterator[Problem]:
+    """Of every device: which of them backend.device_ids means is known to the driver alone."""
+    nodes = sorted(DEVICES.glob("davinci[0-9]*")) + [DEVICES / name for name in MANAGERS]
+    closed = [node for node in nodes if node.exists() and not os.access(node, os.R_OK | os.W_OK)]
+    if closed:
+        status = closed[0].stat()
+        group = _name(status.st_gid, lambda number: grp.getgrgid(number).gr_name)
+        user = _name(os.geteuid(), lambda number: pwd.getpwuid(number).pw_name)
+        yield Problem(
+            f"{', '.join(map(str, closed))}: user {user} may not read and write it (group {group}, mode "
+            f"{status.st_mode & 0o777:03o}); give the user that group (systemd: SupplementaryGroups and DeviceAllow; "
+            f"Docker: --group-add {status.st_gid}; Kubernetes: supplementalGroups: [{status.st_gid}])",
+            NOT_READY,
+        )
+
+
+def _name(number: int, known: Callable[[int], str]) -> str:
+    try:
+        return f"{known(number)} ({number})"
+    except KeyError:  # of the host, in a container
+        return str(number)
+
+
+def _choice(cann: Cann) -> Optional[Problem]:
+    """MindSpore Serving adds the first of its own places in front, and half of either is loaded."""
+    serving = serving_cann()
+    if not cann.origin or serving is None or os.path.realpath(serving) == os.path.realpath(cann.root):
+        return None
+    return Problem(
+        f"{cann.origin} = {cann.root}: MindSpore Serving takes CANN from {serving} where that exists, and the two "
+        f"would be mixed; unset {cann.origin} to use {serving}, or move that one away",
+        NOT_READY,
+    )
+
+
+def _loading(config: Config, cann: Cann) -> Iterator[Problem]:
+    steps = _probe(cann)
+    version = cann.version or "(of unknown version)"
+    where = f"CANN {version} in {cann.root}"
+    chip = str(steps.get("chip", ("", ""))[1] or "")  # nothing where the runtime cannot tell
+    if chip and not re.match(CHIPS[config.backend.target], chip):
+        yield _chip_problem(config, chip)
+        return
+    if chip == "Ascend310" and tuple(map(int, re.findall(r"\d+", version)[:2])) >= WITHOUT_310:
+        remedy = f"install CANN {BUILT_FOR} (RC1 to RC3)"
+        yield wrong(config, "backend.target", f"{where} no longer compiles for a 310", remedy, exit_code=NOT_READY)
+        return
+    for name in LOADED:
+        error, _ = steps.get(name, ("it ended the interpreter", None))
+        if error:
+            yield Problem(_load_problem(where, name, error), NOT_READY)
+            return
+    for name in IMPORTED:
+        error, _ = steps.get(name, ("it ended the interpreter", None))
+        if error:
+            yield Problem(_import_problem(where, cann, name, error), NOT_READY)
+            return
+
+
+def _probe(cann: Cann) -> dict[str, tuple[str, Optional[str]]]:
+    """Step -> (error or nothing, result)."""
+    command = [sys.executable, "-c", PROBE, str(lite_directory())]
+    environment = child_environment(lite_directory(), cann)
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LOAD_S)
+        output = done.stdout
+    except subprocess.TimeoutExpired as error:
+        output = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else str(error.stdout or "")
+    steps = {}
+    for line in output.splitlines():
+        if line.startswith('["'):  # CANN's libraries print what they like
+            name, problem, result = json.loads(line)
+            steps[name] = (problem, result)
+    return steps
+
+
+def _load_problem(where: str, name: str, error: str) -> str:
+    absent = re.search(r"(lib[\w.-]+\.so[\w.]*): cannot open shared object file", error)
+    if absent:
+        return (
+            f"{where}: {absent[1]} is not there, which {name} needs; install toolkit or nnae whole (nnrt is not enough)"
+        )
+    if "static TLS" in error:
+        gomp = f"/usr/lib/{platform.machine()}-linux-gnu/libgomp.so.1"
+        return f"{name}: {error}; start the server with LD_PRELOAD={gomp}, or wherever libgomp.so.1 is"
+    return f"{where}: MindSpore Lite 2.0.0 cannot load it ({error}); it was built for CANN {BUILT_FOR}: install that"
+
+
+def _import_problem(where: str, cann: Cann, name: str, error: str) -> str:
+    absent = re.match(r"ModuleNotFoundError: No module named '([\w.]+)'", error)
+    if absent and absent[1].split(".")[0] == name:
+        packages = cann.root / "python" / "site-packages"
+        return f"{where}: the operator compiler's package {name} is not in {packages}; install toolkit or nnae whole"
+    lacks = f"which needs {absent[1]} in {sys.executable}" if absent else f"which fails with {error}"
+    return f"{where}: the operator compiler imports {name}, {lacks}; run `make server-env` on this host"
+
+
+def _chip_problem(config: Config, chip: str) -> Problem:
+    fitting = next((target for target, names in CHIPS.items() if re.match(names, chip)), None)
+    remedy = (
+        f"set it to {fitting}"
+        if fitting
+        else "MindSpore Serving 2.0.2 was made for the 310, the 310P and the 910A alone"
+    )
+    return wrong(config, "backend.target", f"the device is an {chip}", remedy, exit_code=NOT_READY)

@@ -1,0 +1,139 @@
+"""`--check` on a simulated Ascend host: what would keep it from serving is one line, with the remedy."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from .simulated_host import SERVER_PYTHON
+
+OWN = "/usr/local/Ascend/own"
+CASES = {}
+
+
+def case(*words, config="configs/ascend310.yaml", flags=()):
+    """The decorated function breaks the host; every word must be in the one line that says so."""
+
+    def add(function):
+        CASES[function.__name__.lstrip("_")] = (function, config, flags, words)
+        return function
+
+    return add
+
+
+@case("lacks the driver (/usr/local/Ascend/driver", "container")
+def _no_driver(host):
+    host.set(NO_DRIVER=1)
+
+
+@case("an Ascend device (/dev/davinci*)", "configs/cpu.yaml")
+def _no_device(host):
+    host.set(DEVICES=0)
+
+
+@case("device 3 of backend.device_ids", "there are 2", flags=["backend.device_ids=[0,3]"])
+def _more_device_ids_than_devices(host):
+    host.set(DEVICES=2)
+
+
+@case("lacks CANN 6.3", "ASCEND_HOME_PATH")
+def _no_cann(host):
+    host.set(INSTALLED="")
+
+
+@case("ASCEND_HOME_PATH = /nowhere", "no lib64 in it")
+def _a_variable_that_names_no_cann(host):
+    host.environment["ASCEND_HOME_PATH"] = "/nowhere"
+
+
+@case(f"ASCEND_HOME_PATH = {OWN}", "MindSpore Serving takes CANN from /usr/local/Ascend/nnae/latest", "unset")
+def _two_installations_and_a_variable_that_names_the_other(host):
+    host.set(INSTALLED="nnae/latest=6.3.T200,own=6.3.T200")
+    host.environment["ASCEND_HOME_PATH"] = OWN
+
+
+@case("CANN 7.0.T10 in /usr/local/Ascend/ascend-toolkit/latest", "cannot load it", "undefined symbol", "CANN 6.3")
+def _a_cann_of_another_version(host):
+    host.set(INSTALLED="ascend-toolkit/latest=7.0.T10", FOREIGN=1)
+
+
+@case("CANN 8.5.0 in /usr/local/Ascend/cann no longer compiles for a 310", "install CANN 6.3")
+def _a_310_with_a_cann_that_left_it_behind(host):
+    host.set(INSTALLED="cann=8.5.0")
+
+
+@case("CANN 6.3.T200", "libge_runner.so is not there", "install toolkit or nnae")
+def _a_missing_library_that_the_kernel_plugin_does_not_need(host):
+    host.set(MISSING="libge_runner.so")
+
+
+@case("libacl_cblas.so is not there", "install toolkit or nnae")
+def _a_missing_library_of_the_kernel_plugin(host):
+    host.set(MISSING="libacl_cblas.so")
+
+
+@case("imports te, which needs no_such_package", "make server-env")
+def _a_package_of_the_operator_compiler_is_missing(host):
+    host.set(TE_IMPORTS="json,no_such_package")
+
+
+@case("/dev/davinci0, /dev/davinci_manager", "user root (0) may not read and write", "mode 000", "--group-add 0")
+def _nodes_without_rights(host):
+    host.set(NODE_MODE="000")
+    host.prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]  # so that root has no more than others
+
+
+@case("the device is an Ascend910B3", "the 910A alone", config="configs/ascend910.yaml")
+def _a_910b(host):
+    host.set(SOC="Ascend910B3")
+
+
+@case("backend.target = ascend310: the device is an Ascend910A", "set it to ascend910")
+def _another_chip_than_the_configuration_says(host):
+    host.set(SOC="Ascend910A")
+
+
+@case("backend.workers = 9", "need 80 MB in /dev/shm, 8 are free", "--shm-size", flags=["backend.workers=9"])
+def _too_little_shared_memory(host):
+    host.set(SHM="8m")
+
+
+@case("ulimit -n = 100", "LimitNOFILE")
+def _few_descriptors(host):
+    host.prefix = ["sh", "-c", 'ulimit -n 100; exec "$@"', "sh"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_names_the_problem_in_one_line(host, versions, name):
+    function, config, flags, words = CASES[name]
+    function(host)
+    done = host.check(f"model.directory={versions}", *flags, config=config)
+    assert done.returncode == 4, done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("soc", "config"), [("Ascend310", "ascend310"), ("Ascend310P3", "ascend310"), ("Ascend910A", "ascend910")]
+)
+def test_a_host_on_which_everything_is_right_passes(host, versions, soc, config):
+    done = host.set(SOC=soc).check(f"model.directory={versions}", config=f"configs/{config}.yaml")
+    assert done.returncode == 0 and done.stdout == f"ok: version 1, stand-in weights, {config}\n", done.stderr
+    assert not done.stderr and not host.run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    "installed", ["nnae/latest=6.3.T200", "own=6.3.T200", "nnae/latest=6.3,ascend-toolkit/latest=7"]
+)
+def test_other_places_of_cann_pass_too(host, versions, installed):
+    if installed.startswith("own"):
+        host.environment["ASCEND_HOME_PATH"] = OWN
+    done = host.set(INSTALLED=installed).check(f"model.directory={versions}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_of_the_simulated_host_is_seen_outside(host):
+    there = "import os; print(os.path.exists('/usr/local/Ascend/driver'))"
+    assert host.run(SERVER_PYTHON, "-c", there).stdout == "True\n"
+    assert "Ascend" not in Path("/proc/self/mounts").read_text()
+    assert "davinci" not in " ".join(os.listdir("/dev")) and not Path("/usr/local/Ascend/driver").exists()
