@@ -13,18 +13,23 @@ import numpy as np
 import pyarrow as pa
 
 from metric_learn_client.errors import EndpointError
+from metric_learn_client.image_names import IMAGE_SUFFIXES, is_image_name
+from metric_learn_client.jobs.errors import InputError
+from metric_learn_client.jobs.inputs.lists import ListInput
+from metric_learn_client.jobs.inputs.skipped import HIDDEN, hidden
+from metric_learn_client.jobs.options import InputSpec
 from metric_learn_client.printable import escaped
 from metric_learn_client.retrieval.embedding_set import EmbeddingSet, Identity
-from metric_learn_client.retrieval.protocol import ProtocolError
+from metric_learn_client.retrieval.protocol import LABEL_COLUMNS, ProtocolError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 IMAGES_AT_ONCE = 256  # encoded images in memory
 
 Labelled = tuple[bytes, str]  # path as the file system has it, label
 
 
 def read_labelled(source: Path) -> list[Labelled]:
-    """(path, label) of each image: of a folder of class folders, or of lines `path label`, relative to their file.
+    """(path, label) of each image: of a folder of class folders, or of a list as jobs read it, with a label in it:
+    lines `path label`, Ebay_test.txt, or a CSV with a column of labels; paths relative to the list.
 
     Raises ProtocolError where there are none or a line has no label.
     """
@@ -32,16 +37,21 @@ def read_labelled(source: Path) -> list[Labelled]:
         return _of_folder(source)
     if not source.is_file():
         raise ProtocolError(f"{source}: no such file or directory")
-    rows: list[Labelled] = []
-    for number, line in enumerate(source.read_bytes().splitlines(), start=1):
-        parts = line.strip().rsplit(None, 1)
-        if not parts or (number == 1 and line.split() == [b"image_id", b"class_id", b"super_class_id", b"path"]):
-            continue
-        if len(parts) != 2:
-            raise ProtocolError(f"{source}: line {number} is not `path label`")
-        if len(line.split()) == 4 and all(part.isdigit() for part in line.split()[:3]):  # a row of Ebay_test.txt
-            parts = [line.split()[3], line.split()[1]]
-        rows.append((os.path.join(os.fsencode(source.parent), parts[0]), parts[1].decode("utf-8", "backslashreplace")))
+    try:
+        listed = ListInput([str(source)], InputSpec((str(source),)), "list")
+        if not listed.columns.names:
+            listed = ListInput([str(source)], InputSpec((str(source),)), "labels")
+        column = next((name for name in LABEL_COLUMNS if name in listed.columns.names), None)
+        if column is None:
+            raise ProtocolError(f"{source} has no column of labels ({', '.join(LABEL_COLUMNS)})")
+        wanted = ("image_path", "plan:raw", column)
+        rows = [
+            (os.path.join(os.fsencode(source.parent), path.encode() if raw is None else raw), str(label))
+            for batch in listed.batches()
+            for path, raw, label in zip(*(batch.column(name).to_pylist() for name in wanted))
+        ]
+    except InputError as error:
+        raise ProtocolError(str(error)) from error
     if not rows:
         raise ProtocolError(f"{source} names no image")
     return rows
@@ -50,13 +60,12 @@ def read_labelled(source: Path) -> list[Labelled]:
 def _of_folder(source: Path) -> list[Labelled]:
     rows: list[Labelled] = []
     for folder, folders, names in os.walk(os.fsencode(source)):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if hidden(name, HIDDEN) is None)
         for name in sorted(names):
-            if os.path.splitext(name)[1].decode("ascii", "replace").lower() in SUFFIXES:
-                label = os.path.basename(folder).decode("utf-8", "backslashreplace")
-                rows.append((os.path.join(folder, name), label))
+            if is_image_name(name) and hidden(name, HIDDEN) is None:
+                rows.append((os.path.join(folder, name), escaped(os.path.basename(folder))))
     if not rows:
-        raise ProtocolError(f"{source} has no image ({', '.join(sorted(SUFFIXES))}) in it")
+        raise ProtocolError(f"{source} has no image ({', '.join(IMAGE_SUFFIXES)}) in it")
     return rows
 
 
