@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Callable, Optional, TypeVar, Union
 
 from metric_learn_client.blocking import addresses_of
@@ -14,7 +15,7 @@ from metric_learn_client.core.steps import Failure, Reply, Resolve, Send, Sleep,
 from metric_learn_client.core.targets import Target
 from metric_learn_client.errors import ClosedError
 from metric_learn_client.fork_safe_grpc import grpc
-from metric_learn_client.workers import Workers
+from metric_learn_client.workers import Workers, into
 
 Result = TypeVar("Result")
 _READERS = 4  # threads that read files and encode pictures
@@ -50,16 +51,7 @@ class AsyncShell:
             raise ClosedError("the client is closed")
         threads = self._threads = self._threads or Workers(_READERS)
         done: Future[Result] = Future()
-
-        def task() -> None:
-            if not done.set_running_or_notify_cancel():  # who asked for it has gone
-                return
-            try:
-                done.set_result(function())
-            except BaseException as error:  # whatever it is, it is the caller's
-                done.set_exception(error)
-
-        threads.submit(task)
+        threads.submit(partial(into, done, function))
         try:
             return await asyncio.wait_for(asyncio.wrap_future(done), seconds)
         except asyncio.TimeoutError:  # before Python 3.11 not the built-in one

@@ -5,8 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Callable, TypeVar, Union
 
 from metric_learn_client.channels import channel_credentials, channel_options, keep_heap, trailing_of
@@ -43,23 +41,6 @@ class BlockingShell:
             return result
         finally:
             steps.close()
-
-    def in_time(self, function: Callable[[], Result], seconds: float) -> Result:
-        """What the function returns or raises. Raises TimeoutError after so many seconds; a thread that hangs is left
-        behind, and ends with the process."""
-        done: Future[Result] = Future()
-
-        def task() -> None:
-            try:
-                done.set_result(function())
-            except BaseException as error:  # whatever it is, it is the caller's
-                done.set_exception(error)
-
-        threading.Thread(target=task, name="metric-learn-client-read", daemon=True).start()
-        try:
-            return done.result(max(0.0, seconds))
-        except FutureTimeoutError:  # before Python 3.11 not the built-in one
-            raise TimeoutError from None
 
     def close(self) -> None:
         self._core.closed = True

@@ -27,6 +27,7 @@ from metric_learn_client.errors import ClosedError, ImageFailure, ImagesFailedEr
 from metric_learn_client.inputs import ImageInput, check_images, check_pixels
 from metric_learn_client.progress import progress_bar
 from metric_learn_client.results import BatchResult, Collector, EmbeddingResult, OnError, Row, check_on_error
+from metric_learn_client.workers import in_time, into
 
 Pixels = Union[npt.NDArray[np.uint8], Sequence[npt.NDArray[np.uint8]]]
 Run = Callable[[Batch], BatchResult]
@@ -184,7 +185,7 @@ class EmbeddingClient(BaseClient):
                 batches = reading.batches()
             else:
                 try:
-                    batches = self._shell.in_time(reading.batches, limit.left_s(self._core.now()))
+                    batches = in_time(reading.batches, limit.left_s(self._core.now()))
                 except TimeoutError:
                     raise reading.late(limit.budget_s) from None
             yield from batches
@@ -247,14 +248,8 @@ class EmbeddingClient(BaseClient):
         future: Future[BatchResult] = Future()
 
         def task() -> None:
-            if abandoned.is_set():
-                return
-            try:
-                result = run(batch)
-            except BaseException as error:  # whatever it is, it is the caller's
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+            if not abandoned.is_set():
+                into(future, lambda: run(batch))
 
         try:
             self._shell.workers.submit(task)

@@ -28,8 +28,8 @@ def max_count(limits: ModelLimits) -> int:
 
 
 def check_possible(model: Optional[ModelInfo], sandbox: bool) -> None:
-    """Raises ImportError without the extra [preprocess], IdentityError where the server preprocesses in another way, ValueError for a
-    sandbox on a system that has none."""
+    """Raises ImportError without the extra [preprocess], IdentityError where the server preprocesses in another way,
+    ValueError for a sandbox on a system that has none."""
     if sandbox and not sys.platform.startswith("linux"):
         raise ValueError("sandbox=True needs Linux; without it pictures are decoded in this process")
     try:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
-import threading
 import traceback
-from types import FrameType
-from typing import Any, NoReturn, Optional
+from typing import Any, Optional
 
 import click
 
 from metric_learn_client._version import __version__
-from metric_learn_client.cli import streams
+from metric_learn_client.cli import signals, streams
 from metric_learn_client.errors import (
     DeadlineError,
     IdentityError,
@@ -31,7 +28,6 @@ from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.printable import printable
 
 TRACEBACK_ENVIRONMENT = "METRIC_LEARN_TRACEBACK"  # set: an unexpected error shows where it comes from
-EXIT_S = 10.0  # after a signal; see _exit_after_signal
 
 # name -> (what it does, the extra that holds its libraries)
 COMMANDS = {
@@ -83,30 +79,10 @@ def cli() -> None:
     pass
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as an exception so that every `finally` runs."""
-
-
-def _terminate(_number: int, _frame: Optional[FrameType]) -> None:
-    raise _Terminated
-
-
-def _exit_after_signal(code: ExitCode) -> NoReturn:
-    """sys.exit, but within EXIT_S: everything was cleaned up when the exception came here.
-
-    An exception out of a signal handler can strike while a thread pool holds a lock of its own; its threads then wait
-    for ever, and the interpreter, which joins them at its end, with them.
-    """
-    guard = threading.Timer(EXIT_S, os._exit, (int(code),))
-    guard.daemon = True
-    guard.start()
-    sys.exit(code)
-
-
 def main() -> None:
     """Runs the command line and exits with a code of exit_codes.ExitCode."""
     streams.open_standard_streams()
-    signal.signal(signal.SIGTERM, _terminate)
+    signals.raise_on_sigterm()
     code = run()
     try:
         sys.stdout.flush()
@@ -116,7 +92,7 @@ def main() -> None:
             _say(error)
             code = ExitCode.UNEXPECTED
     if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
-        _exit_after_signal(ExitCode(code))
+        signals.end_within(signals.END_S, code)  # threads that hang would be joined at the interpreter's end
     sys.exit(code)
 
 
@@ -129,7 +105,7 @@ def run(arguments: Optional[list[str]] = None) -> int:
         return ExitCode.USAGE
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
-    except _Terminated:
+    except signals.TerminatedError:
         return ExitCode.TERMINATED
     except (MetricLearnError, OSError, MemoryError) as error:
         _say(error)

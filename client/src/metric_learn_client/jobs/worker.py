@@ -82,7 +82,7 @@ def make_pipeline(
     patience = Patience(spec.run.max_outage_s, stop, notice)
     return Pipeline(
         plan,
-        Reader(plan, spec.run.max_image_bytes),
+        Reader(plan, spec.run.max_image_bytes, spec.run.read_timeout_s),
         preparation(spec.options.preprocess, spec.run.max_image_bytes, spec.max_image_px, spec.run.sandbox),
         Sender(client, patience, stop, spec.fingerprint).send,
         write,
