@@ -164,6 +164,12 @@ class SupervisionSection(_Section):
     worker_lost_s: float = Field(
         default=20.0, ge=0, le=3600, description="a lost worker beside others has this long to return"
     )
+    device_check_s: float = Field(
+        default=60.0, ge=1, le=86400, description="Ascend: a device that answers proves itself this often"
+    )
+    device_hang_s: float = Field(
+        default=10.0, gt=0, le=3600, description="Ascend: a run that takes longer ends its worker"
+    )
 
 
 class LogSection(_Section):

@@ -77,6 +77,7 @@ class Served:
         self.reason = "starting"
         self.generation = 0  # counts `set_ready`: a call knows whether its backend is still the same
         self.restarts = 0
+        self.missing_workers = 0  # of its backend: devices that were lost while others serve on
         self.retired = False
         self.calls = 0
         self.listeners: list[Callable[[Served], None]] = []
@@ -159,6 +160,11 @@ class Backends:
         served = self._served.get(backend.version)
         if served is not None and served.backend is backend:
             served.move(State.DOWN, reason)
+
+    def set_missing_workers(self, backend: Backend, count: int) -> None:
+        served = self._served.get(backend.version)
+        if served is not None and served.backend is backend:
+            served.missing_workers = count
 
     def set_default(self, version: int) -> None:
         """New calls without a version go to `version` from now on; calls in flight stay where they are.

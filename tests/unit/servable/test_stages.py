@@ -32,6 +32,7 @@ def stages(monkeypatch, tmp_path):
     settings = {
         "limits": {},
         "batch_sizes": SIZES,
+        "device": "cpu",
         "preprocess_threads": 2,
         "run_overhead_images": 0.2,
         "run_dir": str(tmp_path),
