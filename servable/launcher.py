@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+import numpy as np
+import psutil
+
 from metric_learn_client import wire
-from servable import batch_stats
+from servable import batch_stats, device_watch
 from servable.backend import Backend, BackendSettings
 from servable.bounded_log import BoundedLog
 from servable.cann import find_cann
 from servable.gateway.backends import Golden
 from servable.leftovers import note_workers, remove_segments
 from servable.lite_runtime import lite_directory
-from servable.proof import prove
+from servable.proof import occupy, prove
 from servable.sections import Config
 from servable.staging import STAGED_VERSION, stage
 from servable.version import ExportedVersion
 
 ROUNDS = 3  # MindSpore Serving 2.0.2 keeps at most 3 batches per worker and method under way (master/model_thread.h)
+PROOF_ROUNDS = 10
+FIRST_RUNS_FACTOR = 3.0  # of device_hang_s, until a device has proved itself: its first runs load what they need
 PROOF_CALL_S = 120.0  # the first run of a batch size initialises lazily
+log = logging.getLogger(__name__)
 LOG_NAME = "mindspore_serving.log"
 # CANN's names, which backend.precision_mode takes -> those of MindSpore Lite 2.0.0, which translates them back. It
 # refuses CANN's own names, and so does MindSpore Serving Lite's: only a configuration file gets through both.
@@ -54,17 +62,28 @@ class Child:
     """A MindSpore Serving that serves one version, and the directory that goes with it."""
 
     def __init__(
-        self, backend: Backend, version: ExportedVersion, identity: Identity, directory: Path, models: int = 0
+        self,
+        backend: Backend,
+        version: ExportedVersion,
+        identity: Identity,
+        directory: Path,
+        workers: int = 0,
+        devices: int = 0,
+        hang_s: float = 0.0,
     ) -> None:
-        """models: how many it compiles before it serves; 0 on a CPU."""
+        """devices: how many it has, each with one of its `workers`; 0 of both on a CPU: workers are counted later.
+
+        hang_s: no run on a device takes longer.
+        """
         self.identity = identity
         self.directory = directory
-        self.expected_workers = 0
+        self.expected_workers = workers
         self._backend = backend
         self._version = version
         self._ids: set[int] = set()
         self._alive = 0
-        self._models = models
+        self._devices = devices
+        self._hang_s = hang_s
 
     @property
     def pid(self) -> int:
@@ -78,8 +97,9 @@ class Child:
 
     def progress(self) -> str:
         """What it does before it serves, in words; nothing where there is nothing to say. Blocks for a moment."""
-        begun = self._backend.compiles_begun() if self._models else 0
-        return f"compiling model {begun} of {self._models} for the device" if begun else ""
+        begun = self._backend.compiles_begun() if self._devices else 0
+        models = self._devices * len(self._version.batch_sizes)
+        return f"compiling model {begun} of {models} for the device" if begun else ""
 
     def workers_alive(self) -> int:
         """How many of the workers run; looks for successors of those that ended."""
@@ -104,7 +124,38 @@ class Child:
             deadline_s=PROOF_CALL_S,
             max_relative_distance=max_relative_distance,
         )
-        self.expected_workers = self.workers_alive()
+        if self._devices:
+            await self._prove_devices()
+        else:
+            self.expected_workers = self.workers_alive()
+
+    async def _prove_devices(self) -> None:
+        """Each device proves itself before its first answer (servable.metric_learn.device): each gets something to do.
+
+        Raises WrongEmbedding, Unanswered.
+        """
+        count = ROUNDS * self.identity.max_batch * self._devices  # more than all but one of them hold at a time
+        for _ in range(PROOF_ROUNDS):
+            states = device_watch.read(self.directory)
+            if sum(state.proved or not psutil.pid_exists(state.pid) for state in states) >= self._devices:
+                return
+            await occupy(self.identity.target, count, deadline_s=PROOF_CALL_S)
+        log.warning("version %d: not every device had work to prove itself with yet", self._version.number)
+
+    def end_hung_devices(self) -> list[str]:
+        """Ends each worker whose device hangs, for MindSpore Serving to go on without it; says which they were."""
+        ended = []
+        for state in device_watch.read(self.directory) if self._devices else ():
+            limit_s = self._hang_s if state.proved else self._hang_s * FIRST_RUNS_FACTOR
+            if state.running_s > limit_s and state.pid in self._backend.find_workers():
+                os.kill(state.pid, signal.SIGKILL)
+                ended.append(f"device {state.device} hangs: its run took more than {limit_s:g} s; its worker was ended")
+        return ended
+
+    @property
+    def goes_on_short(self) -> bool:
+        """Whether the devices that are left serve on: to start all again would take them away for minutes."""
+        return self._devices > 1
 
     def kill(self) -> None:
         """Cuts a `stop` short that waits."""
@@ -156,6 +207,7 @@ class Launcher:
         worker = worker_settings(config, version, self._run_dir)
         if not cpu:
             worker["lite_config"] = str(write_lite_config(directory, config.backend.precision_mode))
+            worker["watch"] = _write_golden(directory, version, config)
         cann = None if cpu else find_cann(os.environ)
         backend = Backend(settings, directory, lite_directory(), worker, self.log, self._run_dir, cann)
         identity = Identity(
@@ -170,8 +222,9 @@ class Launcher:
             golden=Golden(version.golden_image, version.golden_embedding),
             workers=config.backend.processes,
         )
-        models = 0 if cpu else len(config.backend.device_ids) * len(version.batch_sizes)
-        return Child(backend, version, identity, directory, models)
+        devices = 0 if cpu else len(config.backend.device_ids)
+        workers = 0 if cpu else config.backend.processes
+        return Child(backend, version, identity, directory, workers, devices, config.supervision.device_hang_s)
 
 
 def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> dict[str, object]:
@@ -194,6 +247,20 @@ def write_lite_config(directory: Path, precision_mode: str) -> Path:
     path = directory / "mindspore_lite.cfg"
     path.write_text(f"[ascend_context]\nprecision_mode={LITE_PRECISION[precision_mode]}\n")
     return path
+
+
+def _write_golden(directory: Path, version: ExportedVersion, config: Config) -> dict[str, object]:
+    """What a device's worker proves itself with (servable.metric_learn.device)."""
+    image, embedding = directory / "golden.image", directory / "golden.npy"
+    image.write_bytes(version.golden_image)
+    np.save(embedding, version.golden_embedding)
+    return {
+        "directory": str(directory),
+        "golden_image": str(image),
+        "golden_embedding": str(embedding),
+        "max_relative_distance": config.readiness.max_relative_distance,
+        "check_s": config.supervision.device_check_s,
+    }
 
 
 def _device_type(cpu: bool) -> Optional[str]:

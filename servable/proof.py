@@ -47,6 +47,14 @@ async def prove(target: str, version: ExportedVersion, *, deadline_s: float, max
                 raise WrongEmbedding(f"version {version.number}: batch size {size} gave {rows.shape}")
 
 
+async def occupy(target: str, count: int, *, deadline_s: float) -> None:
+    """Pixels for `count` images in one call, so that every worker has something to do. Raises Unanswered."""
+    grey = np.full(wire.PIXELS_SHAPE, 128, np.uint8)
+    request = pixels_request([grey] * count, servable=wire.SERVABLE_NAME, method=wire.METHOD_EMBED_PIXELS)
+    async with grpc.aio.insecure_channel(target, options=OPTIONS) as channel:
+        await _rows(predict_call(channel), request, deadline_s)
+
+
 def relative_distance(rows: npt.NDArray[np.float32], version: ExportedVersion) -> float:
     """|row - golden| / |golden|; infinite for another shape or for values that are not finite."""
     expected = version.golden_embedding.astype(np.float64)

@@ -293,6 +293,12 @@ class SupervisionSection(_Section):
         le=3600,
         description="with several workers: how long MindSpore Serving may take to bring a lost one back",
     )
+    device_check_s: float = Field(
+        default=60.0, ge=1, le=86400, description="Ascend: a device that answers proves itself this often"
+    )
+    device_hang_s: float = Field(
+        default=10.0, gt=0, le=3600, description="Ascend: a run that takes longer ends its worker"
+    )
 
 
 class LogSection(_Section):

@@ -26,6 +26,7 @@ POLL_S = 0.1
 FREE_ENDS_WITH_IMAGES = 20
 PAUSE_MAX_S = 5.0
 PROGRESS_S = 1.0
+LAST_WORDS_S = 2.0
 log = logging.getLogger(__name__)
 
 
@@ -49,6 +50,11 @@ class Child(Protocol):
     def workers_alive(self) -> int: ...
 
     def workers_ended(self) -> int: ...
+
+    def end_hung_devices(self) -> list[str]: ...
+
+    @property
+    def goes_on_short(self) -> bool: ...
 
     async def prove(self, max_relative_distance: float) -> None: ...
 
@@ -152,11 +158,14 @@ class Supervisor:
             )
             if arrival.done() and arrival.exception() is None:
                 return
+            if arrival.done() and isinstance(arrival.exception(), Unanswered):
+                await asyncio.wait({end}, timeout=LAST_WORDS_S)  # it may be at its end, and its log knows why
             if end.done() or child.poll() is not None:
                 why = await asyncio.to_thread(child.why)
                 raise StartFailed(
                     f"MindSpore Serving ended with exit code {child.poll()} before version {self.version} served"
-                    + (f": {why}" if why else "")
+                    + (f": {why}" if why else ""),
+                    exit_code=5 if "WrongEmbeddingError" in why else 4,
                 )
             if arrival.done():
                 error = arrival.exception()
@@ -238,13 +247,17 @@ class Supervisor:
         """Returns why the child must be replaced."""
         missing_since: Optional[float] = None
         ended: list[float] = []  # when workers did
+        said = False
         assert self._unhealthy is not None
         while not self._unhealthy.done():
             await asyncio.wait({self._unhealthy}, timeout=POLL_S)
             code = child.poll()
             if code is not None:
                 return f"MindSpore Serving ended with exit code {code}"
+            for hung in child.end_hung_devices():
+                log.error("version %d: %s", self.version, hung)
             alive = child.workers_alive()
+            self._registry.set_missing_workers(child.identity, max(0, child.expected_workers - alive))
             if not alive:
                 return "MindSpore Serving lost its worker" + ("s" if child.expected_workers > 1 else "")
             lost = child.workers_ended() - len(ended)
@@ -255,11 +268,16 @@ class Supervisor:
             if len(ended) > 1 and time.monotonic() - ended[-2] < self._settings.worker_lost_s:
                 return f"MindSpore Serving lost 2 workers within {self._settings.worker_lost_s:g} s"
             if alive >= child.expected_workers:
-                missing_since = None
+                missing_since, said = None, False
                 continue
             missing_since = missing_since or time.monotonic()
             if time.monotonic() - missing_since > self._settings.worker_lost_s:
-                return f"MindSpore Serving runs {alive} of {child.expected_workers} workers"
+                reason = f"MindSpore Serving runs {alive} of {child.expected_workers} workers"
+                if not child.goes_on_short:
+                    return reason
+                if not said:
+                    log.error("version %d: %s; the others serve on", self.version, reason)
+                said = True
         return self._unhealthy.result()
 
     async def _end(self, *, at_once: bool) -> None:
@@ -284,4 +302,6 @@ def pause_s(ends_with_images: int, settings: SupervisionSection) -> float:
 
 async def _ended(child: Child) -> None:
     while child.poll() is None:
+        for hung in child.end_hung_devices():
+            log.error(hung)
         await asyncio.sleep(POLL_S)

@@ -63,7 +63,7 @@ def ascend_problems(config: Config) -> Iterator[Problem]:
         what = f"this host lacks {', '.join(missing)}"
         yield wrong(config, "backend.target", what, "install it, or use configs/cpu.yaml", exit_code=NOT_READY)
         return
-    yield from _rights()
+    yield from _rights(config)
     assert cann is not None
     problem = _choice(cann)
     if problem:
@@ -89,9 +89,12 @@ def _missing(config: Config, cann: Optional[Cann]) -> Iterator[str]:
         yield "ps (package procps), with which MindSpore Serving ends compilers"
 
 
-def _rights() -> Iterator[Problem]:
-    """Of every device: which of them backend.device_ids means is known to the driver alone."""
-    nodes = sorted(DEVICES.glob("davinci[0-9]*")) + [DEVICES / name for name in MANAGERS]
+def _rights(config: Config) -> Iterator[Problem]:
+    """Of the devices' own nodes, or of all where a container has them under other numbers."""
+    own = [DEVICES / f"davinci{device}" for device in config.backend.device_ids]
+    if not all(node.exists() for node in own):
+        own = sorted(DEVICES.glob("davinci[0-9]*"))
+    nodes = own + [DEVICES / name for name in MANAGERS]
     closed = [node for node in nodes if node.exists() and not os.access(node, os.R_OK | os.W_OK)]
     if closed:
         status = closed[0].stat()

@@ -45,7 +45,10 @@ def _processes(config: Config) -> Iterator[Problem]:
         yield wrong(config, "backend.device_ids", "a CPU has no devices", "leave it out; see backend.workers")
     cores = len(os.sched_getaffinity(0))
     versions = max(1, len(config.model.versions))
-    for key in ("backend.threads", "backend.preprocess_threads"):
+    keys = ["backend.preprocess_threads"]
+    if backend.target == "cpu":  # MindSpore Lite makes no threads of its own beside a device
+        keys.append("backend.threads")
+    for key in keys:
         threads = value_of(config, key)
         if threads and versions * backend.processes * threads > cores:
             what = (

@@ -81,6 +81,7 @@ class Served:
         self.reason = "starting"
         self.generation = 0  # counts `set_ready`: a call knows whether its backend is still the same
         self.restarts = 0
+        self.missing_workers = 0  # of its backend: devices that were lost while others serve on
         self.retired = False
         self.ending = False  # its backend is being stopped in order: what fails now is nobody's fault
         self.calls = 0
@@ -184,6 +185,11 @@ class Backends:
     def suspect_alone(self, version: int) -> bool:
         """Whether an image is in the backend of `version` alone because it may have ended the one before."""
         return version in self._served and self._served[version].alone
+
+    def set_missing_workers(self, backend: Backend, count: int) -> None:
+        served = self._served.get(backend.version)
+        if served is not None and served.backend is backend:
+            served.missing_workers = count
 
     def set_default(self, version: int) -> None:
         """New calls without a version go to `version` from now on; calls in flight stay where they are.

@@ -159,19 +159,23 @@ class _Versions(Collector):
             "Images that were in a backend when it ended, by what became of them.",
             labels=["version", "result"],
         )
+        missing = GaugeMetricFamily(
+            "metric_learn_missing_workers", "Workers, and their devices, that its backend has lost.", labels=["version"]
+        )
         names = ["version", "fingerprint", "weights", "preprocessing", "default"]
         info = GaugeMetricFamily("metric_learn_model_info", "What is served; always 1.", labels=names)
         for served in self._backends.all():
             version, backend = str(served.version), served.backend
             version_ready.add_metric([version], float(served.serving))
             restarts.add_metric([version], served.restarts)
+            missing.add_metric([version], served.missing_workers)
             deaths.add_metric([version], served.deaths_with_suspects)
             for result, count in served.suspect_images.items():
                 suspects.add_metric([version, result], count)
             if backend is not None:
                 default = "true" if served is self._backends.default else "false"
                 info.add_metric([version, backend.fingerprint, backend.weights, backend.preprocessing, default], 1.0)
-        return [ready, version_ready, restarts, deaths, suspects, info]
+        return [ready, version_ready, restarts, deaths, suspects, missing, info]
 
     def describe(self) -> Iterable[Metric]:
         return []

@@ -203,7 +203,8 @@ class Gateway:
         reason = self._not_ready()
         if reason:
             return Page("503 Service Unavailable", f"not ready: {reason}\n".encode())
-        return Page("200 OK", b"ready\n")
+        missing = self._backends.default.missing_workers
+        return Page("200 OK", f"ready, but {missing} worker(s) are lost\n".encode() if missing else b"ready\n")
 
     def _metrics_page(self) -> Page:
         return Page("200 OK", self.metrics.page(), PROMETHEUS_TEXT)

@@ -20,7 +20,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from metric_learn_client.preprocess.decoder_pool import DecoderPool
 from servable.batch_stats import BatchStats
 
 from .batching import plan
+from .device import Device, call_with_retry
 
 SIDE_PX = 224
 EMBEDDING_DIM = 2048
@@ -96,6 +97,7 @@ class _Results:
             yield result
 
 
+_device: Optional[Device] = None  # made at the first run: while this module is imported there is no model yet
 _embedded = _Results()
 _tickets = _Tickets(kept=8 * AHEAD * max(SIZES))  # far more than MindSpore Serving ever has in a worker
 
@@ -152,13 +154,29 @@ def _redeem(items: list[Array]) -> list[Any]:
     return [_tickets.redeem(item) for item in reversed(items)][::-1]
 
 
+def _run(size: int, instances: list[list[Array]]) -> Any:
+    """One run of the network: here, or on a device, which is watched; a worker without one asks those that have."""
+    global _device
+    if WORKER["device"] == "cpu":
+        return MODELS[size].call(instances)
+    number = os.environ.get("SERVING_DEVICE_ID")  # MindSpore Serving sets it in workers with a device alone
+    if number is None:
+        return call_with_retry(MODELS[size], instances)
+    if _device is None:
+        settings = WORKER["watch"]
+        golden = _pool.submit(Path(settings["golden_image"]).read_bytes()).result()
+        embedding = np.load(settings["golden_embedding"], allow_pickle=False)
+        _device = Device(int(number), MODELS, golden, embedding, settings)
+    return _device.run(size, instances)
+
+
 def _embed_all(items: list[Array]) -> list[Any]:
     results = _redeem(items)
     good = [index for index, result in enumerate(results) if not isinstance(result, Exception)]
     done = 0
     for size in plan(len(good), SIZES, WORKER["run_overhead_images"]) if good else ():
         run = good[done : done + size]
-        rows = MODELS[size].call([[results[index]] for index in run])
+        rows = _run(size, [[results[index]] for index in run])
         STATS.count(size, images=len(run))
         for index, row in zip(run, rows):
             results[index] = np.ascontiguousarray(row[0], np.float32)

@@ -1,4 +1,4 @@
-# Ascend 310 and 310P image: the CPU image's code on an image with CANN. Not run by us on a device.
+# Ascend image (310, 310P, 910): the CPU image's code on an image with CANN. Not run by us on a device.
 #   docker build -f configs/deploy/docker/ascend.Dockerfile -t metric-learn-serving:ascend310 \
 #     --build-arg CANN_IMAGE=registry.example.com/cann-nnae:6.3.RC2-ubuntu20.04 .
 # CANN_IMAGE: Debian-like or RPM-like with glibc 2.31 or newer, holding /usr/local/Ascend/{nnae,ascend-toolkit}/latest.

@@ -38,6 +38,7 @@ def loaded(run_dir):
     settings = {
         "limits": {},
         "batch_sizes": SIZES,
+        "device": "cpu",
         "preprocess_threads": 2,
         "run_overhead_images": 0.2,
         "run_dir": str(run_dir),

@@ -194,7 +194,9 @@ def test_behind_a_mesh_the_server_accepts_plain_text_and_says_so(configuration: 
     assert [str(problem) for problem in inconsistencies(config)] == []
 
 
-def test_the_ascend_overlay_asks_for_a_device() -> None:
-    (container,) = pod(build("ascend310p"))["containers"]
+@pytest.mark.parametrize("chip", ["Ascend310", "Ascend310P", "Ascend910"])
+def test_an_ascend_overlay_asks_for_a_device_of_its_chips_family(chip: str) -> None:
+    (container,) = pod(build(chip.lower()))["containers"]
     for kind in ("requests", "limits"):
-        assert container["resources"][kind]["huawei.com/Ascend310P"] == "1"
+        asked = [name for name in container["resources"][kind] if name.startswith("huawei.com/")]
+        assert asked == [f"huawei.com/{chip}"] and container["resources"][kind][asked[0]] == "1"

@@ -68,6 +68,30 @@ def test_systemd_accepts_the_ascend_drop_in(installed: Path, deploy: Path) -> No
 
 
 @needs_systemd
+def test_systemd_accepts_one_server_a_device(installed: Path, deploy: Path) -> None:
+    template = installed.rename(installed.with_name("metric-learn-serving@.service"))
+    folder = template.parent / f"{template.name}.d"
+    folder.mkdir()
+    for name in ("ascend.conf", "instance.conf"):
+        shutil.copy(deploy / "systemd" / name, folder)
+    output = analyze("verify", str(template.with_name("metric-learn-serving@3.service")))
+    assert "metric-learn-serving@" not in output and ".conf" not in output
+
+
+def test_instances_of_a_template_share_no_address_and_no_folder(
+    deploy: Path, tmp_path: Path, configuration: Callable[..., Config]
+) -> None:
+    settings = []
+    for device in "01":
+        lines = keys(deploy / "systemd" / "instance.conf")["Environment"]
+        variables = dict(line.replace("%i", device).split("=", 1) for line in lines)
+        config = configuration(deploy / "server-ascend310.yaml", variables)
+        assert config.backend.device_ids == (int(device),)
+        settings.append({config.server.address, config.server.http_address, str(config.server.run_dir)})
+    assert len(settings[0] | settings[1]) == 6
+
+
+@needs_systemd
 def test_the_sandbox_stays_tight(installed: Path) -> None:
     analyze("security", "--offline=yes", f"--threshold={EXPOSURE_LIMIT}", str(installed))
 
@@ -83,7 +107,9 @@ def test_systemd_waits_longer_than_the_server_drains(unit: dict[str, list[str]],
     assert unit["KillMode"] == ["mixed"]  # SIGTERM to the server alone: MindSpore Serving drops what it holds
 
 
-@pytest.mark.parametrize(("target", "file"), [("cpu", UNIT), ("ascend310", "ascend.conf")])
+@pytest.mark.parametrize(
+    ("target", "file"), [("cpu", UNIT), ("ascend310", "ascend.conf"), ("ascend910", "ascend.conf")]
+)
 def test_systemd_waits_longer_than_the_backend_may_start(
     target: str, file: str, deploy: Path, configuration: Callable[..., Config]
 ) -> None:

@@ -1,0 +1,67 @@
+"""What a device's worker is doing, for the server to see: one small file for each device, through a memory map.
+
+The worker writes when a run of the network begins and ends, and when its device last proved itself; a run that hangs
+shows without a question that would hang too. Standard library only: it is imported in workers as well.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PATTERN = "device-*.state"
+_ROW = struct.Struct("=qdd")  # process, time of the last proof, begin of the run under way; 0 = none
+
+
+@dataclass(frozen=True)
+class DeviceState:
+    """proved: it gave the right embedding. running_s: of the run under way, 0 without one."""
+
+    device: int
+    pid: int
+    proved: bool
+    running_s: float
+
+
+class DeviceWatch:
+    """A worker's own file in `directory`. For one thread."""
+
+    def __init__(self, directory: Path, device: int) -> None:
+        with (directory / PATTERN.replace("*", str(device))).open("w+b") as file:
+            file.truncate(_ROW.size)
+            self._map = mmap.mmap(file.fileno(), 0)
+        self._proved_at = 0.0
+        self.ended()
+
+    def began(self) -> None:
+        self._write(time.monotonic())
+
+    def ended(self) -> None:
+        self._write(0.0)
+
+    def proved(self) -> None:
+        self._proved_at = time.monotonic()
+        self._write(0.0)
+
+    def proved_within(self, seconds: float) -> bool:
+        return self._proved_at > 0 and time.monotonic() - self._proved_at < seconds
+
+    def _write(self, began_at: float) -> None:
+        _ROW.pack_into(self._map, 0, os.getpid(), self._proved_at, began_at)
+
+
+def read(directory: Path) -> list[DeviceState]:
+    """Of every device whose worker came so far. The process may have ended since."""
+    states = []
+    for file in sorted(directory.glob(PATTERN)):
+        try:
+            pid, proved_at, began_at = _ROW.unpack(file.read_bytes())
+        except (OSError, struct.error):  # being made
+            continue
+        running_s = time.monotonic() - began_at if began_at else 0.0
+        states.append(DeviceState(int(file.stem.partition("-")[2]), pid, proved_at > 0, running_s))
+    return states

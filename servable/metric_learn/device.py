@@ -1,0 +1,92 @@
+"""The network on one device, in that device's worker: it answers nothing before it has proved itself, and again and
+again while it serves.
+
+A device that gives wrong numbers, or fails a run, ends its worker at once. MindSpore Serving then gives the images that
+were in it to the other devices, and starts the worker again if it had ever answered.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from servable.device_watch import DeviceWatch
+
+ATTEMPTS = 3  # of a worker beside the devices: the device that it was given may have ended
+PAUSE_S = 0.2
+
+Array = npt.NDArray[Any]
+
+
+class Device:
+    """`models`: batch size -> Model. golden: uint8 [224, 224, 3] and its float32 [2048] of unit norm."""
+
+    def __init__(
+        self, number: int, models: Mapping[int, Any], golden: Array, embedding: Array, settings: Mapping[str, Any]
+    ) -> None:
+        self._number = number
+        self._models = models
+        self._golden, self._embedding = golden, embedding.astype(np.float64)
+        self._limit, self._check_s = settings["max_relative_distance"], settings["check_s"]
+        self._watch = DeviceWatch(Path(settings["directory"]), number)
+
+    def run(self, size: int, instances: Sequence[Sequence[Array]]) -> Any:
+        """What Model.call gives. Does not return where the device is not to be trusted."""
+        if not self._watch.proved_within(self._check_s):
+            self._prove()
+        return self._run(size, instances)
+
+    def _run(self, size: int, instances: Sequence[Sequence[Array]]) -> Any:
+        self._watch.began()
+        try:
+            rows = self._models[size].call(instances)
+        except Exception as error:  # every input has one form, so the pictures are not to blame
+            self._end(f"DeviceError: a run of {size} images failed ({error})")
+        self._watch.ended()
+        return rows
+
+    def _prove(self) -> None:
+        """Every batch size, full: the golden picture beside its negative, so that rows that change places show."""
+        negative, expected = np.ascontiguousarray(255 - self._golden), None
+        for size in sorted(self._models):
+            pictures = [(self._golden, negative)[index % 2] for index in range(size)]
+            rows = [_unit(row[0]) for row in self._run(size, [[picture] for picture in pictures])]
+            if expected is None:
+                expected = _unit(self._run(size, [[negative]] * size)[0][0])
+            for row, picture in zip(rows, pictures):
+                right = self._embedding if picture is self._golden else expected
+                distance = float(np.linalg.norm(row - right))
+                if not distance <= self._limit:  # also true of NaN
+                    self._end(
+                        f"WrongEmbeddingError: at batch size {size} the golden image came back {distance:.3g} away "
+                        f"from its embedding (limit {self._limit:g})"
+                    )
+        self._watch.proved()
+
+    def _end(self, reason: str) -> NoReturn:
+        print(f"{reason}: device {self._number} is taken out", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)  # no way out that the worker's other threads could hold up
+        raise SystemExit
+
+
+def call_with_retry(model: Any, instances: Sequence[Sequence[Array]]) -> Any:
+    """Model.call in a worker beside the devices. Raises what the last attempt raised."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return model.call(instances)
+        except Exception:
+            time.sleep(PAUSE_S)
+    return model.call(instances)
+
+
+def _unit(row: Array) -> Array:
+    wide = row.astype(np.float64)
+    norm = np.linalg.norm(wide)
+    return wide / norm if norm else wide
