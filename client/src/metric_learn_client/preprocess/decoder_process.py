@@ -32,7 +32,6 @@ import numpy.typing as npt
 
 from metric_learn_client.preprocess import SIDE_PX, DecodeLimits, ImageError
 from metric_learn_client.preprocess.confinement import confine, end_with_parent
-from metric_learn_client.preprocess.header import read_header
 from metric_learn_client.printable import printable
 
 Pixels = npt.NDArray[np.uint8]
@@ -54,15 +53,15 @@ FORK, KILL = b"F", b"K"
 KILL_PACKET = struct.Struct("=ci")
 ENDED_PACKET = struct.Struct("=ii")
 
-# Processor time of one image: a second, and a tenth for each megapixel. The slowest valid pictures that we found take
-# a twentieth of that on a 2026 server's core (tests/unit/client/preprocess/test_decoder_limits.py).
+# Processor time of one image: a second, and a fifth for each megapixel. The slowest valid picture that we found, a PNG
+# of 16 bits and four channels with 50 megapixels, takes 2.5 s on a busy core of 2026: a slower host has four times that.
 CPU_BASE_S = 1.0
-CPU_PER_MPX_S = 0.1
+CPU_PER_MPX_S = 0.2
 # Processor time of a decoder's whole life, beyond the largest image: the pool retires it long before.
 LIFE_CPU_S = 3600
 
-# What the codecs may map beside the process as it is. Measured as peaks of address space over 50-megapixel pictures of
-# every kind (same test): the most was 9.6 bytes a pixel.
+# What the codecs may map beside the process as it is. Peaks of address space, measured over 50-megapixel pictures of
+# every kind: 12 bytes a pixel for a progressive CMYK JPEG, 9 for one of full colour resolution, 6 for PNG and WebP.
 MEMORY_PER_PX = 16
 MEMORY_BASE_BYTES = 256 * 1024 * 1024
 
@@ -93,6 +92,13 @@ class DecoderSettings:
     @property
     def memory_bytes(self) -> int:
         return MEMORY_BASE_BYTES + self.slot_bytes + MEMORY_PER_PX * self.limits.max_image_px
+
+
+class _TimedLimits(DecodeLimits):
+    """The limits of a decoder: once an image's size is known, so is the processor time that it may take."""
+
+    def announce(self, pixels: int) -> None:
+        signal.setitimer(signal.ITIMER_PROF, cpu_limit_s(pixels))
 
 
 def cpu_limit_s(pixels: int) -> float:
@@ -192,7 +198,7 @@ def _decoder(descriptor: int, slot: int, preprocess: Preprocess, settings: Decod
 
 
 def _decode_all(connection: socket.socket, shared: mmap.mmap, preprocess: Preprocess, limits: DecodeLimits) -> None:
-    slot = np.frombuffer(shared, np.uint8)
+    slot, limits = np.frombuffer(shared, np.uint8), _TimedLimits(**asdict(limits))
     out = slot[:PIXELS_BYTES].reshape(SIDE_PX, SIDE_PX, 3)
     while True:
         packet = connection.recv(PACKET_BYTES)
@@ -206,8 +212,7 @@ def _decode_all(connection: socket.socket, shared: mmap.mmap, preprocess: Prepro
 def _decode_one(image: Pixels, out: Pixels, preprocess: Preprocess, limits: DecodeLimits) -> Optional[str]:
     """None once `out` holds the pixels; else the text of the image's error. The kernel ends what takes too long."""
     try:
-        signal.setitimer(signal.ITIMER_PROF, CPU_BASE_S)
-        signal.setitimer(signal.ITIMER_PROF, cpu_limit_s(min(_claimed_px(image), limits.max_image_px)))
+        signal.setitimer(signal.ITIMER_PROF, CPU_BASE_S)  # until its size is known
         np.copyto(out, preprocess(image, limits), casting="no")
     except ImageError as error:
         return str(error)
@@ -218,14 +223,6 @@ def _decode_one(image: Pixels, out: Pixels, preprocess: Preprocess, limits: Deco
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
     return None
-
-
-def _claimed_px(image: Pixels) -> int:
-    try:
-        header = read_header(image.data)
-    except ValueError:
-        return 0
-    return header.width_px * header.height_px if header else 0
 
 
 def read_reply(packet: bytes, number: int, codes: frozenset[str]) -> Optional[ImageError]:
