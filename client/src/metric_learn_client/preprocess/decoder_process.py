@@ -54,7 +54,7 @@ KILL_PACKET = struct.Struct("=ci")
 ENDED_PACKET = struct.Struct("=ii")
 
 # Processor time of one image: a second, and a fifth for each megapixel. The slowest valid picture that we found, a PNG
-# of 16 bits and four channels with 50 megapixels, takes 2.5 s on a busy core of 2026: a slower host has four times that.
+# of 16 bits and four channels with 50 megapixels, takes 2.5 s on a busy core of 2026: a slow host has four times that.
 CPU_BASE_S = 1.0
 CPU_PER_MPX_S = 0.2
 # Processor time of a decoder's whole life, beyond the largest image: the pool retires it long before.
