@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from metric_learn_client.preprocess import DecodeLimits, ImageError, preprocess
-from metric_learn_client.preprocess.decoder_pool import DecoderPool, DecodersUnavailable
-from metric_learn_client.preprocess.decoder_process import DecoderSettings
+from metric_learn_client.preprocess.decoder_pool import CODES, DecoderPool, DecodersUnavailable
+from metric_learn_client.preprocess.decoder_process import LENGTH, NUMBER, DecoderSettings, read_reply
 from tests.unit.client.preprocess.mutations import mutations
 
 REPOSITORY = Path(__file__).parents[4]
@@ -105,6 +105,17 @@ def test_the_same_file_is_not_tried_again_for_a_while(pool):
     assert error_of(pool, image).startswith("E_DECODE")
 
 
+def test_of_many_that_wait_the_one_that_ends_its_decoder_fails_and_no_other(pool):
+    images = [GOOD[index % 3] for index in range(60)]
+    images[17], images[40] = order("segfault   "), order("abort   ")
+    futures = [pool.submit(image) for image in images]
+    for index, future in enumerate(futures):
+        if index in (17, 40):
+            assert str(future.exception(20)).startswith("E_CRASH")
+        else:
+            assert_right(future, index % 3)
+
+
 def test_an_image_over_its_processor_time_is_ended_and_nobody_waits_for_it(pool):
     began = time.monotonic()
     futures = [pool.submit(order(f"spin 100{number}")) for number in range(2)]
@@ -151,7 +162,18 @@ def test_a_nursery_that_is_stopped_is_replaced_once_it_is_needed(pool):
     assert not nursery.is_running()
 
 
-@pytest.mark.parametrize("what", ["short", "other", "code 0"])
+@pytest.mark.parametrize("packet", [b"", NUMBER.pack(5), NUMBER.pack(5) + LENGTH.pack(9) + b"E_DECODE", b"x" * 900])
+def test_a_reply_that_is_none_is_told(packet):
+    with pytest.raises(ValueError):
+        read_reply(packet, 5, 1, CODES)
+
+
+def test_a_reply_with_a_code_of_its_own_is_told():
+    with pytest.raises(ValueError, match="code"):
+        read_reply(NUMBER.pack(5) + LENGTH.pack(10) + b"E_OTHER: x", 5, 1, CODES)
+
+
+@pytest.mark.parametrize("what", ["short", "other", "long", "code"])
 def test_a_decoder_that_answers_nonsense_is_replaced(pool, what):
     before = pool.restarts
     assert error_of(pool, order(f"answer {what}")).startswith("E_CRASH: its decoder answered nonsense")
