@@ -186,6 +186,10 @@ class Launcher:
         """Batch size -> (runs, images) of the network, since this server started: all children, also ended ones."""
         return batch_stats.read(self._run_dir)
 
+    def decoder_restarts(self) -> int:
+        """Decoders of pictures that ended unasked and were replaced, since this server started."""
+        return batch_stats.decoder_restarts(self._run_dir)
+
     def launch(self, version: ExportedVersion) -> Child:
         """Returns at once, long before it serves. Raises OSError."""
         config = self._config
