@@ -75,7 +75,10 @@ class Backend:
         return self._carrier.why()
 
     def find_workers(self) -> list[int]:
-        """Looks for the workers among the master's children and keeps them in mind; returns their process ids."""
+        """Looks for the workers among the master's children and keeps them in mind; returns their process ids.
+
+        Raises OSError where /proc cannot be read: nothing is known then, and nothing changes.
+        """
         try:
             children = psutil.Process(self.process.pid).children()
             self._workers = [child for child in children if _is_worker(child)]
@@ -84,7 +87,7 @@ class Backend:
         return [worker.pid for worker in self._workers]
 
     def workers_alive(self) -> int:
-        """Of those found last. Cheap: nothing is searched."""
+        """Of those found last. Cheap: nothing is searched. Raises OSError as find_workers does."""
         return sum(_alive(worker) for worker in self._workers)
 
     def stop(self) -> None:

@@ -95,7 +95,8 @@ def test_every_setting_of_the_gateway_follows_its_key(tmp_path):
 server: {address: "127.0.0.1:1", http_address: "127.0.0.1:2", when_down: fail, drain_notice_s: 3}
 security: {allow_insecure: true, tls_certificate: /c, tls_private_key: /k, tokens_file: /t}
 limits: {max_instances: 1, max_request_bytes: 2, max_image_bytes: 3, max_image_px: 4, max_in_flight_calls: 5,
-  max_in_flight_instances: 6, max_in_flight_bytes: 7, max_reading_calls: 8, max_streams_per_connection: 9}
+  max_in_flight_instances: 6, max_in_flight_bytes: 7, max_reading_calls: 8, max_streams_per_connection: 9,
+  max_connections: 10}
 deadlines: {default_s: 1, max_s: 2, read_body_s: 3}
 readiness: {interval_s: 1, deadline_s: 1, max_relative_distance: 0.1, forced_interval_s: 3, max_cost_share: 0.5,
   failures_before_replace: 9}
