@@ -44,10 +44,14 @@ def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
     from servable.gateway import StartError, configure_logging  # after the checks: `--check` should not wait for it
     from servable.gateway_settings import gateway_settings
     from servable.leftovers import clean
+    from servable.process import StandardErrorLog, raise_descriptor_limit
     from servable.server import serve
 
-    close_log = configure_logging(gateway_settings(config).log)
+    standard_error = StandardErrorLog()
+    close_log = configure_logging(gateway_settings(config).log, standard_error.stream)
+    standard_error.start()
     try:
+        raise_descriptor_limit()
         with _locked(config) as run_dir:
             cleaned = clean(run_dir)
             if cleaned:
@@ -59,6 +63,7 @@ def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
             finally:
                 clean(run_dir)
     finally:
+        standard_error.stop()
         close_log()
 
 

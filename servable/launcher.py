@@ -50,6 +50,7 @@ class Child:
         self._backend = backend
         self._version = version
         self._ids: set[int] = set()
+        self._alive: Optional[int] = None  # when it was last known
 
     @property
     def pid(self) -> int:
@@ -62,14 +63,23 @@ class Child:
         return self._backend.why()
 
     def workers_alive(self) -> int:
-        """How many of the workers run; looks for successors of those that ended."""
-        alive = self._backend.workers_alive()
-        if alive < self.expected_workers or not alive:
-            found = self._backend.find_workers()
-            note_workers(self.directory.parent, set(found) - self._ids)
-            self._ids.update(found)
-            alive = len(found)
-        return alive
+        """How many of the workers run; looks for successors of those that ended.
+
+        While /proc cannot be read, because this process or the host is out of descriptors or memory, what was known
+        last holds: that passes, and a worker that runs must not be replaced for it.
+        """
+        try:
+            alive = self._backend.workers_alive()
+            if alive < self.expected_workers or not alive:
+                alive = self._backend.find_workers()
+            self._alive = alive
+            new = self._backend.worker_ids - self._ids
+            if new:
+                note_workers(self.directory.parent, new)
+                self._ids |= new
+        except OSError:
+            pass
+        return max(1, self.expected_workers) if self._alive is None else self._alive
 
     async def prove(self, max_relative_distance: float) -> None:
         """Raises servable.proof.WrongEmbedding or Unanswered."""
@@ -102,13 +112,18 @@ class Launcher:
         self._config = config
         self._run_dir = run_dir
         self._count = 0
+        self._batch_runs: dict[int, tuple[int, int]] = {}
         self.log = BoundedLog(run_dir / LOG_NAME, config.log.backend_max_mb * 1024 * 1024)
         for old in run_dir.glob(batch_stats.PATTERN):
             old.unlink(missing_ok=True)
 
     def batch_runs(self) -> dict[int, tuple[int, int]]:
         """Batch size -> (runs, images) of the network, since this server started: all children, also ended ones."""
-        return batch_stats.read(self._run_dir)
+        try:
+            self._batch_runs = batch_stats.read(self._run_dir)
+        except OSError:  # no descriptor free: counters never go back, so the last ones hold
+            pass
+        return self._batch_runs
 
     def launch(self, version: ExportedVersion) -> Child:
         """Returns at once, long before it serves. Raises OSError."""

@@ -8,6 +8,7 @@ and the gateway reports the golden image that stays away.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from typing import Callable, Optional, Protocol
@@ -17,6 +18,7 @@ from servable.proof import Unanswered, WrongEmbedding
 from servable.sections import SupervisionSection
 
 POLL_S = 0.1
+OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}  # of the host or this process: they pass
 log = logging.getLogger(__name__)
 
 
@@ -45,11 +47,12 @@ class Child(Protocol):
 
 
 class StartFailed(Exception):
-    """It did not come to serve. exit_code: 5 for wrong embeddings, else 4."""
+    """It did not come to serve. exit_code: 5 for wrong embeddings, else 4. passing: nothing is wrong with it."""
 
-    def __init__(self, reason: str, exit_code: int = 4) -> None:
+    def __init__(self, reason: str, exit_code: int = 4, *, passing: bool = False) -> None:
         super().__init__(reason)
         self.exit_code = exit_code
+        self.passing = passing
 
 
 class Supervisor:
@@ -114,7 +117,8 @@ class Supervisor:
         try:
             self._child = child = self._launch()
         except OSError as error:
-            raise StartFailed(f"MindSpore Serving cannot be started: {error}") from error
+            passing = error.errno in OUT_OF_RESOURCES
+            raise StartFailed(f"MindSpore Serving cannot be started: {error}", passing=passing) from error
         try:
             await self._until_serving(child)
         except BaseException as error:
@@ -191,7 +195,7 @@ class Supervisor:
                     break
                 except StartFailed as error:
                     reason = str(error)
-                    failures += 1
+                    failures = min(failures + 1, self._settings.max_failures) if error.passing else failures + 1
 
     async def _watch(self, child: Child) -> str:
         """Returns why the child must be replaced."""

@@ -5,6 +5,8 @@ The attacks run in processes of their own (tests/e2e/attacks). In the normal tie
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,8 +19,9 @@ import psutil
 import pytest
 
 from .attacks.floods import FLOODS
-from .conftest import REPOSITORY
+from .conftest import REPOSITORY, VERSIONS, Server, free_port
 from .load import OPTIONS, predict_on, request_of
+from .processes import marked, master_of, wait_until, worker_of
 
 MB = 1024 * 1024
 MOST_MB = 100  # that the server's process may grow by
@@ -124,3 +127,88 @@ def test_a_flood_costs_little_memory_and_no_call_of_a_neighbour(server, neighbou
     assert not neighbour.failures
     assert grown_mb < MOST_MB
     assert neighbour.p99() < max(PATIENCE_S, 4 * busy_p99)  # the long tier looks closer, on a machine of its own
+
+
+def full_pipe():
+    """(reading, writing) of a pipe that takes nothing more."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    return reading, writing
+
+
+@contextlib.contextmanager
+def server_that_nobody_reads(run_dir):
+    """Its standard output and its standard error are full pipes; readiness is asked over HTTP."""
+    endpoint, http_endpoint = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    settings = [f"server.address={endpoint}", f"server.http_address={http_endpoint}", f"server.run_dir={run_dir}"]
+    settings += [f"model.directory={VERSIONS}", "log.format=json"]
+    command = [str(REPOSITORY / ".venv/server/bin/python"), "-m", "servable.serving_server"]
+    for setting in settings:
+        command += ["--set", setting]
+    pipes = [full_pipe() for _ in range(2)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=pipes[0][1], stderr=pipes[1][1])
+    server = Server(endpoint, http_endpoint, process, "", None)
+    try:
+        wait_until(lambda: ready(server), 60, "readiness")
+        yield server
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for each in marked(run_dir):
+            each.kill()
+        for end in (end for pipe in pipes for end in pipe):
+            os.close(end)
+
+
+def ready(server):
+    try:
+        pages_answer(server)
+        return True
+    except OSError:
+        return False
+
+
+def test_outputs_that_nobody_reads_stop_neither_the_calls_nor_the_end(versions, tmp_path):
+    with server_that_nobody_reads(tmp_path) as server:
+        with grpc.insecure_channel(server.endpoint, OPTIONS) as channel:
+            neighbour = Neighbour(channel)
+            with neighbour.calling():
+                attack(server, "malformed_headers", seconds=2.0, count=20_000)
+                pages_answer(server)
+            assert neighbour.seconds and not neighbour.failures
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+
+
+@contextlib.contextmanager
+def without_descriptors(process):
+    """The process may open nothing more until the end of the block."""
+    limits = process.rlimit(psutil.RLIMIT_NOFILE)
+    process.rlimit(psutil.RLIMIT_NOFILE, (1, limits[1]))
+    try:
+        yield
+    finally:
+        process.rlimit(psutil.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("whose", ["the server's", "the engine's"])
+def test_a_lack_of_descriptors_passes_and_nothing_is_restarted(server, neighbour, whose):
+    before = master_of(server).pid, worker_of(server).pid
+    processes = (
+        [psutil.Process(server.process.pid)] if whose == "the server's" else [master_of(server), worker_of(server)]
+    )
+    with contextlib.ExitStack() as stack, neighbour.calling():
+        for process in processes:
+            stack.enter_context(without_descriptors(process))
+        attack(server, "idle_connections", seconds=3.0, count=100)
+    assert server.process.poll() is None
+    assert not neighbour.failures and neighbour.seconds
+    assert (master_of(server).pid, worker_of(server).pid) == before
+    wait_until(lambda: ready(server), 10, "the pages")
+    with grpc.insecure_channel(server.endpoint, OPTIONS) as channel:
+        predict_on(channel)(request_of([0]), timeout=10)
