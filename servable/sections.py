@@ -99,7 +99,7 @@ class LimitsSection(_Section):
     max_in_flight_bytes: int = Field(default=256 * 1024 * 1024, ge=1, le=2**40)
     max_reading_calls: int = Field(default=32, ge=1, le=1_000_000)
     max_streams_per_connection: int = Field(
-        default=100, ge=1, le=1_000_000, description="of HTTP/2; a client queues further calls itself"
+        default=256, ge=1, le=1_000_000, description="of HTTP/2; about twice the calls that one client has at a time"
     )
     max_connections: int = Field(
         default=1024, ge=1, le=1_000_000, description="on server.address; fewer where the descriptors do not suffice"

@@ -37,7 +37,7 @@ class LimitSettings:
     # Bodies being received at one time: gRPC buffers a body before its size is known to us, so peak memory is
     # about max_in_flight_bytes + max_reading_calls x the largest body that callers send.
     max_reading_calls: int = 32
-    max_streams_per_connection: int = 100
+    max_streams_per_connection: int = 256
     max_connections: int = 1024
 
     def __post_init__(self) -> None:

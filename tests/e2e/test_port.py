@@ -68,6 +68,7 @@ class Neighbour:
 @pytest.fixture(scope="module")
 def neighbour(server):
     with grpc.insecure_channel(server.endpoint, OPTIONS) as channel:
+        predict_on(channel)(request_of([0]), timeout=30)
         yield Neighbour(channel)
 
 

@@ -121,8 +121,8 @@ def test_a_body_that_does_not_arrive_ends_its_call(tmp_path):
 
 
 def test_slow_senders_do_not_keep_others_out(tmp_path):
-    """They hold every place for a body; calls that come later are served all the same, each in its turn."""
-    settings = settings_of(limits=LimitSettings(max_reading_calls=3))
+    """They hold every place of their connection; calls that come later on it are served all the same."""
+    settings = settings_of(limits=LimitSettings(max_reading_calls=12))
     with Harness(tmp_path, settings) as harness, harness.channel() as channel:
         ended = threading.Event()
         slow = channel.stream_unary(wire.PREDICT_PATH)
