@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import logging
 import ssl
+import time
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -17,6 +18,7 @@ from cryptography import x509
 from servable.gateway.errors import StartError
 from servable.gateway.settings import TlsSettings
 
+RETRY_S = 1.0  # files that could not be used are read again: a lack of descriptors or a half copied file passes
 log = logging.getLogger(__name__)
 Stamp = tuple[tuple[int, int, int], ...]
 
@@ -31,7 +33,9 @@ class Certificates:
     def __init__(self, settings: TlsSettings, on_reload: Callable[[bool], None] = lambda ok: None) -> None:
         self._settings = settings
         self._on_reload = on_reload
-        self._seen = _stamp(settings)
+        self._seen: Optional[Stamp] = _stamp(settings)
+        self._failed: tuple[Optional[Stamp], float] = (None, 0.0)  # what could not be used, and when
+        self._complaint = ""  # said once, not with every handshake
         self._initial = load_certificates(settings)
         self.expires_at = _expiry(settings)
 
@@ -43,16 +47,24 @@ class Certificates:
     def _changed(self) -> Optional[grpc.ServerCertificateConfiguration]:
         """None: as before. Called by gRPC before each handshake, on a thread of its own."""
         try:
+            stamp: Optional[Stamp] = None
             stamp = _stamp(self._settings)
             if stamp == self._seen:
+                self._complaint = ""
                 return None
-            self._seen = stamp
+            failed, when = self._failed
+            if stamp == failed and time.monotonic() - when < RETRY_S:
+                return None
             configuration = load_certificates(self._settings)
             self.expires_at = _expiry(self._settings)
         except SecurityError as error:
-            log.error("certificates not reloaded, the earlier ones stay: %s", error)
-            self._on_reload(False)
+            self._failed = (stamp, time.monotonic())
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                log.error("certificates not reloaded, the earlier ones stay: %s", error)
+                self._on_reload(False)
             return None
+        self._seen, self._complaint = stamp, ""
         log.info("certificates reloaded from %s", self._settings.certificate)
         self._on_reload(True)
         return configuration

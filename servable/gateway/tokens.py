@@ -30,6 +30,7 @@ class Tokens:
         self._looked_at = time.monotonic()
         self._stamp = self._stat()
         self._digests = load_tokens(path)
+        self._complaint = ""  # said once, not every second
 
     def check(self, authorization: Optional[Union[str, bytes]]) -> None:
         """`authorization`: the metadata's value. Raises CallError (UNAUTHENTICATED)."""
@@ -55,14 +56,16 @@ class Tokens:
         try:
             stamp = self._stat()
             if stamp == self._stamp:
+                self._complaint = ""
                 return
-            self._stamp = stamp
             self._digests = load_tokens(self._path)
-        except SecurityError as error:
-            if self._stamp != (0, 0, 0):
+        except SecurityError as error:  # tried again: a lack of descriptors or a half copied file passes
+            if str(error) != self._complaint:
+                self._complaint = str(error)
                 log.error("tokens not reloaded, the earlier ones stay valid: %s", error)
                 self._on_reload(False)
             return
+        self._stamp, self._complaint = stamp, ""
         log.info("%d tokens reloaded from %s", len(self._digests), self._path)
         self._on_reload(True)
 

@@ -53,6 +53,7 @@ def test_when_all_places_are_taken_the_largest_connection_gives_one_after_the_fa
         places = BodyPlaces(4, read_s=60, max_waiting=100, fair_s=0.05)
         tasks = [task for name in "abcd" for task in await slow(places, name, 1)]
         assert await places.read("e", at_once) == b"body"
+        await asyncio.sleep(0)
         done = [task for task in tasks if task.done()]
         assert len(done) == 1 and done[0].exception().status is grpc.StatusCode.RESOURCE_EXHAUSTED
         await ended(tasks)
