@@ -7,13 +7,15 @@ thread here carries what comes out into `path`, which becomes `path.1` at half o
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import deque
 from pathlib import Path
 from typing import BinaryIO, Optional
 
 BLOCK_BYTES = 65536
-LAST_LINES = 40
+LAST_LINES = 200
+_EXCEPTION = re.compile(r"[\w.]*(Error|Exception): ")  # the last line of a traceback
 
 
 class BoundedLog:
@@ -76,8 +78,9 @@ class Carrier:
         self._thread.join(timeout_s)
 
     def why(self) -> str:
-        """The last line that names an error, or nothing."""
-        for line in reversed(list(self.last_lines)):
-            if "Error" in line or "ERROR" in line or "error:" in line:
-                return line.strip()[:300]
-        return ""
+        """The last exception, else the last line that names an error, or nothing."""
+        lines = [line.strip() for line in self.last_lines]
+        # What MindSpore Serving logs after an exception says less: that a worker ended, that calls are given up.
+        named = [line for line in lines if _EXCEPTION.match(line)]
+        named = named or [line for line in lines if "Error" in line or "ERROR" in line or "error:" in line]
+        return named[-1][:300] if named else ""

@@ -206,6 +206,10 @@ class Launcher:
             pass
         return self._batch_runs
 
+    def decoder_restarts(self) -> int:
+        """Decoders of pictures that ended unasked and were replaced, since this server started."""
+        return batch_stats.decoder_restarts(self._run_dir)
+
     def launch(self, version: ExportedVersion) -> Child:
         """Returns at once, long before it serves. Raises OSError."""
         config = self._config

@@ -53,6 +53,7 @@ class Server:
             self._registry,
             on_unhealthy=self._unhealthy,
             batch_runs=self._launcher.batch_runs,
+            decoder_restarts=self._launcher.decoder_restarts,
         )
         self._control = ControlServer(run_dir, self._order)
         self._tasks: set[asyncio.Task[Any]] = set()

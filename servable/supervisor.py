@@ -250,7 +250,8 @@ class Supervisor:
     async def _watch(self, child: Child) -> str:
         """Returns why the child must be replaced."""
         missing_since: Optional[float] = None
-        ended: list[float] = []  # when workers did
+        ended_before = child.workers_ended()
+        ended: list[float] = []  # when others did
         said = False
         assert self._unhealthy is not None
         while not self._unhealthy.done():
@@ -264,7 +265,7 @@ class Supervisor:
             self._registry.set_missing_workers(child.identity, max(0, child.expected_workers - alive))
             if not alive:
                 return "MindSpore Serving lost its worker" + ("s" if child.expected_workers > 1 else "")
-            lost = child.workers_ended() - len(ended)
+            lost = child.workers_ended() - ended_before - len(ended)
             ended += [time.monotonic()] * lost
             # MindSpore Serving gives a lost worker's images to the others, one after the other: not a third time.
             if lost and self._registry.suspect_alone(self.version):

@@ -11,6 +11,9 @@ case "$name" in
     *) echo "install.sh: unknown environment '$name': export, server, client or bench" >&2; exit 2 ;;
 esac
 
+# What CANN's operator compiler imports, where there is one.
+[ "$name" = server ] && [ -d /usr/local/Ascend ] && locks="$locks servable/requirements-ascend.txt"
+
 mkdir -p .venv
 exec 9>".venv/.$name.lock"
 flock 9

@@ -6,16 +6,17 @@ set -eu
 lock() { # lock FOLDER [OPTION...]
     folder=$1; shift
     .runtime/uv/bin/uv pip compile -q --universal --python-version "${minimum:-3.9}" --generate-hashes --no-header \
-        --no-emit-index-url "$@" "$folder/requirements.in" -o "$folder/requirements.txt"
+        --no-emit-index-url "$@" "$folder/${input:-requirements}.in" -o "$folder/${input:-requirements}.txt"
 }
 for name in "${@:-all}"; do
     case "$name" in
         client|tests) lock "$name" ;;
         servable) lock servable --override servable/requirements.override ;;
+        ascend) input=requirements-ascend lock servable -c servable/requirements.txt ;;  # after servable
         export) lock export ;;
         bench) minimum=3.10 lock tests/benchmarks ;; # peers that have left 3.9 behind
         deploy) lock configs/deploy ;;  # after servable and tests, which constrain it
-        all) exec sh "$0" client tests servable export deploy ;;
-        *) echo "lock.sh: unknown lock '$name': client, tests, servable, export or deploy" >&2; exit 2 ;;
+        all) exec sh "$0" client tests servable ascend export deploy ;;
+        *) echo "lock.sh: unknown lock '$name': client, tests, servable, ascend, export or deploy" >&2; exit 2 ;;
     esac
 done

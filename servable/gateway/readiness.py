@@ -171,8 +171,7 @@ class Readiness:
         if served.state is State.SERVING or served.reason != reason:
             log.warning("version %d is not ready: %s", served.version, reason)
             self._move(State.PROBING, reason)
-        # A suspect that is alone there and keeps the golden image from coming back needs no second proof.
-        enough = 1 if served.alone else settings.failures_before_replace
+        enough = settings.failures_before_replace
         # Quick failures are those of a worker that is being restarted, which takes seconds: time counts, not number.
         lasted = wrong or now - self._failing_since >= enough * settings.deadline_s - RETRY_S
         if self._failures >= enough and lasted and not self._reported:

@@ -52,7 +52,7 @@ class Gateway:
     """Start it, tell it of backends through `backends`, drain it, stop it. All on one event loop.
 
     on_unhealthy: a version's backend stays wrong or silent and should be replaced; called once for each backend.
-    batch_runs: batch size -> (runs, images) of the network so far.
+    batch_runs: batch size -> (runs, images) of the network so far; decoder_restarts: decoders that ended unasked.
     """
 
     def __init__(
@@ -62,12 +62,13 @@ class Gateway:
         *,
         on_unhealthy: Callable[[Served, str], None],
         batch_runs: Callable[[], Mapping[int, tuple[int, int]]] = _no_batch_runs,
+        decoder_restarts: Callable[[], int] = lambda: 0,
     ) -> None:
         self._settings = settings
         self._backends = backends
         self._on_unhealthy = on_unhealthy
         self._admission = Admission(settings.limits, time.monotonic)
-        self.metrics = Metrics(self._admission, backends, batch_runs)
+        self.metrics = Metrics(self._admission, backends, batch_runs, decoder_restarts)
         self._lanes: dict[Served, tuple[Dispatcher, asyncio.Task[None]]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._health = HealthService(lambda: not self._not_ready())

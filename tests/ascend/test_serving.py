@@ -17,7 +17,6 @@ GOLDEN = REPOSITORY / "tests" / "golden"
 REFERENCE = np.load(GOLDEN / "reference.npz")
 NAMES = [str(name) for name in REFERENCE["names"]]
 METRIC_LEARN = [sys.executable, "-c", "from metric_learn_client.cli import main; main()"]
-CHIPS = {"ascend310": "Ascend310P3", "ascend910": "Ascend910A"}
 ACL_UINT8 = 4  # aclDataType of CANN's public interface
 SAME = 1e-5  # relative distance; both compute in float32, in another order of additions
 
@@ -85,15 +84,22 @@ def test_the_compiler_gets_the_whole_graph_for_the_chip_and_pixels_as_bytes(serv
     assert {record["options"]["ge.socVersion"] for record in initialized} == {"Ascend310"}
 
 
-@pytest.mark.parametrize("config", ["ascend310", "ascend910"])
-@pytest.mark.parametrize("mode", ["allow_fp32_to_fp16", "must_keep_origin_dtype", "allow_mix_precision"])
-def test_every_precision_mode_reaches_the_compiler(host, versions, config, mode):
-    host.set(NUMBERS="golden", SOC=CHIPS[config])
+@pytest.mark.parametrize(
+    ("mode", "config", "soc"),  # force_fp16, the default: the test before this one
+    [
+        ("allow_fp32_to_fp16", "ascend910", "Ascend910A"),
+        ("must_keep_origin_dtype", "ascend310", "Ascend310P3"),
+        ("allow_mix_precision", "ascend310", "Ascend310"),
+    ],
+)
+def test_every_precision_mode_reaches_the_compiler_on_every_family_of_chips(host, versions, mode, config, soc):
+    host.set(NUMBERS="golden", SOC=soc)
     flags = ("backend.batch_sizes=[1]", "backend.workers=1", f"backend.precision_mode={mode}")
     with host.server(*flags, config=f"configs/{config}.yaml") as server:
         assert server.ready_line.startswith("ready"), server.said()
         (built,) = host.records("build_model")
     assert built["options"]["ge.exec.precision_mode"] == mode
+    assert {record["options"]["ge.socVersion"] for record in host.records("build_initialize")} == {soc}
     assert "can not support" not in (host.run_dir / "mindspore_serving.log").read_text()
 
 

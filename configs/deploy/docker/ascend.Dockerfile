@@ -23,6 +23,9 @@ RUN cp -a /usr/local /opt/python && mkdir /opt/python/extra \
         | awk '$2 == "=>" && $3 ~ /^\// && $1 !~ /^(libc|libm|libdl|librt|libutil|libpthread|libresolv|libnsl|libpython3.9)\.so/ {print $3}' \
         | sort -u | xargs -I LIBRARY cp -L LIBRARY /opt/python/extra/ \
     && /opt/python/bin/python3.9 -m venv /opt/venv
+# What CANN's operator compiler imports in the worker's interpreter.
+COPY servable/requirements-ascend.* servable/
+RUN /opt/venv/bin/python -m pip install --no-deps --require-hashes -r servable/requirements-ascend.txt
 COPY servable/requirements.txt servable/requirements.txt
 RUN /opt/venv/bin/python -m pip install --no-deps --require-hashes -r servable/requirements.txt
 COPY servable/__init__.py servable/lite_runtime.py servable/

@@ -168,6 +168,12 @@ def rows_of(change):  # type: ignore[no-untyped-def]
     return lambda body: zlib.compress(change(zlib.decompress(body)))
 
 
+def halves(image_data: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """Image data with another chunk in its middle, which PNG does not allow."""
+    name, body = image_data
+    return [(name, body[: len(body) // 2]), (b"tEXt", b"a\0b"), (name, body[len(body) // 2 :])]
+
+
 def hostile(sound: dict[str, bytes]) -> dict[str, tuple[bytes, str, str]]:
     """name -> file, code and words of the error; or file, "same as" and the sound picture that it must equal."""
     jpeg, progressive, restarts = sound["baseline.jpg"], sound["progressive.jpg"], sound["restarts.jpg"]
@@ -236,6 +242,11 @@ def hostile(sound: dict[str, bytes]) -> dict[str, tuple[bytes, str, str]]:
         "rows_too_many.png": (png_with(png, b"IDAT", rows_of(lambda rows: rows + rows)), "same as", "rgb.png"),
         "bytes_behind_the_stream.png": (png_with(png, b"IDAT", lambda body: body + body), "same as", "rgb.png"),
         "checksum.png": (changed(png, 60, b"\0\0"), "E_DECODE", "checksum"),
+        "image_data_apart.png": (
+            png_of([*chunks(png)[:1], *halves(chunks(png)[1]), *chunks(png)[2:]]),
+            "E_DECODE",
+            "ends early",
+        ),
         "palette_missing.png": (png_of([c for c in chunks(palette) if c[0] != b"PLTE"]), "E_DECODE", "no palette"),
         "cgbi.png": (png[:8] + png_chunk(b"CgBI", b"\x50\0\x20\2") + png[8:], "E_UNSUPPORTED", "CgBI"),
         "unknown_critical.png": (png[:33] + png_chunk(b"ABCD", b"") + png[33:], "E_UNSUPPORTED", "critical chunk"),

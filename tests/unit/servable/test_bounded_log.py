@@ -53,6 +53,17 @@ def test_the_last_line_that_names_an_error_is_remembered(tmp_path):
     assert carrier.why() == "RuntimeError: no such device"
 
 
+def test_an_exception_says_more_than_what_is_logged_after_it(tmp_path):
+    reading, writing = os.pipe()
+    log = BoundedLog(tmp_path / "serving.log", 10_000)
+    carrier = Carrier(reading, log)
+    os.write(writing, b"DeviceError: a run failed: device 1 is taken out\n" + b"[ERROR] SERVING worker exited\n" * 50)
+    os.close(writing)
+    carrier.finish(10)
+    log.close()
+    assert carrier.why() == "DeviceError: a run failed: device 1 is taken out"
+
+
 def test_an_error_that_arrives_in_pieces_is_remembered_whole(tmp_path):
     reading, writing = os.pipe()
     log = BoundedLog(tmp_path / "serving.log", 1000)

@@ -278,12 +278,13 @@ def test_a_second_lost_worker_replaces_all_at_once():
         scene = Scene(Child(1, workers=8), settings=SETTINGS.model_copy(update={"worker_lost_s": 60}))
         await scene.supervisor.start()
         first = scene.launched[0]
-        first.workers, first.lost = 7, 1
+        await asyncio.sleep(0.2)
+        first.workers, first.lost = 7, first.lost + 1
         await asyncio.sleep(0.3)
         first.workers = 8
         await asyncio.sleep(0.3)
         assert len(scene.launched) == 1
-        first.workers, first.lost = 7, 2
+        first.workers, first.lost = 7, first.lost + 1
         await scene.until(lambda: len(scene.launched) == 2)
         assert scene.down == ["MindSpore Serving lost 2 workers within 60 s"]
         await scene.supervisor.stop()
@@ -295,10 +296,25 @@ def test_one_lost_worker_replaces_all_where_a_suspect_is_alone_in_it():
     async def scenario():
         scene = Scene(Child(1, workers=2), settings=SETTINGS.model_copy(update={"worker_lost_s": 60}))
         await scene.supervisor.start()
+        await asyncio.sleep(0.2)
         scene.registry.default.alone = True
         scene.launched[0].workers, scene.launched[0].lost = 1, 1
         await scene.until(lambda: len(scene.launched) == 2)
         assert scene.down == ["MindSpore Serving lost a worker with a suspect in it"]
+        await scene.supervisor.stop()
+
+    play(scenario)
+
+
+def test_a_worker_that_was_lost_before_the_first_image_came_says_nothing_of_a_suspect():
+    async def scenario():
+        child = Child(1, workers=2)
+        child.workers, child.lost = 1, 1
+        scene = Scene(child, settings=SETTINGS.model_copy(update={"worker_lost_s": 60}))
+        scene.registry.default.alone = True
+        await scene.supervisor.start()
+        await asyncio.sleep(0.3)
+        assert len(scene.launched) == 1
         await scene.supervisor.stop()
 
     play(scenario)

@@ -139,7 +139,10 @@ def _write(
         if plots_folder is not None:
             save_plots(drawn, plots_folder)
         if report is not None:
-            report.write_text(report_page(made, drawn, Pictures(image_root)), encoding="utf-8")
+            pictures = Pictures(image_root)
+            report.write_text(report_page(made, drawn, pictures), encoding="utf-8")
             click.echo(f"report: {report}", err=True)
+            if lacking := pictures.missing():
+                click.echo(lacking, err=True)
     if output is not None:
         output.write_text(json.dumps(made.as_dict(), indent=2) + "\n")

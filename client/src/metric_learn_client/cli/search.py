@@ -65,8 +65,12 @@ def command(
             for path, value in neighbours:
                 click.echo(f"  {value:.5f}  {printable(path)}")
     if html is not None:
-        html.write_text(_page(index, found, stored, image_root), encoding="utf-8")
+        pictures = Pictures(image_root)
+        queried = pictures if stored else Pictures()
+        html.write_text(_page(index, found, queried, pictures), encoding="utf-8")
         click.echo(f"page: {html}", err=True)
+        for lacking in {each.missing() for each in (queried, pictures)} - {None}:
+            click.echo(lacking, err=True)
     for failure in failures:
         click.echo(failure, err=True)
     return ExitCode.SOME_FAILED if failures else ExitCode.DONE
@@ -93,8 +97,7 @@ def _embed(
     return [queries[n] for n in good], result.embeddings[good], failures
 
 
-def _page(index: SearchIndex, found: list[Any], stored: bool, image_root: Optional[Path]) -> str:
-    pictures, queried = Pictures(image_root), Pictures(image_root if stored else None)
+def _page(index: SearchIndex, found: list[Any], queried: Pictures, pictures: Pictures) -> str:
     results = [
         Result(item(queried, query), [item(pictures, path, value) for path, value in neighbours])
         for query, neighbours in found

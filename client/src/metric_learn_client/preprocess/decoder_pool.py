@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Callable, Optional, Union
@@ -36,11 +37,13 @@ from metric_learn_client.preprocess.decoder_process import (
     ENDED_PACKET,
     FILE_AT,
     FORK,
+    GROUP,
     KILL,
     KILL_PACKET,
+    NUMBER,
     PACKET_BYTES,
     PIXELS_BYTES,
-    REQUEST,
+    SIZE,
     DecoderSettings,
     cpu_limit_s,
     read_hello,
@@ -58,7 +61,8 @@ WALL_FACTOR = 5  # a decoder that is starved gets this many times its processor 
 WALL_BASE_S = 5.0  # ... and so much more, before its image is given up
 NOTICE_S = 0.5  # between the end of a decoder's socket and the word of how it ended
 RETIRE_AFTER = 10_000  # images of one decoder: bounds what one can do that was taken over and behaves
-KEPT_BYTES = 1024 * 1024  # of a slot; what a larger file took goes back to the system
+GROUPED_BYTES = 256 * 1024  # images up to this size go to a decoder several at a time, where many wait
+KEPT_BYTES = GROUP * GROUPED_BYTES  # of a slot; what a larger file took goes back to the system
 REMEMBERED = 256  # files that ended a decoder ...
 REMEMBERED_S = 600.0  # ... and for how long the same file is refused without trying
 MAX_STARTS = 20  # in a row without one decoder that answers, with up to a second between them: nothing will
@@ -82,6 +86,7 @@ class _Job:
     image: Optional[bytes]
     future: Future[Pixels] = field(default_factory=Future)
     tries: int = 0
+    alone: bool = False  # a decoder ended that had it and others: which one it was is found out one by one
 
 
 class _Decoder:
@@ -98,7 +103,7 @@ class _Decoder:
         self.memory = np.frombuffer(self._map, np.uint8)
         self.asked = time.monotonic()
         self.pid = 0  # until it has said it
-        self.job: Optional[_Job] = None
+        self.jobs: list[_Job] = []
         self.number = 0
         self.done = 0
         self.began = 0.0  # with its job, by the monotonic clock ...
@@ -109,17 +114,34 @@ class _Decoder:
         self.ended_at: Optional[float] = None
         self.status: Optional[int] = None  # its wait status, once the nursery has told it
 
-    def take(self, job: _Job, image: Union[bytes, Pixels], number: int) -> None:
-        encoded = np.frombuffer(image, np.uint8) if isinstance(image, bytes) else image
-        self.memory[FILE_AT : FILE_AT + job.size] = encoded
-        job.image = None
-        self.job, self.number, self.slow = job, number, False
+    def take(self, jobs: list[_Job], images: Sequence[Union[bytes, Pixels]], number: int) -> None:
+        start = FILE_AT
+        for job, image in zip(jobs, images):
+            encoded = np.frombuffer(image, np.uint8) if isinstance(image, bytes) else image
+            self.memory[start : start + job.size] = encoded
+            start += job.size
+            job.image = None
+        self.jobs, self.number, self.slow = jobs, number, False
         self.began, self.cpu_began = time.monotonic(), self.cpu_s()
         try:
-            self.connection.send(REQUEST.pack(number, job.size))
-            job.tries += 1
+            self.connection.send(NUMBER.pack(number) + b"".join(SIZE.pack(job.size) for job in jobs))
         except OSError:
-            pass  # it has ended: its socket says so, and the image is tried elsewhere
+            return  # it has ended: its socket says so, and the images are tried elsewhere
+        for job in jobs:
+            job.tries += 1
+
+    def pixels(self, place: int) -> Pixels:
+        start = place * PIXELS_BYTES
+        pixels: Pixels = self.memory[start : start + PIXELS_BYTES].reshape(SIDE_PX, SIDE_PX, 3).copy()
+        return pixels
+
+    def files(self) -> list[bytes]:
+        """The encoded images that it has."""
+        files, start = [], FILE_AT
+        for job in self.jobs:
+            files.append(self.memory[start : start + job.size].tobytes())
+            start += job.size
+        return files
 
     def give_back(self, size: int) -> None:
         """The pages that a large file took."""
@@ -227,7 +249,7 @@ class DecoderPool:
             if self._closed or self._failure is not None:
                 raise self._failure or RuntimeError("the decoder pool is closed")
             if self._idle:
-                self._idle.pop().take(job, image, next(self._numbers))
+                self._idle.pop().take([job], [image], next(self._numbers))
             else:
                 job.image = image if isinstance(image, bytes) else image.tobytes()
                 self._waiting.append(job)
@@ -406,38 +428,52 @@ class DecoderPool:
             self._read_answer(decoder, packet)
 
     def _read_answer(self, decoder: _Decoder, packet: bytes) -> None:
-        job = decoder.job
+        jobs = decoder.jobs
         try:
-            if job is None:
+            if not jobs:
                 raise ValueError("a reply to nothing")
-            error = read_reply(packet, decoder.number, CODES)
+            errors = read_reply(packet, decoder.number, len(jobs), CODES)
         except ValueError as reason:
             self._kill(decoder, f"its decoder answered nonsense: {reason}")
             return
-        if error is None:
-            pixels = decoder.memory[:PIXELS_BYTES].reshape(SIDE_PX, SIDE_PX, 3).copy()
-        decoder.give_back(job.size)
-        decoder.job = None
-        decoder.done += 1
+        results = [error or decoder.pixels(place) for place, error in enumerate(errors)]
+        decoder.give_back(sum(job.size for job in jobs))
+        decoder.jobs = []
+        decoder.done += len(jobs)
         surplus = decoder.slow and len(self._decoders) > self._count
-        if decoder.done >= RETIRE_AFTER or surplus or decoder.verdict is not None:
-            self._forget(decoder)
-        else:
-            self._feed(decoder)
-        if error is None:
-            job.future.set_result(pixels)
-        else:
-            job.future.set_exception(error)
+        try:
+            if decoder.done >= RETIRE_AFTER or surplus or decoder.verdict is not None:
+                self._forget(decoder)
+            else:
+                self._feed(decoder)
+        finally:
+            for job, result in zip(jobs, results):
+                if isinstance(result, ImageError):
+                    job.future.set_exception(result)
+                else:
+                    job.future.set_result(result)
 
     def _feed(self, decoder: _Decoder) -> None:
         decoder.slow = False
         with self._lock:
-            if self._waiting:
-                job = self._waiting.popleft()
-                assert job.image is not None
-                decoder.take(job, job.image, next(self._numbers))
+            jobs = self._next_jobs()
+            if jobs:
+                decoder.take(jobs, [job.image or b"" for job in jobs], next(self._numbers))
             else:
                 self._idle.append(decoder)
+
+    def _next_jobs(self) -> list[_Job]:
+        """What the next decoder gets; under the lock. Several small images only where every decoder gets as many."""
+        jobs: list[_Job] = []
+        count = min(GROUP, len(self._waiting) // self._count)
+        while self._waiting and len(jobs) < max(1, count):
+            following = self._waiting[0]
+            if jobs and (following.alone or following.size > GROUPED_BYTES):
+                break
+            jobs.append(self._waiting.popleft())
+            if following.alone or following.size > GROUPED_BYTES:
+                break
+        return jobs
 
     def _look(self) -> None:
         """Limits in time, and decoders whose end is known."""
@@ -450,7 +486,7 @@ class DecoderPool:
                 if now - decoder.asked > (FORK_S if self._nursery_answers else START_S):
                     self._lose_nursery()
                     return
-            elif decoder.job is not None and now - decoder.began > SLOW_S:
+            elif decoder.jobs and now - decoder.began > SLOW_S:
                 self._look_at(decoder, now - decoder.began)
                 if self._nursery is None:
                     return
@@ -463,7 +499,7 @@ class DecoderPool:
             return
         limit_s = cpu_limit_s(self._limits.max_image_px)
         used_s = decoder.cpu_s() - decoder.cpu_began
-        if decoder.is_stopped():
+        if decoder.is_stopped() or (len(decoder.jobs) > 1 and used_s > SLOW_S):  # in a group nobody waits for another
             self._kill(decoder, "")
         elif used_s > 1.1 * limit_s:  # an honest decoder's own timer would have ended it before
             self._kill(decoder, f"decoding it took more than {limit_s:.1f} s of processor time")
@@ -480,9 +516,8 @@ class DecoderPool:
             pass  # the nursery is gone, as its socket will say
 
     def _conclude(self, decoder: _Decoder) -> None:
-        """A decoder has ended: what becomes of the image that it had."""
-        job = decoder.job
-        image = b"" if job is None else decoder.memory[FILE_AT : FILE_AT + job.size].tobytes()
+        """A decoder has ended: what becomes of the images that it had."""
+        jobs, files = decoder.jobs, decoder.files()
         self._forget(decoder)
         self.restarts += 1
         self._on_restart(self.restarts)
@@ -491,18 +526,25 @@ class DecoderPool:
             "a decoder ended (process %d, status %s)%s",
             decoder.pid,
             decoder.status,
-            f" with an image of {job.size} bytes: {reason or 'not its fault'}" if job else "",
+            f" with images of {', '.join(str(job.size) for job in jobs)} bytes: {reason or 'not its fault'}"
+            if jobs
+            else "",
         )
-        if job is None:
-            return
-        if not reason and job.tries <= 1:
+        if len(jobs) > 1:
+            for job in jobs:
+                job.alone, job.tries = True, 0
+        for job, image in zip(reversed(jobs), reversed(files)):
+            self._settle(job, image, reason)
+
+    def _settle(self, job: _Job, image: bytes, reason: str) -> None:
+        """Tries the image again, or fails it."""
+        if job.tries <= (0 if reason else 1):
             job.image = image
             with self._lock:
-                taker = self._idle.pop() if self._idle else None
-                if taker is None:
-                    self._waiting.appendleft(job)
-                else:
-                    taker.take(job, image, next(self._numbers))
+                self._waiting.appendleft(job)
+                while self._idle and self._waiting:
+                    taker, again = self._idle.pop(), self._waiting.popleft()
+                    taker.take([again], [again.image or b""], next(self._numbers))
             return
         error = ImageError(ImageErrorCode.CRASH.value, reason or "its decoder was ended from outside, twice")
         if reason:
@@ -524,7 +566,7 @@ class DecoderPool:
             self._closed = True
             jobs = list(self._waiting)
             self._waiting.clear()
-        jobs += [decoder.job for decoder in self._decoders if decoder.job is not None]
+        jobs += [job for decoder in self._decoders for job in decoder.jobs]
         for decoder in tuple(self._decoders):
             self._forget(decoder)
         if self._control is not None:

@@ -32,37 +32,39 @@ import numpy.typing as npt
 
 from metric_learn_client.preprocess import SIDE_PX, DecodeLimits, ImageError
 from metric_learn_client.preprocess.confinement import confine, end_with_parent
-from metric_learn_client.preprocess.header import read_header
 from metric_learn_client.printable import printable
 
 Pixels = npt.NDArray[np.uint8]
 Preprocess = Callable[[Pixels, DecodeLimits], Pixels]
 
-# The slot: pixels first, then the encoded image.
+# The slot: pixels first, then the encoded images, one behind the other.
+GROUP = 4  # images in one request at most: a process switch costs as much as a tenth of a small picture's decoding
 PIXELS_BYTES = SIDE_PX * SIDE_PX * 3
-FILE_AT = -(-PIXELS_BYTES // mmap.PAGESIZE) * mmap.PAGESIZE
+FILE_AT = -(-GROUP * PIXELS_BYTES // mmap.PAGESIZE) * mmap.PAGESIZE
 
-# Packets. Pool to decoder: number of the image, its bytes. Decoder to pool: the number, whether there are pixels, then
-# the text of an ImageError if not. Decoder to pool once: JSON of its process id and of what is in force.
-REQUEST = struct.Struct("=QQ")
-REPLY = struct.Struct("=QB")
-PACKET_BYTES = 1024
-_TEXT_BYTES = 500
+# Packets. Pool to decoder: the request's number, then the size of each image. Decoder to pool: the number, and for each
+# image the length of an ImageError's text and the text; 0 where there are pixels. Decoder to pool once: JSON of its
+# process id and of what is in force.
+NUMBER = struct.Struct("=Q")
+SIZE = struct.Struct("=Q")
+LENGTH = struct.Struct("=H")
+PACKET_BYTES = 2048
+_TEXT_BYTES = 400
 # Pool to nursery: FORK with a decoder's end of its socket and its slot, or KILL and a process id. Nursery to pool: a
 # process id and its wait status, once it has ended.
 FORK, KILL = b"F", b"K"
 KILL_PACKET = struct.Struct("=ci")
 ENDED_PACKET = struct.Struct("=ii")
 
-# Processor time of one image: a second, and a tenth for each megapixel. The slowest valid pictures that we found take
-# a twentieth of that on a 2026 server's core (tests/unit/client/preprocess/test_decoder_limits.py).
+# Processor time of one image: a second, and a fifth for each megapixel. The slowest valid picture that we found, a PNG
+# of 16 bits and four channels with 50 megapixels, takes 2.5 s on a busy core of 2026: a slow host has four times that.
 CPU_BASE_S = 1.0
-CPU_PER_MPX_S = 0.1
+CPU_PER_MPX_S = 0.2
 # Processor time of a decoder's whole life, beyond the largest image: the pool retires it long before.
 LIFE_CPU_S = 3600
 
-# What the codecs may map beside the process as it is. Measured as peaks of address space over 50-megapixel pictures of
-# every kind (same test): the most was 9.6 bytes a pixel.
+# What the codecs may map beside the process as it is. Peaks of address space, measured over 50-megapixel pictures of
+# every kind: 12 bytes a pixel for a progressive CMYK JPEG, 9 for one of full colour resolution, 6 for PNG and WebP.
 MEMORY_PER_PX = 16
 MEMORY_BASE_BYTES = 256 * 1024 * 1024
 
@@ -93,6 +95,13 @@ class DecoderSettings:
     @property
     def memory_bytes(self) -> int:
         return MEMORY_BASE_BYTES + self.slot_bytes + MEMORY_PER_PX * self.limits.max_image_px
+
+
+class _TimedLimits(DecodeLimits):
+    """The limits of a decoder: once an image's size is known, so is the processor time that it may take."""
+
+    def announce(self, pixels: int) -> None:
+        signal.setitimer(signal.ITIMER_PROF, cpu_limit_s(pixels))
 
 
 def cpu_limit_s(pixels: int) -> float:
@@ -127,9 +136,12 @@ def _nursery(control: socket.socket, settings: DecoderSettings) -> None:
     gc.collect()
     gc.freeze()  # what is here stays shared with every decoder
     while True:
-        packet, descriptors, _, _ = socket.recv_fds(control, PACKET_BYTES, 2)
-        if not packet:
+        try:
+            packet, descriptors, _, _ = socket.recv_fds(control, PACKET_BYTES, 2)
+        except ConnectionError:
             return  # the decoders see the end of this process
+        if not packet:
+            return
         if packet[:1] == FORK:
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
             pid = os.fork()
@@ -192,22 +204,24 @@ def _decoder(descriptor: int, slot: int, preprocess: Preprocess, settings: Decod
 
 
 def _decode_all(connection: socket.socket, shared: mmap.mmap, preprocess: Preprocess, limits: DecodeLimits) -> None:
-    slot = np.frombuffer(shared, np.uint8)
-    out = slot[:PIXELS_BYTES].reshape(SIDE_PX, SIDE_PX, 3)
+    slot, limits = np.frombuffer(shared, np.uint8), _TimedLimits(**asdict(limits))
+    places = slot[: GROUP * PIXELS_BYTES].reshape(GROUP, SIDE_PX, SIDE_PX, 3)
     while True:
         packet = connection.recv(PACKET_BYTES)
         if not packet:
             return
-        number, size = REQUEST.unpack(packet)
-        text = _decode_one(slot[FILE_AT : FILE_AT + size], out, preprocess, limits)
-        connection.send(REPLY.pack(number, text is None) + (text or "").encode()[:_TEXT_BYTES])
+        reply, start = [packet[: NUMBER.size]], FILE_AT
+        for place, (size,) in zip(places, SIZE.iter_unpack(packet[NUMBER.size :])):
+            text = _decode_one(slot[start : start + size], place, preprocess, limits).encode()[:_TEXT_BYTES]
+            reply += LENGTH.pack(len(text)), text
+            start += size
+        connection.send(b"".join(reply))
 
 
-def _decode_one(image: Pixels, out: Pixels, preprocess: Preprocess, limits: DecodeLimits) -> Optional[str]:
-    """None once `out` holds the pixels; else the text of the image's error. The kernel ends what takes too long."""
+def _decode_one(image: Pixels, out: Pixels, preprocess: Preprocess, limits: DecodeLimits) -> str:
+    """Empty once `out` holds the pixels; else the text of the image's error. The kernel ends what takes too long."""
     try:
-        signal.setitimer(signal.ITIMER_PROF, CPU_BASE_S)
-        signal.setitimer(signal.ITIMER_PROF, cpu_limit_s(min(_claimed_px(image), limits.max_image_px)))
+        signal.setitimer(signal.ITIMER_PROF, CPU_BASE_S)  # until its size is known
         np.copyto(out, preprocess(image, limits), casting="no")
     except ImageError as error:
         return str(error)
@@ -217,27 +231,30 @@ def _decode_one(image: Pixels, out: Pixels, preprocess: Preprocess, limits: Deco
         return "E_DECODE: the image could not be decoded"
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-    return None
+    return ""
 
 
-def _claimed_px(image: Pixels) -> int:
-    try:
-        header = read_header(image.data)
-    except ValueError:
-        return 0
-    return header.width_px * header.height_px if header else 0
+def read_reply(packet: bytes, number: int, count: int, codes: frozenset[str]) -> list[Optional[ImageError]]:
+    """What a decoder says of the images of request `number`: None for pixels.
+
+    Raises ValueError for what no honest decoder sends.
+    """
+    if packet[: NUMBER.size] != NUMBER.pack(number):
+        raise ValueError("a reply to another request")
+    errors: list[Optional[ImageError]] = []
+    start = NUMBER.size
+    for _ in range(count):
+        text = packet[start + LENGTH.size :]
+        if len(packet) < start + LENGTH.size or len(text) < LENGTH.unpack_from(packet, start)[0]:
+            raise ValueError("a reply is too short")
+        text = text[: LENGTH.unpack_from(packet, start)[0]]
+        start += LENGTH.size + len(text)
+        errors.append(_error_of(text, codes) if text else None)
+    return errors
 
 
-def read_reply(packet: bytes, number: int, codes: frozenset[str]) -> Optional[ImageError]:
-    """What a decoder says of image `number`: None for pixels. Raises ValueError for what no honest decoder sends."""
-    if len(packet) < REPLY.size:
-        raise ValueError("a reply is too short")
-    answered, good = REPLY.unpack_from(packet)
-    if answered != number or good > 1:
-        raise ValueError("a reply to another image")
-    if good:
-        return None
-    code, _, message = packet[REPLY.size : REPLY.size + _TEXT_BYTES].decode("utf-8", "replace").partition(": ")
+def _error_of(text: bytes, codes: frozenset[str]) -> ImageError:
+    code, _, message = text.decode("utf-8", "replace").partition(": ")
     if code not in codes:
         raise ValueError("a reply with a code that preprocessing does not have")
     return ImageError(code, printable(message))

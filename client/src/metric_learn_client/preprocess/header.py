@@ -44,6 +44,7 @@ def check_size(name: str, width: int, height: int, limits: DecodeLimits) -> None
             f"{width} x {height} is too thin: with its short side at {SIDE_PX} px it has "
             f"{short_width * short_height} pixels; the limit is {limits.max_resized_px}"
         )
+    limits.announce(width * height)
 
 
 def short_side_size(width: int, height: int) -> tuple[int, int]:

@@ -27,6 +27,10 @@ class DecodeLimits:
     # A still has at most 7; an animation one for each frame.
     max_webp_chunks: int = 4096
 
+    def announce(self, pixels: int) -> None:
+        """Told how many pixels an image has that is within the limits, before they are decoded. A decoder process
+        (decoder_process) bounds its time by that."""
+
 
 class ImageError(ValueError):
     """One image cannot be embedded. `str()` is "CODE: sentence" and holds nothing of the host it ran on.

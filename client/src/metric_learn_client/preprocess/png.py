@@ -2,7 +2,8 @@
 
 What OpenCV does with animation, metadata and damage depends on its version, and some of it writes to memory that is
 not its own. It is given a file that holds nothing but a header, a palette and image data that were all checked here:
-checksums, the inflated length, and the filter byte of every row.
+checksums, the inflated length, and the filter byte of every row. It is written without compression, so that checking
+costs no second inflation.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _CHANNELS = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGB_ALPHA: 4}
 _DEPTHS = {_GREY: (1, 2, 4, 8, 16), _PALETTE: (1, 2, 4, 8), _RGB: (8, 16), _GREY_ALPHA: (8, 16), _RGB_ALPHA: (8, 16)}
 _FILTERS = 5
 _PIECE_BYTES = 1 << 18
+_STORED_BYTES = 1 << 26  # of rows; larger pictures are inflated twice instead of being held once more
 # Adam7: x and y of each pass's first pixel, and its steps.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
@@ -89,12 +91,12 @@ def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Struct
 def still(data: Buffer, found: Structure) -> bytes:
     """A PNG of the default image alone, for OpenCV. Raises ImageError where the image data is not whole."""
     stream = b"".join(data[span.start : span.stop] for span in found.image_data)
-    parts = [(b"IHDR", found.header)]
+    image_data = _checked(stream, found.header, stored=_Rows(found.header).missing <= _STORED_BYTES)
+    parts = [_SIGNATURE, *_chunk(b"IHDR", [found.header])]
     if found.header[9] == _PALETTE:  # an index beyond the palette is black, as libpng reads it
         entries = 1 << found.header[8]
-        parts.append((b"PLTE", found.palette[: 3 * entries].ljust(3 * entries, b"\0")))
-    parts += [(b"IDAT", _checked(stream, found.header)), (b"IEND", b"")]
-    return _SIGNATURE + b"".join(_chunk(name, body) for name, body in parts)
+        parts += _chunk(b"PLTE", [found.palette[: 3 * entries].ljust(3 * entries, b"\0")])
+    return b"".join([*parts, *_chunk(b"IDAT", image_data), *_chunk(b"IEND", [])])
 
 
 def _read_critical(name: bytes, body: bytes, found: Structure, limits: DecodeLimits) -> None:
@@ -124,44 +126,43 @@ def _without_prefix(data: Buffer, body: Span) -> Span:
     return Span(body.start + 6, body.stop) if data[body.start : body.start + 5] == b"Exif\0" else body
 
 
-def _chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))
+def _chunk(name: bytes, body: list[bytes]) -> list[bytes]:
+    checksum = zlib.crc32(name)
+    for part in body:
+        checksum = zlib.crc32(part, checksum)
+    return [struct.pack(">I", sum(map(len, body))), name, *body, struct.pack(">I", checksum)]
 
 
-def _checked(stream: bytes, header: bytes) -> bytes:
-    """The zlib stream without what follows the picture in it; inflated once, in bounded memory, and thrown away."""
-    rows = _Rows(header)
-    inflater = zlib.decompressobj(0)  # 0: the window that the stream's own header names, as libpng
-    held = stream
+def _checked(stream: bytes, header: bytes, stored: bool) -> list[bytes]:
+    """The zlib stream in pieces, without what follows the picture in it. Raises ImageError where it is not whole.
+
+    stored: rewritten without compression, so that it is inflated once, here, and not again by libpng.
+    """
+    rows, inflater, parts = _Rows(header), zlib.decompressobj(0), []  # 0: the window that the stream itself names
+    copy = zlib.compressobj(0)
+    start, held = 0, b""
     try:
-        while not inflater.eof and rows.missing:
-            piece = inflater.decompress(held, min(_PIECE_BYTES, rows.missing))
-            held = inflater.unconsumed_tail
-            if not piece and not held and not inflater.eof:
-                raise damaged("the PNG image data ends early")
-            rows.take(piece)
+        while rows.missing and start < len(stream) and not inflater.eof:
+            held, full = stream[start : start + _PIECE_BYTES], True
+            start += _PIECE_BYTES
+            while rows.missing and (held or full):
+                room = min(_PIECE_BYTES, rows.missing)
+                piece = inflater.decompress(held, room)
+                held, full = inflater.unconsumed_tail, len(piece) == room
+                rows.take(piece)
+                if stored:
+                    parts.append(copy.compress(piece))
         if rows.missing:
             raise damaged("the PNG image data ends early")
-        rest = b"" if inflater.eof else inflater.decompress(held, 1)  # the checksum behind the last byte, or more
+        more = b"" if inflater.eof else inflater.decompress(held + stream[start:], 1)  # or the checksum at its end
     except zlib.error:
         raise damaged("the PNG image data is damaged") from None
-    if inflater.eof and not rest:
-        return stream[: len(stream) - len(inflater.unused_data)] if inflater.unused_data else stream
-    if not rest:
+    if not more and not inflater.eof:
         raise damaged("the PNG image data ends early")
-    return _shortened(stream, _Rows(header).missing)
-
-
-def _shortened(stream: bytes, size: int) -> bytes:
-    """A stream of the first `size` inflated bytes, of one that has more."""
-    inflater, deflater = zlib.decompressobj(0), zlib.compressobj(1)
-    parts, held = [], stream
-    while size:
-        piece = inflater.decompress(held, min(_PIECE_BYTES, size))
-        held = inflater.unconsumed_tail
-        size -= len(piece)
-        parts.append(deflater.compress(piece))
-    return b"".join([*parts, deflater.flush()])
+    if stored:
+        return [*parts, copy.flush()]
+    exact = not more and not inflater.unused_data and start >= len(stream)
+    return [stream] if exact else _checked(stream, header, stored=True)
 
 
 class _Rows:

@@ -124,6 +124,34 @@ def test_a_file_whose_pictures_moved_is_refused_before_anything_is_sent(tmp_path
     assert fake.images == sent
 
 
+def test_files_may_go_away_and_others_come_and_one_that_comes_back_changed_is_refused(tmp_path, fake):
+    data, out = tmp_path / "data", tmp_path / "out"
+    options = {"endpoint": fake.endpoint, "input_format": "parquet"}
+    table(data / "1.parquet", [b"1"])
+    embed_dataset(data, out, **options)
+    (data / "1.parquet").unlink()
+    table(data / "2.parquet", [b"2"])
+    assert embed_dataset(data, out, **options, if_exists="extend").sent == 1
+    assert embed_dataset(data, out, **options).sent == 0
+    assert_embedded(out, {"1.parquet#0": b"1", "2.parquet#0": b"2"})
+    table(data / "1.parquet", [b"another"])
+    with pytest.raises(InputError, match="1.parquet changed since its rows were planned"):
+        embed_dataset(data, out, **options, if_exists="extend")
+
+
+def test_a_table_of_paths_may_lose_and_gain_columns_between_extensions(tmp_path, fake):
+    make_images(tmp_path, 4)
+    name, out = tmp_path / "t.parquet", tmp_path / "out"
+    for count, columns in ((1, {"a": "x"}), (2, {"b": "x"}), (3, {"a": "x", "b": "y"})):
+        rows = {
+            "path": [f"{n:05d}.jpg" for n in range(count)],
+            **{key: [value] * count for key, value in columns.items()},
+        }
+        pq.write_table(pa.table(rows), name)
+        summary = embed_dataset(name, out, endpoint=fake.endpoint, if_exists="resume" if count == 1 else "extend")
+        assert (summary.rows, summary.sent) == (count, 1)
+
+
 def test_verify_complete_finds_rows_of_the_input_that_no_run_has_seen(tmp_path, fake):
     images, out = make_images(tmp_path / "in", 5), tmp_path / "out"
     job = Job(images, out, fake.endpoint)
@@ -197,3 +225,27 @@ def test_a_list_of_which_nothing_is_there_is_refused_with_its_first_place(tmp_pa
     (tmp_path / "elsewhere/photos/00000.jpg").rename(tmp_path / "elsewhere/photos/7.jpg")
     summary = embed_dataset(lines, tmp_path / "out", endpoint=fake.endpoint, root=str(tmp_path / "elsewhere"))
     assert (summary.succeeded, summary.failed) == (1, 149)
+
+
+def test_search_and_evaluate_name_rows_of_tables_by_their_paths(tmp_path, fake):
+    for label in "ab":
+        table(tmp_path / f"data/label={label}/part-0.parquet", [f"{label}{n}".encode() for n in range(3)])
+    embed_dataset(tmp_path / "data", tmp_path / "out", endpoint=fake.endpoint, input_format="parquet")
+    job = Job("", "", "")
+    out, index = str(tmp_path / "out"), str(tmp_path / "index")
+
+    def run(*arguments):
+        job.arguments = list(arguments)
+        with job.start() as process:
+            said, err = process.communicate(timeout=120)
+        assert process.returncode == ExitCode.DONE, err
+        return said
+
+    run("index", "build", out, "--output", index)
+    found = json.loads(run("search", "label=b/part-0.parquet#1", "--stored", "--index", index, "--k", "1", "--json"))
+    assert [each["path"] for each in found["neighbours"]] == ["label=b/part-0.parquet#1"]
+    by_column, by_folder = (
+        json.loads(run("evaluate", out, "--json", "--k", "1", *more))
+        for more in (("--label-column", "label"), ("--label-from-folder",))
+    )
+    assert by_column == by_folder

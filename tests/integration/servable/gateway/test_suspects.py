@@ -214,7 +214,7 @@ def test_a_killer_whose_caller_has_gone_goes_alone_when_it_comes_again(running, 
     assert suspects(running) == {"cleared": 1, "failed": 1, "remembered": 0}
 
 
-def test_one_golden_image_that_stays_away_is_enough_where_a_suspect_is_alone(running, channel):
+def test_an_image_that_hangs_fails_and_the_golden_image_behind_it_is_not_blamed(running, channel):
     running.serving.hangs_on = b"poison"
     images = [b"0", b"poison", b"1"]
     future = predict_future(channel, request(*images))
@@ -224,8 +224,6 @@ def test_one_golden_image_that_stays_away_is_enough_where_a_suspect_is_alone(run
     assert replace(running) is True
     assert_answered(future.result(10), images, crashed=[b"poison"])
     assert running.backends.default.deaths_with_suspects == 2
-    failed = [line for line in running.http("/metrics")[1].splitlines() if 'probes_total{result="failed"}' in line]
-    assert failed == ['metric_learn_readiness_probes_total{result="failed"} 3.0']
 
 
 def test_a_worker_that_hangs_beside_others_is_noticed_by_its_images(tmp_path):

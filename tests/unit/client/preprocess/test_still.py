@@ -67,6 +67,15 @@ def test_a_png_in_pieces_of_one_byte_is_one_picture():
         decode(data[:at] + pieces + data[-12:], DecodeLimits(max_png_chunks=100))
 
 
+def test_an_index_beyond_the_palette_is_black_as_in_opencv():
+    random = np.random.default_rng(8)
+    data = png(random, 33, 21, 8, 3, 0)
+    at = data.index(b"PLTE") - 4
+    short = data[:at] + chunk(b"PLTE", data[at + 8 : at + 8 + 30]) + data[at + 12 + 768 :]
+    assert np.array_equal(decode(short), opencv(short))
+    assert (decode(short) == 0).all(axis=2).mean() > 0.9
+
+
 def test_rows_are_checked_across_the_pieces_they_come_in(monkeypatch):
     """Whatever the size of a piece, a wrong filter byte is found in any row, and no other byte is taken for one."""
     for size in (1, 7, 133, 134, 1000):

@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from metric_learn_client.preprocess import ImageError, preprocess
-from metric_learn_client.preprocess.decoder_process import REPLY
+from metric_learn_client.preprocess.decoder_process import LENGTH, NUMBER
 
 
 def run(image, limits):
@@ -42,11 +42,13 @@ def fill_memory():
         held.append(bytearray(64 * 1024 * 1024))
 
 
-def answer(kind, offset="0"):
+def answer(kind, number="0"):
     """Writes to the pool's socket what no honest decoder writes."""
+    start = NUMBER.pack(int(number))
+    packets = {"short": b"x", "other": start + LENGTH.pack(0), "long": start + LENGTH.pack(999) + b"E_DECODE: x"}
+    packets["code"] = start + LENGTH.pack(10) + b"E_OTHER: x"
     connection = _socket()
-    good = REPLY.pack(0, 1)
-    connection.send({"short": b"x", "other": good, "code": REPLY.pack(int(offset), 0) + b"E_OTHER: x"}[kind])
+    connection.send(packets[kind])
     connection.detach()
     spin("0.5")
 

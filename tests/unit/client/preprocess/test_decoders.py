@@ -1,5 +1,7 @@
 """Decoders in processes of their own: whatever a file does there is that file's error, and nobody else's."""
 
+import io
+import itertools
 import json
 import os
 import shutil
@@ -9,19 +11,21 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import psutil
 import pytest
 
 from metric_learn_client.preprocess import DecodeLimits, ImageError, preprocess
-from metric_learn_client.preprocess.decoder_pool import DecoderPool, DecodersUnavailable
-from metric_learn_client.preprocess.decoder_process import DecoderSettings
+from metric_learn_client.preprocess.decoder_pool import CODES, DecoderPool, DecodersUnavailable
+from metric_learn_client.preprocess.decoder_process import LENGTH, NUMBER, DecoderSettings, read_reply
+from tests.unit.client.preprocess.mutations import mutations
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 IMAGES = REPOSITORY / "tests" / "golden" / "images"
 GOOD = [(IMAGES / name).read_bytes() for name in ("cat_tiny_60x40.jpg", "coffee_225x224.bmp", "one_pixel.png")]
 PIXELS = [preprocess(image) for image in GOOD]
-FUNCTION = "tests.unit.client.misbehaving_decoder:run"
+FUNCTION = "tests.unit.client.preprocess.misbehaving_decoder:run"
 LIMITS = DecodeLimits(max_image_bytes=1024 * 1024, max_image_px=4_000_000)
 
 
@@ -101,6 +105,17 @@ def test_the_same_file_is_not_tried_again_for_a_while(pool):
     assert error_of(pool, image).startswith("E_DECODE")
 
 
+def test_of_many_that_wait_the_one_that_ends_its_decoder_fails_and_no_other(pool):
+    images = [GOOD[index % 3] for index in range(60)]
+    images[17], images[40] = order("segfault   "), order("abort   ")
+    futures = [pool.submit(image) for image in images]
+    for index, future in enumerate(futures):
+        if index in (17, 40):
+            assert str(future.exception(20)).startswith("E_CRASH")
+        else:
+            assert_right(future, index % 3)
+
+
 def test_an_image_over_its_processor_time_is_ended_and_nobody_waits_for_it(pool):
     began = time.monotonic()
     futures = [pool.submit(order(f"spin 100{number}")) for number in range(2)]
@@ -147,7 +162,18 @@ def test_a_nursery_that_is_stopped_is_replaced_once_it_is_needed(pool):
     assert not nursery.is_running()
 
 
-@pytest.mark.parametrize("what", ["short", "other", "code 0"])
+@pytest.mark.parametrize("packet", [b"", NUMBER.pack(5), NUMBER.pack(5) + LENGTH.pack(9) + b"E_DECODE", b"x" * 900])
+def test_a_reply_that_is_none_is_told(packet):
+    with pytest.raises(ValueError):
+        read_reply(packet, 5, 1, CODES)
+
+
+def test_a_reply_with_a_code_of_its_own_is_told():
+    with pytest.raises(ValueError, match="code"):
+        read_reply(NUMBER.pack(5) + LENGTH.pack(10) + b"E_OTHER: x", 5, 1, CODES)
+
+
+@pytest.mark.parametrize("what", ["short", "other", "long", "code"])
 def test_a_decoder_that_answers_nonsense_is_replaced(pool, what):
     before = pool.restarts
     assert error_of(pool, order(f"answer {what}")).startswith("E_CRASH: its decoder answered nonsense")
@@ -258,3 +284,55 @@ def test_secrets_in_the_environment_do_not_reach_a_decoder(monkeypatch):
         for process in psutil.Process().children(recursive=True):
             if process.username() == psutil.Process().username() or os.geteuid() == 0:
                 assert "secret" not in json.dumps(process.environ())
+
+
+def fuzz(seed, count):
+    """Each mutation twice through decoders: the same pixels or the same error, and no decoder ends."""
+    with DecoderPool(2) as pool:
+        codes = set()
+        given = mutations(seed, count)
+        while True:
+            some = [(name, pool.submit(data), pool.submit(data)) for name, data in itertools.islice(given, 200)]
+            if not some:
+                break
+            for name, first, second in some:
+                error, again = first.exception(60), second.exception(60)
+                assert str(error) == str(again), name
+                assert error or np.array_equal(first.result(), second.result()), name
+                codes.add(error.code if error else "read")
+        assert pool.restarts == 0
+    assert {"E_DECODE", "E_TOO_LARGE", "E_UNSUPPORTED", "read"} <= codes and "E_CRASH" not in codes
+
+
+def test_three_thousand_mutations_are_read_the_same_twice_or_refused_in_decoders():
+    fuzz(7, 3000)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", range(100, 104))
+def test_a_hundred_thousand_mutations_are_read_the_same_twice_or_refused_in_decoders(seed):
+    fuzz(seed, 25_000)
+
+
+def largest_pictures():
+    """Valid pictures of 7071 x 7071 pixels, of the kinds that take the most memory and time; see MEMORY_PER_PX."""
+    pillow = pytest.importorskip("PIL.Image")
+    noise = np.random.default_rng(1).integers(0, 256, (884, 884, 3), np.uint8)
+    photo = cv2.GaussianBlur(np.tile(noise, (8, 8, 1))[:7071, :7071], (0, 0), 2)
+    progressive = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1, cv2.IMWRITE_JPEG_QUALITY, 98]
+    full = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    yield cv2.imencode(".jpg", photo, [*progressive, *full])[1].tobytes()
+    cmyk = io.BytesIO()
+    pillow.fromarray(photo).convert("CMYK").save(cmyk, "JPEG", quality=90, progressive=True)
+    yield cmyk.getvalue()
+    yield cv2.imencode(".webp", photo, [cv2.IMWRITE_WEBP_QUALITY, 70])[1].tobytes()
+    deep = np.tile(np.arange(7071, dtype=np.uint16)[:, None, None] * 9, (1, 7071, 4))
+    yield cv2.imencode(".png", deep)[1].tobytes()
+
+
+@pytest.mark.long
+def test_the_largest_pictures_of_every_kind_stay_within_the_limits_of_a_decoder():
+    with DecoderPool(1) as pool:
+        for image in largest_pictures():
+            assert np.array_equal(pool.decode(image), preprocess(image))
