@@ -77,14 +77,22 @@ class Backend:
         self._carrier.finish(1.0)
         return self._carrier.why()
 
-    def find_workers(self) -> list[int]:
-        """Looks for the workers among the master's children and keeps them in mind; returns their process ids."""
+    @property
+    def worker_ids(self) -> set[int]:
+        """Process ids of those found last."""
+        return {worker.pid for worker in self._workers}
+
+    def find_workers(self) -> int:
+        """Looks for the workers among the master's children and keeps them in mind; returns how many there are.
+
+        Raises OSError where /proc cannot be read: nothing is known then, and nothing changes.
+        """
         try:
             children = psutil.Process(self.process.pid).children()
             self._workers = [child for child in children if _is_worker(child)]
         except psutil.Error:
             self._workers = []
-        return [worker.pid for worker in self._workers]
+        return len(self._workers)
 
     def compiles_begun(self) -> int:
         """How many models its workers have begun to compile for a device, as far as they were seen at it.
@@ -99,7 +107,7 @@ class Backend:
         return len(self._compilers)
 
     def workers_alive(self) -> int:
-        """Of those found last. Cheap: nothing is searched."""
+        """Of those found last. Cheap: nothing is searched. Raises OSError as find_workers does."""
         return sum(_alive(worker) for worker in self._workers)
 
     def stop(self) -> None:
@@ -125,8 +133,14 @@ class Backend:
         self.process.wait()
         self._carrier.finish(1.0)
         limit = time.monotonic() + WORKERS_END_S
-        while self.workers_alive() and time.monotonic() < limit:
+        while self._may_have_workers() and time.monotonic() < limit:
             time.sleep(0.02)
+
+    def _may_have_workers(self) -> bool:
+        try:
+            return self.workers_alive() > 0
+        except OSError:  # not known now
+            return True
 
 
 def _environment(library_path: Path, cann: Optional[Cann], worker: dict[str, object], run_dir: Path) -> dict[str, str]:

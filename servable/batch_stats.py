@@ -47,7 +47,7 @@ class BatchStats:
 def read(run_dir: Path) -> dict[int, tuple[int, int]]:
     """Batch size -> (runs, images) over all workers that have run in `run_dir`. Fill is images / (runs * size).
 
-    Empty where nothing was counted. A file that cannot be read, or is being made, counts as nothing.
+    Empty where nothing was counted. A file that is being made, or has gone, counts as nothing. Raises OSError.
     """
     totals = _sums(run_dir)
     totals.pop(0, None)
@@ -64,7 +64,7 @@ def _sums(run_dir: Path) -> dict[int, tuple[int, int]]:
     for file in run_dir.glob(PATTERN):
         try:
             data = file.read_bytes()
-        except OSError:
+        except FileNotFoundError:
             continue
         for start in range(0, len(data) - _ROW.size + 1, _ROW.size):
             size, runs, images = _ROW.unpack_from(data, start)

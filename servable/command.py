@@ -49,10 +49,14 @@ def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
     began = time.monotonic()
     examined = check(config)
     from servable.leftovers import clean  # after the checks: `--check` should not wait for it
+    from servable.process import StandardErrorLog, raise_descriptor_limit
     from servable.server import serve
 
-    close_log = configure_logging(config.log)
+    standard_error = StandardErrorLog()
+    close_log = configure_logging(config.log, standard_error.stream)
+    standard_error.start()
     try:
+        raise_descriptor_limit()
         with _locked(config) as run_dir:
             cleaned = clean(run_dir)
             if cleaned:
@@ -64,6 +68,7 @@ def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
             finally:
                 clean(run_dir)
     finally:
+        standard_error.stop()
         close_log()
 
 

@@ -81,7 +81,7 @@ class Child:
         self._backend = backend
         self._version = version
         self._ids: set[int] = set()
-        self._alive = 0
+        self._alive: Optional[int] = None  # when it was last known
         self._devices = devices
         self._hang_s = hang_s
 
@@ -102,19 +102,27 @@ class Child:
         return f"compiling model {begun} of {models} for the device" if begun else ""
 
     def workers_alive(self) -> int:
-        """How many of the workers run; looks for successors of those that ended."""
-        alive = self._backend.workers_alive()
-        if alive < self.expected_workers or not alive:
-            found = self._backend.find_workers()
-            note_workers(self.directory.parent, set(found) - self._ids)
-            self._ids.update(found)
-            alive = len(found)
-        self._alive = alive
-        return alive
+        """How many of the workers run; looks for successors of those that ended.
+
+        While /proc cannot be read, because this process or the host is out of descriptors or memory, what was known
+        last holds: that passes, and a worker that runs must not be replaced for it.
+        """
+        try:
+            alive = self._backend.workers_alive()
+            if alive < self.expected_workers or not alive:
+                alive = self._backend.find_workers()
+            self._alive = alive
+            new = self._backend.worker_ids - self._ids
+            if new:
+                note_workers(self.directory.parent, new)
+                self._ids |= new
+        except OSError:
+            pass
+        return max(1, self.expected_workers) if self._alive is None else self._alive
 
     def workers_ended(self) -> int:
         """How many have ended so far, as of the last `workers_alive`."""
-        return len(self._ids) - self._alive
+        return len(self._ids) - self._alive if self._alive is not None else 0
 
     async def prove(self, max_relative_distance: float) -> None:
         """Raises servable.proof.WrongEmbedding or Unanswered."""
@@ -147,10 +155,17 @@ class Child:
         ended = []
         for state in device_watch.read(self.directory) if self._devices else ():
             limit_s = self._hang_s if state.proved else self._hang_s * FIRST_RUNS_FACTOR
-            if state.running_s > limit_s and state.pid in self._backend.find_workers():
+            if state.running_s > limit_s and self._is_worker(state.pid):
                 os.kill(state.pid, signal.SIGKILL)
                 ended.append(f"device {state.device} hangs: its run took more than {limit_s:g} s; its worker was ended")
         return ended
+
+    def _is_worker(self, pid: int) -> bool:
+        try:
+            self._backend.find_workers()
+        except OSError:  # not known now: nobody is ended by a guess
+            return False
+        return pid in self._backend.worker_ids
 
     @property
     def goes_on_short(self) -> bool:
@@ -178,13 +193,18 @@ class Launcher:
         self._config = config
         self._run_dir = run_dir
         self._count = 0
+        self._batch_runs: dict[int, tuple[int, int]] = {}
         self.log = BoundedLog(run_dir / LOG_NAME, config.log.backend_max_mb * 1024 * 1024)
         for old in run_dir.glob(batch_stats.PATTERN):
             old.unlink(missing_ok=True)
 
     def batch_runs(self) -> dict[int, tuple[int, int]]:
         """Batch size -> (runs, images) of the network, since this server started: all children, also ended ones."""
-        return batch_stats.read(self._run_dir)
+        try:
+            self._batch_runs = batch_stats.read(self._run_dir)
+        except OSError:  # no descriptor free: counters never go back, so the last ones hold
+            pass
+        return self._batch_runs
 
     def decoder_restarts(self) -> int:
         """Decoders of pictures that ended unasked and were replaced, since this server started."""

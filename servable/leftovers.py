@@ -71,9 +71,13 @@ def note_workers(run_dir: Path, ids: Iterable[int]) -> None:
 
 def remove_segments(ids: Iterable[int]) -> int:
     """Unlinks the shared memory of workers that have ended; returns how many segments."""
-    ended = {number for number in ids if not psutil.pid_exists(number)}
+    try:
+        ended = {number for number in ids if not psutil.pid_exists(number)}
+        segments = list(SHARED_MEMORY.glob(f"{wire.SERVABLE_NAME}*")) if ended else []
+    except OSError:  # no descriptor free: they are removed when the server ends
+        return 0
     removed = 0
-    for segment in SHARED_MEMORY.glob(f"{wire.SERVABLE_NAME}*") if ended else ():
+    for segment in segments:
         match = _SEGMENT.fullmatch(segment.name)
         try:
             if match and int(match["pid"]) in ended and segment.stat().st_uid == os.getuid():

@@ -203,7 +203,16 @@ class LimitsSection(_Section):
         default=32, ge=1, le=1_000_000, description="calls whose bodies are received at one time"
     )
     max_streams_per_connection: int = Field(
-        default=1024, ge=1, le=1_000_000, description="HTTP/2 streams (calls at one time) of a connection"
+        default=256,
+        ge=1,
+        le=1_000_000,
+        description="HTTP/2 streams of a connection; about twice the calls that one client has at a time",
+    )
+    max_connections: int = Field(
+        default=1024,
+        ge=1,
+        le=1_000_000,
+        description="connections on `server.address`; fewer where the descriptors (`ulimit -Hn`) do not suffice",
     )
 
 

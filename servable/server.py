@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
-import sys
 import time
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
-
-import click
 
 from metric_learn_client import wire
 from metric_learn_client.exit_codes import ExitCode
@@ -23,6 +19,7 @@ from servable.doctor.examine import default_version, open_configured
 from servable.doctor.host import memory_problems
 from servable.gateway import Backends, Gateway, Served
 from servable.launcher import Launcher
+from servable.process import say
 from servable.sections import Config
 from servable.service_manager import ServiceManager
 from servable.supervisor import StartFailed, Supervisor
@@ -96,9 +93,7 @@ class Server:
         await self._gateway.start()
         await self._control.start()
         await self._versions.start(self._examined.versions)
-        with contextlib.suppress(OSError):  # whoever started it may no longer listen
-            click.echo(self._ready_line())
-            sys.stdout.flush()
+        say(self._ready_line())
         self._manager.ready(f"serving version {self._registry.default_version} on {self._gateway.address}")
 
     def _ready_line(self) -> str:

@@ -12,6 +12,7 @@ replaced at once.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from typing import Callable, Optional, Protocol
@@ -27,6 +28,7 @@ FREE_ENDS_WITH_IMAGES = 20
 PAUSE_MAX_S = 5.0
 PROGRESS_S = 1.0
 LAST_WORDS_S = 2.0
+OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}  # of the host or this process: they pass
 log = logging.getLogger(__name__)
 
 
@@ -64,11 +66,12 @@ class Child(Protocol):
 
 
 class StartFailed(Exception):
-    """It did not come to serve. exit_code: 5 for wrong embeddings, else 4."""
+    """It did not come to serve. exit_code: 5 for wrong embeddings, else 4. passing: nothing is wrong with it."""
 
-    def __init__(self, reason: str, exit_code: int = 4) -> None:
+    def __init__(self, reason: str, exit_code: int = 4, *, passing: bool = False) -> None:
         super().__init__(reason)
         self.exit_code = exit_code
+        self.passing = passing
 
 
 class Supervisor:
@@ -135,7 +138,8 @@ class Supervisor:
         try:
             self._child = child = self._launch()
         except OSError as error:
-            raise StartFailed(f"MindSpore Serving cannot be started: {error}") from error
+            passing = error.errno in OUT_OF_RESOURCES
+            raise StartFailed(f"MindSpore Serving cannot be started: {error}", passing=passing) from error
         try:
             await self._until_serving(child)
         except BaseException as error:
@@ -222,25 +226,25 @@ class Supervisor:
             if had_images:
                 with_images += 1
                 log.warning("version %d: %s, with images in it (%d in a row)", self.version, reason, with_images)
-                started = await self._again(pause_s(with_images, self._settings))
+                failed = await self._again(pause_s(with_images, self._settings))
             else:
-                started = reason
-            while started is not None:
-                reason = started
-                failures += 1
+                failed = StartFailed(reason)
+            while failed is not None:
+                reason = str(failed)
+                failures = min(failures + 1, self._settings.max_failures) if failed.passing else failures + 1
                 log.warning("version %d: %s (%d of %d)", self.version, reason, failures, self._settings.max_failures)
                 if failures > self._settings.max_failures:
                     return reason
-                started = await self._again(backoff_s(failures, self._settings))
+                failed = await self._again(backoff_s(failures, self._settings))
 
-    async def _again(self, wait_s: float) -> Optional[str]:
+    async def _again(self, wait_s: float) -> Optional[StartFailed]:
         """Starts the child once more; returns why it does not serve, None when it does."""
         await asyncio.sleep(wait_s)
         self.restarts += 1
         try:
             await self._bring_up()
         except StartFailed as error:
-            return str(error)
+            return error
         return None
 
     async def _watch(self, child: Child) -> str:

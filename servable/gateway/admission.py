@@ -21,6 +21,7 @@ class Admission:
         self._limits = limits
         self._clock = clock
         self.calls = 0
+        self.reading = 0  # of the calls: those whose body is not there, bounded by BodyPlaces
         self.images = 0
         self.bytes = 0
         self._rate = 0.0  # images a second, counted while there were any: an idle hour does not make it slow
@@ -31,13 +32,27 @@ class Admission:
     @contextmanager
     def call(self) -> Iterator[None]:
         """A place for one call. Raises CallError (RESOURCE_EXHAUSTED)."""
-        if self.calls >= self._limits.max_in_flight_calls:
-            raise overloaded(f"{self.calls} calls in flight are the most; try again later", self.retry_after_ms())
+        self._refuse_beyond(self._limits.max_in_flight_calls - 1)
         self.calls += 1
         try:
             yield
         finally:
             self.calls -= 1
+
+    @contextmanager
+    def body(self) -> Iterator[None]:
+        """While the call's body is read it takes no place from calls that have theirs. Raises as `call` does."""
+        self.reading += 1
+        try:
+            yield
+        finally:
+            self.reading -= 1
+        self._refuse_beyond(self._limits.max_in_flight_calls)
+
+    def _refuse_beyond(self, most: int) -> None:
+        calls = self.calls - self.reading
+        if calls > most:
+            raise overloaded(f"{calls} calls in flight are the most; try again later", self.retry_after_ms())
 
     @contextmanager
     def work(self, images: int, size: int) -> Iterator[None]:

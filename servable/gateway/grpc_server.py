@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Mapping
 from typing import Any, Optional
 
@@ -11,6 +12,9 @@ import grpc.aio
 from servable.sections import LimitsSection
 
 MAX_METADATA_BYTES = 16 * 1024
+RESERVED_DESCRIPTORS = 256  # files, probes, the pipes and sockets to MindSpore Serving
+HANDSHAKE_MS = 10_000  # TLS and HTTP/2's first frames; gRPC's own default is two minutes
+IDLE_MS = 300_000  # a connection without a call; clients open another one by themselves
 
 
 def make_server(handlers: Mapping[str, grpc.RpcMethodHandler], limits: LimitsSection) -> Any:
@@ -20,18 +24,35 @@ def make_server(handlers: Mapping[str, grpc.RpcMethodHandler], limits: LimitsSec
             # Twice the limit: up to there a body is refused with a sentence of ours, beyond by gRPC itself.
             ("grpc.max_receive_message_length", 2 * limits.max_request_bytes),
             ("grpc.max_send_message_length", -1),
+            # No compression, neither gzip nor deflate: gRPC unpacks a message before it looks at its length, a
+            # megabyte becomes a gigabyte. Images are compressed already. The caller gets UNIMPLEMENTED, as gRPC says.
+            ("grpc.compression_enabled_algorithms_bitset", 1 << grpc.Compression.NoCompression.value),
             ("grpc.max_concurrent_streams", limits.max_streams_per_connection),
+            ("grpc.max_allowed_incoming_connections", connections(limits.max_connections)),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+            ("grpc.max_connection_idle_ms", IDLE_MS),
+            # The second is the bound; the first alone is where gRPC 1.80 begins to refuse some, up to a quarter more.
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a lottery
-            # Clients may ping every 10 s also without calls; dead peers are noticed within a minute.
-            ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+            # Clients may ping as often as they like. gRPC 1.80 answers a ping with little memory, but each one beyond
+            # the strikes that it allows with a GOAWAY that stays in memory, 4 KB each, while the caller goes on.
+            ("grpc.http2.max_ping_strikes", 0),
             ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_time_ms", 30_000),  # dead peers are noticed within a minute
             ("grpc.keepalive_timeout_ms", 20_000),
         )
     )
     server.add_generic_rpc_handlers((_Handlers(handlers),))
     return server
+
+
+def connections(wanted: int) -> int:
+    """How many connections fit beside everything else that needs a descriptor of this process."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, soft - min(RESERVED_DESCRIPTORS, soft // 2)))
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]

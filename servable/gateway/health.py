@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Callable
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from metric_learn_client.wire import (
     HEALTH_SERVICE_ALL,
@@ -18,9 +19,11 @@ from metric_learn_client.wire import (
     HealthCheckResponse,
     ServingStatus,
 )
+from servable.gateway.connections import Share, connection_of
+from servable.gateway.errors import CallError, invalid
 
 SERVICES = (HEALTH_SERVICE_ALL, HEALTH_SERVICE_PREDICT)
-MAX_WATCHERS = 256
+WATCHERS, WATCHERS_EACH = 1024, 8  # in all, of one connection; a client needs one for each service
 
 
 class HealthService:
@@ -29,35 +32,52 @@ class HealthService:
     def __init__(self, serving: Callable[[], bool]) -> None:
         self._serving = serving
         self._watchers: set[asyncio.Event] = set()
+        self._share = Share("watchers", WATCHERS, WATCHERS_EACH)
 
     def changed(self) -> None:
         for watcher in self._watchers:
             watcher.set()
 
-    async def check(self, request: HealthCheckRequest, context: Any) -> HealthCheckResponse:
-        if request.service not in SERVICES:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return HealthCheckResponse(status=self._status(request.service))
+    async def check(self, body: bytes, context: Any) -> bytes:
+        """Raises CallError: INVALID_ARGUMENT, NOT_FOUND."""
+        service = _service(body)
+        if service not in SERVICES:
+            raise CallError(grpc.StatusCode.NOT_FOUND, f"unknown service; known: {', '.join(map(repr, SERVICES))}")
+        return self._reply(service)
 
-    async def watch(self, request: HealthCheckRequest, context: Any) -> AsyncIterator[HealthCheckResponse]:
-        """The status now and after every change; SERVICE_UNKNOWN for a name that is not ours, as the protocol says."""
-        if len(self._watchers) >= MAX_WATCHERS:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_WATCHERS} watchers are the most")
+    async def watch(self, body: bytes, context: Any) -> AsyncIterator[bytes]:
+        """The status now and after every change; SERVICE_UNKNOWN for a name that is not ours, as the protocol says.
+
+        Raises CallError: INVALID_ARGUMENT, RESOURCE_EXHAUSTED.
+        """
+        service = _service(body)
+        connection = connection_of(context)
+        self._share.take(connection)
         event = asyncio.Event()
         self._watchers.add(event)
         last = None
         try:
             while True:
                 event.clear()
-                status = self._status(request.service)
-                if status != last:
-                    yield HealthCheckResponse(status=status)
-                    last = status
+                reply = self._reply(service)
+                if reply != last:
+                    yield reply
+                    last = reply
                 await event.wait()
         finally:
             self._watchers.discard(event)
+            self._share.give_back(connection)
 
-    def _status(self, service: str) -> ServingStatus:
-        if service not in SERVICES:
-            return ServingStatus.SERVICE_UNKNOWN
-        return ServingStatus.SERVING if self._serving() else ServingStatus.NOT_SERVING
+    def _reply(self, service: str) -> bytes:
+        status = ServingStatus.SERVICE_UNKNOWN
+        if service in SERVICES:
+            status = ServingStatus.SERVING if self._serving() else ServingStatus.NOT_SERVING
+        reply: bytes = HealthCheckResponse(status=status).SerializeToString()
+        return reply
+
+
+def _service(body: bytes) -> str:
+    try:
+        return str(HealthCheckRequest.FromString(body).service)
+    except DecodeError:
+        raise invalid("request", "the body is not a HealthCheckRequest") from None

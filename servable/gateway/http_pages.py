@@ -1,17 +1,21 @@
 """/livez, /readyz and /metrics over HTTP/1.1, for probes and Prometheus. No secrets, no input but the path.
 
-It runs on the gateway's own event loop on purpose: when that hangs, /livez does not answer either.
+It runs on the gateway's own event loop on purpose: when that hangs, /livez does not answer either. A probe must be
+answered whoever else is connected: the newcomer is served, and the oldest connection goes where they are too many.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Callable, NamedTuple, Optional
 
 MAX_HEAD_BYTES = 16 * 1024
-READ_S = 5.0
-MAX_CONNECTIONS = 64
+TOTAL_S = 5.0  # for a request to come and its answer to be taken
+MAX_CONNECTIONS = 256
+BACKLOG = 128  # connections that the kernel keeps while many come at once
+log = logging.getLogger(__name__)
 
 
 class Page(NamedTuple):
@@ -29,41 +33,48 @@ class HttpPages:
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
         self._server: Optional[asyncio.AbstractServer] = None
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}  # the oldest first
 
     async def start(self, hosts: Sequence[str], port: int) -> int:
         """Listens; returns the port. Raises OSError."""
-        self._server = await asyncio.start_server(self._accept, hosts, port, limit=MAX_HEAD_BYTES)
+        self._server = await asyncio.start_server(self._accept, hosts, port, limit=MAX_HEAD_BYTES, backlog=BACKLOG)
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
-            for connection in self._connections:
+            waiting = list(self._connections)
+            for connection in waiting:
                 connection.cancel()
-            await asyncio.gather(*self._connections, return_exceptions=True)
+            await asyncio.gather(*waiting, return_exceptions=True)
             await self._server.wait_closed()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._connections.add(task)
+        if len(self._connections) >= MAX_CONNECTIONS:
+            oldest = next(iter(self._connections))
+            self._connections.pop(oldest).transport.abort()  # what it has not read is lost with it
+            oldest.cancel()
+        self._connections[task] = writer
         try:
-            if len(self._connections) > MAX_CONNECTIONS:
-                return
-            page, head_only = await asyncio.wait_for(self._answer(reader), READ_S)
-            head = (
-                f"HTTP/1.1 {page.status}\r\nContent-Type: {page.content_type}\r\nContent-Length: {len(page.body)}\r\n"
-                "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
-            )
-            writer.write(head.encode() + (b"" if head_only else page.body))
-            await asyncio.wait_for(writer.drain(), READ_S)
+            await asyncio.wait_for(self._serve(reader, writer), TOTAL_S)
         except (asyncio.TimeoutError, asyncio.CancelledError, asyncio.IncompleteReadError, OSError):
-            pass  # a prober that is gone or does not speak HTTP
+            writer.transport.abort()  # gone, slow, or no HTTP
         finally:
-            self._connections.discard(task)
+            self._connections.pop(task, None)
             writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        page, head_only = await self._answer(reader)
+        head = (
+            f"HTTP/1.1 {page.status}\r\nContent-Type: {page.content_type}\r\nContent-Length: {len(page.body)}\r\n"
+            "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
+        )
+        writer.transport.set_write_buffer_limits(high=0)  # `drain` waits until all of it is with the kernel
+        writer.write(head.encode() + (b"" if head_only else page.body))
+        await writer.drain()
 
     async def _answer(self, reader: asyncio.StreamReader) -> tuple[Page, bool]:
         try:
@@ -79,4 +90,8 @@ class HttpPages:
         make = self._pages.get(path)
         if make is None:
             return Page("404 Not Found", f"known: {' '.join(sorted(self._pages))}\n".encode()), method == "HEAD"
-        return make(), method == "HEAD"
+        try:
+            return make(), method == "HEAD"
+        except Exception:
+            log.exception("the page %s failed", path)
+            return Page("500 Internal Server Error", b"the page failed; the log has the reason\n"), method == "HEAD"

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import Any, Callable, Optional, TextIO
+from typing import Any, Callable, Optional, Protocol
 
 from servable.sections import LogSection
 
@@ -25,12 +25,18 @@ _PLAIN = re.compile(r"[A-Za-z0-9._:/-]+")
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 
 
+class Stream(Protocol):
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> None: ...
+
+
 class _ThreadHandler(logging.Handler):
     """Formats in the caller (what a line speaks of may change later), writes elsewhere, many lines at a time."""
 
     dropped = 0  # of all handlers: what /metrics tells
 
-    def __init__(self, formatter: logging.Formatter, stream: TextIO) -> None:
+    def __init__(self, formatter: logging.Formatter, stream: Stream) -> None:
         super().__init__()
         self.setFormatter(formatter)
         self._stream = stream
@@ -104,18 +110,23 @@ def dropped_lines() -> int:
     return _ThreadHandler.dropped
 
 
-def configure_logging(settings: LogSection, stream: Optional[TextIO] = None) -> Callable[[], None]:
-    """Sends the lines of logger "servable" to `stream` (standard error); the function returned ends that."""
+def configure_logging(settings: LogSection, stream: Optional[Stream] = None) -> Callable[[], None]:
+    """Sends the lines of logger "servable", and what libraries warn of, to `stream` (standard error).
+
+    The function returned ends that.
+    """
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # nothing of it is written
     logger = logging.getLogger(LOGGER)
     formatter: logging.Formatter = JsonFormatter() if settings.format == "json" else TextFormatter()
     handler = _ThreadHandler(formatter, stream or sys.stderr)
-    logger.addHandler(handler)
+    for each in (logger, logging.getLogger()):
+        each.addHandler(handler)
     logger.setLevel(settings.level.upper())
     logger.propagate = False
 
     def close() -> None:
-        logger.removeHandler(handler)
+        for each in (logger, logging.getLogger()):
+            each.removeHandler(handler)
         logger.propagate = True
         handler.close()
 

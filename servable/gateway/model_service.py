@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from metric_learn_client import __version__
 from metric_learn_client.wire import SERVABLE_NAME, GetModelReply, GetModelRequest
@@ -27,15 +28,22 @@ def resolve(backends: Backends, version: int, field: str) -> Served:
         ) from None
 
 
-def describe_model(request: GetModelRequest, backends: Backends, limits: LimitsSection) -> GetModelReply:
-    """Raises CallError: INVALID_ARGUMENT for another model, NOT_FOUND, UNAVAILABLE before the first start."""
+def describe_model(body: bytes, backends: Backends, limits: LimitsSection) -> bytes:
+    """GetModelRequest -> GetModelReply.
+
+    Raises CallError: INVALID_ARGUMENT for another model, NOT_FOUND, UNAVAILABLE before the first start.
+    """
+    try:
+        request = GetModelRequest.FromString(body)
+    except DecodeError:
+        raise invalid("request", "the body is not a GetModelRequest") from None
     if request.name not in ("", SERVABLE_NAME):
         raise invalid("name", f"{request.name[:64]!r}; this server serves {SERVABLE_NAME!r}")
     served = resolve(backends, request.version, "version")
     backend = served.backend
     if backend is None:
         raise unavailable(f"version {served.version} is being started", RETRY_AFTER_START_MS)
-    return GetModelReply(
+    reply = GetModelReply(
         name=SERVABLE_NAME,
         version=served.version,
         fingerprint=backend.fingerprint,
@@ -50,3 +58,5 @@ def describe_model(request: GetModelRequest, backends: Backends, limits: LimitsS
         server_version=__version__,
         versions=[each.version for each in backends.all()],
     )
+    encoded: bytes = reply.SerializeToString()
+    return encoded

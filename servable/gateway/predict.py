@@ -32,6 +32,7 @@ from servable.gateway.admission import Admission
 from servable.gateway.backends import Backends, Served
 from servable.gateway.bodies import BodyPlaces
 from servable.gateway.budget import Budget, BudgetSpent
+from servable.gateway.connections import Share, connection_of, fail, when_answered
 from servable.gateway.dispatcher import Dispatcher
 from servable.gateway.errors import CallError, Metadata, unavailable
 from servable.gateway.job import Job
@@ -44,6 +45,7 @@ from servable.gateway.tracing import Attributes, Tracer
 from servable.sections import Config
 
 RETRY_AFTER_DRAIN_MS = 1000
+UNREAD_SHARES = 8
 _PROCESS, _count = secrets.token_hex(8), itertools.count(1)  # of the ids that are made here
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 log = logging.getLogger(__name__)
@@ -92,18 +94,27 @@ class PredictService:
         self._tokens = tokens
         self._metrics = metrics
         self._tracer = tracer
-        self._bodies = BodyPlaces(settings.limits.max_reading_calls, settings.deadlines.read_body_s)
+        limits = settings.limits
+        self._bodies = BodyPlaces(
+            limits.max_reading_calls, settings.deadlines.read_body_s, max_waiting=limits.max_in_flight_calls
+        )
+        self._unread = Share(
+            "bytes of replies that are not read",
+            limits.max_in_flight_bytes,
+            limits.max_in_flight_bytes // UNREAD_SHARES,
+        )
         self.draining = False
 
     async def predict(self, _bodies: Any, context: Any) -> bytes:
         began = time.monotonic()
-        metadata = dict(context.invocation_metadata() or ())
+        pairs = context.invocation_metadata() or ()
+        metadata = dict(pairs)
         call = _Call(request_id_of(metadata), began)
         token = logs.request_id.set(call.request_id)
         outcome: Union[bytes, CallError, None] = None
         try:
             with self._tracer.span("mindspore.serving.proto.MSService/Predict", metadata) as attributes:
-                outcome = await self._outcome(call, metadata, context)
+                outcome = await self._outcome(call, pairs, metadata, context)
                 code = outcome.status if isinstance(outcome, CallError) else grpc.StatusCode.OK
                 if attributes is not None:
                     self._describe(attributes, call, code)
@@ -117,13 +128,18 @@ class PredictService:
             asyncio.get_running_loop().call_soon(self._record, call, code, seconds, peer)
             logs.request_id.reset(token)
         if isinstance(outcome, CallError):
-            await context.abort(outcome.status, outcome.message, call.metadata() + outcome.trailing_metadata())
+            fail(context, outcome, call.metadata())
+            return b""
         context.set_trailing_metadata(call.metadata())
         assert isinstance(outcome, bytes)
         return outcome
 
-    async def _outcome(self, call: _Call, metadata: Mapping[str, Any], context: Any) -> Union[bytes, CallError]:
+    async def _outcome(
+        self, call: _Call, pairs: Sequence[Any], metadata: Mapping[str, Any], context: Any
+    ) -> Union[bytes, CallError]:
         try:
+            if len(pairs) != len(metadata):
+                refuse_repeated(pairs)
             return await self._within_deadline(call, metadata, context)
         except CallError as error:
             # Without its traceback, whose frames hold the request's body.
@@ -160,18 +176,26 @@ class PredictService:
             raise unavailable("the server is stopping; send the call to another one", RETRY_AFTER_DRAIN_MS)
         if self._tokens is not None:
             self._tokens.check(metadata.get(METADATA_AUTHORIZATION))
+        connection = connection_of(context)
+        self._unread.take(connection, 0)
         with self._admission.call():
-            body = await self._read_body(context)
+            with self._admission.body():
+                body = await self._read_body(connection, context)
             call.bytes = len(body)
             work = read_request(body, self._settings.limits)
             call.method, call.images = work.method.name, len(work.payloads)
             served = resolve(self._backends, work.version, "servable_spec.version_number")
             call.served = served
             with self._admission.work(len(work.payloads), len(body)), served:
-                return await self._embed(call, work, served)
+                reply = await self._embed(call, work, served)
+        # gRPC keeps it until the caller takes it, or the connection ends.
+        self._unread.add(connection, len(reply))
+        size = len(reply)
+        when_answered(lambda: self._unread.give_back(connection, size))
+        return reply
 
-    async def _read_body(self, context: Any) -> bytes:
-        body = await self._bodies.read(context.read)
+    async def _read_body(self, connection: str, context: Any) -> bytes:
+        body = await self._bodies.read(connection, context.read)
         if not isinstance(body, bytes):  # the end of the stream
             raise CallError(grpc.StatusCode.INVALID_ARGUMENT, "the call carries no message", field="request")
         return body
@@ -225,6 +249,17 @@ class PredictService:
             record = logging.LogRecord(log.name, logging.INFO, "", 0, "call", None, None)
             record.fields = fields
             log.handle(record)
+
+
+def refuse_repeated(pairs: Sequence[Any]) -> None:
+    """Raises CallError where what must be there once is there twice: others may have looked at the other one."""
+    for key, status in (
+        (METADATA_AUTHORIZATION, grpc.StatusCode.UNAUTHENTICATED),
+        (METADATA_REQUEST_ID, grpc.StatusCode.INVALID_ARGUMENT),
+    ):
+        count = sum(1 for name, _ in pairs if name == key)
+        if count > 1:
+            raise CallError(status, f"{count} values of metadata {key!r}; send one")
 
 
 def request_id_of(metadata: Mapping[str, Any]) -> str:

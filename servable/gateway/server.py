@@ -15,26 +15,22 @@ from metric_learn_client.wire import (
     GET_MODEL_PATH,
     HEALTH_CHECK_PATH,
     METADATA_AUTHORIZATION,
-    METADATA_REQUEST_ID,
     PREDICT_PATH,
-    GetModelReply,
-    GetModelRequest,
-    HealthCheckRequest,
-    HealthCheckResponse,
 )
 from servable.address import Address, parse_address
 from servable.gateway.address import GRPC, HTTP, cannot_bind, usable_hosts, write_address
 from servable.gateway.admission import Admission
 from servable.gateway.backends import Backends, Served
 from servable.gateway.dispatcher import Dispatcher
-from servable.gateway.errors import CallError, StartError
+from servable.gateway.errors import StartError
 from servable.gateway.grpc_server import make_server
 from servable.gateway.health import HealthService
 from servable.gateway.http_pages import HttpPages, Page
 from servable.gateway.metrics import Metrics
 from servable.gateway.model_service import describe_model
-from servable.gateway.predict import PredictService, request_id_of
+from servable.gateway.predict import PredictService
 from servable.gateway.preparation import prepare
+from servable.gateway.questions import Questions
 from servable.gateway.readiness import Readiness
 from servable.gateway.tls import Certificates
 from servable.gateway.tokens import Tokens
@@ -76,6 +72,7 @@ class Gateway:
         self._lanes: dict[Served, tuple[Dispatcher, asyncio.Task[None]]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._health = HealthService(lambda: not self._not_ready())
+        self._questions = Questions()
         self._draining = False
         self._server: Optional[Any] = None
         self._http: Optional[HttpPages] = None
@@ -166,32 +163,17 @@ class Gateway:
 
     def _handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
         assert self._predict is not None
-        health = {
-            "request_deserializer": HealthCheckRequest.FromString,
-            "response_serializer": HealthCheckResponse.SerializeToString,
-        }
         return {
             PREDICT_PATH: grpc.stream_unary_rpc_method_handler(self._predict.predict),
-            HEALTH_CHECK_PATH: grpc.unary_unary_rpc_method_handler(self._health.check, **health),
-            HEALTH_WATCH_PATH: grpc.unary_stream_rpc_method_handler(self._health.watch, **health),
-            GET_MODEL_PATH: grpc.unary_unary_rpc_method_handler(
-                self._get_model,
-                request_deserializer=GetModelRequest.FromString,
-                response_serializer=GetModelReply.SerializeToString,
-            ),
+            HEALTH_CHECK_PATH: grpc.unary_unary_rpc_method_handler(self._questions.answers(self._health.check)),
+            HEALTH_WATCH_PATH: grpc.unary_stream_rpc_method_handler(self._questions.streams(self._health.watch)),
+            GET_MODEL_PATH: grpc.unary_unary_rpc_method_handler(self._questions.answers(self._get_model)),
         }
 
-    async def _get_model(self, request: GetModelRequest, context: Any) -> GetModelReply:
-        metadata = dict(context.invocation_metadata() or ())
-        identity = ((METADATA_REQUEST_ID, request_id_of(metadata)),)
-        try:
-            if self._tokens is not None:
-                self._tokens.check(metadata.get(METADATA_AUTHORIZATION))
-            reply = describe_model(request, self._backends, self._settings.limits)
-        except CallError as error:
-            await context.abort(error.status, error.message, identity + error.trailing_metadata())
-        context.set_trailing_metadata(identity)
-        return reply
+    async def _get_model(self, body: bytes, context: Any) -> bytes:
+        if self._tokens is not None:
+            self._tokens.check(dict(context.invocation_metadata() or ()).get(METADATA_AUTHORIZATION))
+        return describe_model(body, self._backends, self._settings.limits)
 
     def _not_ready(self) -> str:
         """Why this server should get no calls; "" when it should."""

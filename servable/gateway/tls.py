@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import logging
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Callable, Optional
@@ -25,6 +26,7 @@ CERTIFICATE, PRIVATE_KEY, CLIENT_CA = (
     "security.tls_private_key",
     "security.tls_client_ca",
 )
+RETRY_S = 1.0  # files that could not be used are read again: a lack of descriptors or a half copied file passes
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +50,8 @@ class Certificates:
         self._on_reload = on_reload
         self._initial = loaded.configuration
         self._seen = loaded.stamp
+        self._failed: tuple[Optional[Stamp], float] = (None, 0.0)  # what could not be used, and when
+        self._complaint = ""  # said once, not with every handshake
         self.expires_at = loaded.expires_at
         _warn(loaded)
 
@@ -59,16 +63,22 @@ class Certificates:
         """None: as before. Called by gRPC before each handshake, on a thread of its own."""
         stamp = _stamp(self._config)
         if stamp == self._seen:
+            self._complaint = ""
             return None
-        self._seen = stamp
+        failed, when = self._failed
+        if stamp == failed and time.monotonic() - when < RETRY_S:
+            return None
         try:
             loaded = load_certificates(self._config)
         except StartError as error:
-            log.error("certificates not reloaded, the earlier ones stay: %s", error)
-            self._on_reload(False)
+            self._failed = (stamp, time.monotonic())
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                log.error("certificates not reloaded, the earlier ones stay: %s", error)
+                self._on_reload(False)
             return None
         assert loaded is not None  # the keys are as they were at the start
-        self._seen = loaded.stamp
+        self._seen, self._complaint = loaded.stamp, ""
         self.expires_at = loaded.expires_at
         _warn(loaded)
         log.info("certificates reloaded from %s", self._config.security.tls_certificate)

@@ -46,6 +46,7 @@ class Tokens:
         self._looked_at = time.monotonic()
         self._stamp = loaded.stamp
         self._digests = loaded.digests
+        self._complaint = ""  # said once, not every second
 
     def check(self, authorization: Optional[Union[str, bytes]]) -> None:
         """`authorization`: the metadata's value. Raises CallError (UNAUTHENTICATED)."""
@@ -71,16 +72,18 @@ class Tokens:
         path = self._config.security.tokens_file
         stamp = stamp_of([path])
         if stamp == self._stamp:
+            self._complaint = ""
             return
-        self._stamp = stamp
         try:
             loaded = load_tokens(self._config)
-        except StartError as error:
-            log.error("tokens not reloaded, the earlier ones stay valid: %s", error)
-            self._on_reload(False)
+        except StartError as error:  # tried again: a lack of descriptors or a half copied file passes
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                log.error("tokens not reloaded, the earlier ones stay valid: %s", error)
+                self._on_reload(False)
             return
         assert loaded is not None  # the key is as it was at the start
-        self._stamp, self._digests = loaded.stamp, loaded.digests
+        self._stamp, self._digests, self._complaint = loaded.stamp, loaded.digests, ""
         log.info("%d tokens reloaded from %s", len(self._digests), path)
         self._on_reload(True)
 

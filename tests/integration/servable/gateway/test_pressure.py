@@ -119,8 +119,8 @@ def test_a_body_that_does_not_arrive_ends_its_call(tmp_path):
 
 
 def test_slow_senders_do_not_keep_others_out(tmp_path):
-    """They hold every place for a body; calls that come later are served all the same, each in its turn."""
-    settings = config_of(limits=LimitsSection(max_reading_calls=3))
+    """They hold every place of their connection; calls that come later on it are served all the same."""
+    settings = config_of(limits=LimitsSection(max_reading_calls=12))
     with Harness(tmp_path, settings) as harness, harness.channel() as channel:
         ended = threading.Event()
         slow = channel.stream_unary(wire.PREDICT_PATH)
@@ -151,12 +151,12 @@ def test_a_compressed_bomb_is_refused_and_not_unpacked(tmp_path):
         call = channel.unary_unary(wire.PREDICT_PATH)
         with pytest.raises(grpc.RpcError) as caught:
             call(bytes(200_000_000), timeout=10, compression=grpc.Compression.Gzip)
-        assert caught.value.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
         predict(channel, request(b"good"))
 
 
 def test_200_callers_at_twice_the_limit_are_served_or_refused_and_nothing_is_left(tmp_path):
-    settings = config_of(limits=LimitsSection(max_in_flight_calls=100))
+    settings = config_of(limits=LimitsSection(max_in_flight_calls=100, max_streams_per_connection=1024))
     with Harness(tmp_path, settings) as harness, harness.channel() as channel:
         harness.serving.delay_s = 0.2
         futures = [predict_future(channel, request(b"%d" % index)) for index in range(200)]

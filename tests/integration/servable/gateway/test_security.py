@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import re
+import resource
 import threading
 import time
 
@@ -364,3 +365,49 @@ def test_it_serves_on_a_unix_socket(tmp_path):
     settings = config_of(server={"address": f"unix:{tmp_path}/public.sock"})
     with Harness(tmp_path, settings) as harness:
         assert call(harness, None)[0].instances
+
+
+def complaints(caplog):
+    return [record for record in caplog.records if "not reloaded" in record.getMessage()]
+
+
+def test_a_certificate_that_is_missing_for_a_while_is_said_once_and_not_with_every_handshake(tmp_path, files, caplog):
+    with Harness(tmp_path, config_of(server=LOCALHOST, security=files.tls())) as harness:
+        content = files.certificate.read_bytes()
+        files.certificate.unlink()
+        for _ in range(10):
+            assert call(harness, client_credentials(files))[0].instances
+        assert len(complaints(caplog)) == 1
+        replace(files.certificate, b"no PEM")  # another fault is another line
+        for _ in range(5):
+            assert call(harness, client_credentials(files))[0].instances
+        assert len(complaints(caplog)) == 2
+        replace(files.certificate, content)
+        assert call(harness, client_credentials(files))[0].instances
+        assert len(complaints(caplog)) == 2
+
+
+def test_files_that_cannot_be_opened_for_a_while_are_read_when_they_can(tmp_path, files, caplog):
+    """As long as no descriptor is free, say: the file has changed, and it must not count as seen."""
+    tokens = tmp_path / "tokens"
+    replace(tokens, TOKEN.encode() + b"\n")
+    with Harness(tmp_path, guarded_by(tokens)) as harness, harness.channel() as channel:
+        tokens.write_text(SECOND_TOKEN + "\n")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        predict(channel, request(b"x"), metadata=(("authorization", f"Bearer {TOKEN}"),))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+        try:
+            end = time.monotonic() + 1.3
+            while time.monotonic() < end:
+                predict(channel, request(b"x"), metadata=(("authorization", f"Bearer {TOKEN}"),))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert len(complaints(caplog)) == 1
+
+        def second_counts():
+            try:
+                return predict(channel, request(b"x"), metadata=(("authorization", f"Bearer {SECOND_TOKEN}"),))
+            except grpc.RpcError:
+                return None
+
+        until(second_counts, "the second token")

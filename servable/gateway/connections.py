@@ -1,0 +1,71 @@
+"""Whose call it is, when it is over, and shares: the connection is all that is known of a caller without a token."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from typing import Any, Callable
+
+from servable.gateway.errors import CallError, Metadata, overloaded
+
+RETRY_AFTER_MS = 1000
+_count = itertools.count()
+
+
+def connection_of(context: Any) -> str:
+    """The caller's address and port. On a unix socket all look alike, so there each call stands for itself."""
+    peer: str = context.peer()
+    return peer if peer.startswith("ip") else f"{peer}#{next(_count)}"
+
+
+def when_answered(then: Callable[[], None]) -> None:
+    """Runs `then` when the caller has taken the whole answer of the call that runs here, or has gone.
+
+    grpc.aio's task of a call ends then. `context.add_done_callback` (grpcio 1.80) would say it too, but makes a circle
+    of objects that holds the call, and its HTTP/2 stream, until Python looks for circles.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    task.add_done_callback(lambda _: then())
+
+
+def fail(context: Any, error: CallError, metadata: Metadata = ()) -> None:
+    """The call's status is `error`; what the handler returns or yields after it is not sent.
+
+    Not `context.abort` (grpcio 1.80): its exception holds the call and its stream, as above, and a caller of a few
+    hundred refused calls would find no stream free.
+    """
+    context.set_code(error.status)
+    context.set_details(error.message)
+    context.set_trailing_metadata((*metadata, *error.trailing_metadata()))
+
+
+class Share:
+    """An amount (calls, bytes) of which there is `total`, and `each` for one connection."""
+
+    def __init__(self, what: str, total: int, each: int) -> None:
+        self._what = what
+        self._total = total
+        self._each = each
+        self._held: Counter[str] = Counter()
+        self._sum = 0
+
+    def take(self, connection: str, amount: int = 1) -> None:
+        """Raises CallError (RESOURCE_EXHAUSTED) while the connection, or all together, hold what they may."""
+        held = self._held[connection] if connection in self._held else 0
+        if held >= self._each:
+            raise overloaded(f"{self._what}: {self._each} are the most for one connection", RETRY_AFTER_MS)
+        if self._sum >= self._total:
+            raise overloaded(f"{self._what}: {self._total} are the most", RETRY_AFTER_MS)
+        self.add(connection, amount)
+
+    def add(self, connection: str, amount: int) -> None:
+        self._held[connection] += amount
+        self._sum += amount
+
+    def give_back(self, connection: str, amount: int = 1) -> None:
+        self._held[connection] -= amount
+        self._sum -= amount
+        if self._held[connection] <= 0:
+            del self._held[connection]

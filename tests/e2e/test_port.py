@@ -1,0 +1,215 @@
+"""A stranger at the port, beside a good caller: what the stranger sends costs little, the caller loses nothing.
+
+The attacks run in processes of their own (tests/e2e/attacks). In the normal tier each takes about a second.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from dataclasses import dataclass, field
+
+import grpc
+import psutil
+import pytest
+
+from .attacks.floods import FLOODS
+from .conftest import REPOSITORY, VERSIONS, Server, free_port
+from .load import OPTIONS, predict_on, request_of
+from .processes import marked, master_of, wait_until, worker_of
+
+MB = 1024 * 1024
+MOST_MB = 100  # that the server's process may grow by
+PATIENCE_S = 2.0
+NAMES = [flood.__name__ for flood in FLOODS]
+
+
+@dataclass
+class Neighbour:
+    """Calls one after the other, without retries, as long as the block lasts."""
+
+    channel: grpc.Channel
+    metadata: tuple = ()
+    seconds: list = field(default_factory=list)
+    failures: list = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def calling(self):
+        self.seconds.clear()
+        self.failures.clear()
+        ended = threading.Event()
+        thread = threading.Thread(target=self._call, args=(ended,))
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join(30)
+
+    def p99(self):
+        return sorted(self.seconds)[int(0.99 * (len(self.seconds) - 1))]
+
+    def _call(self, ended):
+        call, request = predict_on(self.channel), request_of([0])
+        while not ended.is_set():
+            began = time.monotonic()
+            try:
+                call(request, timeout=10, metadata=self.metadata)
+                self.seconds.append(time.monotonic() - began)
+            except grpc.RpcError as error:
+                self.failures.append(f"{error.code().name}: {error.details()}")
+
+
+@pytest.fixture(scope="module")
+def neighbour(server):
+    with grpc.insecure_channel(server.endpoint, OPTIONS) as channel:
+        predict_on(channel)(request_of([0]), timeout=30)
+        yield Neighbour(channel)
+
+
+@pytest.fixture(scope="module")
+def busy_p99(neighbour):
+    """The neighbour's 99th percentile beside a process that only takes a core: what any attacker's work costs it."""
+    return beside_a_busy_process(neighbour, 3.0)
+
+
+def beside_a_busy_process(neighbour, seconds):
+    with neighbour.calling():
+        burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            burner.wait(seconds)
+        except subprocess.TimeoutExpired:
+            burner.kill()
+        burner.wait()
+    return neighbour.p99()
+
+
+def attack(server, name, *, seconds, count, connections=1, tls=False):
+    """Runs beside what the caller does. Returns (what was done, most MB that the server's process grew by)."""
+    command = [sys.executable, "-m", "tests.e2e.attacks", name, server.endpoint]
+    command += ["--seconds", str(seconds), "--count", str(count), "--connections", str(connections)]
+    process = psutil.Process(server.process.pid)
+    before = most = process.memory_info().rss
+    attacker = subprocess.Popen([*command, *(["--tls"] if tls else [])], cwd=REPOSITORY, stdout=subprocess.PIPE)
+    try:
+        limit = time.monotonic() + seconds + 30
+        while attacker.poll() is None and time.monotonic() < limit:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                attacker.wait(0.02)
+            most = max(most, process.memory_info().rss)
+    finally:
+        attacker.kill()
+        said = attacker.stdout.read()
+        attacker.stdout.close()
+        attacker.wait()
+    return json.loads(said), (most - before) / MB
+
+
+def pages_answer(server):
+    for path in ("/livez", "/readyz"):
+        with urllib.request.urlopen(f"http://{server.http_endpoint}{path}", timeout=5) as page:
+            assert page.status == 200
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_flood_costs_little_memory_and_no_call_of_a_neighbour(server, neighbour, busy_p99, name):
+    with neighbour.calling():
+        done, grown_mb = attack(server, name, seconds=1.0, count=200_000)
+        pages_answer(server)
+    print(
+        f"{name}: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s, beside a busy core {busy_p99:.3f} s"
+    )
+    assert server.process.poll() is None
+    assert not neighbour.failures
+    assert grown_mb < MOST_MB
+    assert neighbour.p99() < max(PATIENCE_S, 4 * busy_p99)  # the long tier looks closer, on a machine of its own
+
+
+def full_pipe():
+    """(reading, writing) of a pipe that takes nothing more."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    return reading, writing
+
+
+@contextlib.contextmanager
+def server_that_nobody_reads(run_dir):
+    """Its standard output and its standard error are full pipes; readiness is asked over HTTP."""
+    endpoint, http_endpoint = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    settings = [f"server.address={endpoint}", f"server.http_address={http_endpoint}", f"server.run_dir={run_dir}"]
+    settings += [f"model.directory={VERSIONS}", "log.format=json"]
+    command = [str(REPOSITORY / ".venv/server/bin/python"), "-m", "servable.serving_server"]
+    for setting in settings:
+        command += ["--set", setting]
+    pipes = [full_pipe() for _ in range(2)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=pipes[0][1], stderr=pipes[1][1])
+    server = Server(endpoint, http_endpoint, process, "", None)
+    try:
+        wait_until(lambda: ready(server), 60, "readiness")
+        yield server
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for each in marked(run_dir):
+            each.kill()
+        for end in (end for pipe in pipes for end in pipe):
+            os.close(end)
+
+
+def ready(server):
+    try:
+        pages_answer(server)
+        return True
+    except OSError:
+        return False
+
+
+def test_outputs_that_nobody_reads_stop_neither_the_calls_nor_the_end(versions, tmp_path):
+    with server_that_nobody_reads(tmp_path) as server:
+        with grpc.insecure_channel(server.endpoint, OPTIONS) as channel:
+            neighbour = Neighbour(channel)
+            with neighbour.calling():
+                attack(server, "malformed_headers", seconds=2.0, count=20_000)
+                pages_answer(server)
+            assert neighbour.seconds and not neighbour.failures
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+
+
+@contextlib.contextmanager
+def without_descriptors(process):
+    """The process may open nothing more until the end of the block."""
+    limits = process.rlimit(psutil.RLIMIT_NOFILE)
+    process.rlimit(psutil.RLIMIT_NOFILE, (1, limits[1]))
+    try:
+        yield
+    finally:
+        process.rlimit(psutil.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("whose", ["the server's", "the engine's"])
+def test_a_lack_of_descriptors_passes_and_nothing_is_restarted(server, neighbour, whose):
+    before = master_of(server).pid, worker_of(server).pid
+    processes = (
+        [psutil.Process(server.process.pid)] if whose == "the server's" else [master_of(server), worker_of(server)]
+    )
+    with contextlib.ExitStack() as stack, neighbour.calling():
+        for process in processes:
+            stack.enter_context(without_descriptors(process))
+        attack(server, "idle_connections", seconds=3.0, count=100)
+    assert server.process.poll() is None
+    assert not neighbour.failures and neighbour.seconds
+    assert (master_of(server).pid, worker_of(server).pid) == before
+    wait_until(lambda: ready(server), 10, "the pages")
+    with grpc.insecure_channel(server.endpoint, OPTIONS) as channel:
+        predict_on(channel)(request_of([0]), timeout=10)

@@ -1,0 +1,130 @@
+"""What one connection takes, others still have; what is no request has its own words."""
+
+import contextlib
+import threading
+import time
+
+import grpc
+import pytest
+
+from metric_learn_client import wire
+from servable.gateway.health import WATCHERS_EACH
+from servable.sections import DeadlinesSection, LimitsSection, SecuritySection
+from tests.integration.servable.gateway.harness import Harness, config_of, predict, request, until
+
+WATCH_PATH = wire.HEALTH_CHECK_PATH.replace("/Check", "/Watch")
+PATHS = [wire.PREDICT_PATH, wire.HEALTH_CHECK_PATH, wire.GET_MODEL_PATH]
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+
+
+@contextlib.contextmanager
+def trickling(harness, count):
+    """One connection with `count` calls whose bodies do not come."""
+    ended = threading.Event()
+    with harness.channel(options=OWN_CONNECTION) as channel:
+        slow = channel.stream_unary(wire.PREDICT_PATH)
+        held = [slow.future((b"" for _ in range(1) if ended.wait(30)), timeout=30) for _ in range(count)]
+        admission = harness.gateway._admission
+        until(lambda: admission.calls > count // 2, "the slow calls")
+        yield held
+        ended.set()
+        for each in held:
+            each.cancel()
+
+
+def refused(channel, path, body, metadata=()):
+    with pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(path)(body, timeout=10, metadata=metadata)
+    return caught.value
+
+
+def test_bodies_that_do_not_come_on_one_connection_delay_nobody_else(tmp_path):
+    with Harness(tmp_path) as harness, trickling(harness, 200), harness.channel(options=OWN_CONNECTION) as channel:
+        began = time.monotonic()
+        for _ in range(50):
+            predict(channel, request(b"good"))
+        assert time.monotonic() - began < 2
+
+
+def test_calls_that_wait_for_bodies_take_no_places_from_calls_that_have_theirs(tmp_path):
+    settings = config_of(limits=LimitsSection(max_in_flight_calls=20))
+    with Harness(tmp_path, settings) as harness, trickling(harness, 20):
+        with harness.channel(options=OWN_CONNECTION) as channel:
+            for _ in range(50):
+                predict(channel, request(b"good"))
+
+
+def test_watchers_of_one_connection_leave_room_for_others(tmp_path):
+    with Harness(tmp_path) as harness, harness.channel(options=OWN_CONNECTION) as channel:
+        watch = channel.unary_stream(WATCH_PATH)
+        watching = [watch(b"", timeout=20) for _ in range(WATCHERS_EACH)]
+        for each in watching:
+            next(each)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(watch(b"", timeout=20))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert f"{WATCHERS_EACH} are the most for one connection" in caught.value.details()
+        with harness.channel(options=OWN_CONNECTION) as other:
+            assert next(other.unary_stream(WATCH_PATH)(b"", timeout=20))
+        watching[0].cancel()
+        until(lambda: watches(channel), "a free place")
+        for each in watching:
+            each.cancel()
+
+
+def watches(channel):
+    try:
+        return next(channel.unary_stream(WATCH_PATH)(b"", timeout=20))
+    except grpc.RpcError:
+        return None
+
+
+@pytest.mark.parametrize("path", [*PATHS, WATCH_PATH])
+def test_a_body_that_is_no_request_is_invalid_argument_in_our_words(tmp_path, path):
+    with Harness(tmp_path) as harness, harness.channel() as channel:
+        error = refused(channel, path, b"\x99")
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert error.details().startswith("request: the body is not a")
+        assert dict(error.trailing_metadata())[wire.METADATA_REQUEST_ID]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_two_request_ids_are_refused(tmp_path, path):
+    pairs = [(wire.METADATA_REQUEST_ID, "one"), (wire.METADATA_REQUEST_ID, "two")]
+    with Harness(tmp_path) as harness, harness.channel() as channel:
+        error = refused(channel, path, b"", pairs)
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT and "send one" in error.details()
+
+
+@pytest.mark.parametrize("path", [wire.PREDICT_PATH, wire.GET_MODEL_PATH])
+@pytest.mark.parametrize("first_is_right", [True, False])
+def test_two_tokens_are_refused_whichever_is_right(tmp_path, path, first_is_right):
+    tokens = tmp_path / "tokens"
+    tokens.touch(mode=0o600)
+    tokens.write_text("the-right-token-of-this-test\n")
+    values = ["Bearer the-right-token-of-this-test", "Bearer another-token-altogether"]
+    pairs = [(wire.METADATA_AUTHORIZATION, value) for value in (values if first_is_right else values[::-1])]
+    with (
+        Harness(tmp_path, config_of(security=SecuritySection(tokens_file=tokens))) as harness,
+        harness.channel() as channel,
+    ):
+        error = refused(channel, path, b"", pairs)
+        assert error.code() is grpc.StatusCode.UNAUTHENTICATED and "send one" in error.details()
+
+
+def test_a_refused_call_frees_its_stream_at_once(tmp_path):
+    """gRPC's own `abort` kept it until Python looked for circles: then a client found no stream free."""
+    settings = config_of(limits=LimitsSection(max_streams_per_connection=30))
+    with Harness(tmp_path, settings) as harness, harness.channel() as channel:
+        for _ in range(500):
+            assert refused(channel, wire.PREDICT_PATH, b"\x99").code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_body_keeps_its_time_while_nobody_else_wants_its_place(tmp_path):
+    settings = config_of(limits=LimitsSection(max_reading_calls=4), deadlines=DeadlinesSection(read_body_s=60))
+    with Harness(tmp_path, settings) as harness, trickling(harness, 1) as held:
+        with harness.channel(options=OWN_CONNECTION) as channel:
+            end = time.monotonic() + 2.5
+            while time.monotonic() < end:
+                predict(channel, request(b"good"))
+        assert not held[0].done()
