@@ -40,5 +40,10 @@ def path_column(names: list[str]) -> Optional[str]:
 
 def as_text(name: bytes) -> tuple[str, Optional[bytes]]:
     """A file's name as text, and the name itself where text cannot hold it."""
+    try:
+        if b"\\" not in name:  # most names, in a third of the time
+            return name.decode(), None
+    except UnicodeDecodeError:
+        pass
     text = escaped(name)
     return text, None if text.encode() == name else name

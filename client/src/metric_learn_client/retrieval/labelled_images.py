@@ -6,6 +6,7 @@ For sets that fit into one sitting; a large one is embedded by `metric-learn emb
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from metric_learn_client.retrieval.protocol import LABEL_COLUMNS, ProtocolError
 
 IMAGES_AT_ONCE = 256  # encoded images in memory
 
+_SOP_ROW = re.compile(r"\d+\s+\d+\s+\d+\s+\S.*")
+
 Labelled = tuple[bytes, str]  # path as the file system has it, label
 
 
@@ -38,9 +41,9 @@ def read_labelled(source: Path) -> list[Labelled]:
     if not source.is_file():
         raise ProtocolError(f"{source}: no such file or directory")
     try:
-        listed = ListInput([str(source)], InputSpec((str(source),)), "list")
-        if not listed.columns.names:
-            listed = ListInput([str(source)], InputSpec((str(source),)), "labels")
+        listed = _list(source, "list")
+        if not listed.columns.names:  # no label that is plain to see: rows of Ebay_test.txt without its first line, or
+            listed = _list(source, "sop" if _is_sop(listed) else "labels")  # names without a suffix
         column = next((name for name in LABEL_COLUMNS if name in listed.columns.names), None)
         if column is None:
             raise ProtocolError(f"{source} has no column of labels ({', '.join(LABEL_COLUMNS)})")
@@ -55,6 +58,15 @@ def read_labelled(source: Path) -> list[Labelled]:
     if not rows:
         raise ProtocolError(f"{source} names no image")
     return rows
+
+
+def _list(source: Path, form: str) -> ListInput:
+    return ListInput([str(source)], InputSpec((str(source),)), form)
+
+
+def _is_sop(listed: ListInput) -> bool:
+    lines: list[str] = next((batch.column(0).to_pylist() for batch in listed.batches()), [])
+    return bool(lines) and all(_SOP_ROW.fullmatch(line) for line in lines)
 
 
 def _of_folder(source: Path) -> list[Labelled]:

@@ -228,3 +228,9 @@ def test_lists_of_pictures_are_refused_with_the_columns(tmp_path):
     name = table(tmp_path / "t.parquet", {"images": [[{"bytes": b"1", "path": "a"}]]})
     with pytest.raises(InputError, match="no column of paths or images among images: say --path-column"):
         rows_of(name)
+
+
+def test_a_table_that_two_names_stand_for_is_read_once(tmp_path):
+    table(tmp_path / "t/label=a/part-0.parquet", {"jpg": [b"1"]})
+    rows = rows_of(f"{tmp_path}/t", f"{tmp_path}//t/label=a", input_format="parquet").to_pylist()
+    assert rows == [{"image_path": "label=a/part-0.parquet#0", "label": "a"}]

@@ -56,6 +56,8 @@ class ListInput(Input):
         labels = [found["label"] for line in filled if (found := _LABELLED.fullmatch(line.strip()))]
         self._label = pa.int64() if all(map(_WHOLE_NUMBER.fullmatch, labels)) else pa.string()
         self._delimiter = _delimiter(look, first, spec.path_column)
+        # `id, path`: the space is no part of the next field, where the line of names has it, too
+        self._spaced = bool(look) and f"{self._delimiter} " in look[0]
         self._header = self._read_header(look)
 
     @property
@@ -141,7 +143,7 @@ class ListInput(Input):
 
     def _csv(self, lines: Iterator[str]) -> Any:
         ended = (line + "\n" for line in lines)
-        return csv.reader(ended, delimiter=self._delimiter, strict=True, skipinitialspace=True)
+        return csv.reader(ended, delimiter=self._delimiter, strict=True, skipinitialspace=self._spaced)
 
     def _kept(self) -> list[str]:
         path = self._path_column()

@@ -15,6 +15,7 @@ from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.folders import walk
 from metric_learn_client.jobs.inputs.patterns import glob_regex, has_wildcard, split_glob
 from metric_learn_client.jobs.inputs.skipped import HIDDEN, HIDDEN_OF_TABLES, Skipped, hidden
+from metric_learn_client.jobs.options import spelled
 from metric_learn_client.jobs.storage import is_url, open_file
 
 _EDGE_BYTES = 1 << 16
@@ -35,7 +36,10 @@ def find_sources(names: list[str], suffix: str, glob: Optional[str], skipped: Sk
 
     Files of a folder that are not taken are added to `skipped`. Raises InputError where there is none.
     """
-    found = dict(_found(names, suffix, glob, skipped))
+    files: dict[str, tuple[str, str]] = {}  # a file that two of the names stand for is one
+    for name, shown in _found(names, suffix, glob, skipped):
+        files.setdefault(spelled(name), (name, shown))
+    found = dict(files.values())
     if not found:
         raise InputError(f"{', '.join(names)}: no {suffix} file")
     often = Counter(found.values())
