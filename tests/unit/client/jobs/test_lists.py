@@ -136,6 +136,11 @@ def test_two_columns_of_one_name_are_refused_unless_others_are_kept(tmp_path):
         rows_of(write(tmp_path / "u.csv", "path,path\na.jpg,b.jpg\n"))
 
 
+def test_lines_without_anything_do_not_count_in_a_csv(tmp_path):
+    name = write(tmp_path / "t.csv", "\n\npath,n\n\na.jpg,1\n\n")
+    assert rows_of(name) == [{"image_path": "a.jpg", "n": "1"}]
+
+
 def test_a_csv_without_a_line_of_names_says_so(tmp_path):
     with pytest.raises(InputError, match=r"Its first line is \['a.jpg', '1'\]: name the column"):
         rows_of(write(tmp_path / "t.csv", "a.jpg,1\nb.jpg,2\n"))

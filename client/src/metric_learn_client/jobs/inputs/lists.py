@@ -127,7 +127,7 @@ class ListInput(Input):
     def _parse_csv(self, name: str, lines: Iterator[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
         rows = self._csv(lines)
         try:
-            header = [column.strip() for column in next(rows, [])]
+            header = [column.strip() for column in next(filter(None, rows), [])]
             if header != self._header:
                 raise InputError(f"{name}: its columns are {header}, those of {self._names[0]} are {self._header}")
             path_index = self._header.index(self._path_column())
@@ -174,7 +174,7 @@ class ListInput(Input):
         if self._format != "csv":
             return []
         try:
-            return [name.strip() for name in next(self._csv(iter(look)), [])]
+            return [name.strip() for name in next(filter(None, self._csv(iter(look))), [])]
         except csv.Error as error:
             raise InputError(f"{self._names[0]}, line 1: {error}") from error
 
@@ -217,7 +217,7 @@ def _delimiter(look: list[str], name: str, column: Optional[str]) -> str:
     usual = "\t" if name.lower().endswith(".tsv") else ","
     for sign in (usual, *_DELIMITERS):
         try:
-            names = [each.strip() for each in next(csv.reader(look, delimiter=sign), [])]
+            names = [each.strip() for each in next(filter(None, csv.reader(look, delimiter=sign)), [])]
         except csv.Error:
             continue
         if (column in names) if column is not None else path_column(names) is not None:

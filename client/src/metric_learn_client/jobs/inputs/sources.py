@@ -51,7 +51,9 @@ def find_sources(names: list[str], suffix: str, glob: Optional[str], skipped: Sk
 def partitions_of(name: str) -> dict[str, Optional[str]]:
     """{key: value} of the folders `key=value` in a path. Source: Hive's layout, values escaped as in URLs."""
     pairs = (part.partition("=") for part in _text(name).split("/")[:-1])
-    return {unquote(key): None if value == _NULL_PARTITION else unquote(value) for key, sign, value in pairs if sign}
+    return {
+        unquote(key): None if value == _NULL_PARTITION else unquote(value) for key, sign, value in pairs if sign and key
+    }
 
 
 def edges(name: str) -> list[Any]:
