@@ -197,3 +197,27 @@ def test_a_list_of_which_nothing_is_there_is_refused_with_its_first_place(tmp_pa
     (tmp_path / "elsewhere/photos/00000.jpg").rename(tmp_path / "elsewhere/photos/7.jpg")
     summary = embed_dataset(lines, tmp_path / "out", endpoint=fake.endpoint, root=str(tmp_path / "elsewhere"))
     assert (summary.succeeded, summary.failed) == (1, 149)
+
+
+def test_search_and_evaluate_name_rows_of_tables_by_their_paths(tmp_path, fake):
+    for label in "ab":
+        table(tmp_path / f"data/label={label}/part-0.parquet", [f"{label}{n}".encode() for n in range(3)])
+    embed_dataset(tmp_path / "data", tmp_path / "out", endpoint=fake.endpoint, input_format="parquet")
+    job = Job("", "", "")
+    out, index = str(tmp_path / "out"), str(tmp_path / "index")
+
+    def run(*arguments):
+        job.arguments = list(arguments)
+        with job.start() as process:
+            said, err = process.communicate(timeout=120)
+        assert process.returncode == ExitCode.DONE, err
+        return said
+
+    run("index", "build", out, "--output", index)
+    found = json.loads(run("search", "label=b/part-0.parquet#1", "--stored", "--index", index, "--k", "1", "--json"))
+    assert [each["path"] for each in found["neighbours"]] == ["label=b/part-0.parquet#1"]
+    by_column, by_folder = (
+        json.loads(run("evaluate", out, "--json", "--k", "1", *more))
+        for more in (("--label-column", "label"), ("--label-from-folder",))
+    )
+    assert by_column == by_folder

@@ -53,7 +53,7 @@ class FolderInput(Input):
             if pattern is not None:
                 raise InputError(f"{name}: a glob in the input and --glob {pattern} are one too many")
             folder, pattern = split_glob(name)
-        elif name.lower().endswith(IMAGE_SUFFIXES) and not os.path.isdir(name):
+        elif (name.lower().endswith(IMAGE_SUFFIXES) and not os.path.isdir(name)) or os.path.isfile(name):
             yield name if is_url(name) else os.fsencode(name)
             return
         wanted = is_image_name if pattern is None else glob_regex(pattern).match
