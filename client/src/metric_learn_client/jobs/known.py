@@ -31,6 +31,9 @@ class KnownRows:
     def added(self, batches: Iterable[pa.RecordBatch], sources: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The rows of `batches` that are not known, once; `sources` are the input's."""
         for batch in batches:
+            if not len(self._keys):
+                yield batch
+                continue
             keys = _digests(batch, sources, self._columns)
             places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
             new = self._keys[places] != keys

@@ -6,6 +6,7 @@ once written never change. One Arrow record batch is one shard.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -41,8 +42,8 @@ class Extent:
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan on disk. signature: the input's, where it has one; listing: digest of its rows when last listed;
-    skipped: what was found then and not taken, {kind: {"count": n, "example": path}}."""
+    """A plan on disk. signature: the input's, where it has one, and of files that went away since; listing: digest of
+    its rows when last listed; skipped: what was found then and not taken, {kind: {"count": n, "example": path}}."""
 
     folder: Path
     shard_size: int
@@ -136,11 +137,13 @@ def build(source: Input, spec: InputSpec, shard_size: int, folder: Path, before:
     schema = planned_schema(source.columns)
     listing = Listing()
     rows: Iterable[pa.RecordBatch] = listing.through(_limited(source.batches(), spec, before))
-    sources = source.sources
+    sources, gone = source.sources, []
     if before is not None:
         check_places(source, before)
         rows = known_rows(before, source).added(rows, source.sources)
         sources = list(dict.fromkeys([*before.sources, *source.sources]))
+        if before.in_sources:  # what is gone now may come back as something else
+            gone = [edge for edge in before.signature or () if edge[0] not in set(source.sources)]
         rows = _renumbered(rows, [sources.index(name) for name in source.sources])
     if spec.shuffle_seed is not None:
         rows = _first(shuffled(rows, schema, spec.shuffle_seed + len(extents), folder), spec.limit)
@@ -154,6 +157,7 @@ def build(source: Input, spec: InputSpec, shard_size: int, folder: Path, before:
     if count:
         (folder / _NEW_ROWS).replace(folder / _rows_file(len(extents)))
         extents = (*extents, Extent(count, shards, listing.sha256()))
+    signature = source.signature()
     plan = Plan(
         folder=folder,
         shard_size=shard_size,
@@ -161,7 +165,7 @@ def build(source: Input, spec: InputSpec, shard_size: int, folder: Path, before:
         root=source.root if before is None else before.root,
         sources=sources,
         image_column=source.image_column,
-        signature=source.signature(),
+        signature=None if signature is None else [*signature, *gone],
         listing=listing.sha256(),
         extents=extents,
         skipped=source.skipped.as_json(),
@@ -177,8 +181,9 @@ def known_rows(plan: Plan, source: Input) -> KnownRows:
     if plan.in_sources:
         present = pa.array(there, pa.int32())
         rows = (batch.filter(pc.is_in(batch.column("plan:source"), value_set=present)) for batch in rows)
-    columns = [name for name in plan.read(0).schema.names if name in source.columns.names]
-    return KnownRows(rows, plan.sources, columns)
+    firsts = itertools.accumulate((extent.shards for extent in plan.extents[:-1]), initial=0)
+    columns = set(source.columns.names).intersection(*(plan.read(first).schema.names for first in firsts))
+    return KnownRows(rows, plan.sources, sorted(columns))
 
 
 def check_places(source: Input, plan: Plan) -> None:

@@ -101,7 +101,7 @@ def _found(layout: Layout, spec: InputSpec, record: JobRecord) -> Plan:
         listing = stored.listing
     else:
         signature = source.signature()
-        unchanged = signature is not None and signature == stored.signature
+        unchanged = signature is not None and signature == (stored.signature or [])[: len(signature)]
         listing = stored.listing if unchanged else listing_of(source, spec)
     if listing != record.input["sha256"]:
         raise RefusedError(

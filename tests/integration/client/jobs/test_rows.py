@@ -124,6 +124,34 @@ def test_a_file_whose_pictures_moved_is_refused_before_anything_is_sent(tmp_path
     assert fake.images == sent
 
 
+def test_files_may_go_away_and_others_come_and_one_that_comes_back_changed_is_refused(tmp_path, fake):
+    data, out = tmp_path / "data", tmp_path / "out"
+    options = {"endpoint": fake.endpoint, "input_format": "parquet"}
+    table(data / "1.parquet", [b"1"])
+    embed_dataset(data, out, **options)
+    (data / "1.parquet").unlink()
+    table(data / "2.parquet", [b"2"])
+    assert embed_dataset(data, out, **options, if_exists="extend").sent == 1
+    assert embed_dataset(data, out, **options).sent == 0
+    assert_embedded(out, {"1.parquet#0": b"1", "2.parquet#0": b"2"})
+    table(data / "1.parquet", [b"another"])
+    with pytest.raises(InputError, match="1.parquet changed since its rows were planned"):
+        embed_dataset(data, out, **options, if_exists="extend")
+
+
+def test_a_table_of_paths_may_lose_and_gain_columns_between_extensions(tmp_path, fake):
+    make_images(tmp_path, 4)
+    name, out = tmp_path / "t.parquet", tmp_path / "out"
+    for count, columns in ((1, {"a": "x"}), (2, {"b": "x"}), (3, {"a": "x", "b": "y"})):
+        rows = {
+            "path": [f"{n:05d}.jpg" for n in range(count)],
+            **{key: [value] * count for key, value in columns.items()},
+        }
+        pq.write_table(pa.table(rows), name)
+        summary = embed_dataset(name, out, endpoint=fake.endpoint, if_exists="resume" if count == 1 else "extend")
+        assert (summary.rows, summary.sent) == (count, 1)
+
+
 def test_verify_complete_finds_rows_of_the_input_that_no_run_has_seen(tmp_path, fake):
     images, out = make_images(tmp_path / "in", 5), tmp_path / "out"
     job = Job(images, out, fake.endpoint)
