@@ -41,8 +41,8 @@ def test_kubernetes_gets_the_same_file(target: str, overlay: str, deploy: Path) 
     assert copy.read_text() == (deploy / f"server-{target}.yaml").read_text()
 
 
-def test_every_file_that_the_readme_names_is_there(deploy: Path) -> None:
-    text = (deploy / "README.md").read_text()
+def test_every_file_that_the_pages_name_is_there(deploy: Path) -> None:
+    text = "".join(page.read_text() for page in deploy.glob("*.md"))
     named = set(re.findall(r"configs/deploy/([\w./-]+\w)", text)) | set(
         re.findall(r"`((?:systemd|docker)/[\w./-]+)`", text)
     )
