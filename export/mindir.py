@@ -110,6 +110,7 @@ def _write(
         "weights_sha256": weights_sha256,
         "fingerprint": fingerprint(facts, weights_sha256),
         "network": facts.network,
+        "normalisation": {"mean": facts.mean, "std": facts.std},
         "preprocessing": facts.preprocessing,
         "embedding_dim": facts.embedding_dim,
         "input": {"name": "pixels", "dtype": "uint8", "shape": ["N", side, side, 3], "channels": "BGR"},

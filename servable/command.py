@@ -7,15 +7,18 @@ import fcntl
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 import click
 
+from metric_learn_client.exit_codes import ExitCode
 from servable.config import REPOSITORY, Config, ConfigError, load_config
 from servable.control import give_order
 from servable.doctor import Examined, examine
+from servable.gateway import StartError, configure_logging
+from servable.problem import CONFIGURATION, Problem, exit_code
 
 SWITCH_S = 3600.0  # start, proof and drain have limits of their own
 log = logging.getLogger(__name__)
@@ -29,9 +32,13 @@ def check(config: Config) -> Examined:
     """Everything that can be known before anything starts. Raises ConfigError or NotReadyError."""
     found = examine(config)
     if found.problems:
-        text = "\n".join(map(str, found.problems))
-        raise ConfigError(text) if found.exit_code == 2 else NotReadyError(text)
+        raise _refusal(found.problems)
     return found
+
+
+def _refusal(problems: Sequence[Problem]) -> Exception:
+    text = "\n".join(map(str, problems))
+    return ConfigError(text) if exit_code(problems) == CONFIGURATION else NotReadyError(text)
 
 
 def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
@@ -41,12 +48,10 @@ def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
     """
     began = time.monotonic()
     examined = check(config)
-    from servable.gateway import StartError, configure_logging  # after the checks: `--check` should not wait for it
-    from servable.gateway_settings import gateway_settings
-    from servable.leftovers import clean
+    from servable.leftovers import clean  # after the checks: `--check` should not wait for it
     from servable.server import serve
 
-    close_log = configure_logging(gateway_settings(config).log)
+    close_log = configure_logging(config.log)
     try:
         with _locked(config) as run_dir:
             cleaned = clean(run_dir)
@@ -55,7 +60,7 @@ def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
             try:
                 return serve(config, examined, run_dir, began, reread)
             except StartError as error:
-                raise ConfigError(str(error)) from error
+                raise _refusal(error.problems) from error
             finally:
                 clean(run_dir)
     finally:
@@ -96,6 +101,8 @@ def cli(path: Path, flags: tuple[str, ...], check_only: bool, switch_version: Op
         sys.exit(_give(config, order))
     if check_only:
         found = check(config)
+        for warning in found.warnings:
+            click.echo(f"warning: {warning}", err=True)
         version = found.versions[found.default]
         click.echo(f"ok: version {version.number}, {version.weights} weights, {config.backend.target}")
         return
@@ -128,16 +135,16 @@ def main() -> None:
         cli(standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        sys.exit(2)
+        sys.exit(ExitCode.USAGE)
     except ConfigError as error:
-        _end(error, 2)
+        _end(error, ExitCode.USAGE)
     except NotReadyError as error:
-        _end(error, 4)
+        _end(error, ExitCode.NOT_REACHABLE)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
     except Exception as error:
-        code = getattr(error, "exit_code", 1)
-        if not isinstance(error, (OSError, RuntimeError)) and code == 1:
+        code = getattr(error, "exit_code", ExitCode.UNEXPECTED)
+        if not isinstance(error, (OSError, RuntimeError)) and code == ExitCode.UNEXPECTED:
             log.exception("unexpected")
         _end(error, code)
 

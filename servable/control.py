@@ -13,6 +13,8 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from metric_learn_client.exit_codes import ExitCode
+
 SOCKET_NAME = "control.sock"
 MAX_LINE_BYTES = 65536
 CONNECT_S = 5.0
@@ -50,9 +52,9 @@ class ControlServer:
         try:
             order = json.loads(await reader.readline())
         except ValueError as error:
-            return {"exit_code": 2, "message": f"not an order: {error}"}
+            return {"exit_code": ExitCode.USAGE, "message": f"not an order: {error}"}
         if not isinstance(order, dict):
-            return {"exit_code": 2, "message": f"not an order: {order!r}"}
+            return {"exit_code": ExitCode.USAGE, "message": f"not an order: {order!r}"}
         return await self._handler(order)
 
 

@@ -55,6 +55,7 @@ class Identity:
     weights: str
     preprocessing: str
     golden: Golden
+    workers: int = 1
 
 
 class Child:
@@ -80,6 +81,7 @@ class Child:
         self._backend = backend
         self._version = version
         self._ids: set[int] = set()
+        self._alive = 0
         self._devices = devices
         self._hang_s = hang_s
 
@@ -107,7 +109,12 @@ class Child:
             note_workers(self.directory.parent, set(found) - self._ids)
             self._ids.update(found)
             alive = len(found)
+        self._alive = alive
         return alive
+
+    def workers_ended(self) -> int:
+        """How many have ended so far, as of the last `workers_alive`."""
+        return len(self._ids) - self._alive
 
     async def prove(self, max_relative_distance: float) -> None:
         """Raises servable.proof.WrongEmbedding or Unanswered."""
@@ -179,6 +186,10 @@ class Launcher:
         """Batch size -> (runs, images) of the network, since this server started: all children, also ended ones."""
         return batch_stats.read(self._run_dir)
 
+    def decoder_restarts(self) -> int:
+        """Decoders of pictures that ended unasked and were replaced, since this server started."""
+        return batch_stats.decoder_restarts(self._run_dir)
+
     def launch(self, version: ExportedVersion) -> Child:
         """Returns at once, long before it serves. Raises OSError."""
         config = self._config
@@ -213,6 +224,7 @@ class Launcher:
             weights=version.weights,
             preprocessing=version.preprocessing,
             golden=Golden(version.golden_image, version.golden_embedding),
+            workers=config.backend.processes,
         )
         devices = 0 if cpu else len(config.backend.device_ids)
         workers = 0 if cpu else config.backend.processes

@@ -1,6 +1,8 @@
-"""The configuration's sections: keys, types, ranges, defaults. What depends on several keys is in servable/doctor.
+"""The configuration's sections: every key with its type, range, default and meaning. The gateway takes them as is.
 
-Units are in the names (`_s`, `_px`, `_bytes`, `_mb`). A relative path starts at the repository.
+Units are in the names (`_s`, `_px`, `_bytes`, `_mb`), else in the meaning. A relative path starts at the repository.
+The table of keys in servable/README.md is written from here (servable/key_table.py). What depends on several keys is
+checked where it is used: servable/gateway/preparation.py, servable/doctor/consistency.py.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
@@ -22,8 +24,15 @@ from metric_learn_client.wire import (
 )
 from servable.address import parse_address
 
+# Half of what MindSpore Serving takes in one message: its 512 MB also hold the tensors' envelopes.
+MOST_REQUEST_BYTES = MAX_MESSAGE_BYTES // 2
 ASCEND_START_S = 900.0  # every batch size is compiled for the chip at every start; no figure from a device is known
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+_BatchSize = Annotated[int, Field(ge=1)]
+_DeviceId = Annotated[int, Field(ge=0)]
+_VersionNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 def _absolute(path: Path) -> Path:
@@ -37,11 +46,19 @@ class _Section(BaseModel):
 class ModelSection(_Section):
     """Which exported versions are served."""
 
-    directory: Path = Path("servable/metric_learn")
-    version: int = Field(
-        default=0, ge=0, le=2**31 - 1, description="the default version; 0 = the highest that is there"
+    directory: Path = Field(
+        default=Path("servable/metric_learn"),
+        description="exported versions, one folder each; a relative path starts at the repository",
     )
-    versions: tuple[int, ...] = Field(default=(), description="all that are served at once; empty = the default alone")
+    version: int = Field(
+        default=0,
+        ge=0,
+        le=2**31 - 1,
+        description="the default version, of callers that name none; 0 = the highest there is",
+    )
+    versions: tuple[_VersionNumber, ...] = Field(
+        default=(), description="all versions that are served at once; empty = the default alone"
+    )
 
     @property
     def root(self) -> Path:
@@ -51,23 +68,41 @@ class ModelSection(_Section):
 class BackendSection(_Section):
     """MindSpore Serving and the runtime under it."""
 
-    target: Literal["cpu", "ascend310", "ascend910"] = "cpu"
-    device_ids: tuple[int, ...] = (0,)
+    target: Literal["cpu", "ascend310", "ascend910"] = Field(
+        default="cpu", description="the device; `ascend310` is 310 and 310P; never falls back to CPU"
+    )
+    device_ids: tuple[_DeviceId, ...] = Field(default=(0,), description="Ascend devices, one worker each")
     workers: int = Field(
-        default=1, ge=1, le=64, description="processes; on Ascend those beyond the devices run Python only"
+        default=1,
+        ge=1,
+        le=64,
+        description="processes; on CPU each holds the weights, and one a core gives some 10 % more images/s but a "
+        "slower lone image (`tests/benchmarks`); on Ascend those beyond the devices run Python stages only",
     )
     threads: int = Field(default=0, ge=0, le=1024, description="of the network, per worker; 0 = cores / workers")
-    preprocess_threads: int = Field(default=0, ge=0, le=1024, description="per worker; 0 = cores / workers")
-    precision_mode: Literal["force_fp16", "allow_fp32_to_fp16", "must_keep_origin_dtype", "allow_mix_precision"] = (
-        "force_fp16"
+    preprocess_threads: int = Field(
+        default=0, ge=0, le=1024, description="of decoding and resizing, per worker; 0 = cores / workers"
     )
-    # What a run of the network costs beside its images, in units of one image; see metric_learn/batching.py.
-    run_overhead_images: float = Field(default=0.2, ge=0, le=64)
-    batch_sizes: tuple[int, ...] = Field(
-        default=(), description="the MindIRs that are loaded; empty = all of a version"
+    precision_mode: Literal["force_fp16", "allow_fp32_to_fp16", "must_keep_origin_dtype", "allow_mix_precision"] = (
+        Field(default="force_fp16", description="Ascend: how its compiler treats float32 operators")
+    )
+    # See metric_learn/batching.py.
+    run_overhead_images: float = Field(
+        default=0.2,
+        ge=0,
+        le=64,
+        description="what a run of the network costs beside its images, in images; decides batches against padding",
+    )
+    batch_sizes: tuple[_BatchSize, ...] = Field(
+        default=(),
+        description="the MindIRs that are loaded, some 0.5 GB each on CPU; must hold 1; empty = all that the version "
+        "has",
     )
     start_timeout_s: float = Field(
-        default=120.0, gt=0, le=3600, description="without a value: 120 on a CPU, 900 on Ascend, which compiles"
+        default=120.0,
+        gt=0,
+        le=3600,
+        description="from start to serving; without a value 120 on a CPU, 900 on Ascend, which compiles",
     )
 
     @property
@@ -86,13 +121,32 @@ class BackendSection(_Section):
 class ServerSection(_Section):
     """Addresses, the private directory, the end."""
 
-    address: str = "127.0.0.1:5500"  # host:port, [ipv6]:port or unix:/path
-    http_address: str = "127.0.0.1:5501"  # /livez /readyz /metrics, without TLS and without secrets
-    run_dir: Path = Path(tempfile.gettempdir()) / f"metric-learn-serving-{os.getuid()}"
-    when_down: Literal["wait", "fail"] = "wait"  # calls while MindSpore Serving is down
-    drain_notice_s: float = Field(default=0.0, ge=0, le=600, description="not ready, but still taking calls")
+    address: str = Field(
+        default="127.0.0.1:5500",
+        description="gRPC: `host:port`, `[ipv6]:port` or `unix:/path`; port 0 takes a free one",
+    )
+    http_address: str = Field(
+        default="127.0.0.1:5501",
+        description="`/livez` `/readyz` `/metrics`: plain HTTP without secrets; `host:port` or `[ipv6]:port`",
+    )
+    run_dir: Path = Field(
+        default=Path(tempfile.gettempdir()) / f"metric-learn-serving-{os.getuid()}",
+        description="private (0700), of one server: sockets, MindSpore Serving's log, control socket; absolute, no "
+        "spaces, at most 77 bytes",
+    )
+    when_down: Literal["wait", "fail"] = Field(
+        default="wait",
+        description="calls while MindSpore Serving is down `wait` up to their deadline or `fail` with UNAVAILABLE and "
+        "a hint",
+    )
+    drain_notice_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=600,
+        description="after SIGTERM: not ready, but still taking calls, until load balancers have noticed",
+    )
     drain_s: float = Field(
-        default=20.0, ge=0, le=3600, description="how long calls in flight may take to end after SIGTERM"
+        default=20.0, ge=0, le=3600, description="after that: how long calls in flight may take to end"
     )
 
     @field_validator("address", "http_address")
@@ -105,33 +159,83 @@ class ServerSection(_Section):
 class LimitsSection(_Section):
     """How much one image, one call and all calls together may hold."""
 
-    max_image_bytes: int = Field(default=DEFAULT_MAX_IMAGE_BYTES, ge=1, le=MAX_MESSAGE_BYTES)
-    max_image_px: int = Field(default=DEFAULT_MAX_IMAGE_PX, ge=1, le=1_000_000_000)
-    max_instances: int = Field(default=DEFAULT_MAX_INSTANCES, ge=1, le=65536)
-    max_request_bytes: int = Field(default=DEFAULT_MAX_REQUEST_BYTES, ge=1, le=MAX_MESSAGE_BYTES)
-    max_in_flight_calls: int = Field(default=512, ge=1, le=1_000_000)
-    max_in_flight_instances: int = Field(default=1024, ge=1, le=1_000_000)
-    max_in_flight_bytes: int = Field(default=256 * 1024 * 1024, ge=1, le=2**40)
-    max_reading_calls: int = Field(default=32, ge=1, le=1_000_000)
-    max_streams_per_connection: int = Field(default=1024, ge=1, le=1_000_000)
+    max_image_bytes: int = Field(
+        default=DEFAULT_MAX_IMAGE_BYTES,
+        ge=1,
+        le=MOST_REQUEST_BYTES,
+        description="a larger image is that image's `E_TOO_LARGE`; at most max_request_bytes",
+    )
+    # Enforced by the servable; told to clients by GetModel.
+    max_image_px: int = Field(
+        default=DEFAULT_MAX_IMAGE_PX,
+        ge=1,
+        le=1_000_000_000,
+        description="the same, by its header, before anything is decoded",
+    )
+    max_instances: int = Field(
+        default=DEFAULT_MAX_INSTANCES,
+        ge=1,
+        le=65536,
+        description="images in one call; at most max_in_flight_instances",
+    )
+    max_request_bytes: int = Field(
+        default=DEFAULT_MAX_REQUEST_BYTES,
+        ge=1,
+        le=MOST_REQUEST_BYTES,
+        description="of one call; at most max_in_flight_bytes",
+    )
+    max_in_flight_calls: int = Field(
+        default=512,
+        ge=1,
+        le=1_000_000,
+        description="calls accepted and not yet answered; beyond: RESOURCE_EXHAUSTED at once",
+    )
+    max_in_flight_instances: int = Field(
+        default=1024,
+        ge=1,
+        le=1_000_000,
+        description="the same, in images; keep it below throughput x deadline (cpu.yaml: 512)",
+    )
+    max_in_flight_bytes: int = Field(default=256 * 1024 * 1024, ge=1, le=2**40, description="the same, in bytes")
+    # gRPC buffers a body before its size is known to us, so peak memory is about max_in_flight_bytes +
+    # max_reading_calls x the largest body that callers send.
+    max_reading_calls: int = Field(
+        default=32, ge=1, le=1_000_000, description="calls whose bodies are received at one time"
+    )
+    max_streams_per_connection: int = Field(
+        default=1024, ge=1, le=1_000_000, description="HTTP/2 streams (calls at one time) of a connection"
+    )
 
 
 class DeadlinesSection(_Section):
     """Budget of a call; the caller's own counts when it is shorter."""
 
-    default_s: float = Field(default=30.0, gt=0, le=3600)
-    max_s: float = Field(default=120.0, gt=0, le=3600)
-    read_body_s: float = Field(default=20.0, gt=0, le=3600)
+    default_s: float = Field(default=30.0, gt=0, le=3600, description="of a call without a deadline; at most max_s")
+    max_s: float = Field(default=120.0, gt=0, le=3600, description="no call takes longer")
+    read_body_s: float = Field(
+        default=20.0, gt=0, le=3600, description="a body that takes longer to arrive ends its call"
+    )
 
 
 class SecuritySection(_Section):
     """TLS, mutual TLS, bearer tokens. Files are read again when they change."""
 
-    tls_certificate: Optional[Path] = None  # PEM, the leaf first
-    tls_private_key: Optional[Path] = None  # PEM, not encrypted
-    tls_client_ca: Optional[Path] = None  # callers must show a certificate of this CA
-    tokens_file: Optional[Path] = None  # one token a line
-    allow_insecure: bool = False  # plain text on an address that other machines can reach
+    tls_certificate: Optional[Path] = Field(default=None, description="PEM, leaf first; read again when it changes")
+    tls_private_key: Optional[Path] = Field(
+        default=None, description="PEM without passphrase, not readable by everybody; read again when it changes"
+    )
+    tls_client_ca: Optional[Path] = Field(
+        default=None,
+        description="PEM, one CA or several; set: callers must show a certificate of a CA in it that has not expired",
+    )
+    tokens_file: Optional[Path] = Field(
+        default=None,
+        description="bearer tokens, one a line, all valid, `#` starts a comment; not readable by everybody; read "
+        "again when it changes",
+    )
+    allow_insecure: bool = Field(
+        default=False, description="plain text on an address that others can reach (a mesh encrypts it)"
+    )
 
     @field_validator("tls_certificate", "tls_private_key", "tls_client_ca", "tokens_file")
     @classmethod
@@ -142,27 +246,52 @@ class SecuritySection(_Section):
 class ReadinessSection(_Section):
     """The golden image's way through the whole pipeline."""
 
-    interval_s: float = Field(default=2.0, ge=0.05, le=600)
-    deadline_s: float = Field(default=5.0, gt=0, le=600)
-    forced_interval_s: float = Field(default=60.0, gt=0, le=86400)
-    max_cost_share: float = Field(default=0.02, gt=0, le=1, description="of one backend's time")
-    max_relative_distance: float = Field(default=2e-2, gt=0, le=0.5)
-    failures_before_replace: int = Field(default=2, ge=1, le=1000)
+    interval_s: float = Field(
+        default=2.0, ge=0.05, le=600, description="between golden images, unless traffic succeeds"
+    )
+    deadline_s: float = Field(default=5.0, gt=0, le=600, description="of the golden image")
+    # Only the golden image proves that the numbers are right.
+    forced_interval_s: float = Field(
+        default=60.0, gt=0, le=86400, description="traffic stands in for the golden image no longer than this"
+    )
+    max_cost_share: float = Field(
+        default=0.02,
+        gt=0,
+        le=1,
+        description="share of one backend's time that golden images may take: a slow one is asked less often",
+    )
+    # Float16 devices included; wrong preprocessing is off by 0.1 and more.
+    max_relative_distance: float = Field(
+        default=0.02, gt=0, le=0.5, description="to the golden embedding, as a share of its length"
+    )
+    failures_before_replace: int = Field(
+        default=2, ge=1, le=1000, description="in a row; then MindSpore Serving is replaced"
+    )
 
 
 class SupervisionSection(_Section):
     """How MindSpore Serving is kept running."""
 
     max_failures: int = Field(
-        default=5, ge=1, le=100_000, description="in a row without stable_s of service between them"
+        default=5,
+        ge=1,
+        le=100_000,
+        description="in a row without `stable_s` of service between them; one more and the server gives up (exit 4); "
+        "ends with images in them do not count",
     )
-    stable_s: float = Field(default=30.0, ge=0, le=86400)
+    stable_s: float = Field(default=30.0, ge=0, le=86400, description="of service: earlier failures are forgotten")
     backoff_initial_s: float = Field(
-        default=0.5, ge=0, le=600, description="before the second restart in a row; then doubled"
+        default=0.5,
+        ge=0,
+        le=600,
+        description="before the second start in a row (the first is at once), then doubled; at most backoff_max_s",
     )
-    backoff_max_s: float = Field(default=30.0, ge=0, le=3600)
+    backoff_max_s: float = Field(default=30.0, ge=0, le=3600, description="its limit")
     worker_lost_s: float = Field(
-        default=20.0, ge=0, le=3600, description="a lost worker beside others has this long to return"
+        default=20.0,
+        ge=0,
+        le=3600,
+        description="with several workers: how long MindSpore Serving may take to bring a lost one back",
     )
     device_check_s: float = Field(
         default=60.0, ge=1, le=86400, description="Ascend: a device that answers proves itself this often"
@@ -175,19 +304,21 @@ class SupervisionSection(_Section):
 class LogSection(_Section):
     """The server's log goes to stderr, MindSpore Serving's to run_dir/mindspore_serving.log."""
 
-    format: Literal["text", "json"] = "text"
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    access: bool = True  # a line for each call
+    format: Literal["text", "json"] = Field(default="text", description="of the server's log, on stderr")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="lines below it are not written"
+    )
+    access: bool = Field(default=True, description="a line for each call")
     backend_max_mb: int = Field(
-        default=16, ge=1, le=10_000, description="of MindSpore Serving's log, rotated file included"
+        default=16, ge=1, le=10_000, description="of MindSpore Serving's log, its rotated half included"
     )
 
 
 class TracingSection(_Section):
     """OpenTelemetry spans."""
 
-    enabled: bool = False
-    otlp_endpoint: str = "http://127.0.0.1:4317"
+    enabled: bool = Field(default=False, description="OpenTelemetry spans")
+    otlp_endpoint: str = Field(default="http://127.0.0.1:4317", description="where they go: OTLP over gRPC")
 
 
 class Config(_Section):

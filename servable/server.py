@@ -15,13 +15,13 @@ from typing import Any, Callable, Optional, TypeVar
 import click
 
 from metric_learn_client import wire
+from metric_learn_client.exit_codes import ExitCode
 from servable.config import ConfigError
 from servable.control import ControlServer
 from servable.doctor import Examined
 from servable.doctor.examine import default_version, open_configured
 from servable.doctor.host import memory_problems
 from servable.gateway import Backends, Gateway, Served
-from servable.gateway_settings import gateway_settings
 from servable.launcher import Launcher
 from servable.sections import Config
 from servable.service_manager import ServiceManager
@@ -29,7 +29,6 @@ from servable.supervisor import StartFailed, Supervisor
 from servable.supervisor_versions import Versions
 from servable.version import ExportedVersion
 
-GAVE_UP = 4
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -53,10 +52,11 @@ class Server:
         self._registry = Backends(examined.default)
         self._versions = Versions(self._registry, self._prepare, drain_s=config.server.drain_s)
         self._gateway = Gateway(
-            gateway_settings(config),
+            config,
             self._registry,
             on_unhealthy=self._unhealthy,
             batch_runs=self._launcher.batch_runs,
+            decoder_restarts=self._launcher.decoder_restarts,
         )
         self._control = ControlServer(run_dir, self._order)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -76,7 +76,7 @@ class Server:
         finally:
             await self._end()
             watching.cancel()
-        return GAVE_UP if gave_up else self._signal_code()
+        return ExitCode.NOT_REACHABLE if gave_up else self._signal_code()
 
     async def _serve(self) -> bool:
         """Until a signal (False) or until MindSpore Serving cannot be kept running (True)."""
@@ -144,6 +144,14 @@ class Server:
         return lambda: self._supervisor(version)
 
     def _supervisor(self, version: ExportedVersion) -> Supervisor:
+        if version.exported_for != version.preprocessing:
+            log.info(
+                "version %d was exported for preprocessing %s and is served with %s, so under another fingerprint: %s",
+                version.number,
+                version.exported_for,
+                version.preprocessing,
+                version.fingerprint,
+            )
         return Supervisor(
             version.number,
             lambda: self._launcher.launch(version),
@@ -169,9 +177,9 @@ class Server:
         """What the control socket and SIGHUP ask for."""
         command = order.get("command")
         if command == "status":
-            return {"exit_code": 0, "message": "", "versions": self._versions.status()}
+            return {"exit_code": ExitCode.DONE, "message": "", "versions": self._versions.status()}
         if command != "switch-version" or not isinstance(order.get("version"), int):
-            return {"exit_code": 2, "message": f"unknown order {dict(order)!r}"}
+            return {"exit_code": ExitCode.USAGE, "message": f"unknown order {dict(order)!r}"}
         keep = [number for number in self._config.model.versions if number in self._versions.numbers]
         return await self._spawn(self._switch(order["version"], keep))
 
@@ -179,14 +187,14 @@ class Server:
         self._manager.reloading()
         try:
             message = await self._versions.switch(default, versions)
-            return {"exit_code": 0, "message": message}
+            return {"exit_code": ExitCode.DONE, "message": message}
         except ConfigError as error:
-            message, code = str(error), 2
+            message, code = str(error), int(ExitCode.USAGE)
         except StartFailed as error:
             message, code = str(error), error.exit_code
         except Exception as error:
             log.exception("the switch to version %d failed", default)
-            message, code = f"{type(error).__name__}: {error}", 1
+            message, code = f"{type(error).__name__}: {error}", int(ExitCode.UNEXPECTED)
         finally:
             self._manager.ready(f"serving version {self._registry.default_version} on {self._gateway.address}")
         log.error("not switched to version %d: %s", default, message)

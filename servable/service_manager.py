@@ -30,9 +30,6 @@ class ServiceManager:
     def stopping(self) -> None:
         self._send("STOPPING=1")
 
-    def status(self, text: str) -> None:
-        self._send(f"STATUS={text}")
-
     async def watch(self) -> None:
         """A sign of life, three times in each watchdog interval, from the loop that answers the calls."""
         while self.watchdog_s:

@@ -3,6 +3,10 @@
 MindSpore Serving 2.0.2 ends with code 0 when its last worker is lost, never restarts a worker that fails before its
 first success, and never notices one that hangs. So any end is a failure here; a child without workers is replaced;
 and the gateway reports the golden image that stays away.
+
+An end with callers' images in it may be the work of one of them, which the gateway finds out. It does not count towards
+giving up, or else a stranger could end the service by sending pictures; the child had served before it and is
+replaced at once.
 """
 
 from __future__ import annotations
@@ -17,6 +21,10 @@ from servable.proof import Unanswered, WrongEmbedding
 from servable.sections import SupervisionSection
 
 POLL_S = 0.1
+# Ends with images in them: the first so many in a row are followed by a start at once. A picture costs two (one among
+# others, one alone). Beyond that starts have pauses between them, so that the host is left some time for other work.
+FREE_ENDS_WITH_IMAGES = 20
+PAUSE_MAX_S = 5.0
 PROGRESS_S = 1.0
 LAST_WORDS_S = 2.0
 log = logging.getLogger(__name__)
@@ -40,6 +48,8 @@ class Child(Protocol):
     def progress(self) -> str: ...
 
     def workers_alive(self) -> int: ...
+
+    def workers_ended(self) -> int: ...
 
     def end_hung_devices(self) -> list[str]: ...
 
@@ -107,6 +117,7 @@ class Supervisor:
             self._unhealthy.set_result(reason)
 
     async def stop(self, *, at_once: bool = False) -> None:
+        self._registry.set_ending(self.version)
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
@@ -199,30 +210,44 @@ class Supervisor:
             self.gave_up.set_result(reason)
 
     async def _keep_until_given_up(self) -> str:
-        failures = 0
+        failures = with_images = 0
         while True:
             assert self._child is not None
             served_since = time.monotonic()
             reason = await self._watch(self._child)
-            self._registry.set_down(self._child.identity, reason)
+            had_images = self._registry.set_down(self._child.identity, reason)
             await self._end(at_once=True)
-            failures = 1 if time.monotonic() - served_since >= self._settings.stable_s else failures + 1
-            while True:
+            if time.monotonic() - served_since >= self._settings.stable_s:
+                failures = with_images = 0
+            if had_images:
+                with_images += 1
+                log.warning("version %d: %s, with images in it (%d in a row)", self.version, reason, with_images)
+                started = await self._again(pause_s(with_images, self._settings))
+            else:
+                started = reason
+            while started is not None:
+                reason = started
+                failures += 1
                 log.warning("version %d: %s (%d of %d)", self.version, reason, failures, self._settings.max_failures)
                 if failures > self._settings.max_failures:
                     return reason
-                await asyncio.sleep(backoff_s(failures, self._settings))
-                self.restarts += 1
-                try:
-                    await self._bring_up()
-                    break
-                except StartFailed as error:
-                    reason = str(error)
-                    failures += 1
+                started = await self._again(backoff_s(failures, self._settings))
+
+    async def _again(self, wait_s: float) -> Optional[str]:
+        """Starts the child once more; returns why it does not serve, None when it does."""
+        await asyncio.sleep(wait_s)
+        self.restarts += 1
+        try:
+            await self._bring_up()
+        except StartFailed as error:
+            return str(error)
+        return None
 
     async def _watch(self, child: Child) -> str:
         """Returns why the child must be replaced."""
         missing_since: Optional[float] = None
+        ended_before = child.workers_ended()
+        ended: list[float] = []  # when others did
         said = False
         assert self._unhealthy is not None
         while not self._unhealthy.done():
@@ -236,6 +261,13 @@ class Supervisor:
             self._registry.set_missing_workers(child.identity, max(0, child.expected_workers - alive))
             if not alive:
                 return "MindSpore Serving lost its worker" + ("s" if child.expected_workers > 1 else "")
+            lost = child.workers_ended() - ended_before - len(ended)
+            ended += [time.monotonic()] * lost
+            # MindSpore Serving gives a lost worker's images to the others, one after the other: not a third time.
+            if lost and self._registry.suspect_alone(self.version):
+                return "MindSpore Serving lost a worker with a suspect in it"
+            if len(ended) > 1 and time.monotonic() - ended[-2] < self._settings.worker_lost_s:
+                return f"MindSpore Serving lost 2 workers within {self._settings.worker_lost_s:g} s"
             if alive >= child.expected_workers:
                 missing_since, said = None, False
                 continue
@@ -262,6 +294,11 @@ def backoff_s(failures: int, settings: SupervisionSection) -> float:
     if failures <= 1:
         return 0.0
     return min(settings.backoff_max_s, settings.backoff_initial_s * 2.0 ** min(failures - 2, 60))
+
+
+def pause_s(ends_with_images: int, settings: SupervisionSection) -> float:
+    """Seconds before the next start after so many ends in a row with images in them."""
+    return min(PAUSE_MAX_S, backoff_s(ends_with_images - FREE_ENDS_WITH_IMAGES, settings))
 
 
 async def _ended(child: Child) -> None:

@@ -12,22 +12,28 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from metric_learn_client import wire
 from servable.config import ConfigError
+from servable.sections import REPOSITORY
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
+MODEL_FACTS = REPOSITORY / "configs" / "model.yaml"
 _BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class ExportedVersion:
-    """One version, checked. golden_embedding: float32 [embedding_dim], unit norm; what golden_image must give."""
+    """One version, checked. golden_embedding: float32 [embedding_dim], unit norm; what golden_image must give.
+
+    preprocessing: what this server does, part of the fingerprint; exported_for: what it was called at the export.
+    """
 
     number: int
     folder: Path
@@ -39,6 +45,7 @@ class ExportedVersion:
     mindir_bytes: int
     golden_image: bytes
     golden_embedding: npt.NDArray[np.float32]
+    exported_for: str = wire.PREPROCESSING_ID
 
     def with_batch_sizes(self, sizes: Sequence[int]) -> ExportedVersion:
         """The same with fewer MindIRs, which are about equally large."""
@@ -83,11 +90,8 @@ def find_version(root: Path, wanted: int, origin: str) -> Path:
     )
 
 
-def open_version(folder: Path, preprocessing: Optional[str] = None) -> ExportedVersion:
-    """Reads the manifest and compares every digest. `preprocessing`: what this server does, if it is to be compared.
-
-    Raises ConfigError naming the file and the remedy.
-    """
+def open_version(folder: Path) -> ExportedVersion:
+    """Reads the manifest and compares every digest. Raises ConfigError naming the file and the remedy."""
     manifest = _read_manifest(folder)
     try:
         entries = [dict(entry) for entry in manifest["mindir"]]
@@ -96,18 +100,19 @@ def open_version(folder: Path, preprocessing: Optional[str] = None) -> ExportedV
         version = ExportedVersion(
             number=int(manifest["version"]),
             folder=folder,
-            fingerprint=_text(manifest, "fingerprint"),
+            fingerprint=_fingerprint(folder, manifest),
             weights=_text(manifest, "weights"),
-            preprocessing=_text(manifest, "preprocessing"),
+            preprocessing=wire.PREPROCESSING_ID if _is_former(manifest) else _text(manifest, "preprocessing"),
             embedding_dim=int(manifest["embedding_dim"]),
             batch_sizes=tuple(sorted(int(entry["batch_size"]) for entry in entries)),
             mindir_bytes=sum((folder / entry["file"]).stat().st_size for entry in entries),
             golden_image=(folder / golden["image"]["file"]).read_bytes(),
             golden_embedding=_embedding((folder / golden["embedding"]["file"]).read_bytes()),
+            exported_for=_text(manifest, "preprocessing"),
         )
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}; {_again(folder)}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"is not a manifest ({error})"
         raise ConfigError(f"{folder / MANIFEST}: {what}; {_again(folder)}") from error
     for key, value, expected in (
@@ -115,7 +120,7 @@ def open_version(folder: Path, preprocessing: Optional[str] = None) -> ExportedV
         ("model", manifest.get("model"), wire.SERVABLE_NAME),
         ("version", version.number, int(folder.name)),
         ("embedding_dim", version.embedding_dim, wire.EMBEDDING_DIM),
-        ("preprocessing", version.preprocessing, preprocessing or version.preprocessing),
+        ("preprocessing", version.preprocessing, wire.PREPROCESSING_ID),
         ("batch_sizes without 1", 1 in version.batch_sizes, True),
         ("batch_sizes given twice", len(set(version.batch_sizes)) == len(entries), True),
         ("golden embedding's length", len(version.golden_embedding), version.embedding_dim),
@@ -125,6 +130,39 @@ def open_version(folder: Path, preprocessing: Optional[str] = None) -> ExportedV
                 f"{folder / MANIFEST}: {key} = {value!r}: this server takes {expected!r}; {_again(folder)}"
             )
     return version
+
+
+def _is_former(manifest: Mapping[str, Any]) -> bool:
+    return _text(manifest, "preprocessing") in wire.FORMER_PREPROCESSING_IDS
+
+
+def _fingerprint(folder: Path, manifest: Mapping[str, Any]) -> str:
+    """The manifest's; of a version exported for a former preprocessing that of the same parts with the present one.
+
+    Pixels of some pictures changed, so its embeddings must be told apart from those made before; a new export of the
+    same weights gets the same. What the parts are is proved by the fingerprint of the export. Raises ConfigError.
+    """
+    stored = _text(manifest, "fingerprint")
+    if not _is_former(manifest):
+        return stored
+    normalisation = manifest.get("normalisation") or yaml.safe_load(MODEL_FACTS.read_text())["normalisation"]
+    decides = {  # as export/manifest.py: fingerprint
+        "weights": manifest.get("weights_sha256"),
+        "network": manifest.get("network"),
+        "mean": normalisation["mean"],
+        "std": normalisation["std"],
+        "preprocessing": manifest["preprocessing"],
+    }
+    if _digest(decides) != stored:
+        raise ConfigError(
+            f"{folder / MANIFEST}: preprocessing = {manifest['preprocessing']!r}: this server preprocesses by "
+            f"{wire.PREPROCESSING_ID!r}, and what the version is made of cannot be proved; {_again(folder)}"
+        )
+    return _digest({**decides, "preprocessing": wire.PREPROCESSING_ID})
+
+
+def _digest(decides: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def _read_manifest(folder: Path) -> Mapping[str, Any]:

@@ -48,14 +48,14 @@ def contact_sheet(images: dict[str, bytes], rows: list[list[tuple[str, float]]],
     sheet = []
     for row in rows:
         cells = []
-        for name, similarity in row:
+        for place, (name, similarity) in enumerate(row):
             cell = np.full((THUMB_PX + 36, THUMB_PX + 8, 3), 255, np.uint8)
             picture = cv2.imdecode(np.frombuffer(images[name], np.uint8), cv2.IMREAD_COLOR)
             scale = THUMB_PX / max(picture.shape[:2])
             size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
             small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
             cell[4 : 4 + small.shape[0], 4 : 4 + small.shape[1]] = small
-            label = "query" if similarity > 1 else f"{similarity:.5f}"
+            label = f"{similarity:.5f}" if place else "query"
             for line, text in enumerate((name[:22], label)):
                 cv2.putText(cell, text, (4, THUMB_PX + 16 + 14 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1)
             cells.append(cell)
@@ -97,7 +97,7 @@ def main() -> int:
     rows = []
     for query in originals[:: max(1, len(originals) // SHOWN)][:SHOWN]:
         nearest = [index for index in np.argsort(-similarity[query], kind="stable") if index != query][:4]
-        rows.append([(names[query], 2.0)] + [(names[index], float(similarity[query, index])) for index in nearest])
+        rows.append([(names[query], 1.0)] + [(names[index], float(similarity[query, index])) for index in nearest])
         print(f"{names[query]:24} " + "  ".join(f"{name} {value:.5f}" for name, value in rows[-1][1:]))
     sheet = REPOSITORY / "demo-output" / "contact-sheet.png"
     contact_sheet(images, rows, sheet)

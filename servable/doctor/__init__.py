@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from servable.doctor.examine import Examined, examine
-from servable.doctor.problem import Problem
+from servable.problem import Problem
 
 __all__ = ["Examined", "Problem", "examine"]

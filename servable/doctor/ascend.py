@@ -21,8 +21,8 @@ from typing import Callable, Optional
 
 from servable.cann import ASCEND, DRIVERS, Cann, find_cann, serving_cann
 from servable.child_environment import child_environment
-from servable.doctor.problem import NOT_READY, Problem, wrong
 from servable.lite_runtime import SERVING_NAME, lite_directory
+from servable.problem import NOT_READY, Problem, wrong
 from servable.sections import Config
 
 DEVICES = Path("/dev")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from metric_learn_client import wire
 from servable.address import MAX_UNIX_PATH_BYTES
-from servable.doctor.problem import CONFIGURATION, NOT_READY, Problem, wrong
+from servable.problem import CONFIGURATION, NOT_READY, Problem, wrong
 from servable.sections import REPOSITORY, Config
 
 LONGEST_SOCKET = "/serving-999999-9999/grpc.sock"  # servable/launcher.py

@@ -1,41 +1,41 @@
-"""The whole examination: configuration, interpreter, directories, credentials, network, exported versions, host."""
+"""The whole examination: configuration, interpreter, directories, gateway, exported versions, host.
+
+What the gateway needs is decided by the gateway itself (servable/gateway/preparation.py), here as at its start.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Optional
-
-import yaml
 
 from servable.config import ConfigError
 from servable.doctor.ascend import ascend_problems
 from servable.doctor.consistency import inconsistencies
-from servable.doctor.credentials import credential_problems
 from servable.doctor.directories import directory_problems
 from servable.doctor.host import host_problems
 from servable.doctor.interpreter import interpreter_problems
-from servable.doctor.network import network_problems
-from servable.doctor.problem import CONFIGURATION, Problem
-from servable.sections import REPOSITORY, Config
+from servable.gateway import StartError, prepare
+from servable.problem import CONFIGURATION, Problem, exit_code
+from servable.sections import Config
 from servable.version import ExportedVersion, find_version, open_version
-
-MODEL_FACTS = REPOSITORY / "configs" / "model.yaml"
 
 
 @dataclass
 class Examined:
-    """problems: all that were found. versions: those to serve, by number; default: callers that name none get it."""
+    """problems: all that were found. versions: those to serve, by number; default: callers that name none get it.
+
+    warnings: what will work, but perhaps not as the operator thinks.
+    """
 
     problems: list[Problem] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
     versions: dict[int, ExportedVersion] = field(default_factory=dict)
     default: int = 0
 
     @property
     def exit_code(self) -> int:
         """2 where the configuration is wrong, else 4 where the host is; 0 without problems."""
-        codes = {problem.exit_code for problem in self.problems}
-        return CONFIGURATION if CONFIGURATION in codes else max(codes, default=0)
+        return exit_code(self.problems)
 
 
 def examine(config: Config) -> Examined:
@@ -45,10 +45,9 @@ def examine(config: Config) -> Examined:
     if found.problems:
         return found  # on the wrong host nothing else matters
     found.problems += inconsistencies(config)
-    found.problems += interpreter_problems(config)
+    found.problems += interpreter_problems()
     found.problems += directory_problems(config)
-    found.problems += credential_problems(config)
-    found.problems += network_problems(config)
+    found.problems += _gateway(config, found)
     found.problems += _versions(config, found)
     found.problems += host_problems(config, list(found.versions.values()))
     return found
@@ -63,7 +62,7 @@ def default_version(config: Config) -> int:
 def open_configured(config: Config, number: int) -> ExportedVersion:
     """The exported version `number`, checked, with the batch sizes that are to be served. Raises ConfigError."""
     folder = find_version(config.model.root, number, config.origin("model.version"))
-    version = open_version(folder, preprocessing_id())
+    version = open_version(folder)
     wanted = config.backend.batch_sizes
     if not set(wanted) <= set(version.batch_sizes):
         has = f"{folder} has {list(version.batch_sizes)}"
@@ -74,13 +73,12 @@ def open_configured(config: Config, number: int) -> ExportedVersion:
     return version.with_batch_sizes(wanted) if wanted else version
 
 
-def preprocessing_id() -> Optional[str]:
-    """What this checkout's preprocessing is called; a version exported for another must not be served."""
+def _gateway(config: Config, found: Examined) -> Iterable[Problem]:
     try:
-        facts = yaml.safe_load(MODEL_FACTS.read_text())
-        return str(facts["model"]["preprocessing"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return None
+        found.warnings = prepare(config).warnings
+    except StartError as error:
+        return error.problems
+    return ()
 
 
 def _versions(config: Config, found: Examined) -> Iterator[Problem]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 
 from metric_learn_client import wire
-from servable.doctor.problem import NOT_READY, Problem, wrong
 from servable.lite_runtime import SERVING_NAME, lite_directory
+from servable.problem import NOT_READY, Problem, wrong
 from servable.sections import Config
 from servable.version import ExportedVersion
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import sys
 import sysconfig
@@ -11,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from metric_learn_client import wire
-from servable.doctor.problem import NOT_READY, Problem
-from servable.sections import REPOSITORY, Config
+from servable.problem import NOT_READY, Problem
+from servable.sections import REPOSITORY
 
 SERVING = "2.0.2"
 AGAIN = "run `make server-env`"
 
 
-def interpreter_problems(config: Config) -> Iterator[Problem]:
+def interpreter_problems() -> Iterator[Problem]:
     if " " in sys.executable:
         yield Problem(
             f"Python {sys.executable}: MindSpore Serving splits its command at spaces; move the checkout to a path "
@@ -28,12 +27,6 @@ def interpreter_problems(config: Config) -> Iterator[Problem]:
     yield from _libpython()
     yield from _serving()
     yield from _shadows()
-    if config.tracing.enabled and not _found("opentelemetry.sdk"):
-        yield Problem(
-            f"{config.origin('tracing.enabled')}: tracing.enabled = True: opentelemetry-sdk is not installed; "
-            f"{AGAIN} or set it to false",
-            NOT_READY,
-        )
 
 
 def _libpython() -> Iterator[Problem]:
@@ -77,10 +70,3 @@ def _shadows() -> Iterator[Problem]:
 
 def _python_path() -> list[str]:
     return [entry for entry in os.environ.get("PYTHONPATH", "").split(":") if entry]
-
-
-def _found(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Callable
 
 from servable.gateway.errors import overloaded
-from servable.gateway.settings import LimitSettings
+from servable.sections import LimitsSection
 
 MIN_RETRY_MS, MAX_RETRY_MS = 50, 5000
 _UNKNOWN_RETRY_MS = 200  # before the first image came back
@@ -17,7 +17,7 @@ _SMOOTHING = 0.2  # of the newest busy second in the throughput estimate
 class Admission:
     """Counts calls from their first byte on, images and bytes from when they are known, to the end of the call."""
 
-    def __init__(self, limits: LimitSettings, clock: Callable[[], float]) -> None:
+    def __init__(self, limits: LimitsSection, clock: Callable[[], float]) -> None:
         self._limits = limits
         self._clock = clock
         self.calls = 0

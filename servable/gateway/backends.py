@@ -44,6 +44,10 @@ class Backend(Protocol):
     def max_batch(self) -> int: ...
 
     @property
+    def workers(self) -> int:
+        """That run the network."""
+
+    @property
     def embedding_dim(self) -> int: ...
 
     @property
@@ -79,7 +83,13 @@ class Served:
         self.restarts = 0
         self.missing_workers = 0  # of its backend: devices that were lost while others serve on
         self.retired = False
+        self.ending = False  # its backend is being stopped in order: what fails now is nobody's fault
         self.calls = 0
+        # Kept by the dispatcher. An image that was in a backend when it ended is a suspect; it is tried alone.
+        self.alone = False  # a suspect is there alone, now
+        self.images_in_it = False  # since it serves, images met an end or a fault of it, and were not answered
+        self.suspect_images = {"cleared": 0, "failed": 0, "remembered": 0}
+        self.deaths_with_suspects = 0
         self.listeners: list[Callable[[Served], None]] = []
         self._idle: Optional[asyncio.Future[None]] = None
 
@@ -93,7 +103,7 @@ class Served:
         for listener in list(self.listeners):
             listener(self)
 
-    def suspect(self, reason: str) -> None:
+    def doubt(self, reason: str) -> None:
         """A call met a fault of the backend itself: hold calls until the golden image passes again."""
         if self.state is State.SERVING:
             self.move(State.PROBING, reason)
@@ -155,11 +165,26 @@ class Backends:
         served.backend = backend
         served.move(State.PROBING, "golden image not yet back")
 
-    def set_down(self, backend: Backend, reason: str) -> None:
-        """`backend` ended or is about to: calls in flight are retried on its successor, new ones wait or fail."""
+    def set_down(self, backend: Backend, reason: str) -> bool:
+        """`backend` ended or must be replaced: calls in flight are retried on its successor, new ones wait or fail.
+
+        True where images were in it, which may have ended it.
+        """
         served = self._served.get(backend.version)
-        if served is not None and served.backend is backend:
-            served.move(State.DOWN, reason)
+        if served is None or served.backend is not backend:
+            return False
+        served.move(State.DOWN, reason)
+        served.deaths_with_suspects += served.images_in_it
+        return served.images_in_it
+
+    def set_ending(self, version: int) -> None:
+        """Its backend is about to be stopped in order."""
+        if version in self._served:
+            self._served[version].ending = True
+
+    def suspect_alone(self, version: int) -> bool:
+        """Whether an image is in the backend of `version` alone because it may have ended the one before."""
+        return version in self._served and self._served[version].alone
 
     def set_missing_workers(self, backend: Backend, count: int) -> None:
         served = self._served.get(backend.version)
@@ -191,7 +216,7 @@ class Backends:
         try:
             if not served.serving:
                 await asyncio.wait({reached}, timeout=timeout_s)
-            return served.serving
+            return served.serving or reached.done()  # the first image that it got may have ended it since
         finally:
             served.listeners.remove(listener)
 

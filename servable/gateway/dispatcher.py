@@ -4,8 +4,9 @@ A call's images wait in its job. A part takes images of one method, from as many
 and goes out as soon as the backend's window has room; jobs take turns, so a large call does not hold up a small one.
 Nothing waits for a batch to fill: while the backend is busy parts fill up by themselves.
 
-Embedding is idempotent: images whose part met a fault of the backend go back to the front of their job, for its
-successor. An image that was there at every fault goes last and alone, so that one that ends workers fails alone.
+Embedding is idempotent: images whose part met a fault of the backend, or its end, go to its successor. Any of them may
+have been the cause, so they are suspects: each goes alone, before everything else, and with nothing beside it. The one
+that is there when it happens again fails, with E_CRASH, and is not sent again; the others are answered.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from servable.gateway.backends import Served
 from servable.gateway.channel import BackendError, Channel
 from servable.gateway.errors import CallError, overloaded, unavailable
 from servable.gateway.job import RETRY_AFTER_FAULT_MS, Job, Part
-from servable.gateway.reply import Fault, Outcome, read_reply
+from servable.gateway.reply import Fault, Outcome, crashed, read_reply
+from servable.gateway.suspects import REMEMBERED_S, Known, Suspects
 
-MAX_ATTEMPTS = 3  # the last one alone
 MAX_PART_BYTES = 64 * 1024 * 1024  # MindSpore Serving's master and worker exchange 512 MB at most
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ class Dispatcher:
         self._timeout_s = timeout_s
         self._on_images = on_images
         self._jobs: deque[Job] = deque()
+        self._suspects: deque[tuple[Job, int]] = deque()
+        self._known = Suspects()
         self._parts: dict[asyncio.Task[None], Part] = {}
         self._channel: Optional[Channel] = None
         self._generation = 0
@@ -53,11 +56,18 @@ class Dispatcher:
         """To the current backend; None before there was one."""
         return self._channel
 
+    @property
+    def waiting_since(self) -> float:
+        """When the oldest part was sent that is not answered yet; now where there is none. Monotonic."""
+        return min((part.made_at for part in self._parts.values()), default=time.monotonic())
+
     async def run(self, job: Job) -> None:
         """Returns when every image of `job` has its outcome. Raises CallError. Cancelled: its images are dropped."""
-        if not self._served.serving and not self._wait_when_down:
-            raise self._down()
-        self._jobs.append(job)
+        self._recognise(job)
+        if not self._served.serving and not self._wait_when_down and not job.done.done():
+            job.fail(self._down())
+        if job.pending:
+            self._jobs.append(job)
         if self._parts:
             self._pump_soon()
         else:  # nothing to share a batch with
@@ -73,8 +83,7 @@ class Dispatcher:
         """Ends every part; jobs that are left fail with UNAVAILABLE."""
         self._closed = True
         self._served.listeners.remove(self._changed)
-        for job in self._take_jobs():
-            job.fail(self._down())
+        self._fail_all()
         self._drop_channel()
         await asyncio.gather(*self._parts, *self._closing, return_exceptions=True)
 
@@ -83,11 +92,13 @@ class Dispatcher:
             self._generation = served.generation
             self._drop_channel()
             self._channel = Channel(served.backend.target)
+        if served.serving:
+            served.images_in_it = False
         if served.state.value == "down":
+            served.images_in_it = served.images_in_it or bool(self._parts)
             self._drop_channel()
         if not served.serving and not self._wait_when_down:
-            for job in self._take_jobs():
-                job.fail(self._down())
+            self._fail_all()
         self._pump_soon()
 
     def _drop_channel(self) -> None:
@@ -98,10 +109,10 @@ class Dispatcher:
             closing.add_done_callback(self._closing.discard)
             self._channel = None
 
-    def _take_jobs(self) -> list[Job]:
-        jobs = list(self._jobs)
+    def _fail_all(self) -> None:
+        for job in [*self._jobs, *(job for job, _ in self._suspects)]:
+            job.fail(self._down())
         self._jobs.clear()
-        return jobs
 
     def _down(self) -> CallError:
         if self._closed:
@@ -131,15 +142,21 @@ class Dispatcher:
             task.add_done_callback(self._part_ended)
 
     def _next_part(self, max_batch: int, room: int) -> Optional[Part]:
-        while self._jobs and not self._jobs[0].pending:
-            self._jobs.popleft()
-        if not self._jobs or any(part.alone for part in self._parts.values()):
+        if self._served.alone:
             return None
-        first = self._jobs[0]
-        if first.attempts[first.pending[0]] >= MAX_ATTEMPTS - 1:
+        while self._suspects:
             if self._parts:
                 return None
-            return Part(first.method, [(first, first.pending.popleft())], alone=True)
+            job, index = self._suspects.popleft()
+            if not job.done.done():
+                self._served.alone = True
+                return Part(job.method, [(job, index)], alone=True)
+            self._known.note(job.method, job.payload(index), Known.SUSPECT)  # its call is over: when it comes again
+        while self._jobs and not self._jobs[0].pending:
+            self._jobs.popleft()
+        if not self._jobs:
+            return None
+        first = self._jobs[0]
         images: list[tuple[Job, int]] = []
         passed_over: list[Job] = []  # they keep their place
         size, most = 0, min(max_batch, room)
@@ -147,10 +164,8 @@ class Dispatcher:
             job = self._jobs.popleft()
             taken = 0
             while job.pending and job.method is first.method and len(images) < most:
-                payload = job.payloads[job.pending[0]]
-                assert payload is not None
-                last_try = job.attempts[job.pending[0]] >= MAX_ATTEMPTS - 1
-                if last_try or (images and size + len(payload) > MAX_PART_BYTES):
+                payload = job.payload(job.pending[0])
+                if images and size + len(payload) > MAX_PART_BYTES:
                     break
                 images.append((job, job.pending.popleft()))
                 size += len(payload)
@@ -192,30 +207,89 @@ class Dispatcher:
             self.succeeded_at = time.monotonic()
             self._on_images(good)
         if faults:
-            self._retry(part, faults, channel)
+            self._faulted(part, faults, channel)
+        elif part.alone:
+            ((job, index),) = part.images
+            self._served.suspect_images["cleared"] += 1
+            self._known.forget(job.method, job.payload(index))
 
-    def _retry(self, part: Part, faults: Sequence[tuple[Job, int, Fault]], channel: Channel) -> None:
+    def _faulted(self, part: Part, faults: Sequence[tuple[Job, int, Fault]], channel: Channel) -> None:
         reason = faults[0][2].reason
         ids = sorted({job.request_id for job, _ in part.images})
         log.warning("part of %d images failed: %s", len(part.images), reason, extra={"fields": {"request_ids": ids}})
         if channel is self._channel and not faults[0][2].overload:
-            self._served.suspect(f"a part failed: {reason}")
-        for job, index, fault in reversed(faults):
-            job.attempts[index] += 1
-            if job.done.done():
-                continue
+            self._served.doubt(f"a part failed: {reason}")
+        for job, index, fault in faults:
             if fault.overload:
                 job.fail(overloaded("the model has too much to do; try again later", RETRY_AFTER_FAULT_MS))
-            elif self._closed or not self._wait_when_down or job.attempts[index] >= MAX_ATTEMPTS:
+            elif self._closed or self._served.ending or (part.alone and fault.nonsense):
                 job.fail(self._down())
+            elif part.alone:
+                self._convict(job, index, fault.reason)
             else:
-                job.pending.appendleft(index)
-                if job not in self._jobs:
-                    self._jobs.appendleft(job)
+                self._accuse(job, index)
+            self._served.images_in_it |= not (fault.overload or fault.nonsense)
+
+    def _accuse(self, job: Job, index: int) -> None:
+        """The image goes alone: with its call where that still waits, else when it comes again."""
+        if not self._wait_when_down:
+            job.fail(self._down())
+        if job.done.done():
+            self._known.note(job.method, job.payload(index), Known.SUSPECT)
+        else:
+            # The last to be sent goes first: what the backend worked on when it ended came early.
+            self._suspects.appendleft((job, index))
+
+    def _convict(self, job: Job, index: int, reason: str) -> None:
+        """It happened again, and nothing else was there."""
+        payload = job.payload(index)
+        digest = self._known.note(job.method, payload, Known.GUILTY)
+        self._served.suspect_images["failed"] += 1
+        log.error(
+            "an image ended or held up MindSpore Serving twice, the second time alone; it gets E_CRASH, now and for "
+            "%d minutes (%s)",
+            REMEMBERED_S // 60,
+            reason,
+            extra={
+                "fields": {
+                    "request_id": job.request_id,
+                    "sha256": digest[:16],
+                    "bytes": len(payload),
+                    "method": job.method.name,
+                }
+            },
+        )
+        job.set(index, crashed(), None)
+        suspects, self._suspects = self._suspects, deque()
+        for other, place in suspects:
+            if not self._refuse(other, place):
+                self._suspects.append((other, place))
+        for other in self._jobs:
+            self._recognise(other)
+
+    def _recognise(self, job: Job) -> None:
+        """Images that are known from before are answered at once, or go alone."""
+        if not self._known:
+            return
+        for index in list(job.pending):
+            known = self._known.look(job.method, job.payload(index))
+            if known is not None:
+                job.pending.remove(index)
+                if not self._refuse(job, index):
+                    self._suspects.append((job, index))
+
+    def _refuse(self, job: Job, index: int) -> bool:
+        guilty = self._known.look(job.method, job.payload(index)) is Known.GUILTY
+        if guilty and not job.done.done():
+            self._served.suspect_images["remembered"] += 1
+            job.set(index, crashed(), None)
+        return guilty
 
     def _part_ended(self, task: asyncio.Task[None]) -> None:
         part = self._parts.pop(task)
         self.sent -= len(part.images)
+        if part.alone:
+            self._served.alone = False
         if not task.cancelled() and task.exception() is not None:
             log.error("a part ended by an error of the gateway", exc_info=task.exception())
             for job, _ in part.images:

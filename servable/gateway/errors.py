@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Optional
 
 import grpc
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from metric_learn_client.wire import METADATA_RETRY_AFTER_MS
+from servable.problem import Problem
 
 STATUS_DETAILS = "grpc-status-details-bin"  # google.rpc.Status, the richer error model of gRPC
 Metadata = tuple[tuple[str, "str | bytes"], ...]
 
 
 class StartError(Exception):
-    """The gateway cannot start: an address, certificate, key or token file, why, and what to do."""
+    """The gateway cannot start: keys, addresses or credential files, one line for each problem with its remedy."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+@contextlib.contextmanager
+def gathered(problems: list[Problem]) -> Iterator[None]:
+    """Adds to `problems` instead of raising StartError, so that an operator sees all of them at once."""
+    try:
+        yield
+    except StartError as error:
+        problems += error.problems
 
 
 class CallError(Exception):

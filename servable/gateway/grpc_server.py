@@ -8,12 +8,12 @@ from typing import Any, Optional
 import grpc
 import grpc.aio
 
-from servable.gateway.settings import LimitSettings
+from servable.sections import LimitsSection
 
 MAX_METADATA_BYTES = 16 * 1024
 
 
-def make_server(handlers: Mapping[str, grpc.RpcMethodHandler], limits: LimitSettings) -> Any:
+def make_server(handlers: Mapping[str, grpc.RpcMethodHandler], limits: LimitsSection) -> Any:
     """A grpc.aio.Server that is not started yet and has no port."""
     server = grpc.aio.server(
         options=(

@@ -6,7 +6,7 @@ It runs on the gateway's own event loop on purpose: when that hangs, /livez does
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Callable, NamedTuple, Optional
 
 MAX_HEAD_BYTES = 16 * 1024
@@ -31,9 +31,9 @@ class HttpPages:
         self._server: Optional[asyncio.AbstractServer] = None
         self._connections: set[asyncio.Task[None]] = set()
 
-    async def start(self, host: str, port: int) -> int:
+    async def start(self, hosts: Sequence[str], port: int) -> int:
         """Listens; returns the port. Raises OSError."""
-        self._server = await asyncio.start_server(self._accept, host, port, limit=MAX_HEAD_BYTES)
+        self._server = await asyncio.start_server(self._accept, hosts, port, limit=MAX_HEAD_BYTES)
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 

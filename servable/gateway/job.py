@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional, Union
 
 from metric_learn_client.wire.instances import encode_request
@@ -38,7 +38,6 @@ class Job:
         self.body = body
         self.payloads = payloads
         self.pending: deque[int] = deque(index for index, payload in enumerate(payloads) if payload is not None)
-        self.attempts = [0] * len(payloads)
         self.outcomes: list[Optional[Union[bytes, ImageError]]] = [None] * len(payloads)
         self.left = len(self.pending)
         self.fingerprint: Optional[str] = None
@@ -46,19 +45,27 @@ class Job:
         self.sent_at: Optional[float] = None
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    def payload(self, index: int) -> Payload:
+        """Of an image that needs an embedding."""
+        payload = self.payloads[index]
+        assert payload is not None
+        return payload
+
     def fail(self, error: CallError) -> None:
         self.pending.clear()
         if not self.done.done():
             self.done.set_exception(error)
 
-    def set(self, index: int, outcome: Union[bytes, ImageError], fingerprint: str) -> None:
+    def set(self, index: int, outcome: Union[bytes, ImageError], fingerprint: Optional[str]) -> None:
+        """fingerprint: of the model that gave the outcome; None where none did."""
         if self.done.done():
             return
-        if self.fingerprint not in (None, fingerprint):
-            # Two halves of one call from two models: never mixed.
-            self.fail(unavailable("the model changed during the call; send it again", RETRY_AFTER_FAULT_MS))
-            return
-        self.fingerprint = fingerprint
+        if fingerprint is not None:
+            if self.fingerprint not in (None, fingerprint):
+                # Two halves of one call from two models: never mixed.
+                self.fail(unavailable("the model changed during the call; send it again", RETRY_AFTER_FAULT_MS))
+                return
+            self.fingerprint = fingerprint
         self.outcomes[index] = outcome
         self.left -= 1
         if not self.left:
@@ -67,11 +74,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Part:
-    """What goes to the backend at once: images of one method, each by its job and its place there."""
+    """What goes to the backend at once: images of one method, each by its job and its place there.
+
+    alone: one image that was there when a backend ended, with nothing beside it.
+    """
 
     method: Method
     images: list[tuple[Job, int]]
     alone: bool
+    made_at: float = field(default_factory=time.monotonic)
 
     def encode(self) -> bytes:
         first = self.images[0][0]

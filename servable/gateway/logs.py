@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import Any, Callable, Optional, TextIO
 
-from servable.gateway.settings import LogSettings
+from servable.sections import LogSection
 
 LOGGER = "servable"  # the server's; libraries log under their own names
 MAX_WAITING_LINES = 10_000
@@ -104,7 +104,7 @@ def dropped_lines() -> int:
     return _ThreadHandler.dropped
 
 
-def configure_logging(settings: LogSettings, stream: Optional[TextIO] = None) -> Callable[[], None]:
+def configure_logging(settings: LogSection, stream: Optional[TextIO] = None) -> Callable[[], None]:
     """Sends the lines of logger "servable" to `stream` (standard error); the function returned ends that."""
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # nothing of it is written
     logger = logging.getLogger(LOGGER)

@@ -31,7 +31,9 @@ BatchRuns = Callable[[], Mapping[int, "tuple[int, int]"]]  # batch size -> (runs
 class Metrics:
     """Counters that the gateway moves, and gauges that are read when Prometheus asks."""
 
-    def __init__(self, admission: Admission, backends: Backends, batch_runs: BatchRuns) -> None:
+    def __init__(
+        self, admission: Admission, backends: Backends, batch_runs: BatchRuns, decoder_restarts: Callable[[], int]
+    ) -> None:
         self._by_call: dict[tuple[str, str], _CallCounters] = {}
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a time beside every counter that nobody asks for
         self.registry = CollectorRegistry(auto_describe=True)
@@ -56,6 +58,7 @@ class Metrics:
         self.registry.register(_Logs())
         self.registry.register(_Versions(backends))
         self.registry.register(_BatchRuns(batch_runs))
+        self.registry.register(_Decoders(decoder_restarts))
 
     def call_ended(
         self,
@@ -149,6 +152,16 @@ class _Versions(Collector):
         restarts = CounterMetricFamily(
             "metric_learn_backend_restarts", "Backends started after the first.", labels=["version"]
         )
+        deaths = CounterMetricFamily(
+            "metric_learn_backend_deaths_with_suspects",
+            "Backends that ended, or hung, with images in them.",
+            labels=["version"],
+        )
+        suspects = CounterMetricFamily(
+            "metric_learn_suspect_images",
+            "Images that were in a backend when it ended, by what became of them.",
+            labels=["version", "result"],
+        )
         missing = GaugeMetricFamily(
             "metric_learn_missing_workers", "Workers, and their devices, that its backend has lost.", labels=["version"]
         )
@@ -159,10 +172,30 @@ class _Versions(Collector):
             version_ready.add_metric([version], float(served.serving))
             restarts.add_metric([version], served.restarts)
             missing.add_metric([version], served.missing_workers)
+            deaths.add_metric([version], served.deaths_with_suspects)
+            for result, count in served.suspect_images.items():
+                suspects.add_metric([version, result], count)
             if backend is not None:
                 default = "true" if served is self._backends.default else "false"
                 info.add_metric([version, backend.fingerprint, backend.weights, backend.preprocessing, default], 1.0)
-        return [ready, version_ready, restarts, missing, info]
+        return [ready, version_ready, restarts, deaths, suspects, missing, info]
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+
+class _Decoders(Collector):
+    """Counted where the decoders are, in the workers."""
+
+    def __init__(self, read: Callable[[], int]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        restarts = CounterMetricFamily(
+            "metric_learn_decoder_restarts", "Decoder processes that ended unasked, most often by an image."
+        )
+        restarts.add_metric([], self._read())
+        return [restarts]
 
     def describe(self) -> Iterable[Metric]:
         return []

@@ -9,7 +9,7 @@ from metric_learn_client.wire import SERVABLE_NAME, GetModelReply, GetModelReque
 from servable.gateway.backends import Backends, Served, UnknownVersion
 from servable.gateway.errors import CallError, invalid, unavailable
 from servable.gateway.methods import METHODS
-from servable.gateway.settings import LimitSettings
+from servable.sections import LimitsSection
 
 RETRY_AFTER_START_MS = 1000
 
@@ -27,7 +27,7 @@ def resolve(backends: Backends, version: int, field: str) -> Served:
         ) from None
 
 
-def describe_model(request: GetModelRequest, backends: Backends, limits: LimitSettings) -> GetModelReply:
+def describe_model(request: GetModelRequest, backends: Backends, limits: LimitsSection) -> GetModelReply:
     """Raises CallError: INVALID_ARGUMENT for another model, NOT_FOUND, UNAVAILABLE before the first start."""
     if request.name not in ("", SERVABLE_NAME):
         raise invalid("name", f"{request.name[:64]!r}; this server serves {SERVABLE_NAME!r}")

@@ -39,9 +39,9 @@ from servable.gateway.metrics import Metrics
 from servable.gateway.model_service import resolve
 from servable.gateway.reply import ImageError, encode_reply
 from servable.gateway.request import Payload, PredictWork, read_request
-from servable.gateway.settings import GatewaySettings
 from servable.gateway.tokens import Tokens
 from servable.gateway.tracing import Attributes, Tracer
+from servable.sections import Config
 
 RETRY_AFTER_DRAIN_MS = 1000
 _PROCESS, _count = secrets.token_hex(8), itertools.count(1)  # of the ids that are made here
@@ -77,7 +77,7 @@ class PredictService:
 
     def __init__(
         self,
-        settings: GatewaySettings,
+        settings: Config,
         backends: Backends,
         admission: Admission,
         dispatcher_of: Callable[[Served], Dispatcher],

@@ -2,7 +2,8 @@
 
 A backend that was just started or met a fault serves again when the golden image comes back right. One that stays
 wrong, or silent while nothing else comes back either, is reported for replacement. Traffic that succeeds stands in
-for the golden image for a while, so that a busy backend is not asked and a slow one not called dead.
+for the golden image for a while, so that a busy backend is not asked and a slow one not called dead. With several
+workers, of which one hangs, golden images and traffic go on through the others: there, images without an answer tell.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from servable.gateway.dispatcher import Dispatcher
 from servable.gateway.methods import METHODS
 from servable.gateway.metrics import Metrics
 from servable.gateway.reply import ImageError, read_reply
-from servable.gateway.settings import ReadinessSettings
+from servable.sections import ReadinessSection
 
 RETRY_S = 0.25  # after a quick failure: a restarting worker answers with one at once
 MAX_INTERVAL_S = 30.0
+# Images without an answer for so many times the silence that ends a lone worker hang in one of several: 30 s by
+# default, more than a batch of the largest pictures takes.
+PATIENCE = 3
 log = logging.getLogger(__name__)
 
 
@@ -39,7 +43,7 @@ class Readiness:
         self,
         served: Served,
         dispatcher: Dispatcher,
-        settings: ReadinessSettings,
+        settings: ReadinessSection,
         on_unhealthy: Callable[[Served, str], None],
         metrics: Metrics,
     ) -> None:
@@ -81,7 +85,7 @@ class Readiness:
                 await asyncio.wait_for(self._changed.wait(), slice_s)
                 return
             except asyncio.TimeoutError:
-                if left is None or left <= self._settings.interval_s or self._silent():
+                if left is None or left <= self._settings.interval_s or self._silent() or self._stuck():
                     return
 
     def _silent(self) -> bool:
@@ -89,11 +93,21 @@ class Readiness:
         last = max(self._dispatcher.succeeded_at, self._golden_at)
         return self._dispatcher.sent > 0 and time.monotonic() - last > self._settings.deadline_s
 
+    def _stuck(self) -> bool:
+        """One of several workers hangs with images in it."""
+        backend, settings = self._served.backend, self._settings
+        if backend is None or backend.workers < 2:
+            return False
+        waited_s = time.monotonic() - self._dispatcher.waiting_since
+        return waited_s > PATIENCE * settings.failures_before_replace * settings.deadline_s
+
     async def _step(self) -> Optional[float]:
         """One look; returns the seconds to the next, None: until something changes."""
         served, channel = self._served, self._dispatcher.channel
         if served.state is State.DOWN or served.backend is None or channel is None:
             return None
+        if self._stuck() and not self._reported:
+            self._report("one of the workers does not answer")
         if served.state is State.SERVING and self._traffic_stands_in():
             return self._settings.interval_s
         began, generation = time.monotonic(), served.generation
@@ -161,6 +175,9 @@ class Readiness:
         # Quick failures are those of a worker that is being restarted, which takes seconds: time counts, not number.
         lasted = wrong or now - self._failing_since >= enough * settings.deadline_s - RETRY_S
         if self._failures >= enough and lasted and not self._reported:
-            self._reported = True
-            self._on_unhealthy(served, reason)
+            self._report(reason)
         return RETRY_S
+
+    def _report(self, reason: str) -> None:
+        self._reported = True
+        self._on_unhealthy(self._served, reason)

@@ -43,10 +43,11 @@ class ImageError:
 
 @dataclass(frozen=True)
 class Fault:
-    """The backend could not do it; the image is not to blame, and another try may succeed. reason: for the log."""
+    """The backend gave no answer to the image; another try may succeed. reason: for the log."""
 
     reason: str
     overload: bool = False  # the backend lives and has too much to do
+    nonsense: bool = False  # the backend lives, and its reply is none
 
 
 Outcome = Union[bytes, ImageError, Fault]  # bytes: the embedding, float32 little-endian
@@ -75,12 +76,13 @@ def read_reply(body: bytes, count: int, dim: int) -> list[Outcome]:
     try:
         reply = PredictReply.FromString(body)
     except DecodeError:
-        return [Fault("the reply is no PredictReply")] * count
+        return [Fault("the reply is no PredictReply", nonsense=True)] * count
     errors = list(reply.error_msg)
     if len(errors) == 1 and not reply.instances:
         return [_failure(errors[0])] * count
     if len(reply.instances) != count or len(errors) not in (0, count):
-        return [Fault(f"{len(reply.instances)} instances and {len(errors)} errors for {count}")] * count
+        reason = f"{len(reply.instances)} instances and {len(errors)} errors for {count}"
+        return [Fault(reason, nonsense=True)] * count
     outcomes: list[Outcome] = []
     for index, instance in enumerate(reply.instances):
         if errors and errors[index].error_code:
@@ -88,7 +90,8 @@ def read_reply(body: bytes, count: int, dim: int) -> list[Outcome]:
             continue
         tensor = instance.items[ITEM_EMBEDDING]
         if tensor.dtype != DataType.MS_FLOAT32 or len(tensor.data) != dim * EMBEDDING_ITEM_BYTES:
-            outcomes.append(Fault(f"an embedding of dtype {tensor.dtype} and {len(tensor.data)} bytes"))
+            reason = f"an embedding of dtype {tensor.dtype} and {len(tensor.data)} bytes"
+            outcomes.append(Fault(reason, nonsense=True))
         else:
             outcomes.append(tensor.data)
     return outcomes
@@ -145,6 +148,11 @@ def _failure(error: ErrorMsg) -> Outcome:
     if error.error_code in _TRANSIENT or "worker" in text.lower():
         return Fault(f"code {error.error_code}: {text[:200]}")
     return ImageError(error.error_code, INTERNAL)
+
+
+def crashed() -> ImageError:
+    """The outcome of an image that was alone in a backend when it ended."""
+    return ImageError(ServingCode.SYSTEM_ERROR, image_error_text(ImageErrorCode.CRASH, ""))
 
 
 def image_error_text(code: ImageErrorCode, sentence: str) -> str:

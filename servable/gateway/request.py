@@ -16,7 +16,7 @@ from metric_learn_client.wire import instances as plain_form
 from servable.gateway.errors import CallError, invalid
 from servable.gateway.fields import LENGTH, VARINT, Field, Malformed, read_fields, read_varint
 from servable.gateway.methods import METHODS, Method
-from servable.gateway.settings import LimitSettings
+from servable.sections import LimitsSection
 
 Payload = memoryview  # into the body: nothing is copied before a part is sent
 _SHOWN = 64  # characters of a caller's value that an error repeats
@@ -35,7 +35,7 @@ class PredictWork:
     plain: Optional[bytes] = None
 
 
-def read_request(body: bytes, limits: LimitSettings) -> PredictWork:
+def read_request(body: bytes, limits: LimitsSection) -> PredictWork:
     """Raises CallError (INVALID_ARGUMENT) that names the field."""
     if len(body) > limits.max_request_bytes:
         raise invalid(
@@ -55,7 +55,7 @@ def read_request(body: bytes, limits: LimitSettings) -> PredictWork:
         ) from None
 
 
-def _read(body: bytes, limits: LimitSettings) -> PredictWork:
+def _read(body: bytes, limits: LimitsSection) -> PredictWork:
     spec: Optional[Field] = None
     instances: list[Field] = []
     for field in read_fields(body, 0, len(body)):

@@ -22,8 +22,8 @@ from metric_learn_client.wire import (
     HealthCheckRequest,
     HealthCheckResponse,
 )
-from servable.address import Address
-from servable.gateway.address import check_free, read_address, write_address
+from servable.address import Address, parse_address
+from servable.gateway.address import GRPC, HTTP, cannot_bind, usable_hosts, write_address
 from servable.gateway.admission import Admission
 from servable.gateway.backends import Backends, Served
 from servable.gateway.dispatcher import Dispatcher
@@ -34,11 +34,13 @@ from servable.gateway.http_pages import HttpPages, Page
 from servable.gateway.metrics import Metrics
 from servable.gateway.model_service import describe_model
 from servable.gateway.predict import PredictService, request_id_of
+from servable.gateway.preparation import prepare
 from servable.gateway.readiness import Readiness
-from servable.gateway.settings import GatewaySettings
 from servable.gateway.tls import Certificates
 from servable.gateway.tokens import Tokens
 from servable.gateway.tracing import Tracer
+from servable.problem import wrong
+from servable.sections import Config
 
 HEALTH_WATCH_PATH = HEALTH_CHECK_PATH.replace("/Check", "/Watch")
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -54,22 +56,23 @@ class Gateway:
     """Start it, tell it of backends through `backends`, drain it, stop it. All on one event loop.
 
     on_unhealthy: a version's backend stays wrong or silent and should be replaced; called once for each backend.
-    batch_runs: batch size -> (runs, images) of the network so far.
+    batch_runs: batch size -> (runs, images) of the network so far; decoder_restarts: decoders that ended unasked.
     """
 
     def __init__(
         self,
-        settings: GatewaySettings,
+        settings: Config,
         backends: Backends,
         *,
         on_unhealthy: Callable[[Served, str], None],
         batch_runs: Callable[[], Mapping[int, tuple[int, int]]] = _no_batch_runs,
+        decoder_restarts: Callable[[], int] = lambda: 0,
     ) -> None:
         self._settings = settings
         self._backends = backends
         self._on_unhealthy = on_unhealthy
         self._admission = Admission(settings.limits, time.monotonic)
-        self.metrics = Metrics(self._admission, backends, batch_runs)
+        self.metrics = Metrics(self._admission, backends, batch_runs, decoder_restarts)
         self._lanes: dict[Served, tuple[Dispatcher, asyncio.Task[None]]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._health = HealthService(lambda: not self._not_ready())
@@ -79,28 +82,19 @@ class Gateway:
         self._predict: Optional[PredictService] = None
         self._tokens: Optional[Tokens] = None
         self._tracer: Optional[Tracer] = None
-        self.address = settings.address
-        self.http_address = settings.http_address
+        self.address = settings.server.address
+        self.http_address = settings.server.http_address
 
     async def start(self) -> None:
-        """Binds both ports. Raises StartError with the address or file and the remedy; nothing is left bound then."""
+        """Binds both ports. Raises StartError with all problems; nothing is left bound then."""
         settings = self._settings
-        address = read_address("server.address", settings.address)
-        http_address = read_address("server.http_address", settings.http_address)
-        if http_address.path is not None:
-            raise StartError(f"server.http_address = {settings.http_address}: must be host:port")
-        if not address.loopback and settings.tls is None and not settings.allow_insecure:
-            raise StartError(
-                f"server.address = {settings.address}: others can reach it and there is no TLS; set a certificate, "
-                "listen on 127.0.0.1 or a unix socket, or allow plain text"
-            )
-        check_free("server.address", address)
-        check_free("server.http_address", http_address)
+        prepared = prepare(settings)
         reloaded = self._count_reload
-        certificates = Certificates(settings.tls, reloaded) if settings.tls is not None else None
-        if certificates is not None:
+        certificates: Optional[Certificates] = None
+        if prepared.certificates is not None:
+            certificates = Certificates(settings, prepared.certificates, reloaded)
             self.metrics.watch_certificate(lambda: certificates.expires_at)
-        self._tokens = Tokens(settings.auth.tokens_file, reloaded) if settings.auth is not None else None
+        self._tokens = None if prepared.tokens is None else Tokens(settings, prepared.tokens, reloaded)
         self._tracer = Tracer(settings.tracing)
         self._predict = PredictService(
             settings, self._backends, self._admission, self._dispatcher_of, self._tokens, self.metrics, self._tracer
@@ -110,8 +104,8 @@ class Gateway:
         for served in self._backends.all():
             self._add_lane(served)
         try:
-            self.http_address = await self._start_http(http_address)
-            self.address = await self._start_grpc(address, certificates)
+            self.http_address = await self._start_http(parse_address(settings.server.http_address))
+            self.address = await self._start_grpc(parse_address(settings.server.address), certificates)
         except BaseException:
             await self.stop()
             raise
@@ -121,7 +115,7 @@ class Gateway:
         began = time.monotonic()
         self._draining = True
         self._health.changed()
-        await asyncio.sleep(min(self._settings.drain_notice_s, grace_s))
+        await asyncio.sleep(min(self._settings.server.drain_notice_s, grace_s))
         if self._predict is not None:
             self._predict.draining = True
         while self._admission.calls and time.monotonic() - began < grace_s:
@@ -149,10 +143,10 @@ class Gateway:
         pages = {"/livez": lambda: Page("200 OK", b"alive\n"), "/readyz": self._readyz, "/metrics": self._metrics_page}
         http = HttpPages(pages)
         try:
-            port = await http.start(address.host, address.port)
+            hosts = usable_hosts(address)
+            port = await http.start(hosts if address.port else hosts[:1], address.port)  # a free port is one port
         except OSError as error:
-            where = write_address(address)
-            raise StartError(f"server.http_address = {where}: {error.strerror}; choose another port") from error
+            raise StartError(cannot_bind(self._settings, HTTP, error)) from error
         self._http = http
         return write_address(Address(address.host, port))
 
@@ -165,7 +159,7 @@ class Gateway:
             else:
                 port = server.add_secure_port(where, certificates.credentials())
         except RuntimeError as error:
-            raise StartError(f"server.address = {where}: cannot listen there; choose another one") from error
+            raise StartError(wrong(self._settings, GRPC, "cannot listen there", "choose another")) from error
         await server.start()
         self._server = server
         return where if address.path is not None else write_address(Address(address.host, port))
@@ -226,7 +220,7 @@ class Gateway:
         settings = self._settings
         dispatcher = Dispatcher(
             served,
-            wait_when_down=settings.when_down == "wait",
+            wait_when_down=settings.server.when_down == "wait",
             timeout_s=settings.deadlines.max_s + PART_GRACE_S,
             on_images=self._admission.finished,
         )

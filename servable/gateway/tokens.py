@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import hmac
 import logging
 import re
 import time
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Callable, Optional, Union
 
 import grpc
 
-from servable.gateway.errors import CallError
-from servable.gateway.tls import SecurityError
-from servable.token_file import COMMENT, MIN_TOKEN_CHARACTERS
+from servable.gateway.credential_file import Stamp, read_credential, stamp_of
+from servable.gateway.errors import CallError, StartError
+from servable.problem import wrong
+from servable.sections import Config
 
 CHECK_INTERVAL_S = 1.0
-_COMMENT = re.compile(COMMENT)
+KEY = "security.tokens_file"
+# A token is one word of printable ASCII: what the value of a metadata entry may hold, without the space that ends it.
+MIN_TOKEN_CHARACTERS = 16
+_TOKEN = re.compile(rb"[!-~]{%d,}" % MIN_TOKEN_CHARACTERS)
+_COMMENT = re.compile(rb"(^|\s)#.*")  # a word that starts with `#`, to the end of its line, in any encoding
 log = logging.getLogger(__name__)
 
 
-class Tokens:
-    """The valid tokens, as digests. Raises SecurityError when the file cannot be used at the start."""
+@dataclass(frozen=True)
+class LoadedTokens:
+    """SHA-256 of each token of the file, and the file's stamp."""
 
-    def __init__(self, path: Path, on_reload: Callable[[bool], None] = lambda ok: None) -> None:
-        self._path = path
+    digests: tuple[bytes, ...]
+    stamp: Stamp
+
+
+class Tokens:
+    """The valid tokens; the file is looked at again before a call, at most once a second."""
+
+    def __init__(
+        self, config: Config, loaded: LoadedTokens, on_reload: Callable[[bool], None] = lambda ok: None
+    ) -> None:
+        self._config = config
         self._on_reload = on_reload
         self._looked_at = time.monotonic()
-        self._stamp = self._stat()
-        self._digests = load_tokens(path)
+        self._stamp = loaded.stamp
+        self._digests = loaded.digests
 
     def check(self, authorization: Optional[Union[str, bytes]]) -> None:
         """`authorization`: the metadata's value. Raises CallError (UNAUTHENTICATED)."""
@@ -40,7 +56,7 @@ class Tokens:
         scheme, _, token = text.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise _unauthenticated("not a bearer token; send metadata 'authorization: Bearer <token>'")
-        digest = _digest(token.strip())
+        digest = _digest(token.strip().encode("utf-8", "surrogateescape"))
         valid = False
         for known in self._digests:  # all of them, so that the time tells nothing about which one fits
             valid |= hmac.compare_digest(known, digest)
@@ -52,54 +68,51 @@ class Tokens:
         if now - self._looked_at < CHECK_INTERVAL_S:
             return
         self._looked_at = now
-        try:
-            stamp = self._stat()
-            if stamp == self._stamp:
-                return
-            self._stamp = stamp
-            self._digests = load_tokens(self._path)
-        except SecurityError as error:
-            if self._stamp != (0, 0, 0):
-                log.error("tokens not reloaded, the earlier ones stay valid: %s", error)
-                self._on_reload(False)
+        path = self._config.security.tokens_file
+        stamp = stamp_of([path])
+        if stamp == self._stamp:
             return
-        log.info("%d tokens reloaded from %s", len(self._digests), self._path)
+        self._stamp = stamp
+        try:
+            loaded = load_tokens(self._config)
+        except StartError as error:
+            log.error("tokens not reloaded, the earlier ones stay valid: %s", error)
+            self._on_reload(False)
+            return
+        assert loaded is not None  # the key is as it was at the start
+        self._stamp, self._digests = loaded.stamp, loaded.digests
+        log.info("%d tokens reloaded from %s", len(self._digests), path)
         self._on_reload(True)
 
-    def _stat(self) -> tuple[int, int, int]:
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return (0, 0, 0)
-        return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
 
+def load_tokens(config: Config) -> Optional[LoadedTokens]:
+    """Reads security.tokens_file: one token a line, a word that starts with `#` starts a comment. None without a file.
 
-def load_tokens(path: Path) -> tuple[bytes, ...]:
-    """Digests of the file's tokens: one a line, a word that starts with `#` starts a comment. Raises SecurityError."""
-    try:
-        lines = path.read_text(encoding="ascii").splitlines()
-    except OSError as error:
-        raise SecurityError(f"{path}: {error.strerror}; auth.tokens_file must name a readable file") from error
-    except UnicodeDecodeError as error:
-        raise SecurityError(f"{path}: tokens must be ASCII") from error
-    digests = []
-    for number, line in enumerate(lines, 1):
-        token = _COMMENT.sub("", line).strip()
-        if not token:
-            continue
-        if len(token) < MIN_TOKEN_CHARACTERS or " " in token:
-            raise SecurityError(
-                f"{path}: line {number}: a token is one word of at least {MIN_TOKEN_CHARACTERS} characters; "
-                "make one with `openssl rand -hex 32`"
-            )
-        digests.append(_digest(token))
+    Raises StartError: not readable, readable by everybody, a line that is no token, no token at all.
+    """
+    path = config.security.tokens_file
+    if path is None:
+        return None
+    stamp = stamp_of([path])
+    data = read_credential(config, KEY, secret=True).removeprefix(codecs.BOM_UTF8)
+    lines = [_COMMENT.sub(b"", line).strip() for line in data.splitlines()]
+    wrong_lines = [number for number, line in enumerate(lines, 1) if line and not _TOKEN.fullmatch(line)]
+    if wrong_lines:
+        more = f" (nor are {len(wrong_lines) - 1} more lines)" if len(wrong_lines) > 1 else ""
+        what = (
+            f"line {wrong_lines[0]} is not a token of at least {MIN_TOKEN_CHARACTERS} printable ASCII characters "
+            f"without spaces{more}"
+        )
+        raise StartError(wrong(config, KEY, what, "write one such as `openssl rand -hex 32` gives"))
+    digests = tuple(_digest(line) for line in lines if line)
     if not digests:
-        raise SecurityError(f"{path}: holds no token; write one a line, made with `openssl rand -hex 32`")
-    return tuple(digests)
+        what = "holds no token, so every call would be refused"
+        raise StartError(wrong(config, KEY, what, "write one token a line, such as `openssl rand -hex 32` gives"))
+    return LoadedTokens(digests, stamp)
 
 
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+def _digest(token: bytes) -> bytes:
+    return hashlib.sha256(token).digest()
 
 
 def _unauthenticated(message: str) -> CallError:

@@ -3,26 +3,30 @@
 Contract with MindSpore Serving 2.0.2 (server/worker/task.py): a batched stage receives a tuple of instances; an
 exception while item k is produced fails that instance alone, and the stage is called again with the items after k.
 
+Images are decoded in processes of their own, which can do nothing else (metric_learn_client.preprocess.decoder_pool):
+whatever one does there is its own error, and this worker never runs a codec.
+
 All Python stages of a worker share one thread, and later stages go first. So that images are decoded while the
-network runs, `preprocess` only hands them to a pool and passes on tickets, for more images than one run takes;
-`embed` redeems the tickets of its run. A lone image is decoded at once: a pool would only add its latency.
+network runs, `preprocess` only hands them to the decoders and passes on tickets, for more images than one run takes;
+`embed` redeems the tickets of its run. A lone image is waited for at once: that spares it the way through `embed`'s
+queue as a ticket.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from metric_learn_client.preprocess import DecodeLimits
-from metric_learn_client.preprocess import preprocess as preprocess_image
+from metric_learn_client.preprocess import DecodeLimits, ImageError
+from metric_learn_client.preprocess.decoder_pool import DecoderPool
 from servable.batch_stats import BatchStats
 
 from .batching import plan
@@ -42,8 +46,9 @@ STATS = BatchStats(Path(WORKER["run_dir"]), SIZES)
 # Full batches that are decoded ahead. MindSpore Serving has three times the largest batch in a worker at most.
 AHEAD = 3
 
-cv2.setNumThreads(1)  # images run in parallel instead, and workers x threads must not exceed the cores
-_pool = ThreadPoolExecutor(WORKER["preprocess_threads"], thread_name_prefix="preprocess")
+# What the decoders have to say goes to MindSpore Serving's log, where this worker's output goes.
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+_pool = DecoderPool(WORKER["preprocess_threads"], LIMITS, on_restart=STATS.count_decoder_restarts)
 
 
 class StageError(Exception):
@@ -51,22 +56,22 @@ class StageError(Exception):
 
 
 class _Tickets:
-    """Work handed to the pool, by number. The number travels as int64 [1] to the next stage in place of the pixels."""
+    """Images handed to the decoders, by number. The number travels as int64 [1] to the next stage for the pixels."""
 
     def __init__(self, kept: int) -> None:
         self._kept, self._number = kept, 0
         self._pending: dict[int, Future[Any]] = {}
 
-    def issue(self, image: bytes) -> Array:
+    def issue(self, image: Array) -> Array:
         self._number += 1
-        self._pending[self._number] = _pool.submit(_pixels, image)
+        self._pending[self._number] = _submit(image)
         # MindSpore Serving drops what stands between two stages when it gives a request up.
         self._pending.pop(self._number - self._kept, None)
         return np.array([self._number], np.int64)
 
     def redeem(self, item: Array) -> Any:
-        """What the pool made of a ticket, pixels or StageError; pixels themselves are given back."""
-        return self._pending.pop(int(item[0])).result() if item.dtype == np.int64 else item
+        """What the decoders made of a ticket, pixels or StageError; pixels themselves are given back."""
+        return _outcome(self._pending.pop(int(item[0]))) if item.dtype == np.int64 else item
 
 
 class _Results:
@@ -100,12 +105,11 @@ _tickets = _Tickets(kept=8 * AHEAD * max(SIZES))  # far more than MindSpore Serv
 def preprocess(instances: Instances) -> list[Array]:
     """Encoded images, uint8 [bytes] each -> uint8 [224, 224, 3] BGR each, or the ticket of one."""
     if len(instances) == 1:
-        pixels = _pixels(instances[0][0])
+        pixels = _outcome(_submit(instances[0][0]))
         if isinstance(pixels, Exception):
             raise pixels
         return [pixels]
-    # A copy: the array is a view of the request, which may be gone when the pool reads it.
-    return [_tickets.issue(image.tobytes()) for (image,) in instances]
+    return [_tickets.issue(image) for (image,) in instances]
 
 
 def check_pixels(instances: Instances) -> Iterator[Array]:
@@ -117,7 +121,7 @@ def check_pixels(instances: Instances) -> Iterator[Array]:
 
 
 def embed(instances: Instances) -> Iterator[Array]:
-    """Pixels or tickets -> float32 [2048] each, not normalised; an image that failed in the pool raises here."""
+    """Pixels or tickets -> float32 [2048] each, not normalised; an image that did not decode raises here."""
     return _embedded.of(instances, _embed_all)
 
 
@@ -130,13 +134,24 @@ def l2_normalize(instances: Instances) -> Iterator[Array]:
         yield np.ascontiguousarray(features / np.float32(norm), np.float32)
 
 
-def _pixels(image: Any) -> Any:
+def _submit(image: Array) -> Future[Any]:
+    """The array is a view of the request, which may be gone when it is decoded: it is copied before this returns."""
+    return _pool.submit(image)
+
+
+def _outcome(future: Future[Any]) -> Any:
     """The pixels of one encoded image, or its StageError."""
     try:
-        return preprocess_image(image, LIMITS)
-    except Exception as error:  # an instance's failure must stay its own
-        text = str(error) if str(error).startswith("E_") else "E_DECODE: the image could not be decoded"
-        return StageError(text)
+        return future.result()
+    except ImageError as error:
+        return StageError(str(error))
+    except Exception as error:  # no image's fault: the gateway knows the word "worker" and asks again
+        return StageError(f"this worker cannot decode: {error}")
+
+
+def _redeem(items: list[Array]) -> list[Any]:
+    """The last first: it is decoded last, so that this thread sleeps once and not once an image."""
+    return [_tickets.redeem(item) for item in reversed(items)][::-1]
 
 
 def _run(size: int, instances: list[list[Array]]) -> Any:
@@ -149,14 +164,14 @@ def _run(size: int, instances: list[list[Array]]) -> Any:
         return call_with_retry(MODELS[size], instances)
     if _device is None:
         settings = WORKER["watch"]
-        golden = preprocess_image(Path(settings["golden_image"]).read_bytes(), LIMITS)
+        golden = _pool.submit(Path(settings["golden_image"]).read_bytes()).result()
         embedding = np.load(settings["golden_embedding"], allow_pickle=False)
         _device = Device(int(number), MODELS, golden, embedding, settings)
     return _device.run(size, instances)
 
 
 def _embed_all(items: list[Array]) -> list[Any]:
-    results = [_tickets.redeem(item) for item in items]
+    results = _redeem(items)
     good = [index for index, result in enumerate(results) if not isinstance(result, Exception)]
     done = 0
     for size in plan(len(good), SIZES, WORKER["run_overhead_images"]) if good else ():

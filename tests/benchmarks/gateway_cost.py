@@ -33,7 +33,8 @@ import numpy as np
 import psutil
 
 from metric_learn_client import wire
-from servable.gateway import Backends, Gateway, GatewaySettings, Golden, LimitSettings, LogSettings
+from servable.gateway import Backends, Gateway, Golden
+from servable.sections import Config, LimitsSection, LogSection, ServerSection
 from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -79,11 +80,10 @@ def golden_of(version: Optional[Path]) -> Golden:
 async def serve_gateway(path: str, target: str, access_log: bool, version: Optional[Path]) -> None:
     backend = FakeBackend(target=target, window_instances=48, max_batch=16, golden=golden_of(version))
     backends = Backends(backend.version)
-    settings = GatewaySettings(
-        address=f"unix:{path}",
-        http_address="127.0.0.1:0",
-        limits=LimitSettings(max_in_flight_instances=4096),
-        log=LogSettings(access=access_log),
+    settings = Config(
+        server=ServerSection(address=f"unix:{path}", http_address="127.0.0.1:0"),
+        limits=LimitsSection(max_in_flight_instances=4096),
+        log=LogSection(access=access_log),
     )
     from servable.gateway import configure_logging
 

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from servable.backend import Backend, BackendSettings
-from servable.gateway import Backends, Gateway, GatewaySettings, LogSettings, configure_logging
+from servable.gateway import Backends, Gateway, configure_logging
 from servable.lite_runtime import lite_directory
 from servable.predict import wait_until_serving
+from servable.sections import Config, LogSection, ServerSection
 from servable.staging import STAGED_VERSION, stage
 from tests.benchmarks.no_network import constant_embedding, copy_without_network
 from tests.integration.servable.gateway.fake_serving import FakeBackend, Golden
@@ -66,8 +67,9 @@ def start(kind: str, version: Path, scratch: Path) -> tuple[Backend, str]:
 async def front(target: str, scratch: Path) -> None:
     """The product's gateway before `target`, on a unix socket of its own."""
     golden = Golden(next((HERE.parent / "golden" / "images").glob("astronaut_420*")).read_bytes(), constant_embedding())
-    settings = GatewaySettings(
-        address=f"unix:{scratch}/gateway.sock", http_address="127.0.0.1:0", log=LogSettings(access=False)
+    settings = Config(
+        server=ServerSection(address=f"unix:{scratch}/gateway.sock", http_address="127.0.0.1:0"),
+        log=LogSection(access=False),
     )
     configure_logging(settings.log)
     backends = Backends(1)
@@ -76,7 +78,7 @@ async def front(target: str, scratch: Path) -> None:
     backends.set_ready(FakeBackend(target=target, window_instances=48, max_batch=16, golden=golden))
     if not await backends.wait_serving(0, 30):
         raise SystemExit(backends.default.reason)
-    print(settings.address, flush=True)
+    print(settings.server.address, flush=True)
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     await stopped.wait()

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Callable, Literal, Optional, Union, overload
 
@@ -17,7 +18,7 @@ from metric_learn_client.async_shell import AsyncShell
 from metric_learn_client.base import BaseClient
 from metric_learn_client.client import in_turn
 from metric_learn_client.core import embedding
-from metric_learn_client.core.batching import Batch, pack
+from metric_learn_client.core.batching import Batch, Reading, chunks
 from metric_learn_client.core.calling import Deadline
 from metric_learn_client.core.identity import ModelInfo, ModelLimits
 from metric_learn_client.errors import ImageFailure
@@ -55,7 +56,7 @@ class AsyncEmbeddingClient(BaseClient):
         if given:
             limits = await self._shell.run(embedding.known_limits(self._core, deadline))
             method, prepare = self._plan(limits)
-            batches = self._read(given, self._batch_size(limits), limits)
+            batches = self._read(given, self._batch_size(limits), limits, deadline)
             run = self._runner(method, prepare, deadline, collector)
             await self._embed(batches, run, collector, show_progress, len(given))
         return collector.result(on_error)
@@ -82,7 +83,7 @@ class AsyncEmbeddingClient(BaseClient):
             limits = await self._shell.run(embedding.known_limits(self._core, deadline))
             no_own_limit = replace(limits, max_image_bytes=limits.max_request_bytes)
             contents = (picture.tobytes() for picture in pixels)
-            batches = self._read(contents, self._core.options.batch_size, no_own_limit)
+            batches = self._read(contents, self._core.options.batch_size, no_own_limit, deadline)
             run = self._runner(wire.METHOD_EMBED_PIXELS, None, deadline, collector)
             await self._embed(batches, run, collector, show_progress, len(pixels))
         return collector.result(on_error)
@@ -152,20 +153,27 @@ class AsyncEmbeddingClient(BaseClient):
         async def run(batch: Batch) -> BatchResult:
             limit = deadline or core.deadline(None)
             out = None if collector is None else collector.place(batch)
-            ready = await shell.in_thread(prepare, batch) if prepare else batch
+            ready = await shell.in_thread(partial(prepare, batch)) if prepare else batch
             return await shell.run(embedding.embed_batch(core, method, ready, limit, out))
 
         return run
 
-    async def _read(self, images: Images, size: int, limits: ModelLimits) -> AsyncIterator[Batch]:
-        """Batches in order. The images are taken here, in the loop; what may block to read them runs in a thread."""
+    async def _read(
+        self, images: Images, size: int, limits: ModelLimits, deadline: Optional[Deadline]
+    ) -> AsyncIterator[Batch]:
+        """As EmbeddingClient's: the images are taken in the loop, and what may hang is read in a thread."""
         first = 0
-        async for chunk in _chunks(images, size):
-            if all(isinstance(image, bytes) for image in chunk):
-                batches = list(pack(chunk, size, limits, first))
-            else:
-                batches = await self._shell.in_thread(lambda: list(pack(chunk, size, limits, first)))  # noqa: B023
+        async for chunk in _chunks(images, min(size, limits.max_instances)):
+            reading = Reading(chunk, size, limits, first)
             first += len(chunk)
+            limit = deadline or self._core.deadline(None)
+            if not reading.may_hang:
+                batches = reading.batches()
+            else:
+                try:
+                    batches = await self._shell.in_thread(reading.batches, limit.left_s(self._core.now()))
+                except TimeoutError:
+                    raise reading.late(limit.budget_s) from None
             for batch in batches:
                 yield batch
 
@@ -192,7 +200,7 @@ class AsyncEmbeddingClient(BaseClient):
         size = min(self._batch_size(limits), window)
         pending: deque[asyncio.Task[BatchResult]] = deque()
         try:
-            async for batch in self._read(images, size, limits):
+            async for batch in self._read(images, size, limits, None):
                 pending.append(asyncio.ensure_future(run(batch)))
                 if (len(pending) + 1) * size > window:
                     for row in in_turn(await pending[0], on_error):
@@ -210,24 +218,20 @@ _inherited: list[AsyncShell] = []  # kept in a forked child: to end them, even b
 
 
 async def _chunks(images: Images, size: int) -> AsyncIterator[list[Any]]:
-    chunk: list[Any] = []
+    """As core.batching.chunks, of an asynchronous stream too."""
+    if not isinstance(images, AsyncIterable):
+        for chunk in chunks(images, size):
+            yield chunk
+        return
+    chunk = []
     index = 0
-    if isinstance(images, AsyncIterable):
-        async for image in images:
-            check_image(image, index)
-            index += 1
-            chunk.append(image)
-            if len(chunk) == size:
-                yield chunk
-                chunk = []
-    else:
-        for image in images:
-            check_image(image, index)
-            index += 1
-            chunk.append(image)
-            if len(chunk) == size:
-                yield chunk
-                chunk = []
+    async for image in images:
+        check_image(image, index)
+        index += 1
+        chunk.append(image)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
     if chunk:
         yield chunk
 

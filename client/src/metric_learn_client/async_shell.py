@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from typing import Any, Callable, Optional, TypeVar, Union
 
 from metric_learn_client.blocking import addresses_of
@@ -14,6 +15,7 @@ from metric_learn_client.core.steps import Failure, Reply, Resolve, Send, Sleep,
 from metric_learn_client.core.targets import Target
 from metric_learn_client.errors import ClosedError
 from metric_learn_client.fork_safe_grpc import grpc
+from metric_learn_client.workers import Workers, into
 
 Result = TypeVar("Result")
 _READERS = 4  # threads that read files and encode pictures
@@ -28,7 +30,7 @@ class AsyncShell:
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._channels: dict[Target, Any] = {}
         self._calls: dict[tuple[Target, str], Callable[..., Any]] = {}
-        self._threads: Optional[ThreadPoolExecutor] = None
+        self._threads: Optional[Workers] = None
 
     async def run(self, steps: Steps[Result]) -> Result:
         """Drives the steps to their end; cancelled, it ends the call on the wire and gives its place back."""
@@ -42,12 +44,20 @@ class AsyncShell:
         finally:
             steps.close()
 
-    async def in_thread(self, function: Callable[..., Result], *arguments: Any) -> Result:
+    async def in_thread(self, function: Callable[[], Result], seconds: Optional[float] = None) -> Result:
+        """What the function returns or raises. Raises TimeoutError after so many seconds; threads of which one hangs
+        are left behind, and end with the process."""
         if self._core.closed:
             raise ClosedError("the client is closed")
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="metric-learn-client")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        threads = self._threads = self._threads or Workers(_READERS)
+        done: Future[Result] = Future()
+        threads.submit(partial(into, done, function))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(done), seconds)
+        except asyncio.TimeoutError:  # before Python 3.11 not the built-in one
+            if self._threads is threads:
+                self._threads = None
+            raise TimeoutError from None
 
     async def close(self) -> None:
         self._core.closed = True
@@ -58,7 +68,7 @@ class AsyncShell:
                 await channel.close()  # cancels its calls
         threads, self._threads = self._threads, None
         if threads is not None:
-            threads.shutdown()
+            threads.close()
 
     async def _perform(self, step: Step) -> Any:
         if isinstance(step, Send):

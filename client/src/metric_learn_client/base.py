@@ -42,6 +42,7 @@ class BaseClient:
         expected_fingerprint: Optional[str] = None,
         allow_fingerprint_change: bool = False,
         resize: Optional[Literal["server-exact"]] = None,
+        sandbox: bool = False,
     ) -> None:
         """endpoints: "host:port[,host:port...]", or a sequence; "unix:/path" too. Calls go to the least loaded one; one
             that fails is left out and taken back. A host name stands for all its addresses.
@@ -57,6 +58,8 @@ class BaseClient:
             unless allow_fingerprint_change, which lets it change from call to call (never within one).
         resize: "server-exact" runs the servable's preprocessing here and sends 150 kB of pixels per image: the same
             embeddings for less traffic. Needs OpenCV (the extra [preprocess]).
+        sandbox: with resize, decode in processes of their own, one a core, as the server does: a picture that crashes
+            or hangs the decoder is that picture's error, not the end of this process. Linux.
         Raises ValueError for an option that cannot be.
         """
         options = client_options(
@@ -72,9 +75,10 @@ class BaseClient:
             expected_fingerprint=expected_fingerprint,
             allow_fingerprint_change=allow_fingerprint_change,
             resize=resize,
+            sandbox=sandbox,
         )
         if options.resize is not None:
-            resizing.check_possible(None)
+            resizing.check_possible(None, options.sandbox)
         self._core = Core(options)
         self._open()
         _clients.add(self)
@@ -121,8 +125,9 @@ class BaseClient:
         """The method to call, and what must happen to a batch before, if anything."""
         if self._core.options.resize is None:
             return wire.METHOD_EMBED, None
-        resizing.check_possible(self._core.model)
-        return wire.METHOD_EMBED_PIXELS, lambda batch: resizing.to_pixels(batch, limits)
+        sandbox = self._core.options.sandbox
+        resizing.check_possible(self._core.model, sandbox)
+        return wire.METHOD_EMBED_PIXELS, lambda batch: resizing.to_pixels(batch, limits, sandbox)
 
     def _after_fork(self) -> None:
         """In the child: nothing of the parent's connections, threads and locks can be used."""

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
+from functools import partial
 from typing import Optional
+
+from metric_learn_client.workers import in_time
+
+PIPE_S = 10.0  # a pipe that nobody writes to is given up after this
+MOST_CHARACTERS = 64 * 1024  # /dev/zero has no end
 
 
 class TokenSource:
@@ -18,13 +25,20 @@ class TokenSource:
             return self._token
         try:
             status = os.stat(self._file)
+            once = not stat.S_ISREG(status.st_mode)  # the pipe of `--token-file <(...)`
             seen = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if seen != self._seen:
-                with open(self._file, encoding="ascii") as file:
-                    token = file.read().strip()
-                if not token or not token.isprintable() or " " in token:
+            if seen != self._seen and not (once and self._seen):
+                token = in_time(partial(_read, self._file), PIPE_S) if once else _read(self._file)
+                if not token or not token.isascii() or not token.isprintable() or " " in token:
                     raise ValueError(f"token_file {self._file}: it must hold one token and nothing else")
                 self._token, self._seen = token, seen
+        except TimeoutError as error:
+            raise ValueError(f"token_file {self._file}: nobody wrote to it within {PIPE_S:g} s") from error
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"token_file {self._file} cannot be read: {error}") from error
         return self._token
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8-sig") as file:  # Windows' editors put a BOM before it
+        return file.read(MOST_CHARACTERS).strip()

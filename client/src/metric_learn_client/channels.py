@@ -24,6 +24,7 @@ def channel_options(target: Target, tls: Optional[TlsOptions]) -> list[tuple[str
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 5000),  # in fact the time allowed for connecting
         ("grpc.max_reconnect_backoff_ms", 1000),
+        ("grpc.enable_http_proxy", int(target.proxy is not None)),  # gRPC alone would send 127.0.0.1 through it, too
         ("grpc.enable_retries", 0),  # the core's retries know the deadline, the budget and the other targets
     ]
     if target.authority is not None:

@@ -20,13 +20,14 @@ from metric_learn_client import wire
 from metric_learn_client.base import BaseClient
 from metric_learn_client.blocking import BlockingShell
 from metric_learn_client.core import embedding
-from metric_learn_client.core.batching import Batch, checked, pack
+from metric_learn_client.core.batching import Batch, Reading, chunks, pack
 from metric_learn_client.core.calling import Deadline
 from metric_learn_client.core.identity import ModelInfo, ModelLimits
 from metric_learn_client.errors import ClosedError, ImageFailure, ImagesFailedError
 from metric_learn_client.inputs import ImageInput, check_images, check_pixels
 from metric_learn_client.progress import progress_bar
 from metric_learn_client.results import BatchResult, Collector, EmbeddingResult, OnError, Row, check_on_error
+from metric_learn_client.workers import in_time, into
 
 Pixels = Union[npt.NDArray[np.uint8], Sequence[npt.NDArray[np.uint8]]]
 Run = Callable[[Batch], BatchResult]
@@ -63,7 +64,7 @@ class EmbeddingClient(BaseClient):
         if given:
             limits = self._shell.run(embedding.known_limits(self._core, deadline))
             method, prepare = self._plan(limits)
-            batches = pack(given, self._batch_size(limits), limits)
+            batches = self._read(given, self._batch_size(limits), limits, deadline)
             run = self._runner(method, prepare, deadline, collector)
             self._embed(batches, run, collector, show_progress, len(given))
         return collector.result(on_error)
@@ -170,6 +171,25 @@ class EmbeddingClient(BaseClient):
 
         return run
 
+    def _read(
+        self, images: Iterable[ImageInput], size: int, limits: ModelLimits, deadline: Optional[Deadline]
+    ) -> Iterator[Batch]:
+        """Batches in order. The images are taken here; what may hang is read in a thread, by `deadline`, else each
+        chunk by its own. Raises DeadlineError."""
+        first = 0
+        for chunk in chunks(images, min(size, limits.max_instances)):
+            reading = Reading(chunk, size, limits, first)
+            first += len(chunk)
+            limit = deadline or self._core.deadline(None)
+            if not reading.may_hang:
+                batches = reading.batches()
+            else:
+                try:
+                    batches = in_time(reading.batches, limit.left_s(self._core.now()))
+                except TimeoutError:
+                    raise reading.late(limit.budget_s) from None
+            yield from batches
+
     def _pixel_batches(self, pixels: Pixels, limits: ModelLimits) -> Iterator[Batch]:
         no_own_limit = replace(limits, max_image_bytes=limits.max_request_bytes)
         return pack((picture.tobytes() for picture in pixels), self._core.options.batch_size, no_own_limit)
@@ -215,7 +235,7 @@ class EmbeddingClient(BaseClient):
         pending: deque[Future[BatchResult]] = deque()
         abandoned = threading.Event()
         try:
-            for batch in pack(checked(images), size, limits):
+            for batch in self._read(images, size, limits, None):
                 pending.append(self._submit(batch, run, abandoned))
                 if (len(pending) + 1) * size > window:  # the next batch is one more that is held
                     yield from in_turn(pending.popleft().result(), on_error)
@@ -228,14 +248,8 @@ class EmbeddingClient(BaseClient):
         future: Future[BatchResult] = Future()
 
         def task() -> None:
-            if abandoned.is_set():
-                return
-            try:
-                result = run(batch)
-            except BaseException as error:  # whatever it is, it is the caller's
-                future.set_exception(error)
-            else:
-                future.set_result(result)
+            if not abandoned.is_set():
+                into(future, lambda: run(batch))
 
         try:
             self._shell.workers.submit(task)

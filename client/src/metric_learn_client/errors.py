@@ -2,10 +2,10 @@
 
 MetricLearnError
 |- EndpointError            the call as a whole failed; .code is the gRPC status' name
-|  |- UnreachableError      UNAVAILABLE: nothing serves at the endpoint, or it is not ready
+|  |- UnreachableError      UNAVAILABLE, CANCELLED: nothing serves at the endpoint, it is not ready, or it is stopped
 |  |- DeadlineError         DEADLINE_EXCEEDED: no answer within deadline_s
 |  |- OverloadedError       RESOURCE_EXHAUSTED: try again later, or send less at once
-|  |- ServerError           INTERNAL, UNKNOWN, DATA_LOSS, ABORTED, CANCELLED: the server failed
+|  |- ServerError           INTERNAL, UNKNOWN, DATA_LOSS, ABORTED: the server failed
 |  `- RejectedError         the server will not take this call, however often it is sent: INVALID_ARGUMENT, NOT_FOUND,
 |     |                     ALREADY_EXISTS, FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED
 |     `- AuthenticationError  UNAUTHENTICATED, PERMISSION_DENIED, no TLS handshake: token or certificate
@@ -101,7 +101,7 @@ class ImagesFailedError(MetricLearnError):
 
 BY_STATUS: dict[str, type[EndpointError]] = {
     "OK": EndpointError,  # never the status of a failure; here so that the table is whole
-    "CANCELLED": ServerError,
+    "CANCELLED": UnreachableError,  # by the server or a proxy; the caller's own is never a status
     "UNKNOWN": ServerError,
     "INVALID_ARGUMENT": RejectedError,
     "DEADLINE_EXCEEDED": DeadlineError,
@@ -138,13 +138,20 @@ def from_status(code: str, details: str, endpoint: str, deadline_s: float) -> En
             code,
             details,
         )
+    if code == "CANCELLED":
+        return kind(
+            f"{endpoint} ended the call ({details}); was the server, or a proxy before it, stopped?", code, details
+        )
     if kind is UnreachableError:
         remedy = "is the server started and ready?"
         if "socket closed" in details.lower():  # TLS 1.3: the client has finished before its certificate is refused
             remedy += " If it asks for client certificates: check cert_file and key_file"
+        if " through the proxy " in endpoint:
+            remedy += " If it should be reached without the proxy: name its host in no_proxy"
         return kind(f"nothing serves at {endpoint}: {details}; {remedy}", code, details)
     if kind is DeadlineError:
-        return kind(f"{endpoint} gave no answer within deadline_s={deadline_s:g}", code, details)
+        said = "" if details.lower() in ("", "deadline exceeded") else f": {details}"  # gRPC's own words add nothing
+        return kind(f"{endpoint} gave no answer within deadline_s={deadline_s:g}{said}", code, details)
     if kind is AuthenticationError:
         return kind(f"{endpoint} refuses this caller: {code}: {details}; check token and certificate", code, details)
     return kind(f"{endpoint}: {code}: {details}", code, details)

@@ -1,6 +1,7 @@
 """Whatever counts as an image -> encoded bytes. Reads files; nothing else here touches the world.
 
-- str or os.PathLike: a path; the file's bytes are sent as they are.
+- str or os.PathLike: the path of a regular file; its bytes are sent as they are. A named pipe or a device is not
+  opened for reading: who wants its bytes passes them, or a file object.
 - bytes, bytearray, memoryview: an encoded file.
 - a binary file object: what it reads from where it stands to its end.
 - NumPy uint8 [height, width, 3]: pixels with channels in **BGR** order, as OpenCV has them (of RGB pixels pass
@@ -12,6 +13,7 @@ Pixels are sent losslessly (module `lossless`).
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, BinaryIO, Protocol, Union
 
@@ -109,12 +111,7 @@ def read_image(image: Any, max_bytes: int) -> bytes:
     elif isinstance(image, np.ndarray):
         content = encode_lossless(_as_bgr(image))
     elif isinstance(image, (str, os.PathLike)):
-        try:
-            with open(image, "rb") as file:
-                content = file.read(max_bytes + 1)
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise UnreadableError("E_READ", f"{os.fspath(image)}: {reason or 'cannot be read'}") from error
+        content = _read_path(image, max_bytes)
     elif _is_pillow(image):
         content = encode_lossless(_pillow_pixels(image))
     else:
@@ -123,6 +120,18 @@ def read_image(image: Any, max_bytes: int) -> bytes:
         more = "more than " if len(content) == max_bytes + 1 else ""
         raise UnreadableError("E_TOO_LARGE", f"{more}{len(content) - bool(more)} bytes; the limit is {max_bytes}")
     return content
+
+
+def _read_path(path: Union[str, os.PathLike[str]], max_bytes: int) -> bytes:
+    try:
+        # Non-blocking, because opening a named pipe for reading waits for a writer. Regular files do not care.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UnreadableError("E_READ", f"{os.fspath(path)}: it is not a regular file")
+            return file.read(max_bytes + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UnreadableError("E_READ", f"{os.fspath(path)}: {reason or 'cannot be read'}") from error
 
 
 def _read_file(file: Any, max_bytes: int) -> bytes:

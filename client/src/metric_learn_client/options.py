@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Optional, Union
 
+from metric_learn_client.core.proxies import proxy_of
 from metric_learn_client.core.targets import is_local, parse_endpoints
 
 DEFAULT_ENDPOINT = "127.0.0.1:5500"
@@ -44,9 +45,13 @@ class TlsOptions:
 
 @dataclass(frozen=True)
 class ClientOptions:
-    """The checked options of a client; EmbeddingClient documents each. Raises ValueError with the value."""
+    """The checked options of a client; EmbeddingClient documents each. Raises ValueError with the value.
+
+    proxies: of those endpoints that the environment has one for, as messages name them.
+    """
 
     endpoints: tuple[str, ...]
+    proxies: Mapping[str, str]
     deadline_s: float
     batch_size: int
     max_in_flight: int
@@ -57,6 +62,7 @@ class ClientOptions:
     expected_fingerprint: Optional[str]
     allow_fingerprint_change: bool
     resize: Optional[Literal["server-exact"]]
+    sandbox: bool
 
 
 def client_options(
@@ -73,6 +79,7 @@ def client_options(
     expected_fingerprint: Optional[str],
     allow_fingerprint_change: bool,
     resize: Optional[str],
+    sandbox: bool = False,
 ) -> ClientOptions:
     check_deadline(deadline_s)
     for name, value in (("batch_size", batch_size), ("max_in_flight", max_in_flight)):
@@ -82,6 +89,8 @@ def client_options(
         raise ValueError(f"retries={retries!r} must be a whole number of at least 0")
     if resize not in (None, "server-exact"):
         raise ValueError(f'resize={resize!r} must be None or "server-exact"')
+    if sandbox and resize is None:
+        raise ValueError('sandbox=True says where pictures are decoded here: it needs resize="server-exact"')
     if token is not None and token_file is not None:
         raise ValueError("token and token_file exclude each other")
     if token is None and token_file is None:
@@ -89,16 +98,20 @@ def client_options(
     if token is not None and (not token.isascii() or not token.isprintable() or " " in token):
         raise ValueError("the token holds spaces or other characters that a header cannot carry")  # its value: secret
     parsed = parse_endpoints(endpoints)
+    proxies = {each: proxy for each in parsed if (proxy := proxy_of(each, os.environ))}
     tls_options = (TlsOptions() if tls else None) if isinstance(tls, bool) else tls
     if (token or token_file) and tls_options is None and not allow_insecure_token:
         open_to_all = [endpoint for endpoint in parsed if not is_local(endpoint)]
         if open_to_all:
+            proxy = proxies.get(open_to_all[0])
             raise ValueError(
-                f"a token for {open_to_all[0]} would travel in plain text: set tls=, or allow_insecure_token=True"
-                " where the network is trusted"
+                f"a token for {open_to_all[0]} would travel in plain text"
+                f"{f', and be read by the proxy {proxy}' if proxy else ''}: set tls=, or allow_insecure_token=True"
+                f" where the network{' and the proxy are' if proxy else ' is'} trusted"
             )
     return ClientOptions(
         endpoints=parsed,
+        proxies=proxies,
         deadline_s=float(deadline_s),
         batch_size=batch_size,
         max_in_flight=max_in_flight,
@@ -109,6 +122,7 @@ def client_options(
         expected_fingerprint=expected_fingerprint,
         allow_fingerprint_change=allow_fingerprint_change,
         resize="server-exact" if resize else None,
+        sandbox=sandbox,
     )
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 
 import click
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -167,3 +168,22 @@ def test_connection_options_become_the_client(tmp_path):
         open_client("a:1", 3.0, cert_file=str(tmp_path / "token"))
     with pytest.raises(click.UsageError, match="plain text"):
         open_client("a:1", 3.0, token_file=str(tmp_path / "token"))
+
+
+def test_a_report_finds_its_pictures_below_the_folder_that_was_embedded_and_says_which_it_lacks(fake, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(6):
+        name = str(tmp_path / "photos" / f"{number}.png")
+        cv2.imwrite(name, np.full((20, 20, 3), 30 * number, np.uint8))
+    (tmp_path / "labels.txt").write_text("".join(f"photos/{number}.png {number % 2}\n" for number in range(6)))
+    done = run("embed", "labels.txt", "--output-dir", "out", "--endpoint", fake.endpoint, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    line = ["evaluate", "out", "--report", "report.html", "--image-root", "photos"]
+    done = run(*line, cwd=tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert done.returncode == 0 and "could not be shown" not in done.stderr, done.stderr
+    assert page.count("data:image/jpeg") > 3
+    (tmp_path / "photos" / "3.png").unlink()
+    done = run(*line, cwd=tmp_path)
+    assert "1 of 6 pictures could not be shown, as photos/3.png (" in done.stderr
+    assert (tmp_path / "report.html").read_text().count("data:image/jpeg") < page.count("data:image/jpeg")

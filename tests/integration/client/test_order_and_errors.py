@@ -204,7 +204,7 @@ def test_every_status_is_its_documented_error_and_only_those_that_can_pass_are_r
         with pytest.raises(errors.EndpointError) as caught:
             client.embed([b"a"])
     assert type(caught.value) is errors.BY_STATUS[status.name] and caught.value.code == status.name
-    retried = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED"}
+    retried = {"UNAVAILABLE", "CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED"}
     assert (fake.calls > 1) == (status.name in retried)
 
 
@@ -231,6 +231,14 @@ def test_every_in_band_code_is_its_documented_error(fake, code, text, outcome):
         else:
             with pytest.raises(outcome, match=text):
                 client.embed([b"a"])
+
+
+def test_an_image_that_ended_the_servers_process_is_never_sent_again(fake):
+    text = "E_CRASH: the image ended or held up the process that worked on it"
+    fake.faults = Faults(in_band=(3, text), calls=1)  # a second call would succeed
+    with EmbeddingClient(fake.endpoint, retries=5) as client:
+        (failure,) = client.embed([b"a"], on_error="return").errors
+    assert (failure.index, failure.code) == (0, "E_CRASH")
 
 
 def test_transient_errors_in_band_and_by_status_are_survived(fake, client):
@@ -314,7 +322,8 @@ def test_a_stream_takes_no_more_than_its_window(fake):
             client.embed_iter([], window=0)
 
 
-def test_server_exact_resize_sends_the_pixels_that_the_servable_would_make():
+@pytest.mark.parametrize("sandbox", [False, True])
+def test_server_exact_resize_sends_the_pixels_that_the_servable_would_make(sandbox):
     from metric_learn_client.preprocess import PREPROCESSING_ID, preprocess
 
     rng = np.random.default_rng(1)
@@ -327,7 +336,7 @@ def test_server_exact_resize_sends_the_pixels_that_the_servable_would_make():
             with pytest.raises(IdentityError, match="preprocesses by 'fake'"):
                 client.embed(photos)
         server.preprocessing = PREPROCESSING_ID
-        with EmbeddingClient(server.endpoint, resize="server-exact") as client:
+        with EmbeddingClient(server.endpoint, resize="server-exact", sandbox=sandbox) as client:
             result = client.embed(photos, on_error="return")
             assert [(error.index, error.code) for error in result.errors] == [(3, "E_DECODE")]
             good = [0, 1, 2, 4]

@@ -46,7 +46,7 @@ def refused(endpoint, tls, kind=AuthenticationError, **options):
     with EmbeddingClient(endpoint, tls=tls, deadline_s=4, retries=1, **options) as client:
         with pytest.raises(kind) as caught:
             client.embed([b"a"])
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 8  # twice deadline_s
     return str(caught.value)
 
 

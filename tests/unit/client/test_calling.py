@@ -3,13 +3,14 @@
 import dataclasses
 import threading
 
+import grpc
 import pytest
 
 from metric_learn_client import errors, wire
 from metric_learn_client.core.calling import Core, TooLargeError, call
 from metric_learn_client.core.gate import Gate
 from metric_learn_client.core.pool import Pool
-from metric_learn_client.core.retry import Budget, Verdict, hint_s, pause_s, verdict_of
+from metric_learn_client.core.retry import BY_CODE, Budget, Verdict, hint_s, pause_s, verdict_of
 from metric_learn_client.core.steps import Failure, Reply, Resolve, Send, Sleep, WaitForTicket
 from metric_learn_client.options import client_options
 from metric_learn_client.workers import Workers
@@ -43,10 +44,10 @@ def core_of(*endpoints, clock=None, **changes):
     return core
 
 
-def drive(core, answers, deadline_s=10.0):
+def drive(core, answers, deadline_s=10.0, images=1):
     """Runs one call; answers(send) says what a Send gets and may move the clock. Returns (value, steps)."""
     taken = []
-    steps = call(core, "/path", b"body", core.deadline(deadline_s), lambda reply, target: reply.body)
+    steps = call(core, "/path", b"body", core.deadline(deadline_s), lambda reply, target: reply.body, images)
     answer = None
     try:
         while True:
@@ -161,8 +162,20 @@ def test_an_attempt_is_cut_short_only_where_another_target_could_take_over():
     assert pool.attempt_s(30.0, 32, other=True) == pytest.approx(8 * 32 * 0.05)  # a batch is no single image
     pool.answered(pool.targets[0], 1.0, 32)
     assert pool.attempt_s(30.0, 1, other=True) == 8.0
-    assert verdict_of("DEADLINE_EXCEEDED", "", cut_short=True) is Verdict.ELSEWHERE
-    assert verdict_of("DEADLINE_EXCEEDED", "", cut_short=False) is Verdict.FATAL
+    assert verdict_of("DEADLINE_EXCEEDED", "", over=False) is Verdict.ELSEWHERE
+    assert verdict_of("DEADLINE_EXCEEDED", "", over=True) is Verdict.FATAL
+
+
+@pytest.mark.parametrize("code", [code.name for code in grpc.StatusCode])
+def test_every_status_says_whether_to_go_elsewhere_wait_or_give_up(code):
+    expected = {
+        "CANCELLED": Verdict.ELSEWHERE,
+        "UNAVAILABLE": Verdict.ELSEWHERE,
+        "DEADLINE_EXCEEDED": Verdict.ELSEWHERE,
+    }
+    expected |= {"RESOURCE_EXHAUSTED": Verdict.LATER, "ABORTED": Verdict.LATER}
+    assert verdict_of(code, "", over=False) is expected.get(code, Verdict.FATAL)
+    assert code in BY_CODE
 
 
 def test_a_target_is_left_out_longer_with_every_failure_and_a_burst_counts_once():
@@ -180,6 +193,11 @@ def test_a_message_too_large_is_no_overload():
     with pytest.raises(TooLargeError):
         drive(core, lambda send: failure("RESOURCE_EXHAUSTED", "Sent message larger than max (9 vs. 4)"))
     assert core.gate.window == 8
+
+
+def test_a_message_without_images_cannot_be_made_smaller():
+    with pytest.raises(errors.ServerError, match="413"):
+        drive(core_of("127.0.0.1:1"), lambda send: failure("UNKNOWN", "http2 header with status: 413"), images=0)
 
 
 def test_a_refused_certificate_is_said_at_once():

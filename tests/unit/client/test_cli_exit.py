@@ -11,17 +11,18 @@ STUCK = """
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from metric_learn_client import cli
+from metric_learn_client.cli import signals
 
 pool = ThreadPoolExecutor(1)
 pool.submit(threading.Event().wait)  # a thread that the interpreter would join for ever
-cli.EXIT_S = 0.5
-cli.cli = lambda standalone_mode: (_ for _ in ()).throw({what})
+signals.END_S = 0.5
+cli.cli = lambda arguments, standalone_mode: (_ for _ in ()).throw({what})
 print("said", end="")
 cli.main()
 """
 
 
-@pytest.mark.parametrize(("what", "code"), [("KeyboardInterrupt", 130), ("cli._Terminated", 143)])
+@pytest.mark.parametrize(("what", "code"), [("KeyboardInterrupt", 130), ("signals.TerminatedError", 143)])
 def test_a_thread_that_never_ends_does_not_hold_up_the_end(what, code):
     command = [sys.executable, "-c", STUCK.format(what=what)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)

@@ -1,6 +1,8 @@
 """What counts as an image, what is sent for it, and how it is put into batches."""
 
 import io
+import os
+import socket
 
 import cv2
 import numpy as np
@@ -56,9 +58,25 @@ def test_a_pil_image_is_upright_rgb_without_alpha():
         read_image(PIL.Image.open(io.BytesIO(cut.getvalue()[:800])), MB)
 
 
-def test_an_endless_or_huge_file_is_refused_after_its_limit():
+def test_a_path_that_is_no_regular_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    address = socket.socket(socket.AF_UNIX)
+    address.bind(str(tmp_path / "socket"))
+    for path in (tmp_path / "pipe", str(tmp_path / "pipe"), "/dev/zero", "/dev/null"):
+        with pytest.raises(UnreadableError, match=f"^{path}: it is not a regular file$") as caught:
+            read_image(path, 100)
+        assert caught.value.code == "E_READ"
+    for path in (tmp_path / "socket", tmp_path):
+        with pytest.raises(UnreadableError) as caught:
+            read_image(path, 100)
+        assert caught.value.code == "E_READ"
+    address.close()
+
+
+def test_an_endless_or_huge_file_is_refused_after_its_limit(tmp_path):
+    (tmp_path / "huge").write_bytes(bytes(500))
     with pytest.raises(UnreadableError, match="more than 100 bytes; the limit is 100") as caught:
-        read_image("/dev/zero", 100)
+        read_image(tmp_path / "huge", 100)
     assert caught.value.code == "E_TOO_LARGE"
     with pytest.raises(UnreadableError, match="more than 100"):
         read_image(io.BytesIO(bytes(101)), 100)

@@ -1,6 +1,8 @@
 """Options and endpoints: what is wrong is said with its value, before anything is sent."""
 
+import os
 import pickle
+import threading
 
 import pytest
 
@@ -24,6 +26,7 @@ BOTH = pytest.mark.parametrize("kind", [EmbeddingClient, AsyncEmbeddingClient])
         ({"max_in_flight": -1}, "max_in_flight=-1"),
         ({"retries": -1}, "retries=-1"),
         ({"resize": "bilinear"}, "resize='bilinear'"),
+        ({"sandbox": True}, "needs resize="),
         ({"token": "two words"}, "the token holds"),
         ({"token": "x", "token_file": "y"}, "exclude"),
         ({"token": "x", "endpoints": "example.com:5500"}, "plain text"),
@@ -79,6 +82,21 @@ def test_a_token_file_is_read_again_when_it_changes(tmp_path):
         source.current()
 
 
+def test_a_token_comes_through_a_pipe_once_and_one_that_nobody_writes_to_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("metric_learn_client.bearer.PIPE_S", 0.2)
+    os.mkfifo(tmp_path / "pipe")
+    source = TokenSource(None, str(tmp_path / "pipe"))
+    with pytest.raises(ValueError, match="nobody wrote to it within 0.2 s"):
+        source.current()
+    with open(tmp_path / "pipe", "w") as pipe:  # the thread that was left behind reads this one
+        pipe.write("lost")
+    monkeypatch.setattr("metric_learn_client.bearer.PIPE_S", 10.0)
+    threading.Thread(target=(tmp_path / "pipe").write_text, args=("secret\n",)).start()
+    assert source.current() == source.current() == "secret"
+    with pytest.raises(ValueError, match="cannot be read|one token"):
+        TokenSource(None, "/dev/zero").current()
+
+
 @BOTH
 def test_a_client_says_what_it_is_and_refuses_to_be_pickled(kind):
     client = kind("a:1,b:2,a:1", deadline_s=7)
@@ -93,7 +111,16 @@ def test_endpoints_are_taken_as_users_write_them():
     assert host_name_of("svc.example:5500") == ("svc.example", 5500)
     assert [host_name_of(each) for each in ("127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/x")] == [None] * 4
     local = ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1", "unix:/x"]
-    assert all(map(is_local, local)) and not any(map(is_local, ["10.0.0.1:1", "svc:1", "dns:///localhost:1"]))
+    local += [
+        "dns:///localhost:1",
+        "dns:127.0.0.1:1",
+        "ipv4:127.0.0.1:1,127.0.0.2:1",
+        "ipv6:[::1]:1",
+        "unix-abstract:x",
+    ]
+    assert all(map(is_local, local))
+    remote = ["10.0.0.1:1", "svc:1", "dns://8.8.8.8/localhost:1", "ipv4:127.0.0.1:1,10.0.0.1:1", "xds:///localhost:1"]
+    assert not any(map(is_local, remote))
 
 
 def test_a_name_with_several_addresses_is_several_targets():

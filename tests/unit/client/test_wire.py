@@ -12,7 +12,28 @@ from metric_learn_client.wire.instances import (
     encode_request,
     read_request,
 )
+from metric_learn_client.wire.messages import POOL
 from metric_learn_client.wire.rows import join_rows, pack_rows, split_rows, unpack_rows
+
+NUMBERS = {
+    "mindspore.serving.proto.DataType": wire.DataType,
+    "grpc.health.v1.HealthCheckResponse.ServingStatus": wire.ServingStatus,
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_numbers_of_an_enum_are_those_of_the_proto_file(name):
+    assert {v.name: v.number for v in POOL.FindEnumTypeByName(name).values} == {m.name: m for m in NUMBERS[name]}
+
+
+PATHS = [wire.PREDICT_PATH, wire.HEALTH_CHECK_PATH, wire.GET_MODEL_PATH]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_names_a_method_of_the_proto_files(path):
+    service, method = path.lstrip("/").split("/")
+    assert method in POOL.FindServiceByName(service).methods_by_name
+
 
 SIZES = [0, 1, 90, 100, 110, 127, 128, 16_300, 16_340, 16_383, 16_384, 2_097_100, 2_097_152]
 

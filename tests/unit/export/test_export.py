@@ -150,11 +150,11 @@ def test_a_version_without_manifest_is_refused(tmp_path):
 
 
 def test_facts_that_stand_twice_agree():
-    """configs/model.yaml and the client's preprocess, read as text: this environment has no OpenCV."""
-    source = (REPOSITORY / "client/src/metric_learn_client/preprocess/__init__.py").read_text()
+    """configs/model.yaml and the client, read as text: this environment has no client package."""
+    client = REPOSITORY / "client/src/metric_learn_client"
     model = yaml.safe_load(MODEL_YAML.read_text())["model"]
-    assert f'PREPROCESSING_ID = "{model["preprocessing"]}"' in source
-    assert f"SIDE_PX = {model['input_side_px']} " in source
+    assert f'PREPROCESSING_ID = "{model["preprocessing"]}"' in (client / "wire/contract.py").read_text()
+    assert f"SIDE_PX = {model['input_side_px']} " in (client / "preprocess/header.py").read_text()
 
 
 def test_the_golden_picture_is_one_that_the_zoo_preprocessed():

@@ -1,15 +1,12 @@
 """Configuration: precedence, and one clear line for everything wrong."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from servable.config import Config, ConfigError, load_config
-from servable.gateway.settings import GatewaySettings, TlsSettings
-from servable.gateway_settings import gateway_settings
+from servable.config import ConfigError, load_config
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -37,6 +34,9 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path):
         ("backend: {target: gpu}", [], {}, ["backend.target", "gpu", "ascend310"]),
         ("server: {address: '::1:5500'}", [], {}, ["server.address", "::1:5500", "in brackets"]),
         ("server: {address: 'unix:x.sock'}", [], {}, ["server.address", "absolute path"]),
+        ("model: {versions: [1, 0]}", [], {}, ["model.versions", "greater than or equal to 1"]),
+        ("backend: {device_ids: [-1]}", [], {}, ["backend.device_ids", "greater than or equal to 0"]),
+        ("limits: {max_request_bytes: 300000000}", [], {}, ["limits.max_request_bytes", "268435456"]),
         ("server: 5", [], {}, ["server = 5", "section with keys", "address"]),
         ("model: {version: 1, version: 2}", [], {}, ["not YAML", "version stands twice"]),
         ("supervision: {stable_s: .nan}", [], {}, ["supervision.stable_s", "finite"]),
@@ -77,45 +77,11 @@ def test_a_key_knows_where_it_was_set(tmp_path):
     assert config.origin("model.version") == config.origin("model.directory") == str(file)
 
 
-def test_the_gateways_settings_are_all_set_from_the_configuration(tmp_path):
-    """Written twice: the section's keys and the gateway's settings. A key of either alone would do nothing."""
+def test_a_relative_credential_starts_at_the_repository(tmp_path):
     file = tmp_path / "c.yaml"
-    file.write_text("")
-    config = load_config(file, (), {})
-    settings = gateway_settings(config)
-    assert settings == GatewaySettings()
-    for section in ("limits", "deadlines", "readiness", "tracing"):
-        assert set(type(getattr(config, section)).model_fields) == set(vars(getattr(settings, section)))
-
-
-def test_every_setting_of_the_gateway_follows_its_key(tmp_path):
-    file = tmp_path / "c.yaml"
-    file.write_text(
-        """
-server: {address: "127.0.0.1:1", http_address: "127.0.0.1:2", when_down: fail, drain_notice_s: 3}
-security: {allow_insecure: true, tls_certificate: /c, tls_private_key: /k, tokens_file: /t}
-limits: {max_instances: 1, max_request_bytes: 2, max_image_bytes: 3, max_image_px: 4, max_in_flight_calls: 5,
-  max_in_flight_instances: 6, max_in_flight_bytes: 7, max_reading_calls: 8, max_streams_per_connection: 9}
-deadlines: {default_s: 1, max_s: 2, read_body_s: 3}
-readiness: {interval_s: 1, deadline_s: 1, max_relative_distance: 0.1, forced_interval_s: 3, max_cost_share: 0.5,
-  failures_before_replace: 9}
-log: {format: json, level: debug, access: false}
-tracing: {enabled: true, otlp_endpoint: "http://127.0.0.1:1"}
-"""
-    )
-    changed, default = gateway_settings(load_config(file, (), {})), GatewaySettings()
-    for name, value in vars(default).items():
-        assert getattr(changed, name) != value, name
-        for key, inner in getattr(value, "__dict__", {}).items():
-            assert getattr(getattr(changed, name), key) != inner, f"{name}.{key}"
-
-
-def test_credentials_reach_the_gateway(tmp_path):
-    file = tmp_path / "c.yaml"
-    file.write_text("security: {tls_certificate: /c, tls_private_key: /k, tls_client_ca: /a, tokens_file: t}\n")
-    settings = gateway_settings(load_config(file, (), {}))
-    assert settings.tls == TlsSettings(Path("/c"), Path("/k"), Path("/a"))
-    assert settings.auth is not None and settings.auth.tokens_file == REPOSITORY / "t"
+    file.write_text("security: {tls_certificate: /c, tokens_file: t}\n")
+    security = load_config(file, (), {}).security
+    assert (security.tls_certificate, security.tokens_file) == (Path("/c"), REPOSITORY / "t")
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -131,16 +97,3 @@ def test_an_ascend_configuration_off_ascend_says_what_is_missing_and_exits_4(nam
     assert done.returncode == 4
     assert len(done.stderr.splitlines()) == 1
     assert "device" in done.stderr and "CANN" in done.stderr and "driver" in done.stderr
-
-
-def test_the_operations_page_lists_every_key_with_its_default(tmp_path):
-    page = (REPOSITORY / "servable" / "README.md").read_text()
-    listed = dict(re.findall(r"^\| `(\w+\.\w+)` \| (.+?) \|", page, re.MULTILINE))
-    actual = {}
-    for section, field in Config.model_fields.items():
-        for key, one in field.annotation.model_fields.items():
-            value = list(one.default) if isinstance(one.default, tuple) else one.default
-            text = "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-            actual[f"{section}.{key}"] = text
-    assert listed.pop("server.run_dir") == "<tmp>/metric-learn-serving-<uid>" and actual.pop("server.run_dir")
-    assert listed == actual

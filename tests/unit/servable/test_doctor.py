@@ -14,7 +14,7 @@ from servable.config import load_config
 from servable.doctor import ascend, directories, host, interpreter
 from servable.doctor.consistency import inconsistencies
 from servable.doctor.examine import Examined
-from servable.doctor.problem import Problem
+from servable.problem import Problem
 from servable.version import ExportedVersion
 
 Usage = namedtuple("Usage", "total used free")
@@ -49,9 +49,9 @@ def test_a_static_python_is_named(monkeypatch, tmp_path):
     assert not list(interpreter._libpython())
 
 
-def test_a_python_path_with_spaces_is_named(monkeypatch, config):
+def test_a_python_path_with_spaces_is_named(monkeypatch):
     monkeypatch.setattr(interpreter.sys, "executable", "/opt/my python/bin/python")
-    assert "without them" in str(one(interpreter.interpreter_problems(config())))
+    assert "without them" in str(one(interpreter.interpreter_problems()))
 
 
 def test_too_small_shared_memory_names_the_workers_and_what_is_needed(monkeypatch, config):

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from metric_learn_client.preprocess import preprocess
-from servable.batch_stats import read
+from servable.batch_stats import decoder_restarts, read
 
 IMAGES = Path(__file__).parents[2] / "golden" / "images"
 GOOD = [(IMAGES / name).read_bytes() for name in ("cat_tiny_60x40.jpg", "coffee_225x224.bmp", "one_pixel.png")]
+BAD_FILTER = (IMAGES.parent / "hostile" / "apng_badfilter.png").read_bytes()
 SIZES = [1, 4, 16]
 
 
@@ -27,22 +28,32 @@ class Network:
         return [(np.asarray(pixels, np.float32).ravel()[:2048],) for (pixels,) in instances]
 
 
-@pytest.fixture
-def stages(monkeypatch, tmp_path):
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def loaded(run_dir):
     settings = {
         "limits": {},
         "batch_sizes": SIZES,
         "device": "cpu",
         "preprocess_threads": 2,
         "run_overhead_images": 0.2,
-        "run_dir": str(tmp_path),
+        "run_dir": str(run_dir),
     }
-    monkeypatch.setenv("METRIC_LEARN_WORKER", json.dumps(settings))
-    module = importlib.import_module("servable.metric_learn.stages")
-    module = importlib.reload(module)
-    module.MODELS.update({size: Network(size) for size in SIZES})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METRIC_LEARN_WORKER", json.dumps(settings))
+        module = importlib.reload(importlib.import_module("servable.metric_learn.stages"))
     yield module
-    module._pool.shutdown()
+    module._pool.close()
+
+
+@pytest.fixture
+def stages(loaded):
+    loaded.MODELS.update({size: Network(size) for size in SIZES})
+    return loaded
 
 
 def drive(stage, values):
@@ -81,7 +92,7 @@ def test_many_images_come_back_in_order(stages):
     assert not stages._tickets._pending
 
 
-def test_a_lone_image_never_waits_for_the_pool(stages):
+def test_a_lone_image_is_decoded_at_once(stages):
     (pixels,) = drive(stages.preprocess, encoded(GOOD[:1]))
     assert np.array_equal(pixels, preprocess(GOOD[0]))
     (row,) = drive(stages.embed, [pixels])
@@ -120,10 +131,21 @@ def test_tickets_that_are_never_redeemed_do_not_pile_up(stages):
     assert len(stages._tickets._pending) <= stages._tickets._kept
 
 
-def test_every_run_is_counted_with_its_images(stages, tmp_path):
+def test_every_run_is_counted_with_its_images(stages, run_dir):
+    before = read(run_dir)
     drive(stages.embed, [preprocess(GOOD[0])] * 16)
     drive(stages.embed, [preprocess(GOOD[0])] * 5)
-    assert read(tmp_path) == {1: (1, 1), 4: (1, 4), 16: (1, 16)}
+    now = read(run_dir)
+    counted = {size: (now[size][0] - before[size][0], now[size][1] - before[size][1]) for size in SIZES}
+    assert counted == {1: (1, 1), 4: (1, 4), 16: (1, 16)}
+
+
+def test_an_image_that_ends_its_decoder_fails_alone_and_is_counted(stages, run_dir):
+    before = decoder_restarts(run_dir)
+    rows = drive(stages.embed, drive(stages.preprocess, encoded([GOOD[0], BAD_FILTER, GOOD[1]])))
+    assert str(rows[1]).startswith(("E_CRASH", "E_DECODE"))  # which depends on OpenCV's version
+    assert np.array_equal(rows[0], expected(GOOD[0])) and np.array_equal(rows[2], expected(GOOD[1]))
+    assert decoder_restarts(run_dir) - before == str(rows[1]).startswith("E_CRASH")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from servable.gateway.backends import Backends, Golden
 from servable.launcher import Identity
 from servable.proof import Unanswered, WrongEmbedding
 from servable.sections import SupervisionSection
-from servable.supervisor import StartFailed, Supervisor, backoff_s
+from servable.supervisor import StartFailed, Supervisor, backoff_s, pause_s
 
 SETTINGS = SupervisionSection(max_failures=3, stable_s=3600, backoff_initial_s=0, backoff_max_s=0, worker_lost_s=0.2)
 GOLDEN = Golden(b"", np.zeros(1, np.float32))
@@ -25,6 +25,7 @@ class Child:
         self.pid = next(self.numbers)
         self.identity = Identity(version, "f", f"unix:/{self.pid}", 48, 16, 2048, "stand-in", "p", GOLDEN)
         self.proof, self.code, self.workers, self.expected_workers = proof, code, workers, workers
+        self.lost = 0
         self.ended = None
 
     def poll(self):
@@ -47,6 +48,9 @@ class Child:
 
     def workers_alive(self):
         return self.workers
+
+    def workers_ended(self):
+        return self.lost
 
     async def prove(self, max_relative_distance):
         if self.proof == "never":
@@ -74,7 +78,7 @@ class Scene:
 
         def set_down(backend, reason):
             self.down.append(reason)
-            registry_down(backend, reason)
+            return registry_down(backend, reason)
 
         self.registry.set_down = set_down
         self.supervisor = Supervisor(
@@ -285,6 +289,112 @@ def test_a_start_can_be_cancelled_and_leaves_nothing():
         assert scene.launched[0].ended == "at once"
 
     play(scenario)
+
+
+def test_ends_with_images_in_them_never_count_and_the_next_start_follows_at_once():
+    async def scenario():
+        scene = Scene(settings=SETTINGS.model_copy(update={"backoff_initial_s": 600, "backoff_max_s": 600}))
+        await scene.supervisor.start()
+        for number in range(3 * SETTINGS.max_failures):
+            scene.registry.default.images_in_it = True
+            scene.launched[-1].workers = 0
+            await scene.until(lambda count=number + 2: len(scene.launched) == count and scene.registry.default.serving)
+        assert not scene.supervisor.gave_up.done()
+        assert scene.registry.default.deaths_with_suspects == 3 * SETTINGS.max_failures
+        await scene.supervisor.stop()
+
+    play(scenario)
+
+
+def test_a_start_that_fails_counts_also_after_an_end_with_images():
+    async def scenario():
+        scene = Scene(Child(1), *(Child(1, proof=Unanswered("no answer")) for _ in range(5)))
+        await scene.supervisor.start()
+        scene.registry.default.images_in_it = True
+        scene.launched[0].code = -9
+        assert "no answer" in await asyncio.wait_for(scene.supervisor.gave_up, 10)
+        assert len(scene.launched) == 2 + SETTINGS.max_failures
+
+    play(scenario)
+
+
+def test_ends_without_images_count_however_many_had_some():
+    async def scenario():
+        scene = Scene()
+        await scene.supervisor.start()
+        for number in range(2 * SETTINGS.max_failures):
+            scene.registry.default.images_in_it = number % 2 == 0
+            scene.launched[-1].code = number
+            await scene.until(lambda count=number + 2: len(scene.launched) == count and scene.registry.default.serving)
+        scene.registry.default.images_in_it = False
+        scene.launched[-1].code = 77
+        assert "77" in await asyncio.wait_for(scene.supervisor.gave_up, 10)
+
+    play(scenario)
+
+
+def test_a_second_lost_worker_replaces_all_at_once():
+    """MindSpore Serving restarts the first, whose images are with the next: an image would end one after the other."""
+
+    async def scenario():
+        scene = Scene(Child(1, workers=8), settings=SETTINGS.model_copy(update={"worker_lost_s": 60}))
+        await scene.supervisor.start()
+        first = scene.launched[0]
+        await asyncio.sleep(0.2)
+        first.workers, first.lost = 7, first.lost + 1
+        await asyncio.sleep(0.3)
+        first.workers = 8
+        await asyncio.sleep(0.3)
+        assert len(scene.launched) == 1
+        first.workers, first.lost = 7, first.lost + 1
+        await scene.until(lambda: len(scene.launched) == 2)
+        assert scene.down == ["MindSpore Serving lost 2 workers within 60 s"]
+        await scene.supervisor.stop()
+
+    play(scenario)
+
+
+def test_one_lost_worker_replaces_all_where_a_suspect_is_alone_in_it():
+    async def scenario():
+        scene = Scene(Child(1, workers=2), settings=SETTINGS.model_copy(update={"worker_lost_s": 60}))
+        await scene.supervisor.start()
+        await asyncio.sleep(0.2)
+        scene.registry.default.alone = True
+        scene.launched[0].workers, scene.launched[0].lost = 1, 1
+        await scene.until(lambda: len(scene.launched) == 2)
+        assert scene.down == ["MindSpore Serving lost a worker with a suspect in it"]
+        await scene.supervisor.stop()
+
+    play(scenario)
+
+
+def test_a_worker_that_was_lost_before_the_first_image_came_says_nothing_of_a_suspect():
+    async def scenario():
+        child = Child(1, workers=2)
+        child.workers, child.lost = 1, 1
+        scene = Scene(child, settings=SETTINGS.model_copy(update={"worker_lost_s": 60}))
+        scene.registry.default.alone = True
+        await scene.supervisor.start()
+        await asyncio.sleep(0.3)
+        assert len(scene.launched) == 1
+        await scene.supervisor.stop()
+
+    play(scenario)
+
+
+def test_a_stop_is_told_before_the_child_ends():
+    async def scenario():
+        scene = Scene()
+        await scene.supervisor.start()
+        await scene.supervisor.stop()
+        assert scene.registry.default.ending
+
+    play(scenario)
+
+
+def test_pauses_after_many_ends_with_images_are_short():
+    settings = SupervisionSection(backoff_initial_s=0.5, backoff_max_s=3600)
+    assert [pause_s(number, settings) for number in (1, 10, 21, 22, 23, 24, 1000)] == [0, 0, 0, 0.5, 1, 2, 5]
 
 
 def test_backoff_is_none_at_first_then_doubles_to_its_limit():

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
-import threading
-from types import FrameType
-from typing import NoReturn, Optional
+import traceback
+from typing import Any, Optional
 
 import click
 
 from metric_learn_client._version import __version__
+from metric_learn_client.cli import signals, streams
 from metric_learn_client.errors import (
     DeadlineError,
     IdentityError,
@@ -26,8 +25,9 @@ from metric_learn_client.errors import (
     UnreachableError,
 )
 from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.printable import printable
 
-EXIT_S = 10.0  # after a signal; see _exit_after_signal
+TRACEBACK_ENVIRONMENT = "METRIC_LEARN_TRACEBACK"  # set: an unexpected error shows where it comes from
 
 # name -> (what it does, the extra that holds its libraries)
 COMMANDS = {
@@ -62,6 +62,12 @@ class _Commands(click.Group):
         found: click.Command = module.command
         return found
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # click itself would end without a word
+            raise MetricLearnError(f"{error.filename or 'a pipe'}: its reader is gone") from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (text, _) in COMMANDS.items()])
@@ -73,43 +79,51 @@ def cli() -> None:
     pass
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as an exception so that every `finally` runs."""
-
-
-def _terminate(_number: int, _frame: Optional[FrameType]) -> None:
-    raise _Terminated
-
-
-def _exit_after_signal(code: ExitCode) -> NoReturn:
-    """sys.exit, but within EXIT_S: everything was cleaned up when the exception came here.
-
-    An exception out of a signal handler can strike while a thread pool holds a lock of its own; its threads then wait
-    for ever, and the interpreter, which joins them at its end, with them.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    guard = threading.Timer(EXIT_S, os._exit, (int(code),))
-    guard.daemon = True
-    guard.start()
+def main() -> None:
+    """Runs the command line and exits with a code of exit_codes.ExitCode."""
+    streams.open_standard_streams()
+    signals.raise_on_sigterm()
+    code = run()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        streams.abandon_stdout()
+        if not code:  # else it was said when it happened first
+            _say(error)
+            code = ExitCode.UNEXPECTED
+    if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+        signals.end_within(signals.END_S, code)  # threads that hang would be joined at the interpreter's end
     sys.exit(code)
 
 
-def main() -> None:
-    """Runs the command line and exits with a code of exit_codes.ExitCode."""
-    signal.signal(signal.SIGTERM, _terminate)
+def run(arguments: Optional[list[str]] = None) -> int:
+    """The exit code of a command line, by default the process's own. Whatever it raises is one line on stderr."""
     try:
-        sys.exit(cli(standalone_mode=False))
+        return int(cli(arguments, standalone_mode=False) or ExitCode.DONE)
     except click.ClickException as error:
         error.show()
-        sys.exit(ExitCode.USAGE)
+        return ExitCode.USAGE
     except (click.Abort, KeyboardInterrupt):
-        _exit_after_signal(ExitCode.INTERRUPTED)
-    except _Terminated:
-        _exit_after_signal(ExitCode.TERMINATED)
-    except (MetricLearnError, OSError) as error:
-        click.echo(f"metric-learn: {error}", err=True)
-        sys.exit(exit_code_of(error))
+        return ExitCode.INTERRUPTED
+    except signals.TerminatedError:
+        return ExitCode.TERMINATED
+    except (MetricLearnError, OSError, MemoryError) as error:
+        _say(error)
+        return exit_code_of(error)
+    except Exception as error:  # a mistake of ours; with the place in the code, for whoever reports it
+        if os.environ.get(TRACEBACK_ENVIRONMENT):
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        _say(
+            f"unexpected {type(error).__name__} in {os.path.basename(place.filename)}, line {place.lineno}: {error}; "
+            f"please report it, with what {TRACEBACK_ENVIRONMENT}=1 adds"
+        )
+        return ExitCode.UNEXPECTED
+
+
+def _say(what: object) -> None:
+    text = f"{what.filename}: {what.strerror}" if isinstance(what, OSError) and what.filename else str(what)
+    click.echo(f"metric-learn: {printable(text) or type(what).__name__}", err=True)
 
 
 def exit_code_of(error: BaseException) -> ExitCode:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Optional
 
 import click
 import numpy as np
 
+from metric_learn_client import wire
 from metric_learn_client.cli.connection import endpoint_options, open_client
+from metric_learn_client.cli.output_file import OutputFile
 from metric_learn_client.client import EmbeddingClient
 from metric_learn_client.errors import MetricLearnError
 from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.inputs import UnreadableError, read_image
 from metric_learn_client.load import PERCENTILES, Level, parse_range
 from metric_learn_client.load_runner import MAX_ARRIVALS_IN_FLIGHT, Load, Measurement, UnstableError, rotating
 from metric_learn_client.lossless import encode_lossless
@@ -51,7 +55,7 @@ def _levels(_context: click.Context, _option: click.Parameter, value: Optional[s
 @click.option("--latency-threshold-ms", type=float, help="stop at the first level whose latency is above this")
 @click.option("--warmup-request-count", type=click.IntRange(0), default=5, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="of the arrivals")
-@click.option("--csv", "csv_file", type=click.Path(dir_okay=False), help="write the levels as CSV too")
+@click.option("--csv", "csv_file", type=OutputFile(), help="write the levels as CSV too")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object per level and line instead of a table")
 @endpoint_options
 def command(
@@ -67,7 +71,7 @@ def command(
     latency_threshold_ms: Optional[float],
     warmup_request_count: int,
     seed: int,
-    csv_file: Optional[str],
+    csv_file: Optional[Path],
     as_json: bool,
     **connection: Any,
 ) -> ExitCode:
@@ -130,11 +134,10 @@ def _caller(client: EmbeddingClient, images: list[bytes], batch_size: int) -> An
 
 def _images(files: Sequence[str]) -> list[bytes]:
     if files:
-        contents = []
-        for name in files:
-            with open(name, "rb") as file:
-                contents.append(file.read())
-        return contents
+        try:
+            return [read_image(name, wire.DEFAULT_MAX_IMAGE_BYTES) for name in files]
+        except UnreadableError as error:
+            raise click.UsageError(error.message) from error
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (12, 16, 3), np.uint8)
     picture = np.repeat(np.repeat(coarse, 40, axis=0), 40, axis=1) // 2 + rng.integers(0, 16, (480, 640, 3), np.uint8)

@@ -62,7 +62,7 @@ def open_client(
     """The client that the options describe. more: further arguments of EmbeddingClient. Raises click.UsageError."""
     try:
         wants_tls = tls or ca_file or cert_file or key_file or server_name
-        return EmbeddingClient(
+        client = EmbeddingClient(
             endpoint,
             deadline_s=deadline_s,
             tls=TlsOptions(ca_file, cert_file, key_file, server_name) if wants_tls else None,
@@ -71,5 +71,7 @@ def open_client(
             expected_fingerprint=expected_fingerprint or None,
             **more,
         )
-    except (ValueError, ImportError) as error:
+        client._core.token.current()  # a file that holds none is said now, and not in the middle of a call
+        return client
+    except (ValueError, ImportError, OSError) as error:
         raise click.UsageError(str(error)) from error

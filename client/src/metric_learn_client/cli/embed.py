@@ -19,6 +19,7 @@ same command again does what is missing.
 """
 
 _EXISTS = click.IntRange(min=1)
+_SECONDS = click.FloatRange(min=0, min_open=True)
 # name, type, default, help; a default of None stays unshown
 _INPUT: tuple[tuple[str, Any, Any, str], ...] = (
     ("--input-format", click.Choice(job.INPUT_FORMATS), InputSpec.input_format, "what the inputs are"),
@@ -44,6 +45,8 @@ _RUN: tuple[tuple[str, Any, Any, str], ...] = (
     ("--in-flight", _EXISTS, RunOptions.in_flight, "calls at one time, per worker"),
     ("--read-threads", _EXISTS, RunOptions.read_threads, "batches read at one time, per worker"),
     ("--max-outage-s", click.FloatRange(min=0), RunOptions.max_outage_s, "how long to wait for the service"),
+    ("--max-image-bytes", _EXISTS, RunOptions.max_image_bytes, "larger files are not read"),
+    ("--read-timeout-s", _SECONDS, RunOptions.read_timeout_s, "for one image at a URL, tries included"),
     ("--num-shards", _EXISTS, RunOptions.num_shards, "parts that the job is divided into, for Slurm and Kubernetes"),
     ("--shard-index", click.IntRange(min=0), RunOptions.shard_index, "which part this run does, from 0"),
     ("--ray-address", str, None, "of a running Ray cluster (default: RAY_ADDRESS, else one is started here)"),
@@ -73,6 +76,7 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--output", type=click.Path(), help="x.npy, x.parquet or x.jsonl (default: JSON lines on stdout)")
 @click.option("--output-dir", type=click.Path(file_okay=False), help="[job] directory for the shards of a whole set")
 @_job_options
+@click.option("--sandbox", is_flag=True, help="[job] with --preprocess local: decode in processes of their own")
 @click.option("--overwrite", is_flag=True, help="[job] remove what an earlier job left in --output-dir, begin anew")
 @click.option("--extend", is_flag=True, help="[job] the input has grown: embed what was added")
 @click.option("--retry-failed", is_flag=True, help="[job] only the rows that failed, again")

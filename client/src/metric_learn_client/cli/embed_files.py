@@ -6,25 +6,29 @@ An output file appears whole or not at all.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO, Optional, Union
 
 import click
 import numpy as np
+import numpy.typing as npt
 
+from metric_learn_client.cli.output_file import WholeFile, why_not
 from metric_learn_client.client import EmbeddingClient
 from metric_learn_client.errors import ImageFailure, RejectedError
 from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.printable import escaped, printable
 from metric_learn_client.progress import progress_bar
 from metric_learn_client.results import Row
 from metric_learn_client.wire import EMBEDDING_DIM
 
-FORMATS = (".npy", ".parquet", ".jsonl")
+# Bytes of a row at most, by format; a number in JSON has up to 22 characters.
+_ROW_BYTES = {".npy": 4 * EMBEDDING_DIM + 1, ".parquet": 4 * EMBEDDING_DIM + 8192, ".jsonl": 24 * EMBEDDING_DIM + 8192}
+FORMATS = tuple(_ROW_BYTES)
 STDIN = "-"
 
 Answer = Union[Row, ImageFailure]
@@ -40,18 +44,18 @@ def embed_files(files: Sequence[str], output: Optional[str], client: EmbeddingCl
     if not names:
         raise click.UsageError("no image files: name some, or '-' to read names from stdin")
     answers = _answers(names, client)
-    if kind == ".npy":
-        failures = _write_npy(str(output), names, answers)
-    elif kind == ".parquet":
-        failures = _write_parquet(str(output), names, answers, client)
-    elif output is not None:
-        with _whole(output) as file:
-            failures = _write_lines(file, names, answers)
-    else:
+    if output is None:
         failures = _write_lines(sys.stdout.buffer, names, answers)
         sys.stdout.buffer.flush()
+    else:
+        file = WholeFile(Path(output), len(names) * _ROW_BYTES[kind])
+        try:
+            failures = _write(file, kind, names, answers, client)
+        except BaseException:  # the service's failure, an interruption
+            file.discard()
+            raise
     for failure in failures:
-        click.echo(f"{names[failure.index]}: {failure.code}: {failure.message}", err=True)
+        click.echo(f"{printable(names[failure.index])}: {failure.code}: {failure.message}", err=True)
     if failures:
         click.echo(f"{len(failures)} of {len(names)} images failed", err=True)
         return ExitCode.SOME_FAILED
@@ -63,8 +67,9 @@ def check_output(output: Optional[str]) -> str:
     kind = ".jsonl" if output is None else os.path.splitext(output)[1]
     if kind not in FORMATS:
         raise click.UsageError(f"--output {output}: must end in {', '.join(FORMATS)}")
-    if output is not None and not os.path.isdir(os.path.dirname(output) or "."):
-        raise click.UsageError(f"--output {output}: no such folder: {os.path.dirname(output)}")
+    problem = None if output is None else why_not(Path(output))
+    if problem is not None:
+        raise click.UsageError(f"--output {problem}")
     if kind == ".parquet":
         try:
             import pyarrow.parquet  # noqa: F401
@@ -89,33 +94,41 @@ def _answers(names: Sequence[str], client: EmbeddingClient) -> Iterator[Answer]:
         for answer in client.embed_iter(names, on_error="return"):
             bar.update(1)
             # the library names the file in the message of E_READ; here it stands before the message already
-            yield answer if isinstance(answer, np.ndarray) else _without_name(answer, names[answer.index])
+            yield answer if isinstance(answer, np.ndarray) else without_name(answer, names[answer.index])
     finally:
         bar.close()
 
 
-def _without_name(failure: ImageFailure, name: str) -> ImageFailure:
+def without_name(failure: ImageFailure, name: str) -> ImageFailure:
+    """The failure as it is shown where the file's name stands before it."""
     prefix = f"{name}: "
     message = failure.message[len(prefix) :] if failure.message.startswith(prefix) else failure.message
     return ImageFailure(failure.index, failure.code, message)
 
 
-def _write_npy(output: str, names: Sequence[str], answers: Iterator[Answer]) -> list[ImageFailure]:
-    embeddings = np.full((len(names), EMBEDDING_DIM), np.nan, np.float32)
+def _write(
+    file: WholeFile, kind: str, names: Sequence[str], answers: Iterator[Answer], client: EmbeddingClient
+) -> list[ImageFailure]:
+    if kind == ".jsonl":
+        with file.writing() as lines:
+            return _write_lines(lines, names, answers)
+    embeddings = np.zeros((len(names), EMBEDDING_DIM), np.float32)
     failures = _fill(embeddings, answers)
-    with _whole(output) as file:
-        np.save(file, embeddings)
+    failed = [failure.index for failure in failures]
+    if kind == ".npy":
+        embeddings[failed] = np.nan
+        file.write(lambda to: np.save(to, embeddings))
+    else:
+        import pyarrow.parquet as pq
+
+        table = _table(names, embeddings, failures).replace_schema_metadata(_identity(client))
+        file.write(lambda to: pq.write_table(table, to))
     return failures
 
 
-def _write_parquet(
-    output: str, names: Sequence[str], answers: Iterator[Answer], client: EmbeddingClient
-) -> list[ImageFailure]:
+def _table(names: Sequence[str], embeddings: npt.NDArray[np.float32], failures: Sequence[ImageFailure]) -> Any:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    embeddings = np.zeros((len(names), EMBEDDING_DIM), np.float32)
-    failures = _fill(embeddings, answers)
     failed = {failure.index: failure for failure in failures}
     column = pa.FixedSizeListArray.from_arrays(
         pa.array(embeddings.reshape(-1)),
@@ -123,17 +136,14 @@ def _write_parquet(
         mask=pa.array([index in failed for index in range(len(names))]),
     )
     errors = [failed.get(index) for index in range(len(names))]
-    table = pa.table(
+    return pa.table(
         {
-            "image_path": pa.array(names, pa.string()),
+            "image_path": pa.array([escaped(name) for name in names], pa.string()),
             "embedding": column,
             "code": pa.array([error.code if error else None for error in errors], pa.string()),
-            "message": pa.array([error.message if error else None for error in errors], pa.string()),
+            "message": pa.array([printable(error.message) if error else None for error in errors], pa.string()),
         }
     )
-    with _whole(output) as file:
-        pq.write_table(table.replace_schema_metadata(_identity(client)), file)
-    return failures
 
 
 def _identity(client: EmbeddingClient) -> dict[str, str]:
@@ -157,27 +167,11 @@ def _fill(embeddings: Any, answers: Iterator[Answer]) -> list[ImageFailure]:
 def _write_lines(file: BinaryIO, names: Sequence[str], answers: Iterator[Answer]) -> list[ImageFailure]:
     failures = []
     for name, answer in zip(names, answers):
-        line: dict[str, Any] = {"image_path": name}
+        line: dict[str, Any] = {"image_path": escaped(name)}
         if isinstance(answer, ImageFailure):
             failures.append(answer)
-            line.update(code=answer.code, message=answer.message)
+            line.update(code=answer.code, message=printable(answer.message))
         else:
             line["embedding"] = answer.tolist()
-        file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n")
+        file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
     return failures
-
-
-@contextlib.contextmanager
-def _whole(output: str) -> Iterator[BinaryIO]:
-    """A file beside the output that takes its name when all is written, and is removed otherwise."""
-    handle, aside = tempfile.mkstemp(dir=os.path.dirname(output) or ".", prefix=f".{os.path.basename(output)}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(aside, 0o666 & ~umask)  # mkstemp's 0600 is not what a user expects of an output
-        os.replace(aside, output)
-    except BaseException:
-        os.unlink(aside)
-        raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from functools import partial
@@ -13,6 +14,7 @@ import click
 
 from metric_learn_client.cli.connection import open_client
 from metric_learn_client.cli.job_progress import Bar, JsonLines
+from metric_learn_client.cli.signals import as_flag
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.jobs.dry_run import dry_run as estimate_job
 from metric_learn_client.jobs.errors import InputError, RefusedError
@@ -71,8 +73,17 @@ def _run(
     as_json: bool,
 ) -> JobSummary:
     observer = JsonLines() if as_json else Bar()
+    stop = threading.Event()
+
+    def last_words() -> None:
+        observer.notice(
+            f"stopped: {observer.done_shards} of {observer.shards} shards are in {output_dir}; "
+            "the same command goes on from there"
+        )
+
     try:
-        with redirect_stdout(sys.stderr):  # Ray prints what it has to say there; stdout is for the job's own words
+        # Ray prints what it has to say to stdout, which is for the job's own words.
+        with redirect_stdout(sys.stderr), as_flag(stop, lambda: observer.begun, last_words):
             return run_job(
                 output_dir,
                 spec,
@@ -82,15 +93,13 @@ def _run(
                 if_exists="overwrite" if overwrite else "extend" if extend else "resume",
                 retry_failed=retry_failed,
                 observer=observer,
+                stop=stop,
             )
     except (InputError, RefusedError, ValueError):
         raise
     except BaseException:  # also SIGINT and SIGTERM, which are not Exceptions
         if observer.begun:
-            observer.notice(
-                f"stopped: {observer.done_shards} of {observer.shards} shards are in {output_dir}; "
-                "the same command goes on from there"
-            )
+            last_words()
         raise
 
 

@@ -10,6 +10,7 @@ from typing import Any, Optional
 import click
 
 from metric_learn_client.cli.connection import endpoint_options, open_client
+from metric_learn_client.cli.output_file import OutputFile
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.retrieval.embedding_set import EmbeddingSet, EmbeddingSetError, read_embedding_set
 from metric_learn_client.retrieval.evaluation import Evaluation, as_text, evaluate
@@ -23,9 +24,10 @@ from metric_learn_client.retrieval.protocol import (
     select_sop,
     sop_protocol,
 )
-from metric_learn_client.retrieval.work import DEFAULT_MEMORY_MB, Work
+from metric_learn_client.retrieval.ranking import DEFAULT_MEMORY_MB
 
 PATH = click.Path(path_type=Path)
+FOLDER = click.Path(file_okay=False, writable=True, path_type=Path)
 
 
 @click.command(
@@ -41,13 +43,12 @@ PATH = click.Path(path_type=Path)
 @click.option("--label-from-folder", is_flag=True, help="the class is the name of the image's folder")
 @click.option("--k", "ks", type=click.IntRange(1), multiple=True, default=DEFAULT_KS, show_default=True)
 @click.option("--min-recall-at-1", type=click.FloatRange(0, 1), help="exit 5 below this")
-@click.option("--threads", type=click.IntRange(0), default=0, help="blocks at once  [default: one a core]")
-@click.option("--memory-mb", type=click.IntRange(16), default=DEFAULT_MEMORY_MB, show_default=True, help="for blocks")
+@click.option("--memory-mb", type=click.IntRange(16), default=DEFAULT_MEMORY_MB, show_default=True, help="for a block")
 @click.option("--faiss", is_flag=True, help="rank by FAISS in float32 in place of the exact order")
-@click.option("--report", type=PATH, help="x.html: a self-contained page")
-@click.option("--plots", "plots_folder", type=PATH, help="folder for recall.png, similarity.png, norms.png")
+@click.option("--report", type=OutputFile(), help="x.html: a self-contained page")
+@click.option("--plots", "plots_folder", type=FOLDER, help="folder for recall.png, similarity.png, norms.png")
 @click.option("--image-root", type=PATH, help="where relative image paths begin, for the report's pictures")
-@click.option("--output", type=PATH, help="x.json: all numbers")
+@click.option("--output", type=OutputFile(), help="x.json: all numbers")
 @click.option("--json", "as_json", is_flag=True, help="the numbers on stdout as JSON")
 @endpoint_options
 def command(
@@ -60,7 +61,6 @@ def command(
     label_from_folder: bool,
     ks: tuple[int, ...],
     min_recall_at_1: Optional[float],
-    threads: int,
     memory_mb: int,
     faiss: bool,
     report: Optional[Path],
@@ -100,14 +100,16 @@ def command(
             ranked_labels,
             protocol=chosen,
             ks=ks,
-            work=Work(threads=threads, memory_mb=memory_mb),
+            memory_mb=memory_mb,
             faiss=faiss,
             least_recall_at_1=min_recall_at_1,
         )
     except (EmbeddingSetError, ProtocolError, ValueError) as error:
         raise click.UsageError(str(error)) from error
+    click.echo(
+        json.dumps(made.as_dict(), indent=2) if as_json else as_text(made)
+    )  # first: a full disk takes no numbers
     _write(made, report, plots_folder, output, image_root)
-    click.echo(json.dumps(made.as_dict(), indent=2) if as_json else as_text(made))
     return ExitCode.DONE if made.passed else ExitCode.GATE_FAILED
 
 
@@ -137,7 +139,10 @@ def _write(
         if plots_folder is not None:
             save_plots(drawn, plots_folder)
         if report is not None:
-            report.write_text(report_page(made, drawn, Pictures(image_root)), encoding="utf-8")
+            pictures = Pictures(image_root)
+            report.write_text(report_page(made, drawn, pictures), encoding="utf-8")
             click.echo(f"report: {report}", err=True)
+            if lacking := pictures.missing():
+                click.echo(lacking, err=True)
     if output is not None:
         output.write_text(json.dumps(made.as_dict(), indent=2) + "\n")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client.cli.connection import endpoint_options, open_client
+from metric_learn_client.cli.output_file import OutputFolder
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.printable import printable
 from metric_learn_client.verification.gate import served_side
@@ -27,7 +28,7 @@ def command() -> None:
     help="Record what a trusted endpoint answers for PICTURES. From a checkpoint: python -m export golden.",
 )
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="a new directory")
+@click.option("--output", required=True, type=OutputFolder(), help="a new directory")
 @click.option(
     "--precision",
     type=click.Choice(list(TOLERANCES)),
@@ -41,8 +42,6 @@ def record(pictures: tuple[Path, ...], output: Path, precision: str, **connectio
     files = [file for file in files if file.is_file()]
     if not files:
         raise click.UsageError(f"{printable(str(pictures[0]))} holds no file")
-    if output.exists():
-        raise click.UsageError(f"--output {output} exists; record into a new directory")
     images = [file.read_bytes() for file in files]
     with open_client(**connection) as client:
         result = client.embed(images, on_error="return")

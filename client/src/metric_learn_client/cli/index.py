@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from metric_learn_client.cli.output_file import OutputFolder
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.printable import printable
 from metric_learn_client.retrieval.embedding_set import EmbeddingSetError, read_embedding_set
@@ -25,7 +26,7 @@ def command() -> None:
 
 @command.command(name="build", help="Build an index of EMBEDDINGS, the output of `embed --output-dir`.")
 @click.argument("embeddings", type=PATH)
-@click.option("--output", required=True, type=PATH, help="a new directory")
+@click.option("--output", required=True, type=OutputFolder(), help="a new directory")
 @click.option("--kind", type=click.Choice(KINDS), default="exact", show_default=True, help="FAISS Flat, IVF or HNSW")
 @click.option(
     "--target-recall",
@@ -36,8 +37,6 @@ def command() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="the facts of the index on stdout as JSON")
 def build(embeddings: Path, output: Path, kind: Any, target_recall: float, as_json: bool) -> ExitCode:
-    if output.exists():
-        raise click.UsageError(f"--output {output} exists; build into a new directory, or remove it")
     try:
         index = build_index(embeddings, kind, target_recall=target_recall)
         index.save(output)

@@ -23,11 +23,11 @@ def command() -> None:
 
 @command.command(name="verify", help="Read everything in OUTPUT_DIR again and prove that every row is there once.")
 @click.argument("output_dir", type=click.Path(file_okay=False))
-@click.option("--complete", is_flag=True, help="a shard that is missing counts as a failure, too")
+@click.option("--complete", is_flag=True, help="compare with the input; a missing shard or row is a failure, too")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 def verify(output_dir: str, complete: bool, as_json: bool) -> ExitCode:
     try:
-        found = verify_output(output_dir)
+        found = verify_output(output_dir, with_input=complete)
     except JobError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
@@ -40,6 +40,10 @@ def verify(output_dir: str, complete: bool, as_json: bool) -> ExitCode:
             f"{output_dir}: {verdict}: {found.done_shards} of {found.shards} shards, {found.succeeded} embedded, "
             f"{found.failed} failed, of {found.rows} rows"
         )
+        if found.input_rows is not None:
+            click.echo(f"the input has {found.input_rows} rows now")
+        if found.not_compared:
+            click.echo(f"not compared with the input: {found.not_compared}")
     bad = found.problems or (complete and not found.complete)
     return ExitCode.GATE_FAILED if bad else ExitCode.DONE
 

@@ -10,6 +10,8 @@ import click
 import numpy as np
 
 from metric_learn_client.cli.connection import endpoint_options, open_client
+from metric_learn_client.cli.embed_files import without_name
+from metric_learn_client.cli.output_file import OutputFile
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.printable import printable
 from metric_learn_client.retrieval.pages import Result, item, search_page
@@ -25,7 +27,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--stored", is_flag=True, help="each QUERY is an image_path of the index; no endpoint is asked")
 @click.option("--k", type=click.IntRange(1), default=10, show_default=True, help="images for each query")
 @click.option("--json", "as_json", is_flag=True, help="JSON, one line a query")
-@click.option("--html", type=PATH, help="x.html: a self-contained page with pictures")
+@click.option("--html", type=OutputFile(), help="x.html: a self-contained page with pictures")
 @click.option("--image-root", type=PATH, help="where the index's relative paths begin, for the page's pictures")
 @endpoint_options
 def command(
@@ -63,8 +65,12 @@ def command(
             for path, value in neighbours:
                 click.echo(f"  {value:.5f}  {printable(path)}")
     if html is not None:
-        html.write_text(_page(index, found, stored, image_root), encoding="utf-8")
+        pictures = Pictures(image_root)
+        queried = pictures if stored else Pictures()
+        html.write_text(_page(index, found, queried, pictures), encoding="utf-8")
         click.echo(f"page: {html}", err=True)
+        for lacking in {each.missing() for each in (queried, pictures)} - {None}:
+            click.echo(lacking, err=True)
     for failure in failures:
         click.echo(failure, err=True)
     return ExitCode.SOME_FAILED if failures else ExitCode.DONE
@@ -82,26 +88,16 @@ def _embed(
     index: SearchIndex, queries: tuple[str, ...], connection: dict[str, Any]
 ) -> tuple[list[str], Any, list[str]]:
     """(queries that have an embedding, their embeddings, one line for each that has none)."""
-    failures, readable, images = [], [], []
-    for query in queries:
-        try:
-            images.append(Path(query).read_bytes())
-            readable.append(query)
-        except OSError as error:
-            failures.append(f"{printable(query)}: E_READ: {error.strerror}")
-    if not readable:
-        return [], np.empty((0, index.facts.dim), np.float32), failures
     with open_client(**connection) as client:
-        result = client.embed(images, on_error="return")
+        result = client.embed(queries, on_error="return")
     check_fingerprint(index.facts.fingerprint, result.fingerprint)
-    bad = {failure.index for failure in result.errors}
-    failures += [f"{printable(readable[e.index])}: {e.code}: {e.message}" for e in result.errors]
-    good = [n for n in range(len(readable)) if n not in bad]
-    return [readable[n] for n in good], np.asarray(result.embeddings)[good], failures
+    named = ((printable(queries[each.index]), without_name(each, queries[each.index])) for each in result.errors)
+    failures = [f"{name}: {failure.code}: {failure.message}" for name, failure in named]
+    good = np.flatnonzero(result.ok).tolist()
+    return [queries[n] for n in good], result.embeddings[good], failures
 
 
-def _page(index: SearchIndex, found: list[Any], stored: bool, image_root: Optional[Path]) -> str:
-    pictures, queried = Pictures(image_root), Pictures(image_root if stored else None)
+def _page(index: SearchIndex, found: list[Any], queried: Pictures, pictures: Pictures) -> str:
     results = [
         Result(item(queried, query), [item(pictures, path, value) for path, value in neighbours])
         for query, neighbours in found

@@ -11,6 +11,7 @@ import click
 import numpy as np
 
 from metric_learn_client.cli.connection import endpoint_options, open_client
+from metric_learn_client.cli.output_file import OutputFile
 from metric_learn_client.errors import MetricLearnError
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.verification.gate import run_gate, served_side
@@ -45,7 +46,7 @@ from metric_learn_client.verification.report import Side, as_dict, as_text
 )
 @click.option("--no-diagnosis", is_flag=True, help="do not try the known mistakes where the gate fails")
 @click.option("--json", "as_json", is_flag=True, help="the verdict on stdout as JSON")
-@click.option("--output", type=click.Path(path_type=Path), help="x.json: the verdict, all rows")
+@click.option("--output", type=OutputFile(), help="x.json: the verdict, all rows")
 @endpoint_options
 def command(
     golden_path: Path,
@@ -78,9 +79,9 @@ def command(
             explain=not no_diagnosis,
         )
     document = json.dumps(as_dict(verdict), indent=2)
+    click.echo(document if as_json else as_text(verdict))
     if output is not None:
         output.write_text(document + "\n")
-    click.echo(document if as_json else as_text(verdict))
     return ExitCode.DONE if verdict.passed else ExitCode.GATE_FAILED
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from metric_learn_client.core.identity import ModelLimits
-from metric_learn_client.errors import ImageFailure
+from metric_learn_client.errors import DeadlineError, ImageFailure
 from metric_learn_client.inputs import UnreadableError, check_image, read_image
 from metric_learn_client.wire.instances import INSTANCE_OVERHEAD_BYTES, REQUEST_OVERHEAD_BYTES
 
@@ -62,8 +63,41 @@ def pack(images: Iterable[Any], batch_size: int, limits: ModelLimits, first: int
         yield Batch(start, index + 1 - start, tuple(positions), tuple(contents), tuple(failures))
 
 
-def checked(images: Iterable[Any]) -> Iterator[Any]:
-    """The images of a stream, each checked when its turn comes."""
+def chunks(images: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """The images of a stream, so many at a time, each checked when its turn comes."""
+    chunk: list[Any] = []
     for index, image in enumerate(images):
         check_image(image, index)
-        yield image
+        chunk.append(image)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+class Reading:
+    """The batches of one chunk, made by `batches` in a thread that may hang: in a file on a mount that does not
+    answer. Who waits for it says by `late` what it was that kept it."""
+
+    def __init__(self, chunk: list[Any], batch_size: int, limits: ModelLimits, first: int) -> None:
+        self.may_hang = not all(isinstance(image, bytes) for image in chunk)
+        self._pack = pack(self._noted(chunk, first), batch_size, limits, first)
+        self._now: Any = None
+
+    def batches(self) -> list[Batch]:
+        return list(self._pack)
+
+    def late(self, budget_s: float) -> DeadlineError:
+        """The error of a deadline that ended first."""
+        index, image = self._now or (0, None)
+        name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else type(image).__name__
+        return DeadlineError(
+            f"deadline_s={budget_s:g} was over while image {index} ({name}) was read: what holds it does not answer",
+            "DEADLINE_EXCEEDED",
+        )
+
+    def _noted(self, chunk: list[Any], first: int) -> Iterator[Any]:
+        for each in enumerate(chunk, first):
+            self._now = each
+            yield each[1]

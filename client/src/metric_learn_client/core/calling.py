@@ -26,6 +26,7 @@ from metric_learn_client.errors import ClosedError, DeadlineError, EndpointError
 from metric_learn_client.options import ClientOptions
 
 PROBE_S = 1.0  # a target on trial has so long to answer a health check
+CLOCK_S = 0.02  # gRPC's timers and ours may differ so much about the end of a deadline
 
 Value = TypeVar("Value")
 
@@ -53,7 +54,7 @@ class Core:
         self.now = now
         self.dice = random.Random(os.urandom(8)).random
         self.gate = Gate(options.max_in_flight)
-        self.pool = Pool(options.endpoints)
+        self.pool = Pool(options.endpoints, options.proxies)
         self.budget = retry.Budget(options.max_in_flight, now)
         self.guard = Guard(options.expected_fingerprint, allow_change=options.allow_fingerprint_change)
         self.token = TokenSource(options.token, options.token_file)
@@ -123,7 +124,7 @@ def call(
                 core.gate.overloaded(ticket)
         finally:
             core.gate.leave(ticket)
-        pause = _after(core, progress, target, outcome, deadline)
+        pause = _after(core, progress, target, outcome, deadline, images)
         if pause > 0:
             yield Sleep(pause)
 
@@ -158,7 +159,7 @@ def _attempt(
         return value
     if core.closed:
         raise ClosedError("the client was closed during the call")
-    verdict = retry.verdict_of(value.code, value.details, cut_short=timeout_s < left_s)
+    verdict = retry.verdict_of(value.code, value.details, over=deadline.left_s(core.now()) < CLOCK_S)
     if verdict is Verdict.ELSEWHERE:
         core.pool.failed(target, core.now())
     elif value.code != "DEADLINE_EXCEEDED":
@@ -173,7 +174,9 @@ def _lives(core: Core, send: Send, deadline: Deadline) -> Steps[bool]:
     answer = yield Send(send.target, wire.HEALTH_CHECK_PATH, body, timeout_s, send.metadata)
     if isinstance(answer, Reply):
         return is_serving(answer.body)
-    return answer.code not in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
+    if answer.code == "UNAVAILABLE":
+        return False
+    return retry.verdict_of(answer.code, answer.details, over=False) is not Verdict.ELSEWHERE
 
 
 def is_serving(body: bytes) -> bool:
@@ -181,14 +184,14 @@ def is_serving(body: bytes) -> bool:
     return status == wire.ServingStatus.SERVING
 
 
-def _after(core: Core, progress: _Progress, target: Target, outcome: _Failed, deadline: Deadline) -> float:
+def _after(core: Core, progress: _Progress, target: Target, outcome: _Failed, deadline: Deadline, images: int) -> float:
     """Seconds to wait before the next attempt. Raises where there is to be none."""
     failure = outcome.failure
     where = names(core.pool.targets) if failure.code == "UNAVAILABLE" else str(target)
     error = from_status(failure.code, failure.details, where, deadline.budget_s)
-    if outcome.verdict is Verdict.SMALLER:
+    if outcome.verdict is Verdict.SMALLER and images:
         raise TooLargeError(failure.details) from error
-    if outcome.verdict is Verdict.FATAL:
+    if outcome.verdict in (Verdict.SMALLER, Verdict.FATAL):
         raise error
     progress.last = error
     now = core.now()

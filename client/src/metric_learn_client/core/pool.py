@@ -7,7 +7,8 @@ time may try it, with a health check first where there is another choice. With o
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Optional
 
 from metric_learn_client.core.targets import Target, expand, host_name_of
@@ -30,10 +31,11 @@ class _State:
 
 
 class Pool:
-    def __init__(self, endpoints: Sequence[str]) -> None:
+    def __init__(self, endpoints: Sequence[str], proxies: Mapping[str, str] = MappingProxyType({})) -> None:
+        """proxies: of the endpoints that are reached through one, which looks their names up itself."""
         self._lock = threading.Lock()
-        self._expanded = {endpoint: expand(endpoint, ()) for endpoint in endpoints}
-        self._named = [endpoint for endpoint in endpoints if host_name_of(endpoint)]
+        self._expanded = {endpoint: expand(endpoint, (), proxies.get(endpoint)) for endpoint in endpoints}
+        self._named = [endpoint for endpoint in endpoints if host_name_of(endpoint) and endpoint not in proxies]
         self._resolved_at: dict[str, float] = {}
         self._states = {target: _State() for target in self.targets}
         self._turn = 0

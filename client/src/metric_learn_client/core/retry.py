@@ -9,6 +9,7 @@ own hint) and rationed: a token bucket that answered calls fill, after Finagle's
 from __future__ import annotations
 
 import enum
+import re
 import threading
 from collections.abc import Mapping
 from typing import Callable
@@ -23,9 +24,18 @@ RETRIES_PER_ANSWER = 0.2  # answered calls pay for a fifth of a retry each
 RETRIES_PER_S = 10.0  # and so many a second are free, so that a quiet client can retry at all
 BUDGET_PER_CALL_IN_FLIGHT = 4  # the bucket holds a burst: every call in flight fails over, a few times
 
-# Texts of a connection that broke under the call, where gRPC or its version gives another status than UNAVAILABLE.
-_BROKEN_CONNECTION = ("Stream removed", "RST_STREAM", "Socket closed", "Connection reset", "Channel closed")
 TOO_LARGE = "larger than max"  # gRPC: "Received message larger than max (104857601 vs. 104857600)"
+# Texts with which gRPC (1.49 to 1.85) reports a stream that ended without a status, under several codes: RST_STREAM,
+# a connection closed or reset, a reply without trailers.
+_BROKEN_STREAM = (
+    "Stream removed",
+    "RST_STREAM",
+    "Socket closed",
+    "Connection reset",
+    "Channel closed",
+    "No status received",
+)
+_HTTP_STATUS = re.compile(r"http2 header with status: (\d{3})")  # an answer in place of a reply: a proxy's page
 
 
 class Verdict(enum.Enum):
@@ -35,19 +45,56 @@ class Verdict(enum.Enum):
     SMALLER = "the message is larger than the server takes"
 
 
-def verdict_of(code: str, details: str, *, cut_short: bool) -> Verdict:
-    """cut_short: the call ended at an attempt's limit, before the caller's deadline."""
-    if code == "RESOURCE_EXHAUSTED":
-        return Verdict.SMALLER if TOO_LARGE in details else Verdict.LATER
-    if code == "ABORTED":
-        return Verdict.LATER
+# Each code, by who can cause it: the server's program; gRPC in this process or the server's, which translates what
+# HTTP/2 did; a proxy. What this caller does itself never comes here as a status: its cancellation, close() and task
+# are exceptions of the shells.
+BY_CODE = {
+    "OK": Verdict.FATAL,  # never the status of a failure
+    # A server that is stopped, or a proxy that gives a call up, resets it (RST_STREAM 8). Not this caller.
+    "CANCELLED": Verdict.ELSEWHERE,
+    # The program raised: it will again. gRPC, for an HTTP status and a stream without its end: see `verdict_of`.
+    "UNKNOWN": Verdict.FATAL,
+    "INVALID_ARGUMENT": Verdict.FATAL,  # the program alone; it judged the request
+    # This caller's deadline, or an attempt's limit, a proxy's timeout or the server's own: see `verdict_of`.
+    "DEADLINE_EXCEEDED": Verdict.ELSEWHERE,
+    "NOT_FOUND": Verdict.FATAL,  # the program alone: no such servable, method or version
+    "ALREADY_EXISTS": Verdict.FATAL,  # the program alone
+    "PERMISSION_DENIED": Verdict.FATAL,  # the program; a proxy's 403; RST_STREAM 12, TLS too weak
+    # The program is full, or a proxy rations (RST_STREAM 11). For a message above a limit: see `verdict_of`.
+    "RESOURCE_EXHAUSTED": Verdict.LATER,
+    "FAILED_PRECONDITION": Verdict.FATAL,  # the program alone
+    "ABORTED": Verdict.LATER,  # the program alone, which asks by it for the call to be repeated
+    "OUT_OF_RANGE": Verdict.FATAL,  # the program alone
+    "UNIMPLEMENTED": Verdict.FATAL,  # the program; a proxy's 404; a body compressed in a way not known
+    # The program failed on this request. gRPC, for most RST_STREAMs and HTTP 400: see `verdict_of`.
+    "INTERNAL": Verdict.FATAL,
+    # Nothing listens, GOAWAY, RST_STREAM 7, a broken connection; a proxy's 429, 502, 503, 504; a server not ready.
+    "UNAVAILABLE": Verdict.ELSEWHERE,
+    "DATA_LOSS": Verdict.FATAL,  # the program alone
+    "UNAUTHENTICATED": Verdict.FATAL,  # the program; a proxy's 401
+}
+_BY_HTTP_STATUS = {
+    "408": Verdict.ELSEWHERE,  # the proxy did not wait for the request's end
+    "413": Verdict.SMALLER,  # nginx, client_max_body_size
+    "429": Verdict.LATER,
+    **dict.fromkeys(("500", "502", "503", "504"), Verdict.ELSEWHERE),  # what is behind the proxy is not there
+}
+
+
+def verdict_of(code: str, details: str, *, over: bool) -> Verdict:
+    """What a failed attempt means. details: gRPC's or the server's text; over: the caller's deadline has passed."""
+    status = _HTTP_STATUS.search(details)
+    if status is not None and status[1] in _BY_HTTP_STATUS:
+        return _BY_HTTP_STATUS[status[1]]
+    if code == "RESOURCE_EXHAUSTED" and TOO_LARGE in details:
+        return Verdict.SMALLER
     if code == "UNAVAILABLE" and is_handshake_failure(details):
         return Verdict.FATAL
-    if code == "UNAVAILABLE" or (code == "DEADLINE_EXCEEDED" and cut_short):
+    if code == "DEADLINE_EXCEEDED" and over:
+        return Verdict.FATAL
+    if code in ("INTERNAL", "UNKNOWN") and any(text in details for text in _BROKEN_STREAM):
         return Verdict.ELSEWHERE
-    if code in ("CANCELLED", "INTERNAL", "UNKNOWN") and any(text in details for text in _BROKEN_CONNECTION):
-        return Verdict.ELSEWHERE
-    return Verdict.FATAL
+    return BY_CODE.get(code, Verdict.FATAL)
 
 
 def hint_s(trailing: Mapping[str, str]) -> float:

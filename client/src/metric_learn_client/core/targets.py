@@ -18,14 +18,17 @@ _LOCALHOST = "localhost"
 
 @dataclass(frozen=True)
 class Target:
-    """address: what gRPC dials. endpoint: what the user wrote. authority: the name to ask for, where it differs."""
+    """address: what gRPC dials. endpoint: what the user wrote. authority: the name to ask for, where it differs.
+    proxy: what it is reached through, as messages name it."""
 
     endpoint: str
     address: str
     authority: Optional[str] = None
+    proxy: Optional[str] = None
 
     def __str__(self) -> str:
-        return self.endpoint if self.address == self.endpoint else f"{self.endpoint} ({self.address})"
+        through = "" if self.proxy is None else f" through the proxy {self.proxy}"
+        return (self.endpoint if self.address == self.endpoint else f"{self.endpoint} ({self.address})") + through
 
 
 def parse_endpoints(endpoints: Union[str, Sequence[str]]) -> tuple[str, ...]:
@@ -66,11 +69,12 @@ def host_name_of(endpoint: str) -> Optional[tuple[str, int]]:
     return None if _is_address(host) or host == _LOCALHOST else (host, port)
 
 
-def expand(endpoint: str, addresses: Sequence[str]) -> tuple[Target, ...]:
-    """The targets of an endpoint whose name has these addresses; one address is left to gRPC, by name."""
+def expand(endpoint: str, addresses: Sequence[str], proxy: Optional[str] = None) -> tuple[Target, ...]:
+    """The targets of an endpoint whose name has these addresses; one address is left to gRPC, by name, and a name
+    behind a proxy to the proxy."""
     name = host_name_of(endpoint)
-    if name is None or len(addresses) < 2:
-        return (Target(endpoint, endpoint),)
+    if name is None or len(addresses) < 2 or proxy is not None:
+        return (Target(endpoint, endpoint, proxy=proxy),)
     host, port = name
     return tuple(
         Target(endpoint, f"[{address}]:{port}" if ":" in address else f"{address}:{port}", host)
@@ -82,10 +86,23 @@ def is_local(endpoint: str) -> bool:
     """Whether what is sent there stays on this machine."""
     if endpoint.startswith(("unix:", "unix-abstract:", "vsock:")):
         return True
-    if _GRPC_FORM.match(endpoint):
-        return False
-    host, _ = split_host_port(endpoint)
-    return host == _LOCALHOST or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+    hosts = hosts_of(endpoint)
+    return bool(hosts) and all(
+        host == _LOCALHOST or (_is_address(host) and ipaddress.ip_address(host).is_loopback) for host in hosts
+    )
+
+
+def hosts_of(endpoint: str) -> tuple[str, ...]:
+    """The hosts that an endpoint names; none for gRPC's forms that name none, or ask a name server of their own."""
+    if not _GRPC_FORM.match(endpoint):
+        return (split_host_port(endpoint)[0],)
+    form, _, rest = endpoint.partition(":")
+    if form not in ("dns", "ipv4", "ipv6") or (rest.startswith("//") and not rest.startswith("///")):
+        return ()
+    each = rest.lstrip("/").split(",")
+    return tuple(
+        re.sub(r":\d+$", "", host).strip("[]") if "]" in host or host.count(":") < 2 else host for host in each
+    )
 
 
 def _is_address(host: str) -> bool:

@@ -2,11 +2,12 @@
 
 options   what a job is asked to do            plan      rows on disk, cut into shards
 inputs/   folders, lists, tables, archives     reader    row -> encoded image
+known, unique_paths, listing   which rows are new, what they are called, whether any changed
 sender    image -> embedding, through outages  pipeline  reading, sending and writing at once
 worker    one pipeline over some shards        engines/  this process, several, Ray
 shard_files, commit   the files, whole or not at all
 prepare, record, locks   the same job goes on; another is refused
-verify, summary   what is there, proved and added up
+verification, summary   what is there, proved and added up
 """
 
 from __future__ import annotations

@@ -45,9 +45,11 @@ def embed_dataset(
     read_threads: int = RunOptions.read_threads,
     max_outage_s: float = RunOptions.max_outage_s,
     max_image_bytes: int = RunOptions.max_image_bytes,
+    read_timeout_s: float = RunOptions.read_timeout_s,
     num_shards: int = RunOptions.num_shards,
     shard_index: int = RunOptions.shard_index,
     ray_address: Optional[str] = None,
+    sandbox: bool = False,
     if_exists: str = "resume",
     retry_failed: bool = False,
     observer: Optional[Observer] = None,
@@ -83,9 +85,11 @@ def embed_dataset(
         read_threads=read_threads,
         max_outage_s=max_outage_s,
         max_image_bytes=max_image_bytes,
+        read_timeout_s=read_timeout_s,
         num_shards=num_shards,
         shard_index=shard_index,
         ray_address=ray_address,
+        sandbox=sandbox,
     )
     make = partial(EmbeddingClient, endpoint, deadline_s=deadline_s, batch_size=batch_size, max_in_flight=in_flight)
     return run_job(

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -15,12 +15,14 @@ import numpy as np
 
 from metric_learn_client.errors import EndpointError
 from metric_learn_client.jobs.inputs import open_input
+from metric_learn_client.jobs.inputs.skipped import as_line
 from metric_learn_client.jobs.layout import Layout
 from metric_learn_client.jobs.model import job_model, worker_spec
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
 from metric_learn_client.jobs.pipeline import ShardTask
 from metric_learn_client.jobs.plan import Plan, build
+from metric_learn_client.jobs.prepare import check_first_rows
 from metric_learn_client.jobs.worker import Connect, WorkerSpec, make_pipeline
 
 PROBE_S = 5.0
@@ -30,7 +32,8 @@ _PROBE_ROWS = 4096  # fewer where PROBE_S ends first
 @dataclass(frozen=True)
 class Estimate:
     """rows, shards: of this part of the job; missing_*: what the output directory does not have yet. rows_per_s and
-    seconds: from a probe with the job's own rows; None where the service does not answer, then `problem` says why."""
+    seconds: from a probe with the job's own rows; None where the service does not answer, then `problem` says why;
+    skipped: as in JobSummary."""
 
     rows: int
     shards: int
@@ -40,6 +43,7 @@ class Estimate:
     rows_per_s: Optional[float]
     seconds: Optional[float]
     problem: Optional[str] = None
+    skipped: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,6 +53,8 @@ class Estimate:
             f"{self.rows} rows in {self.shards} shards; to do: {self.missing_rows} rows in {self.missing_shards} "
             f"shards, about {_size(self.output_bytes)} of embeddings"
         )
+        if self.skipped:
+            head += f"\n{as_line(self.skipped)}"
         if self.seconds is None or self.rows_per_s is None:
             return f"{head}\nno estimate of the time: {self.problem}"
         return f"{head}\nabout {_duration(self.seconds)} at {self.rows_per_s:.1f} rows/s"
@@ -61,6 +67,7 @@ def dry_run(
     committed = set(Layout(Path(output_dir)).committed())
     with tempfile.TemporaryDirectory(prefix="metric-learn-plan-") as folder:
         plan = build(open_input(spec), spec, options.shard_size, Path(folder))
+        check_first_rows(plan)
         mine = range(run.shard_index, plan.shards, run.num_shards)
         missing = [shard for shard in mine if shard not in committed]
         missing_rows = sum(plan.span(shard)[1] for shard in missing)
@@ -81,6 +88,7 @@ def dry_run(
         rows_per_s=None if rate is None else round(rate, 2),
         seconds=None if not rate else round(missing_rows / rate, 1),
         problem=problem,
+        skipped=plan.skipped,
     )
 
 

@@ -25,6 +25,7 @@ from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
 from metric_learn_client.jobs.pipeline import ShardTask
 from metric_learn_client.jobs.plan import Plan
 from metric_learn_client.jobs.prepare import IF_EXISTS, open_job
+from metric_learn_client.jobs.sender import Stopped
 from metric_learn_client.jobs.shard_files import read_stats
 from metric_learn_client.jobs.summary import JobSummary, failure_column, summarise
 from metric_learn_client.jobs.worker import Connect, WorkerSpec
@@ -40,13 +41,14 @@ def run_job(
     if_exists: str = "resume",
     retry_failed: bool = False,
     observer: Optional[Observer] = None,
+    stop: Optional[threading.Event] = None,
 ) -> JobSummary:
     """Does what is missing of the job (with retry_failed: its failures again, whatever rows were added to the input
     or taken away meanwhile) and says what the directory holds.
 
     Raises RefusedError, InputError, OutputError; OutageError after max_outage_s without the service; RejectedError
-    where it will not serve this caller. KeyboardInterrupt passes through. After each of them the shards that are
-    committed stay, and the same call goes on.
+    where it will not serve this caller; Stopped soon after `stop` was set by somebody. KeyboardInterrupt passes
+    through. After each of them the shards that are committed stay, and the same call goes on.
     """
     if if_exists not in IF_EXISTS:
         raise ValueError(f"if_exists={if_exists!r}: is one of {', '.join(IF_EXISTS)}")
@@ -54,7 +56,7 @@ def run_job(
         raise ValueError(f"{if_exists} does not go with num_shards: the other parts may be at work")
     observer = observer or Observer()
     layout = Layout(Path(output_dir))
-    stop = threading.Event()
+    stop = stop or threading.Event()
     records.check_ours(layout)
     with job_lock(layout, run.num_shards, run.shard_index):
         model, limits = job_model(connect, run.max_outage_s, stop, observer)
@@ -91,6 +93,8 @@ def _run(
                 sent += len(places) if (places := redone.get(stats["shard"])) is not None else stats["rows"]
                 observer.committed(stats)
         outcome = "done"
+    except Stopped:
+        raise
     except Exception as error:
         outcome = type(error).__name__
         raise

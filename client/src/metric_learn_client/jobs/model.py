@@ -53,6 +53,8 @@ def worker_spec(
     extents: int,
 ) -> WorkerSpec:
     """What every worker gets. Raises RefusedError where preprocessing here is not the service's."""
+    if run.sandbox and options.preprocess != "local":
+        raise ValueError("--sandbox says where pictures are decoded here: it needs --preprocess local")
     if options.preprocess == "local":
         _check_preprocessing(limits["preprocessing"])
     return WorkerSpec(
@@ -71,7 +73,9 @@ def _check_preprocessing(served: str) -> None:
     try:
         from metric_learn_client.preprocess import PREPROCESSING_ID
     except ImportError as error:
-        raise RefusedError("--preprocess local needs OpenCV: pip install 'metric-learn-client[preprocess]'") from error
+        raise RefusedError(
+            "--preprocess local needs OpenCV and simplejpeg: pip install 'metric-learn-client[preprocess]'"
+        ) from error
     if served != PREPROCESSING_ID:
         raise RefusedError(
             f"--preprocess local: this client prepares pictures by {PREPROCESSING_ID}, the service by "

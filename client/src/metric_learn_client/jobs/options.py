@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from metric_learn_client import wire
+from metric_learn_client.jobs.remote import READ_TIMEOUT_S
 
 INPUT_FORMATS = ("auto", "files", "lines", "labels", "csv", "sop", "parquet", "tar")
 OUTPUT_FORMATS = ("npy", "parquet")
@@ -72,10 +73,12 @@ class RunOptions:
     in_flight: int = 8  # calls at one time, per worker
     read_threads: int = 8  # batches read (and with preprocess="local", prepared) at one time, per worker
     max_outage_s: float = 600.0
-    max_image_bytes: int = wire.DEFAULT_MAX_IMAGE_BYTES
+    max_image_bytes: int = wire.DEFAULT_MAX_IMAGE_BYTES  # larger files are not read; the service's own limit counts too
+    read_timeout_s: float = READ_TIMEOUT_S  # for one image, or part of an archive, at a URL, tries included
     num_shards: int = 1  # parts that the job is divided into ...
     shard_index: int = 0  # ... and which of them this run does
     ray_address: Optional[str] = None
+    sandbox: bool = False  # with preprocess="local": decode in processes of their own, as the server does
 
     def __post_init__(self) -> None:
         _one_of("engine", self.engine, ENGINES)
@@ -83,10 +86,26 @@ class RunOptions:
             _at_least(name, getattr(self, name), 1)
         if not self.max_outage_s >= 0:
             raise ValueError(f"max_outage_s={self.max_outage_s}: must be 0 or more seconds")
+        if not 0 < self.read_timeout_s < float("inf"):
+            raise ValueError(f"read_timeout_s={self.read_timeout_s}: must be more than 0 seconds")
         if not 0 <= self.shard_index < self.num_shards:
             raise ValueError(
                 f"shard_index={self.shard_index}: with num_shards={self.num_shards} it is 0 to {self.num_shards - 1}"
             )
+
+
+def spelled(name: str) -> str:
+    """img, img/, ./img and .//img are one name; of a URL only the slash at its end does not count."""
+    if "://" in name:
+        return name.rstrip("/")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return ("/" if name.startswith("/") else "") + "/".join(parts) or "."
+
+
+def same_spelling(spec: InputSpec) -> InputSpec:
+    """The same input, its names spelled in one way and each once: to compare, never to open."""
+    inputs = tuple(dict.fromkeys(spelled(name) for name in spec.inputs))
+    return dataclasses.replace(spec, inputs=inputs, root=None if spec.root is None else spelled(spec.root))
 
 
 def as_json(options: Any) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Protocol
 
@@ -21,8 +23,12 @@ import pyarrow as pa
 
 from metric_learn_client.jobs.plan import Plan
 from metric_learn_client.jobs.reader import Reader
-from metric_learn_client.jobs.sender import Sendable, Sent
+from metric_learn_client.jobs.sender import Sendable, Sent, Stopped
 from metric_learn_client.jobs.shard_files import RowFailure
+from metric_learn_client.workers import Workers
+
+_LOOK_S = 0.2  # so soon it is seen that the run is to end
+_READERS_END_S = 1.0  # readers that have not ended by then hang in a file, and end with the process
 
 
 @dataclass(frozen=True)
@@ -101,9 +107,10 @@ class Pipeline:
         self._stop = stop
         self._abort = abort
         self._progress = progress
-        self._read_pool = ThreadPoolExecutor(read_threads, "job-read")
+        self._readers = Workers(read_threads)  # daemons: a read that hangs does not hold up the end
         self._send_pool = ThreadPoolExecutor(in_flight, "job-send")
         self._write_pool = ThreadPoolExecutor(1, "job-write")
+        self._reads: set[Future[list[Sendable]]] = set()
         self._pending: deque[tuple[ShardRows, int, int, Future[Sent]]] = deque()
         self._open: deque[ShardRows] = deque()
         self._writing: Optional[Future[dict[str, Any]]] = None
@@ -129,12 +136,14 @@ class Pipeline:
     def close(self) -> None:
         """Ends the threads. What is being written is finished: it is whole; all else is dropped."""
         self._stop.set()
-        self._read_pool.shutdown(wait=False, cancel_futures=True)
         self._send_pool.shutdown(wait=False, cancel_futures=True)
+        for read in list(self._reads):  # whoever waits for it is not to wait for a file that hangs
+            with suppress(InvalidStateError):
+                read.set_exception(Stopped())
         self._abort()
         self._write_pool.shutdown(wait=True)
         self._send_pool.shutdown(wait=True)
-        self._read_pool.shutdown(wait=True)
+        self._readers.close(_READERS_END_S)
         self._reader.close()
 
     def _begin(self, task: ShardTask) -> ShardRows:
@@ -152,7 +161,7 @@ class Pipeline:
             while len(self._pending) >= self._window or (start and self._holds_back(shard)):
                 yield from self._collect()
             rows = shard.rows.slice(start, self._batch_size)
-            read = self._read_pool.submit(self._read, rows, self._reader.prepare(rows))
+            read = self._begin_read(rows, self._reader.prepare(rows))
             sent = self._send_pool.submit(self._send_read, read)
             shard.sent += rows.num_rows
             self._pending.append((shard, start, rows.num_rows, sent))
@@ -167,7 +176,7 @@ class Pipeline:
             yield from self._settle()
             return
         shard, start, count, future = self._pending.popleft()
-        sent = future.result()
+        sent = self._wait(future)
         shard.add(start, count, sent)
         self._progress(count, len(sent.failures))
         if shard.complete:
@@ -177,10 +186,40 @@ class Pipeline:
     def _settle(self) -> Iterator[dict[str, Any]]:
         """Waits until the shard being written is committed."""
         if self._writing is not None:
-            stats = self._writing.result()
+            stats = self._writing.result()  # also when the run is to end: it is short, and nothing is to be half done
             self._writing = None
             self._open.popleft()
             yield stats
+
+    def _wait(self, future: Future[Sent]) -> Sent:
+        """The result. Raises Stopped soon after the run is to end, whatever the future waits for."""
+        while not self._stop.is_set():
+            try:
+                return future.result(_LOOK_S)
+            except FutureTimeoutError:
+                if future.done():  # it is the call's own
+                    raise
+        raise Stopped
+
+    def _begin_read(self, rows: pa.RecordBatch, images: Optional[list[Any]]) -> Future[list[Sendable]]:
+        read: Future[list[Sendable]] = Future()
+        self._reads.add(read)
+        read.add_done_callback(self._reads.discard)
+
+        def task() -> None:
+            if self._stop.is_set():
+                return
+            try:
+                result = self._read(rows, images)
+            except BaseException as error:  # whatever it is, the sender raises it
+                with suppress(InvalidStateError):
+                    read.set_exception(error)
+            else:
+                with suppress(InvalidStateError):  # given up meanwhile
+                    read.set_result(result)
+
+        self._readers.submit(task)
+        return read
 
     def _read(self, rows: pa.RecordBatch, images: Optional[list[Any]]) -> list[Sendable]:
         return [self._prepare(image) for image in (self._reader.read(rows) if images is None else images)]

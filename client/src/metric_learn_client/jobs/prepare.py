@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any, Optional
 
 import pyarrow as pa
 
+from metric_learn_client.image_names import as_text
 from metric_learn_client.jobs import record as records
 from metric_learn_client.jobs.durable import output_errors
-from metric_learn_client.jobs.errors import JobError, RefusedError
+from metric_learn_client.jobs.errors import InputError, JobError, RefusedError
 from metric_learn_client.jobs.inputs import open_input
 from metric_learn_client.jobs.layout import Layout
 from metric_learn_client.jobs.options import InputSpec, JobOptions
-from metric_learn_client.jobs.plan import Plan, build, listing_of, load
+from metric_learn_client.jobs.plan import Plan, build, check_places, listing_of, load
 from metric_learn_client.jobs.record import JobRecord
+from metric_learn_client.jobs.storage import is_url
 
 _FLOAT16_SINCE = 15  # pyarrow writes half floats to parquet
+_FIRST_ROWS = 100
 IF_EXISTS = ("resume", "overwrite", "extend")
 
 
@@ -37,13 +41,17 @@ def open_job(
     if record is None:
         with output_errors(layout.plan):
             plan = build(open_input(spec), spec, options.shard_size, layout.plan)
+        check_first_rows(plan)
         record = records.new_record(spec, options, model, plan)
         records.write(layout, record)
         return plan, record
     records.check(layout, record, spec, options, model)
+    spec = records.spec_of(record)  # `img` goes on as `img/` where it began so: its paths are spelled like that
     if if_exists == "extend":
         return _extended(layout, spec, record)
     if not same_rows and (stored := _stored(layout, record)) is not None:
+        if stored.in_sources:
+            check_places(open_input(spec), stored)
         return stored, record
     return _found(layout, spec, record), record
 
@@ -58,6 +66,30 @@ def check_possible(options: JobOptions) -> None:
             )
 
 
+def check_first_rows(plan: Plan) -> None:
+    """Raises InputError where none of the first hundred pictures that a list or table names is there: before a million
+    rows fail one by one. A shorter list says the same by its failures."""
+    rows = plan.read(0).slice(0, _FIRST_ROWS)
+    if plan.kind == "files" or plan.in_sources or rows.num_rows < _FIRST_ROWS:
+        return
+    root, paths = plan.root or "", rows.column("image_path").to_pylist()
+    if any(map(is_url, (root, *paths))):
+        return
+    names = [path.encode() if raw is None else raw for path, raw in zip(paths, rows.column("plan:raw").to_pylist())]
+    places = [os.path.join(os.fsencode(root), name) for name in names]
+    if any(map(_is_there, places)):
+        return
+    raise InputError(
+        f"none of the first {_FIRST_ROWS} pictures is there; the first would be {as_text(places[0])[0]!r}. Say with "
+        "--root which folder the paths begin in, with --path-column which column they are, or with --input-format "
+        "what the lines are"
+    )
+
+
+def _is_there(place: bytes) -> bool:
+    return b"\0" not in place and os.path.lexists(place)
+
+
 def _found(layout: Layout, spec: InputSpec, record: JobRecord) -> Plan:
     stored = _stored(layout, record)
     source = open_input(spec)
@@ -69,13 +101,14 @@ def _found(layout: Layout, spec: InputSpec, record: JobRecord) -> Plan:
         listing = stored.listing
     else:
         signature = source.signature()
-        unchanged = signature is not None and signature == stored.signature
+        unchanged = signature is not None and signature == (stored.signature or [])[: len(signature)]
         listing = stored.listing if unchanged else listing_of(source, spec)
     if listing != record.input["sha256"]:
         raise RefusedError(
             f"{layout.root} holds another job: the input's rows changed (digest was {record.input['sha256'][:12]}, "
             f"now {listing[:12]}). --extend embeds what was added; --overwrite begins anew"
         )
+    check_places(source, stored)
     return stored
 
 

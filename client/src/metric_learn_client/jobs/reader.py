@@ -12,6 +12,7 @@ import pyarrow as pa
 from metric_learn_client.jobs.errors import RowError
 from metric_learn_client.jobs.inputs.tables import open_table
 from metric_learn_client.jobs.plan import Plan
+from metric_learn_client.jobs.remote import READ_TIMEOUT_S
 from metric_learn_client.jobs.storage import is_url, read_image, read_range
 
 Image = Union[bytes, RowError]
@@ -25,14 +26,15 @@ _GAP_BYTES = 64 * 1024  # archive members so far apart are still read in one go
 class Reader:
     """Reads the images of planned rows. `read` is thread-safe; tables are read in order, so by `prepare`, before it.
 
-    limit: bytes of one image; larger ones are not read.
+    limit: bytes of one image; larger ones are not read. timeout_s: for one image, or run of an archive, at a URL.
     """
 
-    def __init__(self, plan: Plan, limit: int) -> None:
+    def __init__(self, plan: Plan, limit: int, timeout_s: float = READ_TIMEOUT_S) -> None:
         self._sources = plan.sources
         self._root = plan.root
         self._kind = plan.kind
         self._limit = limit
+        self._timeout_s = timeout_s
         self._tables = None if plan.image_column is None else _Tables(plan.sources, plan.image_column, limit)
 
     def prepare(self, rows: pa.RecordBatch) -> Optional[list[Image]]:
@@ -48,7 +50,10 @@ class Reader:
         """One image or RowError per row, in order."""
         names = rows.column("image_path").to_pylist()
         if self._kind == "tar":
-            return self._members(*(rows.column(name).to_pylist() for name in _SPANS))
+            problems = rows.column("plan:raw")
+            there = rows.filter(problems.is_null())
+            images = iter(self._members(*(there.column(name).to_pylist() for name in _SPANS)))
+            return [next(images) if why is None else RowError("E_READ", why.decode()) for why in problems.to_pylist()]
         raws = rows.column("plan:raw").to_pylist()
         return [self._file(name, raw) for name, raw in zip(names, raws)]
 
@@ -57,13 +62,14 @@ class Reader:
             if not name:
                 raise RowError("E_NOT_FOUND", "the row has no path")
             if is_url(name):
-                return read_image(name, self._limit)
+                return read_image(name, self._limit, self._timeout_s)
             if self._root is not None and is_url(self._root):
-                return read_image(f"{self._root.rstrip('/')}/{name.lstrip('/')}", self._limit)
+                name = f"{self._root.rstrip('/')}/{name.lstrip('/')}"
+                return read_image(name, self._limit, self._timeout_s)
             local: Union[str, bytes] = raw if raw is not None else name
             if self._root is not None:
                 local = os.path.join(os.fsencode(self._root), os.fsencode(local))
-            return read_image(local, self._limit)
+            return read_image(local, self._limit, self._timeout_s)
         except RowError as error:
             return error
 
@@ -76,7 +82,7 @@ class Reader:
             first = offsets[start]
             span = offsets[end - 1] + sizes[end - 1] - first
             try:
-                content = memoryview(read_range(self._sources[sources[start]], first, span))
+                content = memoryview(read_range(self._sources[sources[start]], first, span, self._timeout_s))
             except RowError as error:
                 images.extend([error] * (end - start))
                 continue
@@ -159,5 +165,6 @@ class _Tables:
         self._opened.close()
 
     def _images(self, batch: pa.RecordBatch) -> Any:
-        column = batch.column(0)
+        at = batch.schema.get_field_index(self._read_column)
+        column = batch.column(at if at >= 0 else batch.schema.get_field_index(self._column))
         return column.field(self._inner) if self._inner and pa.types.is_struct(column.type) else column

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from metric_learn_client._version import __version__
 from metric_learn_client.jobs.durable import output_errors, replace
 from metric_learn_client.jobs.errors import OutputError, RefusedError
 from metric_learn_client.jobs.layout import DATA_FOLDERS, FILES, OWN_FOLDERS, Layout
-from metric_learn_client.jobs.options import InputSpec, JobOptions, as_json
+from metric_learn_client.jobs.options import InputSpec, JobOptions, as_json, same_spelling
 from metric_learn_client.jobs.plan import Plan
 
 SCHEMA = 1
@@ -36,6 +37,14 @@ def new_record(spec: InputSpec, options: JobOptions, model: dict[str, Any], plan
         model=model,
         extents=[vars(extent) for extent in plan.extents],
     )
+
+
+def spec_of(record: JobRecord) -> InputSpec:
+    """The input as it was named when the job began."""
+    names = {field.name for field in dataclasses.fields(InputSpec)} & record.input.keys()
+    values = {name: record.input[name] for name in names}
+    kept: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return InputSpec(**kept)
 
 
 def read(layout: Layout) -> Optional[JobRecord]:
@@ -63,7 +72,10 @@ def check(layout: Layout, record: JobRecord, spec: InputSpec, options: JobOption
     """Raises RefusedError where the record is another job's; the changed rows of the input are not looked at."""
     differences = [
         f"{name.replace('_', ' ')} was {_shown(was)}, now {_shown(now)}"
-        for old, new in ((record.input, as_json(spec)), (record.options, as_json(options)))
+        for old, new in (
+            (as_json(same_spelling(spec_of(record))), as_json(same_spelling(spec))),
+            (record.options, as_json(options)),
+        )
         for name, now in new.items()
         if (was := old.get(name)) != now
     ]

@@ -10,14 +10,13 @@ import errno
 import os
 import re
 import stat
-import time
-from typing import Any, BinaryIO, NamedTuple, Union
+from typing import BinaryIO, NamedTuple, Union
 
+from metric_learn_client.jobs import remote
 from metric_learn_client.jobs.errors import InputError, RowError
+from metric_learn_client.jobs.remote import filesystem_of, reason_of
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*(::|://)")
-_REMOTE_TRIES = 3
-_REMOTE_PAUSE_S = 0.5
 _CODES = {
     errno.ENOENT: ("E_NOT_FOUND", "no such file"),
     errno.ENOTDIR: ("E_NOT_FOUND", "a part of its path is not a folder"),
@@ -44,11 +43,11 @@ def scan(folder: Union[str, bytes]) -> list[Entry]:
         if isinstance(folder, bytes):
             with os.scandir(folder) as entries:
                 return [Entry(entry.name, _is_folder(entry)) for entry in entries]
-        filesystem, path = _filesystem(folder)
+        filesystem, path = filesystem_of(folder)
         listed = filesystem.ls(path, detail=True)
     except Exception as error:
         name = os.fsdecode(folder)
-        raise InputError(f"{name}: the folder cannot be listed: {_reason(error)}") from error
+        raise InputError(f"{name}: the folder cannot be listed: {reason_of(error)}") from error
     own = path.rstrip("/")
     entries_ = ((item["name"].rstrip("/"), item["type"] == "directory") for item in listed)
     return [Entry(name.rsplit("/", 1)[-1], is_folder) for name, is_folder in entries_ if name != own]
@@ -57,27 +56,27 @@ def scan(folder: Union[str, bytes]) -> list[Entry]:
 def require(url: str) -> None:
     """Raises InputError where nothing installed can read this kind of URL, before every row of it fails."""
     try:
-        _filesystem(url)
+        filesystem_of(url)
     except Exception as error:
-        raise InputError(f"{url}: {_reason(error)}") from error
+        raise InputError(f"{url}: {reason_of(error)}") from error
 
 
 def open_file(name: Union[str, bytes]) -> BinaryIO:
     """The file, open for seeking and reading. Raises InputError."""
     try:
         if isinstance(name, str) and is_url(name):
-            filesystem, path = _filesystem(name)
+            filesystem, path = filesystem_of(name)
             opened: BinaryIO = filesystem.open(path, "rb")
             return opened
         return open(name, "rb")
     except Exception as error:
-        raise InputError(f"{os.fsdecode(name)}: {_reason(error)}") from error
+        raise InputError(f"{os.fsdecode(name)}: {reason_of(error)}") from error
 
 
-def read_image(name: Union[str, bytes], limit: int) -> bytes:
-    """The whole file; a file over `limit` bytes is not read. Raises RowError."""
+def read_image(name: Union[str, bytes], limit: int, timeout_s: float) -> bytes:
+    """The whole file; a file over `limit` bytes is not read. timeout_s: for what comes from a URL. Raises RowError."""
     if isinstance(name, str) and is_url(name):
-        return _within(_remote(name, 0, limit + 1), limit)
+        return _within(remote.read(name, 0, limit + 1, timeout_s, whole=True), limit)
     try:
         # Non-blocking, because opening a named pipe for reading waits for a writer.
         descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -99,10 +98,10 @@ def read_image(name: Union[str, bytes], limit: int) -> bytes:
         raise RowError("E_READ", "not a possible file name") from None
 
 
-def read_range(name: str, start: int, size: int) -> bytes:
-    """Bytes [start, start + size) of a file. Raises RowError."""
+def read_range(name: str, start: int, size: int, timeout_s: float) -> bytes:
+    """Bytes [start, start + size) of a file, fewer where it ends before. Raises RowError."""
     if is_url(name):
-        return _remote(name, start, start + size)
+        return remote.read(name, start, start + size, timeout_s, whole=False) if size else b""
     try:
         with open(name, "rb") as file:
             file.seek(start)
@@ -117,35 +116,6 @@ def row_error(error: OSError) -> RowError:
     return RowError(code, text)
 
 
-def _remote(name: str, start: int, end: int) -> bytes:
-    for attempt in range(_REMOTE_TRIES):
-        try:
-            filesystem, path = _filesystem(name)
-            content: bytes = filesystem.cat_file(path, start=start, end=end)
-            return content
-        except FileNotFoundError:
-            raise RowError("E_NOT_FOUND", "no such object") from None
-        except PermissionError:
-            raise RowError("E_PERMISSION", "permission denied") from None
-        except IsADirectoryError:
-            raise RowError("E_READ", "it is a folder") from None
-        except Exception as error:
-            if start == 0 and _is_empty(name):  # a range of an object without bytes is an error to some stores
-                return b""
-            if attempt + 1 == _REMOTE_TRIES:
-                raise RowError("E_READ", _reason(error)) from None
-            time.sleep(_REMOTE_PAUSE_S * 2**attempt)
-    raise AssertionError("unreachable")
-
-
-def _is_empty(name: str) -> bool:
-    try:
-        filesystem, path = _filesystem(name)
-        return bool(filesystem.size(path) == 0)
-    except Exception:
-        return False
-
-
 def _within(content: bytes, limit: int) -> bytes:
     if len(content) > limit:
         raise RowError("E_TOO_LARGE", f"more than {limit} bytes, the limit")
@@ -157,17 +127,3 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return entry.is_dir()
     except OSError:
         return False
-
-
-def _filesystem(name: str) -> tuple[Any, str]:
-    import fsspec
-
-    filesystem, path = fsspec.core.url_to_fs(name)  # fsspec keeps one filesystem object per store
-    return filesystem, path
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno:
-        return error.strerror or type(error).__name__
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 import pyarrow.parquet as pq
 
+from metric_learn_client.jobs.inputs.skipped import as_line
 from metric_learn_client.jobs.layout import Layout
 from metric_learn_client.jobs.plan import Plan
 from metric_learn_client.jobs.shard_files import read_stats
@@ -16,7 +17,8 @@ from metric_learn_client.jobs.shard_files import read_stats
 @dataclass(frozen=True)
 class JobSummary:
     """rows, shards: of the job, or of one part of a divided one; succeeded and failed: rows that are on the disk;
-    codes: how many failures of each kind; sent, elapsed_s: of this run alone."""
+    codes: how many failures of each kind; skipped: files that were found and not taken, {kind: {"count": n, "example":
+    path}}; sent, elapsed_s: of this run alone."""
 
     output_dir: str
     rows: int
@@ -26,6 +28,7 @@ class JobSummary:
     failed: int
     codes: dict[str, int] = field(default_factory=dict)
     fingerprint: Optional[str] = None
+    skipped: dict[str, dict[str, Any]] = field(default_factory=dict)
     sent: int = 0
     elapsed_s: float = 0.0
 
@@ -41,6 +44,8 @@ class JobSummary:
         if not self.complete:
             lines[0] += f"; {self.done_shards} of {self.shards} shards are there"
         lines += [f"  {count} {code}" for code, count in sorted(self.codes.items(), key=lambda each: -each[1])]
+        if self.skipped:
+            lines.append(as_line(self.skipped))
         if self.sent:
             rate = self.sent / self.elapsed_s if self.elapsed_s else 0.0
             lines.append(f"this run: {self.sent} rows in {self.elapsed_s:.1f} s, {rate:.1f} rows/s")
@@ -70,6 +75,7 @@ def summarise(layout: Layout, plan: Plan, shards: list[int], sent: int = 0, elap
         failed=failed,
         codes=dict(codes),
         fingerprint=fingerprint,
+        skipped=plan.skipped,
         sent=sent,
         elapsed_s=elapsed_s,
     )

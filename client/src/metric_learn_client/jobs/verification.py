@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 import numpy as np
+import pyarrow as pa
 
 from metric_learn_client.jobs import record as records
-from metric_learn_client.jobs.errors import JobError, OutputError
+from metric_learn_client.jobs.errors import InputError, JobError, OutputError
+from metric_learn_client.jobs.inputs import open_input
 from metric_learn_client.jobs.layout import Layout
-from metric_learn_client.jobs.plan import Plan, load
+from metric_learn_client.jobs.plan import Plan, known_rows, load
 from metric_learn_client.jobs.shard_files import ShardContent, file_digest, read_shard, read_stats
 
 _TRIES = 3  # a shard that --retry-failed replaces while it is being read
@@ -25,7 +27,8 @@ _NORM_TOLERANCE = {"float32": 1e-4, "float16": 2e-3}
 
 @dataclass(frozen=True)
 class Verification:
-    """What was read. problems: one sentence each; none means that every shard that is there is whole and right."""
+    """What was read. problems: one sentence each; none means that every shard that is there is whole and right.
+    input_rows: of the input as it is now, None where it was not listed; not_compared: why it could not be."""
 
     output_dir: str
     rows: int
@@ -34,6 +37,8 @@ class Verification:
     succeeded: int
     failed: int
     problems: tuple[str, ...]
+    input_rows: Optional[int] = None
+    not_compared: str = ""
 
     @property
     def complete(self) -> bool:
@@ -43,8 +48,9 @@ class Verification:
         return {**asdict(self), "complete": self.complete}
 
 
-def verify(output_dir: Union[str, Path]) -> Verification:
-    """Reads everything below `output_dir`. Raises JobError where there is no job."""
+def verify(output_dir: Union[str, Path], *, with_input: bool = False) -> Verification:
+    """Reads everything below `output_dir`; with_input: lists the input again, too, and looks whether each of its rows
+    is one of the job's. Raises JobError where there is no job."""
     layout = Layout(Path(output_dir))
     record = records.read(layout)
     if record is None:
@@ -69,6 +75,13 @@ def verify(output_dir: Union[str, Path]) -> Verification:
     expected = sum(spans[shard][1] for shard in done if shard < len(spans))
     if not problems and succeeded + failed != expected:
         problems.append(f"{succeeded} embedded and {failed} failed are not the {expected} rows of the shards")
+    input_rows, not_compared = None, ""
+    if with_input:
+        try:
+            input_rows, missing = _compared(record, plan)
+            problems += [missing] if missing else []
+        except InputError as error:
+            not_compared = str(error)
     return Verification(
         output_dir=str(layout.root),
         rows=sum(count for _, count, _ in spans),
@@ -77,7 +90,32 @@ def verify(output_dir: Union[str, Path]) -> Verification:
         succeeded=succeeded,
         failed=failed,
         problems=tuple(problems),
+        input_rows=input_rows,
+        not_compared=not_compared,
     )
+
+
+def _compared(record: records.JobRecord, plan: Optional[Plan]) -> tuple[int, str]:
+    """(rows of the input as it is now, what is wrong with them). Raises InputError where it cannot be listed."""
+    spec = records.spec_of(record)
+    if "-" in spec.inputs:
+        raise InputError("it was standard input, which cannot be read again")
+    source = open_input(spec)
+    planned = sum(extent["rows"] for extent in record.extents)
+    if plan is None or spec.limit is not None:
+        listed = sum(batch.num_rows for batch in source.batches())
+        wanted = listed if spec.limit is None else min(listed, spec.limit)
+        return listed, f"the input has {wanted} rows for the job, which has {planned}" if wanted > planned else ""
+    count = 0
+
+    def counted() -> Iterator[pa.RecordBatch]:
+        nonlocal count
+        for batch in source.batches():
+            count += batch.num_rows
+            yield batch
+
+    added = sum(batch.num_rows for batch in known_rows(plan, source).added(counted(), source.sources))
+    return count, f"{added} rows of the input are none of the job's: --extend embeds them" if added else ""
 
 
 def _spans(record: records.JobRecord) -> Iterator[tuple[int, int, str]]:

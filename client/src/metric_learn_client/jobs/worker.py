@@ -32,6 +32,7 @@ from metric_learn_client.jobs.shard_files import (
     read_stats,
     write_shard,
 )
+from metric_learn_client.resizing import preprocessor
 
 Connect = Callable[[], EmbeddingClient]
 
@@ -81,8 +82,8 @@ def make_pipeline(
     patience = Patience(spec.run.max_outage_s, stop, notice)
     return Pipeline(
         plan,
-        Reader(plan, spec.run.max_image_bytes),
-        preparation(spec.options.preprocess, spec.run.max_image_bytes, spec.max_image_px),
+        Reader(plan, spec.run.max_image_bytes, spec.run.read_timeout_s),
+        preparation(spec.options.preprocess, spec.run.max_image_bytes, spec.max_image_px, spec.run.sandbox),
         Sender(client, patience, stop, spec.fingerprint).send,
         write,
         batch_size=spec.run.batch_size,
@@ -102,19 +103,20 @@ def load_plan(layout: Layout, extents: int) -> Plan:
     return plan.truncated(extents)
 
 
-def preparation(where: str, max_image_bytes: int, max_image_px: int) -> Callable[[Any], Sendable]:
+def preparation(where: str, max_image_bytes: int, max_image_px: int, sandbox: bool) -> Callable[[Any], Sendable]:
     """What is done to an image before it is sent: nothing, or the servable's own preprocessing."""
     if where == "server":
         return lambda image: image
-    from metric_learn_client.preprocess import DecodeLimits, ImageError, preprocess
+    from metric_learn_client.preprocess import ImageError
 
-    limits = DecodeLimits(max_image_bytes=max_image_bytes, max_image_px=max_image_px)
+    decode = preprocessor(max_image_bytes, max_image_px, sandbox)
 
     def prepare(image: Any) -> Sendable:
         if isinstance(image, RowError):
             return image
         try:
-            return preprocess(image, limits)
+            (result,) = decode([image])
+            return result()
         except ImageError as error:
             return RowError(error.code, error.message)
 

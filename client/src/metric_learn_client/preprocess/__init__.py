@@ -3,9 +3,13 @@
 Source of every step and number: MindSpore model zoo, research/cv/metric_learn (branch r1.5), src/utility.py and
 src/dataset.py. The steps, in this order:
 
-1. decode as OpenCV's imread does: 8-bit BGR, EXIF rotation applied, alpha dropped;
+1. decode as OpenCV's imread does: 8-bit BGR, upright, alpha dropped;
 2. resize so that the short side is 224 px, OpenCV INTER_LANCZOS4 (eight taps, no antialiasing);
 3. resize to 224 x 224, OpenCV INTER_LINEAR (aspect not kept, no crop).
+
+An image is untrusted. Its header is read here (header, jpeg, png, webp, bmp), within limits, and a decoder gets what
+was checked and nothing else: the still picture, without animation and metadata. The same bytes give the same pixels,
+under every OpenCV; what is damaged is refused, also where a decoder would return what it could read.
 
 Scaling to 0..1, mean and deviation are inside the exported graph (export/network.py). Training applied them, given
 in RGB order, to channels in BGR order; so does the graph. Swapping channels here would change every embedding.
@@ -13,48 +17,24 @@ in RGB order, to channels in BGR order; so does the graph. Swapping channels her
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Union
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from metric_learn_client.preprocess.header import jpeg_is_whole, read_header
+from metric_learn_client.preprocess import bmp, jpeg, png, webp
+from metric_learn_client.preprocess.header import SIDE_PX, ImageHeader, short_side_size
+from metric_learn_client.preprocess.kinds import format_of, name_of
+from metric_learn_client.preprocess.limits import DecodeLimits, ImageError, damaged, too_large
+from metric_learn_client.preprocess.orientation import orientation, upright
 from metric_learn_client.preprocess.resize_kernel import load_kernel
+from metric_learn_client.wire.contract import PREPROCESSING_ID
 
 __all__ = ["KERNEL", "PREPROCESSING_ID", "SIDE_PX", "DecodeLimits", "ImageError", "decode", "preprocess", "resize"]
 
-SIDE_PX = 224  # src/utility.py: resize_short(img, 224); src/dataset.py: Resize((224, 224))
-
-# Names this module's arithmetic. Part of the fingerprint: any change to the pixels takes a new id.
-PREPROCESSING_ID = "bgr-exif/short224-lanczos4/224x224-linear/opencv-1"
-
 Pixels = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class DecodeLimits:
-    """What one encoded image may cost. All are checked before a pixel is decoded."""
-
-    max_image_bytes: int = 32 * 1024 * 1024
-    max_image_px: int = 50_000_000  # width x height that the header claims
-    # The first resize enlarges thin pictures: 65535 x 1 would become 14.7 million x 224. This bounds its output;
-    # 16 million pixels are 48 MB and an aspect of 318 to 1.
-    max_resized_px: int = 16_000_000
-
-
-class ImageError(ValueError):
-    """One image cannot be embedded. `str()` is "CODE: sentence" and holds nothing of the host it ran on.
-
-    code: E_EMPTY (no bytes), E_TOO_LARGE (bytes or pixels over a limit), E_UNSUPPORTED (not JPEG, PNG, WebP or
-    BMP), E_DECODE (broken or cut off).
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
-        self.message = message
+Buffer = Union[bytes, memoryview]
 
 
 def preprocess(image: Union[bytes, Pixels], limits: DecodeLimits = DecodeLimits()) -> Pixels:
@@ -62,36 +42,65 @@ def preprocess(image: Union[bytes, Pixels], limits: DecodeLimits = DecodeLimits(
 
     image: the file's bytes, or the same as a 1-d uint8 array (never copied as a whole). Raises ImageError.
     """
-    return resize(decode(image, limits))
+    try:
+        return resize(decode(image, limits))
+    except MemoryError:
+        raise too_large("not enough memory for it") from None
 
 
 def decode(image: Union[bytes, Pixels], limits: DecodeLimits = DecodeLimits()) -> Pixels:
-    """One encoded image -> uint8 [height, width, 3] in BGR order, upright as its EXIF data says.
-
-    A cut-off file is refused (E_DECODE) also where OpenCV would return what it could read, because the missing
-    part comes back grey and the embedding would be wrong without a sign of it. Raises ImageError.
-    """
+    """One encoded image -> uint8 [height, width, 3] in BGR order, upright, C-contiguous. Raises ImageError."""
     encoded = np.frombuffer(image, np.uint8) if isinstance(image, bytes) else np.ascontiguousarray(image)
     if encoded.size == 0:
         raise ImageError("E_EMPTY", "the image has no bytes")
     if encoded.size > limits.max_image_bytes:
-        raise ImageError("E_TOO_LARGE", f"{encoded.size} bytes; the limit is {limits.max_image_bytes}")
+        raise too_large(f"{encoded.size} bytes; the limit is {limits.max_image_bytes}")
     data = encoded.data
+    kind = format_of(data)
+    if kind is None:
+        raise ImageError("E_UNSUPPORTED", f"{name_of(data)}; JPEG, PNG, WebP and BMP are read")
     try:
-        header = read_header(data)
-    except ValueError as error:
-        raise ImageError("E_DECODE", str(error)) from None
-    if header is None:
-        raise ImageError("E_UNSUPPORTED", "not a JPEG, PNG, WebP or BMP file")
-    _check_size(header.width_px, header.height_px, limits)
-    if header.format == "jpeg" and not jpeg_is_whole(data):
-        raise ImageError("E_DECODE", "the JPEG is cut off: it has no end-of-image marker")
+        header, pixels = _DECODERS[kind](data, limits)
+        return upright(pixels, orientation(data, header))
+    except MemoryError:
+        raise too_large("not enough memory for it") from None
+
+
+def _decode_jpeg(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Pixels]:
+    header, structure = jpeg.read_header(data, limits)
+    return header, jpeg.decode(data, structure)
+
+
+def _decode_png(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Pixels]:
+    header, structure = png.read_header(data, limits)
+    return header, _decode_with_opencv(png.still(data, structure), header)
+
+
+def _decode_webp(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Pixels]:
+    header, structure = webp.read_header(data, limits)
+    return header, _decode_with_opencv(webp.still(data, structure), header)
+
+
+def _decode_bmp(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Pixels]:
+    header = bmp.read_header(data, limits)
+    return header, _decode_with_opencv(data, header)
+
+
+_DECODERS = {"jpeg": _decode_jpeg, "png": _decode_png, "webp": _decode_webp, "bmp": _decode_bmp}
+_NAMES = {"png": "PNG", "webp": "WebP", "bmp": "BMP"}
+
+
+def _decode_with_opencv(still: Buffer, header: ImageHeader) -> Pixels:
+    """The pixels as stored: whatever the file says of orientation, OpenCV leaves it alone."""
     try:
-        pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-    except cv2.error:
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(np.frombuffer(still, np.uint8), flags)
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError from None
         pixels = None
-    if pixels is None:
-        raise ImageError("E_DECODE", f"the {header.format.upper()} is broken or cut off")
+    if pixels is None or pixels.shape != (header.height_px, header.width_px, 3):
+        raise damaged(f"the {_NAMES[header.format]} is damaged or cut off")
     return np.asarray(pixels, np.uint8)
 
 
@@ -100,7 +109,7 @@ def resize(pixels: Pixels) -> Pixels:
     height, width = pixels.shape[:2]
     if (height, width) == (SIDE_PX, SIDE_PX):
         return np.ascontiguousarray(pixels)
-    return _resize(pixels, _short_side_size(width, height))
+    return _resize(pixels, short_side_size(width, height))
 
 
 def _resize_with_opencv(pixels: Pixels, size: tuple[int, int]) -> Pixels:
@@ -108,31 +117,7 @@ def _resize_with_opencv(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return np.ascontiguousarray(cv2.resize(short, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def _short_side_size(width: int, height: int) -> tuple[int, int]:
-    """(width, height) after the first resize.
-
-    The factor is rounded to a double before the product is, as in the zoo's resize_short: with 192 x 213 pixels
-    that gives 249, where round(213 * 224 / 192) gives 248.
-    """
-    factor = float(SIDE_PX) / min(width, height)
-    return int(round(width * factor)), int(round(height * factor))
-
-
-def _check_size(width: int, height: int, limits: DecodeLimits) -> None:
-    if width * height > limits.max_image_px:
-        raise ImageError(
-            "E_TOO_LARGE", f"{width} x {height} is {width * height} pixels; the limit is {limits.max_image_px}"
-        )
-    short_width, short_height = _short_side_size(width, height)
-    if short_width * short_height > limits.max_resized_px:
-        raise ImageError(
-            "E_TOO_LARGE",
-            f"{width} x {height} is too thin: with its short side at {SIDE_PX} px it has "
-            f"{short_width * short_height} pixels; the limit is {limits.max_resized_px}",
-        )
-
-
-_kernel = load_kernel(_resize_with_opencv, _short_side_size)
+_kernel = load_kernel(_resize_with_opencv, short_side_size)
 _resize = _kernel or _resize_with_opencv
 
 # Which of the two resizes: "compiled" (_resize.c) or "opencv", slower with the same pixels.

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metric_learn_client.errors import MetricLearnError
+from metric_learn_client.image_names import PATH_COLUMNS, path_column
 
-PATH_COLUMNS = ("image_path", "path", "image")
 EMBEDDING_COLUMN = "embedding"
 
 
@@ -175,7 +175,7 @@ def _table(file: Path) -> pa.Table:
 
 def _with_path(table: pa.Table, file: Path) -> pa.Table:
     """With its column of paths named image_path."""
-    name = next((each for each in PATH_COLUMNS if each in table.column_names), None)
+    name = path_column(table.column_names)
     if name is None:
         raise EmbeddingSetError(f"{file} has no column of paths; one of {', '.join(PATH_COLUMNS)} is needed")
     return table.rename_columns(["image_path" if each == name else each for each in table.column_names])

@@ -11,7 +11,7 @@ import numpy as np
 from metric_learn_client.retrieval.embedding_set import EmbeddingSet
 from metric_learn_client.retrieval.metrics import DEFAULT_KS, Metrics, retrieval_metrics
 from metric_learn_client.retrieval.protocol import PUBLISHED_RECALL_AT_1, PUBLISHED_TOLERANCE, SELF, SPLIT, Protocol
-from metric_learn_client.retrieval.work import Work
+from metric_learn_client.retrieval.ranking import DEFAULT_MEMORY_MB
 
 EXACT = "cosine similarity, computed in float64; equal ones by their place in the gallery"
 FAISS = "cosine similarity by FAISS in float32; equal ones as FAISS leaves them"
@@ -68,7 +68,7 @@ def evaluate(
     *,
     protocol: Optional[Protocol] = None,
     ks: Sequence[int] = DEFAULT_KS,
-    work: Work = Work(),
+    memory_mb: int = DEFAULT_MEMORY_MB,
     faiss: bool = False,
     least_recall_at_1: Optional[float] = None,
 ) -> Evaluation:
@@ -79,7 +79,7 @@ def evaluate(
         None if gallery is None else gallery.embeddings,
         None if gallery_labels is None else np.asarray(gallery_labels),
         ks=ks,
-        work=work,
+        memory_mb=memory_mb,
         faiss=faiss,
     )
     chosen = protocol or (SELF if gallery is None else SPLIT)

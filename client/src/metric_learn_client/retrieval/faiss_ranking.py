@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from metric_learn_client.retrieval.ranking import Ranking
-from metric_learn_client.retrieval.relevance import relevance_of
+from metric_learn_client.retrieval.ranking import Ranking, relevant_counts
 from metric_learn_client.retrieval.similarity import Indices, Rows
 
 QUERY_BLOCK_ROWS = 4096
@@ -21,7 +20,7 @@ def rank_by_faiss(
     """depth: how many places are searched; at least the largest R is, so that all metrics can be computed."""
     import faiss
 
-    counts = relevance_of(query_labels, gallery_labels, self_excluded).counts
+    counts = relevant_counts(query_labels, gallery_labels, self_excluded)
     depth = min(gallery.count, max(depth, int(counts.max())) + int(self_excluded))
     units = gallery.values * gallery.inverse_norms[:, None].astype(np.float32)
     first = np.zeros(queries.count, np.int64)

@@ -19,9 +19,8 @@ from typing import Any, Optional
 import numpy as np
 import numpy.typing as npt
 
-from metric_learn_client.retrieval.ranking import Ranking, rank
+from metric_learn_client.retrieval.ranking import DEFAULT_MEMORY_MB, Ranking, rank
 from metric_learn_client.retrieval.similarity import rows_of
-from metric_learn_client.retrieval.work import Work
 
 DEFAULT_KS = (1, 10, 100, 1000)  # Oh Song et al., CVPR 2016, for Stanford Online Products
 
@@ -60,12 +59,13 @@ def retrieval_metrics(
     gallery_labels: Optional[Sequence[Any] | npt.NDArray[Any]] = None,
     *,
     ks: Sequence[int] = DEFAULT_KS,
-    work: Work = Work(),
+    memory_mb: int = DEFAULT_MEMORY_MB,
     faiss: bool = False,
 ) -> Metrics:
     """All metrics at once. Without a gallery, the queries are the gallery and each leaves itself out.
 
     queries [Q, D] and gallery [N, D]: any finite rows, normalised here; labels: one each, of any sortable kind.
+    memory_mb: of one block of queries; changes no result.
     faiss: rank by FAISS in float32 (retrieval.faiss_ranking) in place of the exact order above.
     Raises ValueError where shapes do not fit, a row is zero or not finite, or a K is below 1.
     """
@@ -101,7 +101,9 @@ def retrieval_metrics(
             query_rows, gallery_rows, query_codes, gallery_codes, self_excluded=self_excluded, depth=max(ks)
         )
     else:
-        ranking = rank(query_rows, gallery_rows, query_codes, gallery_codes, self_excluded=self_excluded, work=work)
+        ranking = rank(
+            query_rows, gallery_rows, query_codes, gallery_codes, self_excluded=self_excluded, memory_mb=memory_mb
+        )
     return _summary(ranking, reachable + int(self_excluded), reachable, len(np.unique(query_codes)), ks)
 
 

@@ -6,8 +6,8 @@ from typing import Optional
 
 import numpy as np
 
-from metric_learn_client.retrieval.bounds import UNIT_ROUNDOFF
-from metric_learn_client.retrieval.similarity import STEP, Doubles, Indices, Rows, similarity_of_pairs
+from metric_learn_client.retrieval.screening import Screen
+from metric_learn_client.retrieval.similarity import Doubles, Indices, Rows, similarity_of_pairs
 
 QUERY_BLOCK_ROWS = 256
 
@@ -21,16 +21,15 @@ def nearest(queries: Rows, gallery: Rows, k: int, *, excluded: Optional[Indices]
     if not 1 <= k <= available:
         raise ValueError(f"k is {k}; there are {available} images to find")
     images, similarity = np.empty((queries.count, k), np.int64), np.empty((queries.count, k))
-    slack = np.float32(2 * (gallery.dim + 8) * UNIT_ROUNDOFF + STEP)
-    units = gallery.values * gallery.inverse_norms[:, None].astype(np.float32)
+    screen = Screen(gallery)
     for start in range(0, queries.count, QUERY_BLOCK_ROWS):
         part = np.arange(start, min(start + QUERY_BLOCK_ROWS, queries.count))
-        rough = (queries.values[part] * queries.inverse_norms[part, None].astype(np.float32)) @ units.T
+        rough, _, slack = screen.compare(queries, part)
         if excluded is not None:
             some = np.flatnonzero(excluded[part] >= 0)
             rough[some, excluded[part][some]] = -np.inf
         least = np.partition(rough, rough.shape[1] - k, axis=1)[:, rough.shape[1] - k]
-        row, image = np.nonzero(rough >= (least - 2 * slack)[:, None])
+        row, image = np.nonzero(rough >= (least - 3 * slack).astype(np.float32)[:, None])
         exact = similarity_of_pairs(queries, part[row], gallery, image)
         order = np.lexsort((image, -exact, row))
         begin = np.searchsorted(row[order], np.arange(len(part)))

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client.errors import MetricLearnError
+from metric_learn_client.image_names import SOP_HEADER
 from metric_learn_client.retrieval.embedding_set import EmbeddingSet
 
 SOP_LISTS = {"sop-full": (60_502, 11_316), "sop-half": (30_003, 5_184), "sop-tiny": (1_048, 160)}  # images, classes
@@ -57,7 +58,7 @@ def read_sop_list(path: Path, name: str) -> list[tuple[str, int]]:
     rows: list[tuple[str, int]] = []
     with path.open(encoding="utf-8") as file:
         header = file.readline().split()
-        if header != ["image_id", "class_id", "super_class_id", "path"]:
+        if header != list(SOP_HEADER):
             raise ProtocolError(f"{path} does not begin with the header of Ebay_test.txt: {' '.join(header)[:80]!r}")
         for line in file:
             parts = line.split()

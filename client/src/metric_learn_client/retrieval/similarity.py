@@ -68,17 +68,3 @@ def similarity_of_pairs(left: Rows, left_index: Indices, right: Rows, right_inde
         product *= right.values[j]
         made[part] = np.add.reduce(product, axis=1) * (left.inverse_norms[i] * right.inverse_norms[j])
     return np.rint(made / STEP) * STEP  # a power of two: exact
-
-
-def rough_similarity_of_pairs(
-    left: Rows, left_index: Indices, right: Rows, right_index: Indices
-) -> tuple[Doubles, float]:
-    """The same in float32, three times as fast: (float64 [n], how far each is from similarity_of_pairs at most)."""
-    made = np.empty(len(left_index), np.float64)
-    for start in range(0, len(left_index), PAIRS_AT_ONCE):
-        part = slice(start, start + PAIRS_AT_ONCE)
-        i, j = left_index[part], right_index[part]
-        made[part] = np.einsum("nd,nd->n", left.values[i], right.values[j])
-        made[part] *= left.inverse_norms[i] * right.inverse_norms[j]
-    # D products added in any order err by at most D roundoffs of the sum of their magnitudes, which is 1 for unit rows.
-    return made, (left.dim + 8) * 2.0**-24 + STEP

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metric_learn_client.retrieval.bounds import UNIT_ROUNDOFF
+from metric_learn_client.retrieval.screening import UNIT_ROUNDOFF
 from metric_learn_client.retrieval.similarity import STEP, Rows, similarity_of_pairs
 
 BLOCK_ROWS = 1024

@@ -87,6 +87,13 @@ class ServingCode(enum.IntEnum):
     SERVABLE_UNAVAILABLE = 5
 
 
+# What is done to an image before the network sees it (metric_learn_client.preprocess); part of the fingerprint, so any
+# change to the pixels of a picture takes a new id. configs/model.yaml has it too, for the export, which has no client.
+PREPROCESSING_ID = "bgr-upright/short224-lanczos4/224x224-linear/opencv-2"
+# Ids whose exported versions take the same pixels as input: such a version is served, under a fingerprint of its own.
+FORMER_PREPROCESSING_IDS = frozenset(["bgr-exif/short224-lanczos4/224x224-linear/opencv-1"])
+
+
 class ImageErrorCode(str, enum.Enum):
     """Stable code that starts the text of an image's error: `E_DECODE: ...`."""
 

@@ -1,20 +1,28 @@
-"""The message classes, built once at import. Types are in messages.pyi, which a test holds equal to the table."""
+"""The message classes, made at import from wire.desc, which client/proto gives (client/proto/generate.py).
+
+They live in a descriptor pool of their own, and so work with every protobuf from 3.20 on, and beside MindSpore
+Serving's own generated module in one process: that one registers the same message names in the default pool.
+"""
 
 from __future__ import annotations
 
-from metric_learn_client.wire.schema import build_classes
+from pathlib import Path
+from typing import Any
 
-_CLASSES = build_classes()
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-PredictRequest = _CLASSES["PredictRequest"]
-PredictReply = _CLASSES["PredictReply"]
-ErrorMsg = _CLASSES["ErrorMsg"]
-Instance = _CLASSES["Instance"]
-Tensor = _CLASSES["Tensor"]
-TensorShape = _CLASSES["TensorShape"]
-ShmTensorData = _CLASSES["ShmTensorData"]
-ServableSpec = _CLASSES["ServableSpec"]
-HealthCheckRequest = _CLASSES["HealthCheckRequest"]
-HealthCheckResponse = _CLASSES["HealthCheckResponse"]
-GetModelRequest = _CLASSES["GetModelRequest"]
-GetModelReply = _CLASSES["GetModelReply"]
+POOL = descriptor_pool.DescriptorPool()
+_FILES = descriptor_pb2.FileDescriptorSet.FromString(Path(__file__).with_name("wire.desc").read_bytes()).file
+for _file in _FILES:
+    POOL.AddSerializedFile(_file.SerializeToString())
+
+
+def _class(full_name: str) -> Any:
+    descriptor = POOL.FindMessageTypeByName(full_name)
+    factory: Any = message_factory
+    if hasattr(factory, "GetMessageClass"):  # protobuf >= 4.22
+        return factory.GetMessageClass(descriptor)
+    return factory.MessageFactory(POOL).GetPrototype(descriptor)
+
+
+globals().update({m.name: _class(f"{file.package}.{m.name}") for file in _FILES for m in file.message_type})

@@ -134,3 +134,27 @@ def test_each_of_sixty_bad_images_is_one_failure_and_five_repaired_ones_are_five
     changed = {name for name, digest in data(tmp_path / "out").items() if before[name] != digest}
     shards = {f"{index // 300:05d}" for index in repaired}
     assert {name.rsplit(".", 1)[0][-5:] for name in changed} == shards
+
+
+def test_pictures_prepared_in_a_sandbox_give_the_same_files_as_without(tmp_path, fake):
+    images = tmp_path / "images"
+    images.mkdir()
+    for index in range(40):
+        (images / f"{index:05d}.jpg").write_bytes(b"not a picture" if index == 17 else jpeg(index))
+    fake.preprocessing = PREPROCESSING_ID
+    outputs = []
+    for name, flags in (("here", ()), ("sandbox", ("--sandbox",))):
+        job = Job(images, tmp_path / name, fake.endpoint, "--preprocess", "local", *flags)
+        assert job.run()[0] == ExitCode.SOME_FAILED
+        (failure,) = pq.read_table(tmp_path / name / "failures", partitioning=None).to_pylist()
+        assert failure["code"] == "E_UNSUPPORTED"
+        outputs.append(np.load(tmp_path / name / "img_emb" / "img_emb_00000.npy"))
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_a_sandbox_without_local_preprocessing_is_refused(tmp_path, fake):
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a.jpg").write_bytes(jpeg(1))
+    code, _, err = Job(images, tmp_path / "out", fake.endpoint, "--sandbox").run()
+    assert code == ExitCode.USAGE and "--sandbox" in err

@@ -19,7 +19,7 @@ from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.jobs import OutputError, embed_dataset, verify
 from metric_learn_client.jobs.errors import OutageError
 from metric_learn_client.jobs.shard_files import file_digest
-from metric_learn_client.testing import FakeServable
+from metric_learn_client.testing import FakeServable, Faults
 from tests.integration.client.conftest import fake_process
 from tests.integration.client.jobs.conftest import Job, data, kill, make_images, until
 
@@ -276,6 +276,13 @@ def test_one_image_that_ends_every_call_it_is_in_fails_alone(tmp_path):
         summary = embed_dataset(images, tmp_path / "out", endpoint=server.endpoint, **FEW, deadline_s=5.0)
     assert (summary.succeeded, summary.failed) == (199, 1)
     assert set(summary.codes) <= {"E_CALL", "E_INTERNAL"}
+
+
+def test_an_image_that_ended_the_servers_process_is_one_failure_row_and_never_sent_again(tmp_path):
+    images = make_images(tmp_path / "in", 5)
+    with FakeServable(faults=Faults(in_band=(3, "E_CRASH: it ended the process"), calls=1)) as server:
+        summary = embed_dataset(images, tmp_path / "out", endpoint=server.endpoint, batch_size=1, in_flight=1)
+    assert (summary.succeeded, summary.failed, summary.codes) == (4, 1, {"E_CRASH": 1})
 
 
 def test_a_wrong_token_ends_the_job_at_once(tmp_path):

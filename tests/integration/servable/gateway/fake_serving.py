@@ -36,6 +36,7 @@ class FakeBackend:
     fingerprint: str = "f" * 64
     window_instances: int = 3 * MAX_BATCH
     max_batch: int = MAX_BATCH
+    workers: int = 1
     embedding_dim: int = wire.EMBEDDING_DIM
     weights: str = "stand-in"
     preprocessing: str = "test"
@@ -53,8 +54,11 @@ class FakeServing:
         self.error: tuple[int, str] | None = None  # in-band error of every whole call
         self.status: grpc.StatusCode | None = None
         self.raw_reply: bytes | None = None
+        self.golden_right = False  # the golden image gets no raw_reply
         self.image_errors: dict[bytes, tuple[int, str]] = {}  # payload -> its in-band error
-        self.poison: bytes | None = None  # a payload that ends the worker
+        self.poison: set[bytes] = set()  # payloads that end the worker
+        self.hangs_on: bytes | None = None  # a payload after which nothing is answered
+        self.hangs_one_of_two: bytes | None = None  # the batch with it is never answered; the rest is
         self.golden_silent = False
         self.crashes = 0
         self._crash: asyncio.Future | None = None
@@ -102,17 +106,20 @@ class FakeServing:
             self.in_flight += count
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
+            self.silent |= self.hangs_on in payloads
+            if self.hangs_one_of_two in payloads:
+                await asyncio.Event().wait()
             if self.silent or (golden and self.golden_silent):
                 await asyncio.Event().wait()
             if self._held is not None and not golden:
                 await self._held.wait()
-            if self.poison is not None:
+            if self.poison:
                 await self._survive(payloads, context)
             if self.status is not None:
                 await context.abort(self.status, "File /secret/path/server.cc: what the library says")
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
-            if self.raw_reply is not None:
+            if self.raw_reply is not None and not (golden and self.golden_right):
                 return self.raw_reply
             return self._reply(request, payloads)
         finally:
@@ -120,13 +127,15 @@ class FakeServing:
                 self.in_flight -= count
 
     async def _survive(self, payloads, context) -> None:
-        """The poison ends the worker, and with it every call that it has."""
-        crash = self._crash = self._crash or asyncio.get_running_loop().create_future()
-        if self.poison in payloads:
-            crash.set_result(None)
-            self._crash = None
-            self.crashes += 1
-        await asyncio.wait({crash}, timeout=0.05)
+        """The poison ends the worker, and with it every call that it has; the next worker takes a moment to come."""
+        loop = asyncio.get_running_loop()
+        crash = self._crash = self._crash or loop.create_future()
+        if not crash.done():
+            if self.poison.intersection(payloads):
+                self.crashes += 1
+                crash.set_result(None)
+                loop.call_later(0.1, setattr, self, "_crash", None)
+            await asyncio.wait({crash}, timeout=0.05)
         if crash.done():
             await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 

@@ -13,10 +13,17 @@ import grpc
 import numpy as np
 
 from metric_learn_client import wire
-from servable.gateway import Backends, Gateway, GatewaySettings
+from servable.gateway import Backends, Gateway
+from servable.sections import Config
 from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing
 
 WAIT_S = 10.0
+
+
+def config_of(*, server=None, **sections):
+    """A configuration with free ports. server: keys beside or instead of the addresses; the others are sections."""
+    free = {"address": "127.0.0.1:0", "http_address": "127.0.0.1:0"}
+    return Config(server={**free, **(server or {})}, **sections)
 
 
 class Harness:
@@ -24,7 +31,7 @@ class Harness:
 
     def __init__(self, folder, settings=None, *, backend=None, start_backend=True, serving=None, **gateway_options):
         self.folder = folder
-        self.settings = settings or GatewaySettings(address="127.0.0.1:0", http_address="127.0.0.1:0")
+        self.settings = settings or config_of()
         self.backend = backend or FakeBackend(target=f"unix:{folder}/backend.sock")
         self.serving = serving or FakeServing()
         self.unhealthy: list[tuple[int, str]] = []

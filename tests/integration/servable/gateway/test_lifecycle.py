@@ -7,15 +7,12 @@ import numpy as np
 import pytest
 
 from metric_learn_client import wire
-from servable.gateway import GatewaySettings, Golden, ReadinessSettings
+from servable.gateway import Golden
+from servable.sections import ReadinessSection
 from tests.integration.servable.gateway.fake_serving import GOLDEN_IMAGE, FakeBackend, FakeServing, embedding_of
-from tests.integration.servable.gateway.harness import Harness, predict, predict_future, request, rows, until
+from tests.integration.servable.gateway.harness import Harness, config_of, predict, predict_future, request, rows, until
 
-QUICK = ReadinessSettings(interval_s=0.1, deadline_s=0.3, forced_interval_s=0.3)
-
-
-def settings_of(**parts):
-    return GatewaySettings(address="127.0.0.1:0", http_address="127.0.0.1:0", **parts)
+QUICK = ReadinessSection(interval_s=0.1, deadline_s=0.3, forced_interval_s=0.3)
 
 
 def embeds(channel, image=b"x", salt=b"", **options):
@@ -41,7 +38,7 @@ def test_before_the_first_backend_calls_wait_and_then_succeed(tmp_path):
 
 
 def test_with_when_down_fail_calls_are_unavailable_at_once_with_a_hint(tmp_path):
-    with Harness(tmp_path, settings_of(when_down="fail"), start_backend=False) as harness:
+    with Harness(tmp_path, config_of(server={"when_down": "fail"}), start_backend=False) as harness:
         with harness.channel() as channel:
             error = failure(lambda: predict(channel, request(b"x")))
             assert error.code() is grpc.StatusCode.UNAVAILABLE
@@ -49,7 +46,7 @@ def test_with_when_down_fail_calls_are_unavailable_at_once_with_a_hint(tmp_path)
 
 
 def test_with_when_down_fail_a_call_in_flight_fails_when_the_backend_goes(tmp_path):
-    with Harness(tmp_path, settings_of(when_down="fail")) as harness, harness.channel() as channel:
+    with Harness(tmp_path, config_of(server={"when_down": "fail"})) as harness, harness.channel() as channel:
         harness.serving.silent = True
         future = predict_future(channel, request(b"x"))
         until(lambda: harness.serving.batches, "the part")
@@ -73,32 +70,6 @@ def test_a_call_in_flight_is_answered_by_the_successor_on_the_same_socket(tmp_pa
         assert np.array_equal(rows(future.result(10)), [embedding_of(b"%d" % index) for index in range(60)])
 
 
-def test_a_request_that_ends_the_worker_fails_alone(tmp_path):
-    with Harness(tmp_path, settings_of(readiness=QUICK)) as harness, harness.channel() as channel:
-        harness.serving.poison = b"poison"
-        futures = [predict_future(channel, request(b"%d" % index)) for index in range(5)]
-        poisoned = predict_future(channel, request(b"poison"))
-        futures += [predict_future(channel, request(b"%d" % index)) for index in range(5, 10)]
-        assert failure(lambda: poisoned.result(10)).code() is grpc.StatusCode.UNAVAILABLE
-        for index, future in enumerate(futures):
-            assert np.array_equal(rows(future.result(10)), [embedding_of(b"%d" % index)])
-
-
-def test_requests_that_end_the_worker_again_and_again_fail_nobody_else(tmp_path):
-    """New ones keep coming while others are on their last try, which they must have to themselves."""
-    with Harness(tmp_path, settings_of(readiness=QUICK)) as harness, harness.channel() as channel:
-        harness.serving.poison = b"poison"
-        innocent, poisoned = [], []
-        for number in range(12):
-            innocent += [predict_future(channel, request(b"%d" % index)) for index in range(3)]
-            poisoned.append(predict_future(channel, request(b"poison")))
-            until(lambda: harness.serving.crashes > number, "the next crash")  # noqa: B023
-        for place, future in enumerate(innocent):
-            assert np.array_equal(rows(future.result(10)), [embedding_of(b"%d" % (place % 3))])
-        for future in poisoned:
-            assert failure(lambda: future.result(10)).code() is grpc.StatusCode.UNAVAILABLE  # noqa: B023
-
-
 def test_a_version_whose_golden_embedding_is_wrong_never_takes_a_call(tmp_path):
     wrong = Golden(GOLDEN_IMAGE, embedding_of(b"another image"))
     backend = FakeBackend(f"unix:{tmp_path}/b.sock", golden=wrong)
@@ -120,7 +91,7 @@ def test_a_distance_within_float16_is_right(tmp_path):
 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_a_hung_backend_is_reported_once_and_its_calls_go_to_the_successor(tmp_path, loaded):
-    with Harness(tmp_path, settings_of(readiness=QUICK)) as harness, harness.channel() as channel:
+    with Harness(tmp_path, config_of(readiness=QUICK)) as harness, harness.channel() as channel:
         harness.serving.silent = True
         futures = [predict_future(channel, request(b"held"))] if loaded else []
         until(lambda: harness.unhealthy, "the report")
@@ -136,7 +107,7 @@ def test_a_hung_backend_is_reported_once_and_its_calls_go_to_the_successor(tmp_p
 
 def test_a_busy_backend_is_not_called_dead(tmp_path):
     """Golden images take longer than their deadline, but answers keep coming."""
-    with Harness(tmp_path, settings_of(readiness=QUICK)) as harness, harness.channel() as channel:
+    with Harness(tmp_path, config_of(readiness=QUICK)) as harness, harness.channel() as channel:
         harness.serving.golden_silent, harness.serving.delay_s = True, 0.05
         end = time.monotonic() + 2
         while time.monotonic() < end:
@@ -244,7 +215,7 @@ def test_drain_gives_up_after_its_grace(tmp_path):
 
 
 def test_during_the_notice_calls_are_still_taken(tmp_path):
-    with Harness(tmp_path, settings_of(drain_notice_s=0.5)) as harness, harness.channel() as channel:
+    with Harness(tmp_path, config_of(server={"drain_notice_s": 0.5})) as harness, harness.channel() as channel:
         drained = harness.start(harness.gateway.drain(5))
         until(lambda: harness.http("/readyz")[0] == 503, "not ready")
         embeds(channel)

@@ -18,10 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import servable.gateway
 from metric_learn_client import wire
-from servable.gateway import GatewaySettings, LogSettings, TracingSettings, configure_logging, logs
+from servable.gateway import configure_logging, logs
 from servable.gateway.tracing import Tracer
+from servable.sections import LogSection, TracingSection
 from tests.integration.servable.gateway.fake_serving import FakeBackend
-from tests.integration.servable.gateway.harness import Harness, predict, predict_future, request, until
+from tests.integration.servable.gateway.harness import Harness, config_of, predict, predict_future, request, until
 
 
 @pytest.fixture
@@ -195,7 +196,7 @@ def test_connections_that_say_nothing_do_not_block_the_pages(running):
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_each_call_is_one_log_line_with_its_request_id(tmp_path, form):
     stream = io.StringIO()
-    settings = GatewaySettings(address="127.0.0.1:0", http_address="127.0.0.1:0", log=LogSettings(format=form))
+    settings = config_of(log=LogSection(format=form))
     close = configure_logging(settings.log, stream)
     try:
         with Harness(tmp_path, settings) as harness, harness.channel() as channel:
@@ -225,7 +226,7 @@ def test_a_reader_of_the_log_that_does_not_read_does_not_stop_the_server():
             return len(text)
 
     stream, before = Stuck(), logs.dropped_lines()
-    close = configure_logging(LogSettings(), stream)
+    close = configure_logging(LogSection(), stream)
     try:
         for number in range(25_000):
             logging.getLogger("servable.gateway").info("line %d", number)
@@ -237,7 +238,7 @@ def test_a_reader_of_the_log_that_does_not_read_does_not_stop_the_server():
 
 def test_a_log_line_cannot_be_forged():
     stream = io.StringIO()
-    close = configure_logging(LogSettings(), stream)
+    close = configure_logging(LogSection(), stream)
     logging.getLogger("servable.x").warning("one\ntwo", extra={"fields": {"peer": "a\nb c"}})
     close()
     assert stream.getvalue().count("\n") == 1 and '"a\\nb c"' in stream.getvalue()
@@ -245,7 +246,7 @@ def test_a_log_line_cannot_be_forged():
 
 def test_traces_continue_the_callers():
     exporter = InMemorySpanExporter()
-    tracer = Tracer(TracingSettings(enabled=True), exporter)
+    tracer = Tracer(TracingSection(enabled=True), exporter)
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with tracer.span("Predict", {"traceparent": parent}) as attributes:
         attributes["rpc.grpc.status_code"] = "UNAVAILABLE"
@@ -265,8 +266,8 @@ def test_without_tracing_nothing_of_opentelemetry_is_imported():
 
 
 def test_a_collector_that_is_away_does_not_hold_up_the_end(tmp_path):
-    tracing = TracingSettings(enabled=True, otlp_endpoint="http://127.0.0.1:1")
-    settings = GatewaySettings(address="127.0.0.1:0", http_address="127.0.0.1:0", tracing=tracing)
+    tracing = TracingSection(enabled=True, otlp_endpoint="http://127.0.0.1:1")
+    settings = config_of(tracing=tracing)
     with Harness(tmp_path, settings) as harness:
         with harness.channel() as channel:
             predict(channel, request(b"x"))
@@ -311,8 +312,8 @@ def test_spans_of_calls_arrive_at_a_collector(tmp_path):
     server.add_generic_rpc_handlers((handler,))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    tracing = TracingSettings(enabled=True, otlp_endpoint=f"http://127.0.0.1:{port}")
-    settings = GatewaySettings(address="127.0.0.1:0", http_address="127.0.0.1:0", tracing=tracing)
+    tracing = TracingSection(enabled=True, otlp_endpoint=f"http://127.0.0.1:{port}")
+    settings = config_of(tracing=tracing)
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     try:
         with Harness(tmp_path, settings) as harness, harness.channel() as channel:

@@ -9,18 +9,14 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from metric_learn_client import wire
-from servable.gateway import GatewaySettings, LimitSettings
+from servable.sections import LimitsSection
 from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing, embedding_of
-from tests.integration.servable.gateway.harness import Harness, predict, predict_future, request, rows, until
+from tests.integration.servable.gateway.harness import Harness, config_of, predict, predict_future, request, rows, until
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    settings = GatewaySettings(
-        address="127.0.0.1:0",
-        http_address="127.0.0.1:0",
-        limits=LimitSettings(max_image_bytes=1000, max_request_bytes=200_000),
-    )
+    settings = config_of(limits=LimitsSection(max_image_bytes=1000, max_request_bytes=200_000))
     with Harness(tmp_path_factory.mktemp("gateway"), settings) as harness:
         yield harness
 

@@ -7,13 +7,9 @@ import grpc
 import pytest
 
 from metric_learn_client import wire
-from servable.gateway import DeadlineSettings, GatewaySettings, LimitSettings
+from servable.sections import DeadlinesSection, LimitsSection
 from tests.integration.servable.gateway.fake_serving import FakeBackend
-from tests.integration.servable.gateway.harness import Harness, predict, predict_future, request, until
-
-
-def settings_of(**parts):
-    return GatewaySettings(address="127.0.0.1:0", http_address="127.0.0.1:0", **parts)
+from tests.integration.servable.gateway.harness import Harness, config_of, predict, predict_future, request, until
 
 
 def in_flight(harness):
@@ -37,7 +33,7 @@ def test_the_callers_deadline_counts_and_its_place_is_free_afterwards(tmp_path):
 
 
 def test_without_a_deadline_the_servers_default_counts(tmp_path):
-    settings = settings_of(deadlines=DeadlineSettings(default_s=0.3))
+    settings = config_of(deadlines=DeadlinesSection(default_s=0.3))
     with Harness(tmp_path, settings) as harness, harness.channel() as channel:
         harness.serving.silent = True
         with pytest.raises(grpc.RpcError) as caught:
@@ -47,7 +43,7 @@ def test_without_a_deadline_the_servers_default_counts(tmp_path):
 
 
 def test_a_longer_deadline_than_the_maximum_is_cut_to_it(tmp_path):
-    settings = settings_of(deadlines=DeadlineSettings(max_s=0.3))
+    settings = config_of(deadlines=DeadlinesSection(default_s=0.3, max_s=0.3))
     with Harness(tmp_path, settings) as harness, harness.channel() as channel:
         harness.serving.silent = True
         began = time.monotonic()
@@ -70,7 +66,7 @@ def test_a_cancelled_call_frees_its_place_and_its_unsent_images(tmp_path):
 
 
 def test_beyond_the_images_in_flight_calls_are_refused_at_once_with_a_hint(tmp_path):
-    settings = settings_of(limits=LimitSettings(max_instances=10, max_in_flight_instances=20))
+    settings = config_of(limits=LimitsSection(max_instances=10, max_in_flight_instances=20))
     with Harness(tmp_path, settings) as harness, harness.channel() as channel:
         harness.serving.silent = True
         held = [predict_future(channel, request(*[b"x"] * 10)) for _ in range(2)]
@@ -88,7 +84,9 @@ def test_beyond_the_images_in_flight_calls_are_refused_at_once_with_a_hint(tmp_p
 
 
 def test_beyond_the_bytes_in_flight_calls_are_refused(tmp_path):
-    settings = settings_of(limits=LimitSettings(max_request_bytes=10_000, max_in_flight_bytes=15_000))
+    settings = config_of(
+        limits=LimitsSection(max_image_bytes=10_000, max_request_bytes=10_000, max_in_flight_bytes=15_000)
+    )
     with Harness(tmp_path, settings) as harness, harness.channel() as channel:
         harness.serving.silent = True
         held = predict_future(channel, request(bytes(9000)))
@@ -98,7 +96,7 @@ def test_beyond_the_bytes_in_flight_calls_are_refused(tmp_path):
 
 
 def test_beyond_the_calls_in_flight_a_call_is_refused_before_its_body_is_read(tmp_path):
-    settings = settings_of(limits=LimitSettings(max_in_flight_calls=3))
+    settings = config_of(limits=LimitsSection(max_in_flight_calls=3))
     with Harness(tmp_path, settings) as harness, harness.channel() as channel:
         harness.serving.silent = True
         held = [predict_future(channel, request(b"x")) for _ in range(3)]
@@ -109,7 +107,7 @@ def test_beyond_the_calls_in_flight_a_call_is_refused_before_its_body_is_read(tm
 
 
 def test_a_body_that_does_not_arrive_ends_its_call(tmp_path):
-    settings = settings_of(deadlines=DeadlineSettings(read_body_s=0.3))
+    settings = config_of(deadlines=DeadlinesSection(read_body_s=0.3))
     with Harness(tmp_path, settings) as harness, harness.channel() as channel:
         ended = threading.Event()
         call = channel.stream_unary(wire.PREDICT_PATH)
@@ -122,7 +120,7 @@ def test_a_body_that_does_not_arrive_ends_its_call(tmp_path):
 
 def test_slow_senders_do_not_keep_others_out(tmp_path):
     """They hold every place for a body; calls that come later are served all the same, each in its turn."""
-    settings = settings_of(limits=LimitSettings(max_reading_calls=3))
+    settings = config_of(limits=LimitsSection(max_reading_calls=3))
     with Harness(tmp_path, settings) as harness, harness.channel() as channel:
         ended = threading.Event()
         slow = channel.stream_unary(wire.PREDICT_PATH)
@@ -148,7 +146,7 @@ def test_a_call_without_a_message_is_refused(tmp_path):
 
 
 def test_a_compressed_bomb_is_refused_and_not_unpacked(tmp_path):
-    settings = settings_of(limits=LimitSettings(max_request_bytes=1_000_000))
+    settings = config_of(limits=LimitsSection(max_image_bytes=1_000_000, max_request_bytes=1_000_000))
     with Harness(tmp_path, settings) as harness, harness.channel() as channel:
         call = channel.unary_unary(wire.PREDICT_PATH)
         with pytest.raises(grpc.RpcError) as caught:
@@ -158,7 +156,7 @@ def test_a_compressed_bomb_is_refused_and_not_unpacked(tmp_path):
 
 
 def test_200_callers_at_twice_the_limit_are_served_or_refused_and_nothing_is_left(tmp_path):
-    settings = settings_of(limits=LimitSettings(max_in_flight_calls=100))
+    settings = config_of(limits=LimitsSection(max_in_flight_calls=100))
     with Harness(tmp_path, settings) as harness, harness.channel() as channel:
         harness.serving.delay_s = 0.2
         futures = [predict_future(channel, request(b"%d" % index)) for index in range(200)]

@@ -28,7 +28,7 @@ def test_the_command_offers_every_option_of_a_job_and_nothing_else_with_its_mark
         name
         for kind in (options.InputSpec, options.JobOptions, options.RunOptions)
         for name in kind.__dataclass_fields__
-    } - {"inputs", "output_format", "max_image_bytes"}
+    } - {"inputs", "output_format"}
     marked = {option.name for option in embed.params if (getattr(option, "help", None) or "").startswith("[job]")}
     assert fields <= marked
     assert marked - fields == {

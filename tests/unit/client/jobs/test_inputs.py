@@ -51,6 +51,11 @@ def test_a_folder_is_read_in_the_order_of_whole_paths_and_by_suffix(tmp_path):
     assert found == sorted(["b.jpg", "a/z.JPEG", "a/b/c.png", "a.webp", "a-b/x.bmp"])
 
 
+def test_a_file_that_is_named_is_a_row_whatever_its_suffix(tmp_path):
+    name = write(tmp_path / "a.jfif")
+    assert paths_of(name, input_format="files") == [str(name)]
+
+
 def test_links_to_folders_are_followed_and_loops_are_not(tmp_path):
     write(tmp_path / "in/a.jpg")
     write(tmp_path / "elsewhere/b.jpg")
@@ -321,7 +326,7 @@ def test_what_cannot_be_read_fails_alone_with_its_code(tmp_path, make, code):
 def test_an_input_without_images_says_what_it_saw(tmp_path):
     write(tmp_path / "in/a.tiff")
     spec = InputSpec((str(tmp_path / "in"),))
-    with pytest.raises(InputError, match="no images; 1 files are not images by their names"):
+    with pytest.raises(InputError, match=r"no images; not taken, by their names: 1 \.tiff \(as .*/in/a.tiff\)"):
         build(open_input(spec), spec, 10, tmp_path / "plan")
     with pytest.raises(InputError, match="no such file or folder"):
         open_input(InputSpec((str(tmp_path / "nothing"),)))

@@ -208,7 +208,7 @@ def test_a_page_is_valid_html_needs_no_network_and_escapes_every_name(hostile_fo
     assert "http" not in page.replace("http-equiv", "")
     assert "line\\nbreak.jpg" in text and "n" * 250 in text
     if kind == "search":
-        assert "bad\\udcff.jpg" in text
+        assert "bad\\xff.jpg" in text
         pictures = [e for e in document.iter("img")]
         # Each of the ten is a query once, and a neighbour in every one of the twelve rows.
         assert len(pictures) == len(HOSTILE) + 12 * len(HOSTILE)
@@ -249,6 +249,10 @@ def test_labelled_images_are_read_from_folders_lists_and_the_data_sets_own_list(
     assert read_labelled(listing) == [(root + b"/a/1.jpg", "5"), (root + b"/a name with spaces.jpg", "6")]
     listing.write_text("image_id class_id super_class_id path\n1 9 2 a/1.jpg\n")
     assert read_labelled(listing) == [(root + b"/a/1.jpg", "9")]
+    listing.write_text("1 9 2 a/1.jpg\n")
+    assert read_labelled(listing) == [(root + b"/a/1.jpg", "9")]
+    listing.write_text("a/1.jpg red apple\n", encoding="utf-16")
+    assert read_labelled(listing) == [(root + b"/a/1.jpg", "red apple")]
     for content, said in [("a/1.jpg\n", "line 1"), ("", "names no image")]:
         listing.write_text(content)
         with pytest.raises(protocol.ProtocolError, match=said):

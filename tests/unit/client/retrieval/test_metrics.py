@@ -1,15 +1,14 @@
 """Every metric against the definition written out, and against the model zoo's own definition of Recall@1."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metric_learn_client.retrieval import counting
+from metric_learn_client.retrieval import ranking
 from metric_learn_client.retrieval.metrics import retrieval_metrics
-from metric_learn_client.retrieval.work import Work
+from metric_learn_client.retrieval.screening import Screen
+from metric_learn_client.retrieval.similarity import rows_of, similarity_of_pairs
 
 
 def brute_force(queries, query_labels, gallery=None, gallery_labels=None, ks=(1, 10)):
@@ -87,11 +86,11 @@ SETS = [random_set, tied_set, lonely_set, duplicate_set, collapsed_set]
 
 
 @pytest.mark.parametrize("make", SETS)
-@pytest.mark.parametrize("many", [64, 0])
 @pytest.mark.parametrize("seed", range(3))
-def test_every_metric_equals_its_definition(make, many, seed):
+def test_every_metric_equals_its_definition(make, seed, monkeypatch):
     embeddings, labels = make(np.random.default_rng(seed))
-    metrics = retrieval_metrics(embeddings, labels, ks=(1, 10), work=Work(threads=2, block_rows=17, many=many))
+    monkeypatch.setattr(ranking, "MOST_ROWS", 17)
+    metrics = retrieval_metrics(embeddings, labels, ks=(1, 10))
     same(metrics, brute_force(embeddings, labels))
 
 
@@ -105,25 +104,25 @@ def test_a_gallery_of_its_own_is_ranked_whole(make):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.integers(1, 6), st.integers(1, 5), st.integers(1, 50))
-def test_small_sets_of_any_shape_equal_the_definition(seed, count, dim, classes, block):
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.integers(1, 6), st.integers(1, 5))
+def test_small_sets_of_any_shape_equal_the_definition(seed, count, dim, classes):
     rng = np.random.default_rng(seed)
     embeddings = rng.integers(1, 4, (count, dim)).astype(np.float32)
     labels = rng.integers(0, classes, count)
-    metrics = retrieval_metrics(embeddings, labels, ks=(1,), work=Work(threads=1, block_rows=block))
+    metrics = retrieval_metrics(embeddings, labels, ks=(1,))
     same(metrics, brute_force(embeddings, labels, ks=(1,)), ks=(1,))
 
 
 @pytest.mark.parametrize("make", SETS)
-def test_block_size_and_threads_change_no_bit(make):
+def test_the_size_of_a_block_changes_no_bit(make, monkeypatch):
     rng = np.random.default_rng(11)
     parts = [make(rng) for _ in range(3)]
     embeddings = np.concatenate([part[0] for part in parts])
     labels = np.concatenate([part[1] for part in parts])
-    made = [
-        retrieval_metrics(embeddings, labels, ks=(1, 10), work=Work(threads=threads, block_rows=rows, many=many))
-        for threads, rows, many in [(1, 23, 64), (2, 37, 64), (5, 64, 64), (1, 1000, 64), (3, 33, 0), (1, 41, 5)]
-    ]
+    made = []
+    for rows in (1024, 64, 23, 1):
+        monkeypatch.setattr(ranking, "MOST_ROWS", rows)
+        made.append(retrieval_metrics(embeddings, labels, ks=(1, 10)))
     for other in made[1:]:
         assert other.as_dict() == made[0].as_dict()
         for field in ("first_rank", "hits", "average_precision"):
@@ -140,58 +139,57 @@ def structured_set(rng, count, dim, classes):
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.5])
-def test_a_set_large_enough_for_bounds_equals_the_zoos_recall_and_the_sorted_gallery(noise):
+def test_a_set_of_thousands_has_the_zoos_recall(noise):
     rng = np.random.default_rng(3)
     embeddings, labels = structured_set(rng, 3000, 512, 500)
     embeddings += np.float32(noise) * rng.standard_normal(embeddings.shape).astype(np.float32) / 30
     metrics = retrieval_metrics(embeddings, labels)
     assert 0.05 < metrics.recall[1] < 0.999
     assert metrics.recall[1] == zoo_recall_at_1(embeddings.astype(np.float64), labels)
-    assert metrics.as_dict() == retrieval_metrics(embeddings, labels, work=Work(many=0)).as_dict()
 
 
-@pytest.mark.parametrize("hard", [1.0, 0.2])
-def test_bounds_of_few_dimensions_change_no_bit(monkeypatch, hard):
-    """Forced to 64 dimensions; with hard = 0.2 some queries are computed in full beside the others."""
-    embeddings, labels = structured_set(np.random.default_rng(4), 900, 512, 150)
-    expected = retrieval_metrics(embeddings, labels, work=Work(many=0))
-    monkeypatch.setattr(counting, "int8_kernel", lambda: None)
-    monkeypatch.setattr(counting, "PAIR_COST", 0)
-    monkeypatch.setattr(counting, "HARD", hard)
-    monkeypatch.setattr(counting.bounding, "SUBSPACES", (64,))
-    used = []
-    count = counting.Counting._count
-    monkeypatch.setattr(
-        counting.Counting, "_count", lambda self, q, r, b, w: used.append((len(q), b.exact)) or count(self, q, r, b, w)
-    )
-    for rows in (None, 70):
-        used.clear()
-        made = retrieval_metrics(embeddings, labels, work=Work(threads=2, block_rows=rows))
-        assert made.as_dict() == expected.as_dict()
-        assert (made.ranking.first_rank == expected.ranking.first_rank).all()
-        assert [exact for _, exact in used] == ([False] if hard == 1.0 else [False, True])
-        assert sum(size for size, _ in used) == 900
+def sets_of_every_kind():
+    rng = np.random.default_rng(7)
+    labels = np.arange(420) % 70
+    centres = rng.standard_normal((70, 96))
+    plain = centres[labels] + 1.3 * rng.standard_normal((420, 96))
+    return {
+        "plain": plain,
+        "heavy tails": plain * rng.standard_t(1.5, plain.shape),
+        "every row twice": np.concatenate([plain[:210], plain[:210]]),
+        "ties": rng.integers(-1, 2, (420, 5)) + 2.0,
+        "alike": plain * 1e-4 + rng.standard_normal(96) * 5,
+        "rows of many lengths": plain * 10.0 ** rng.integers(-9, 9, (420, 1)),
+        "one large dimension": plain + 1e3 * np.eye(96)[3],
+        "too small for float32's normal range": plain * 1e-30,
+        "one dimension": 1.0 + rng.random((420, 1)),
+        "all the same": np.ones((420, 33)),
+    }, labels
 
 
-@pytest.mark.parametrize("dimensions", [64, 128, 512])
-def test_no_similarity_is_outside_its_bounds(dimensions):
-    from metric_learn_client.retrieval import bounds as module
-    from metric_learn_client.retrieval.similarity import rows_of
+KINDS, LABELS = sets_of_every_kind()
 
-    embeddings, _ = structured_set(np.random.default_rng(3), 3000, 512, 500)
-    rows = rows_of(embeddings)
-    mean = module.mean_unit_row(rows)
-    basis = None if dimensions == 512 else module.principal_directions(rows, mean, 128)
-    with ThreadPoolExecutor(2) as pool:
-        projected = module.project(rows, mean, basis, pool)
-    bounds = module.make_bounds(projected, projected, mean, dimensions)
-    exact = embeddings.astype(np.float64) * rows.inverse_norms[:, None]
-    similarity = exact @ exact.T - bounds.offset
-    upper = (bounds.left @ bounds.right.T).astype(np.float64)
-    width = 2 * np.outer(bounds.left_rest, bounds.right_rest)
-    assert bounds.exact == (dimensions == 512) and (width.max() > 0) != bounds.exact
-    assert (upper + bounds.slack >= similarity).all()
-    assert (upper - width - bounds.slack <= similarity).all()
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_similarity_is_outside_its_slack(kind):
+    rows = rows_of(KINDS[kind])
+    values, offset, slack = Screen(rows).compare(rows, np.arange(rows.count))
+    first, second = np.divmod(np.arange(rows.count**2), rows.count)
+    exact = similarity_of_pairs(rows, first, rows, second).reshape(values.shape)
+    assert (np.abs(values + offset[:, None] - exact) <= slack[:, None]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_set_equals_the_definition(kind):
+    rows = KINDS[kind].astype(np.float32)
+    same(retrieval_metrics(rows, LABELS, ks=(1, 10)), brute_force(rows, LABELS))
+
+
+def test_nearly_identical_embeddings_leave_few_pairs_to_compute():
+    """As stand-in weights give: without the mean taken off, every pair would be nearer than float32 can tell."""
+    rows = rows_of(collapsed_set(np.random.default_rng(0))[0])
+    values, _, slack = Screen(rows).compare(rows, np.arange(rows.count))
+    assert np.median(slack) < 0.01 * np.median(np.abs(values - np.median(values)))
 
 
 def test_faiss_gives_the_same_metrics_where_nothing_ties():

@@ -80,6 +80,23 @@ def test_an_approximate_index_reaches_its_recall_on_clustered_data(tmp_path, kin
     assert index.facts.recall_queries == 1000 and index.facts.breadth >= 1
 
 
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+@pytest.mark.parametrize("copies", [2, 30, 3000])
+def test_identical_pictures_are_no_misses_of_an_approximate_index(tmp_path, kind, copies):
+    rng = np.random.default_rng(3)
+    embeddings = np.repeat(rng.standard_normal((3000 // copies, 32)).astype(np.float32), copies, axis=0)
+    shards, _ = sharded(embeddings, np.zeros(3000, int), 2)
+    index = build_index(write_job(tmp_path / "job", shards), kind)
+    assert index.facts.recall_at_10 >= 0.95
+
+
+def test_a_narrow_search_that_misses_is_still_measured_as_one(tmp_path):
+    rng = np.random.default_rng(3)
+    shards, _ = sharded(rng.standard_normal((6000, 64)).astype(np.float32), np.zeros(6000, int), 2)
+    index = build_index(write_job(tmp_path / "job", shards), "ivf", target_recall=0.01)
+    assert index.facts.breadth == 1 and index.facts.recall_at_10 < 0.5
+
+
 def test_another_models_query_is_refused_and_so_is_a_mixed_set(tmp_path):
     embeddings, labels = clustered(50, 16, 5)
     shards, _ = sharded(embeddings, labels, 2)

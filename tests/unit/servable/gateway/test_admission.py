@@ -7,9 +7,9 @@ import pytest
 
 from servable.gateway.admission import MAX_RETRY_MS, MIN_RETRY_MS, Admission
 from servable.gateway.errors import CallError
-from servable.gateway.settings import LimitSettings
+from servable.sections import LimitsSection
 
-LIMITS = LimitSettings(
+LIMITS = LimitsSection(
     max_instances=10,
     max_request_bytes=100,
     max_in_flight_calls=2,

@@ -27,6 +27,13 @@ def reply_of(*outcomes):
     return reply.SerializeToString()
 
 
+@pytest.mark.parametrize("code", list(wire.ImageErrorCode))
+def test_an_error_that_could_hold_a_path_leaves_with_a_sentence_of_its_code(code):
+    (outcome,) = read_reply(reply_of((1, f"{code.value}: open('/etc/passwd') failed")), 1, DIM)
+    assert isinstance(outcome, ImageError)
+    assert outcome.text.startswith(f"{code.value}: ") and "/" not in outcome.text
+
+
 @pytest.mark.parametrize(
     ("code", "text", "kind"),
     [

@@ -13,9 +13,9 @@ from metric_learn_client.wire.instances import encode_request
 from servable.gateway.errors import CallError
 from servable.gateway.methods import METHODS
 from servable.gateway.request import read_request
-from servable.gateway.settings import LimitSettings
+from servable.sections import LimitsSection
 
-LIMITS = LimitSettings(max_instances=8)
+LIMITS = LimitsSection(max_instances=8)
 PIXELS = bytes(224 * 224 * 3)
 
 
@@ -149,7 +149,7 @@ def test_each_wrong_field_is_named(request_, words):
 
 
 def test_more_bytes_than_the_limit_are_refused():
-    limits = LimitSettings(max_request_bytes=100)
+    limits = LimitsSection(max_request_bytes=100)
     message = refused(image_request(bytes(200)), limits)
     assert message.startswith("request: ") and "the most is 100" in message
 

@@ -17,9 +17,11 @@ from typing import Any, Optional
 from metric_learn_client.jobs.errors import JobError
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.pipeline import ShardTask
+from metric_learn_client.jobs.sender import Stopped
 from metric_learn_client.jobs.worker import WorkerSpec, work
 
 _AHEAD = 2  # shards a worker holds: the one it does and the next, so that it never waits for this process
+_LOOK_S = 0.2  # so soon it is seen that the run is to end
 _MAX_DEATHS = 3  # of workers that held the same shard: then it is the shard's fault
 
 
@@ -60,7 +62,9 @@ def run(
             while todo and len(workers) < spec.run.workers:
                 workers.append(_Worker(spec))
                 _feed(workers[-1], todo)
-            for pipe in wait([worker.pipe for worker in workers]):
+            if stop.is_set():
+                raise Stopped
+            for pipe in wait([worker.pipe for worker in workers], _LOOK_S):
                 worker = next(each for each in workers if each.pipe is pipe)
                 message = _receive(worker)
                 if message is None:

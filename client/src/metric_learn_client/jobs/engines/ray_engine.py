@@ -16,6 +16,7 @@ from typing import Any, Optional
 from metric_learn_client.jobs.errors import InputError, JobError
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.pipeline import ShardTask
+from metric_learn_client.jobs.sender import Stopped
 from metric_learn_client.jobs.worker import WorkerSpec, work
 
 _RESTARTS = -1  # without limit: the job's own progress says whether it makes sense
@@ -66,6 +67,8 @@ def run(
     patience = time.monotonic() + _ROOM_S
     try:
         while todo or any(task is not None for _, task in running.values()):
+            if stop.is_set():
+                raise Stopped
             done = ray.wait(list(running), num_returns=1, timeout=_LOOK_S)[0]
             if not done and len(running) == len(actors) and time.monotonic() > patience:
                 if all(task is None for _, task in running.values()):

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 
+from metric_learn_client.image_names import IMAGE_SUFFIXES
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.archives import ArchiveInput
-from metric_learn_client.jobs.inputs.folders import IMAGE_SUFFIXES, FolderInput
+from metric_learn_client.jobs.inputs.folders import FolderInput
 from metric_learn_client.jobs.inputs.lists import ListInput
 from metric_learn_client.jobs.inputs.patterns import expand_braces, has_wildcard
 from metric_learn_client.jobs.inputs.rows import Input
 from metric_learn_client.jobs.inputs.tables import TableInput
-from metric_learn_client.jobs.options import InputSpec
+from metric_learn_client.jobs.options import InputSpec, spelled
 from metric_learn_client.jobs.storage import is_url
 
 __all__ = ["Input", "open_input"]
@@ -26,7 +27,11 @@ _LISTS = (".txt", ".lst", ".list", ".csv", ".tsv")
 
 def open_input(spec: InputSpec) -> Input:
     """The input that `spec` describes. Reads no row yet. Raises InputError."""
-    names = [name for pattern in spec.inputs for name in expand_braces(pattern)]
+    spellings: dict[str, str] = {}  # the same name twice is one input
+    for pattern in spec.inputs:
+        for each in expand_braces(pattern):
+            spellings.setdefault(spelled(each), each)
+    names = list(spellings.values())
     kinds = {_kind(name, spec.input_format): name for name in names}
     if len(kinds) > 1:
         (one, first), (other, second) = list(kinds.items())[:2]

@@ -6,16 +6,19 @@ be read, resumed or repeated without the ones before it.
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Optional
 
 import pyarrow as pa
 
+from metric_learn_client.image_names import as_text, is_image_name
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs.folders import IMAGE_SUFFIXES
-from metric_learn_client.jobs.inputs.rows import Input, Row, as_text, chunked, planned_schema
-from metric_learn_client.jobs.inputs.tables import edges, files
+from metric_learn_client.jobs.inputs.members import Member, members
+from metric_learn_client.jobs.inputs.rows import Input, Row, chunked, planned_schema
+from metric_learn_client.jobs.inputs.skipped import HIDDEN, Skipped, hidden
+from metric_learn_client.jobs.inputs.sources import edges, find_sources
 from metric_learn_client.jobs.options import InputSpec
 from metric_learn_client.jobs.storage import open_file
 
@@ -24,12 +27,18 @@ _MAX_TEXT_BYTES = 1 << 20  # of one kept text member
 
 class ArchiveInput(Input):
     """`image_path` is archive/member, `__key__` WebDataset's key; `spec.columns` names text members to keep
-    ("txt", "cls", "json"), null where a sample has none."""
+    ("txt", "cls", "json"), null where a sample has none.
+
+    Links are rows with the picture that they lead to; a member that has no bytes of its own, or leads to none, is a
+    row that fails.
+    """
 
     kind = "tar"
 
     def __init__(self, names: list[str], spec: InputSpec) -> None:
-        self.sources = list(files(names, ".tar", spec.glob))
+        super().__init__()
+        self._found = Skipped()
+        self.sources = [source.name for source in find_sources(names, ".tar", spec.glob, self._found)]
         self._texts = spec.columns or ()
 
     @property
@@ -37,6 +46,7 @@ class ArchiveInput(Input):
         return pa.schema([pa.field("__key__", pa.string()), *(pa.field(name, pa.string()) for name in self._texts)])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
+        self.skipped = self._found.copy()
         yield from chunked(self._rows(), planned_schema(self.columns))
 
     def signature(self) -> Optional[list[Any]]:
@@ -45,46 +55,45 @@ class ArchiveInput(Input):
     def _rows(self) -> Iterator[Row]:
         for source, name in enumerate(self.sources):
             key: Optional[str] = None
-            sample: list[tarfile.TarInfo] = []
+            sample: list[Member] = []
             try:
-                with open_file(name) as file, tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
-                    for member in tar:
-                        tar.members = []  # type: ignore[attr-defined]  # it would keep every header of the archive
-                        if not member.isreg():
-                            continue
+                with open_file(name) as file:
+                    for member in members(file):
                         if _key(member.name) != key:
-                            yield from self._sample(sample, tar, source, name)
+                            yield from self._sample(sample, file, source, name)
                             key, sample = _key(member.name), []
                         sample.append(member)
-                    yield from self._sample(sample, tar, source, name)
-                    _check_end(file, tar)
+                    yield from self._sample(sample, file, source, name)
             except (tarfile.TarError, OSError, EOFError) as error:
                 raise InputError(f"{name}: not a whole, uncompressed tar file: {error}") from error
 
-    def _sample(self, members: list[tarfile.TarInfo], tar: tarfile.TarFile, source: int, name: str) -> Iterator[Row]:
-        images = [member for member in members if member.name.lower().endswith(IMAGE_SUFFIXES)]
+    def _sample(self, sample: list[Member], file: BinaryIO, source: int, name: str) -> Iterator[Row]:
+        images = []
+        for member in sample:
+            raw = os.fsencode(member.name)
+            kind = hidden(raw, HIDDEN)
+            if kind is None and is_image_name(raw):
+                images.append(member)
+            elif _extension(member.name) not in self._texts:
+                self.skipped.add(os.fsencode(name) + b"/" + raw, kind)
         if not images:
             return
-        texts = {_extension(member.name): member for member in members if _extension(member.name) in self._texts}
-        kept = tuple(_text(tar, texts[each], name) if each in texts else None for each in self._texts)
-        key = _as_text(_key(members[0].name))
+        texts = {_extension(member.name): member for member in sample if _extension(member.name) in self._texts}
+        kept = tuple(_text(file, texts[each], name) if each in texts else None for each in self._texts)
+        key = _as_text(_key(sample[0].name))
         for member in images:
-            path = f"{name}/{_as_text(member.name)}"
-            yield (path, key, *kept, None, source, member.offset_data, member.size)
+            problem = None if member.problem is None else member.problem.encode()
+            path = f"{_as_text(name)}/{_as_text(member.name)}"
+            yield (path, key, *kept, problem, source, member.offset, member.size)
 
 
-def _check_end(file: BinaryIO, tar: tarfile.TarFile) -> None:
-    """tarfile takes an archive that is cut off inside a header for one that ends there; its marker tells."""
-    file.seek(tar.offset)  # type: ignore[attr-defined]
-    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError("it has no end-of-archive marker: it is cut off")
-
-
-def _text(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> str:
+def _text(file: BinaryIO, member: Member, name: str) -> Optional[str]:
     if member.size > _MAX_TEXT_BYTES:
         raise InputError(f"{name}/{member.name}: {member.size} bytes of text; the limit is {_MAX_TEXT_BYTES}")
-    file = tar.extractfile(member)
-    return file.read().decode("utf-8", "replace") if file is not None else ""
+    if member.problem is not None:
+        return None
+    file.seek(member.offset)
+    return file.read(member.size).decode("utf-8", "replace")
 
 
 def _key(member: str) -> str:

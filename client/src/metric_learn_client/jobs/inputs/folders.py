@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from typing import Optional, Union
 
 import pyarrow as pa
 
+from metric_learn_client.image_names import IMAGE_SUFFIXES, as_text, is_image_name
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.patterns import glob_regex, has_wildcard, split_glob
-from metric_learn_client.jobs.inputs.rows import Input, Row, as_text, chunked, planned_schema
+from metric_learn_client.jobs.inputs.rows import Input, Row, chunked, planned_schema
+from metric_learn_client.jobs.inputs.skipped import HIDDEN, Skipped, hidden
 from metric_learn_client.jobs.storage import is_url, scan
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # what the servable decodes
-_SUFFIX = re.compile(rb"\.(?:jpe?g|png|webp|bmp)\Z", re.IGNORECASE)
 
 Name = Union[str, bytes]
 
@@ -30,8 +28,8 @@ class FolderInput(Input):
     kind = "files"
 
     def __init__(self, names: list[str], glob: Optional[str]) -> None:
+        super().__init__()
         self.sources: list[str] = []
-        self.skipped = 0  # files that are not images by their names, known after batches()
         self._names = names
         self._glob = glob
 
@@ -40,7 +38,7 @@ class FolderInput(Input):
         return pa.schema([])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        self.skipped = 0
+        self.skipped = Skipped()
         yield from chunked(self._rows(), planned_schema(self.columns))
 
     def _rows(self) -> Iterator[Row]:
@@ -55,16 +53,17 @@ class FolderInput(Input):
             if pattern is not None:
                 raise InputError(f"{name}: a glob in the input and --glob {pattern} are one too many")
             folder, pattern = split_glob(name)
-        elif name.lower().endswith(IMAGE_SUFFIXES) and not os.path.isdir(name):
+        elif (name.lower().endswith(IMAGE_SUFFIXES) and not os.path.isdir(name)) or os.path.isfile(name):
             yield name if is_url(name) else os.fsencode(name)
             return
-        wanted = _SUFFIX if pattern is None else glob_regex(pattern)
+        wanted = is_image_name if pattern is None else glob_regex(pattern).match
         top: Name = folder if is_url(folder) else os.fsencode(folder)
         for below in walk(top):
-            if (wanted.search if pattern is None else wanted.match)(below):
+            kind = hidden(below, HIDDEN, pattern)
+            if kind is None and wanted(below):
                 yield _join(top, below)
             else:
-                self.skipped += 1
+                self.skipped.add(os.fsencode(_join(top, below)), kind)
 
 
 def walk(top: Name) -> Iterator[bytes]:
@@ -81,7 +80,7 @@ def walk(top: Name) -> Iterator[bytes]:
         if not is_folder:
             yield below
             continue
-        if _SUFFIX.search(name):
+        if is_image_name(name):
             yield below
         folder = _join(top, below)
         identity = _identity(folder)

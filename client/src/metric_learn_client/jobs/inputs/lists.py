@@ -7,22 +7,25 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from io import TextIOWrapper
+from collections.abc import Iterator
 from itertools import chain, islice
-from typing import Any, Optional, TextIO
+from typing import Any, Optional
 
 import pyarrow as pa
 
+from metric_learn_client.image_names import IMAGE_SUFFIXES, PATH_COLUMNS, SOP_HEADER, as_text, path_column
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs.rows import Input, Row, as_text, chunked, planned_schema
+from metric_learn_client.jobs.inputs.rows import Input, Row, chunked, planned_schema
+from metric_learn_client.jobs.inputs.text import file_lines, lines_of
 from metric_learn_client.jobs.options import InputSpec
 from metric_learn_client.jobs.storage import is_url, open_file, require
 
-# Stanford Online Products: Ebay_train.txt, Ebay_test.txt and Ebay_info.txt begin with this line.
-_SOP_HEADER = ["image_id", "class_id", "super_class_id", "path"]
-_LABELLED = re.compile(r"(.*\.(?:jpe?g|png|webp|bmp))\s+(-?\d+)", re.IGNORECASE)
-_PATH_COLUMNS = ("image_path", "path", "filepath", "file_path", "filename", "file_name", "file", "image", "url")
+_SUFFIXES = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
+_LABELLED = re.compile(rf"(?P<path>.*\.(?:{_SUFFIXES})['\"]?)\s+(?P<label>\S.*)", re.IGNORECASE)
+_PICTURE = re.compile(rf".*\.(?:{_SUFFIXES})['\"]?\Z", re.IGNORECASE | re.DOTALL)
+_WHOLE_NUMBER = re.compile(r"-?\d{1,18}")
+_QUOTES = ("'", '"')
+_DELIMITERS = (",", ";", "\t", "|")
 _LOOK_LINES = 100
 
 csv.field_size_limit(16 * 1024 * 1024)
@@ -32,12 +35,14 @@ class ListInput(Input):
     """input_format: "lines", "labels", "csv", "sop", or "list" to find out from the first lines.
 
     `image_path` is what the list says. A relative path is relative to `spec.root`, else to the list's folder, and
-    for standard input to the working directory.
+    for standard input to the working directory. A label is a whole number where all of the first hundred are, else
+    text.
     """
 
     kind = "list"
 
     def __init__(self, names: list[str], spec: InputSpec, input_format: str) -> None:
+        super().__init__()
         self.sources: list[str] = []
         self._names = names
         self._spec = spec
@@ -46,16 +51,23 @@ class ListInput(Input):
         self._stdin_lines: Optional[Iterator[str]] = None
         look = self._look(first)
         self._format = _detect(look, first) if input_format == "list" else input_format
-        self._header = self._read_header(look, first)
+        filled = [line for line in look if not _is_blank(line)]
+        self._quoted = bool(filled) and all(line.strip()[0] in _QUOTES for line in filled)
+        labels = [found["label"] for line in filled if (found := _LABELLED.fullmatch(line.strip()))]
+        self._label = pa.int64() if all(map(_WHOLE_NUMBER.fullmatch, labels)) else pa.string()
+        self._delimiter = _delimiter(look, first, spec.path_column)
+        # `id, path`: the space is no part of the next field, where the line of names has it, too
+        self._spaced = bool(look) and f"{self._delimiter} " in look[0]
+        self._header = self._read_header(look)
 
     @property
     def columns(self) -> pa.Schema:
         if self._format == "lines":
             return pa.schema([])
         if self._format == "labels":
-            return pa.schema([pa.field("label", pa.int64())])
+            return pa.schema([pa.field("label", self._label)])
         if self._format == "sop":
-            return pa.schema([pa.field(name, pa.int64()) for name in _SOP_HEADER[:3]])
+            return pa.schema([pa.field(name, pa.int64()) for name in SOP_HEADER[:3]])
         return pa.schema([pa.field(name, pa.string()) for name in self._kept()])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -69,38 +81,53 @@ class ListInput(Input):
     def _rows(self) -> Iterator[Row]:
         schemes: set[str] = set()
         for name in self._names:
-            for path, values in self._parse(name):
+            for path, values in self._parse(name, self._lines(name)):
                 if is_url(path) and path.split(":", 1)[0] not in schemes:
                     require(path)
                     schemes.add(path.split(":", 1)[0])
-                text, raw = as_text(os.fsencode(path))
-                yield (text, *values, raw, -1, 0, 0)
+                text, raw = as_text(path.encode("utf-8", "surrogateescape"))
+                yield (text, *map(_text, values), raw, -1, 0, 0)
 
-    def _parse(self, name: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    def _parse(self, name: str, lines: Iterator[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
         if self._format == "csv":
-            yield from self._parse_csv(name)
+            yield from self._parse_csv(name, lines)
             return
-        for number, line in enumerate(self._lines(name), 1):
-            if not line.strip() or (number == 1 and self._format == "sop" and line.split() == _SOP_HEADER):
+        for number, line in enumerate(lines, 1):
+            if _is_blank(line) or (number == 1 and self._format == "sop" and line.split() == list(SOP_HEADER)):
                 continue
             if self._format == "lines":
-                yield line, ()
+                yield self._unquoted(_without_trailing_space(line)), ()
                 continue
             try:
                 if self._format == "sop":
                     image, kind, group, path = line.split(None, 3)
                     yield path.rstrip(), (int(image), int(kind), int(group))
                 else:
-                    path, label = line.rstrip().rsplit(None, 1)
-                    yield path, (int(label),)
+                    yield self._labelled(line.strip())
             except ValueError:
-                form = " ".join(_SOP_HEADER) if self._format == "sop" else "path label"
-                raise InputError(f"{name}, line {number}: {line[:200]!r} is not of the form '{form}'") from None
+                form = " ".join(SOP_HEADER) if self._format == "sop" else "path label"
+                number_form = ", the label a whole number as in the lines before" if self._label == pa.int64() else ""
+                raise InputError(
+                    f"{name}, line {number}: {line[:200]!r} is not of the form '{form}'{number_form}; "
+                    "--input-format lines takes every line for a path"
+                ) from None
 
-    def _parse_csv(self, name: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
-        rows = csv.reader((line + "\n" for line in self._lines(name)), delimiter=_delimiter(name), strict=True)
+    def _labelled(self, line: str) -> tuple[str, tuple[Any, ...]]:
+        """(path, (label,)). Raises ValueError."""
+        found = _LABELLED.fullmatch(line)
+        path, label = (found["path"], found["label"]) if found else line.rsplit(None, 1)
+        return self._unquoted(path.rstrip()), (int(label) if self._label == pa.int64() else label,)
+
+    def _unquoted(self, path: str) -> str:
+        """Windows copies paths in quotes; where the list has them around the first hundred they are not names."""
+        if self._quoted and len(path) > 1 and path[0] in _QUOTES and path[-1] == path[0]:
+            return path[1:-1]
+        return path
+
+    def _parse_csv(self, name: str, lines: Iterator[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        rows = self._csv(lines)
         try:
-            header = next(rows, [])
+            header = [column.strip() for column in next(filter(None, rows), [])]
             if header != self._header:
                 raise InputError(f"{name}: its columns are {header}, those of {self._names[0]} are {self._header}")
             path_index = self._header.index(self._path_column())
@@ -110,33 +137,46 @@ class ListInput(Input):
                     continue
                 if len(row) != len(header):
                     raise InputError(f"{name}, line {rows.line_num}: {len(row)} fields for {len(header)} columns")
-                yield row[path_index], tuple(row[index] for index in kept)
+                yield _without_trailing_space(row[path_index]), tuple(row[index] for index in kept)
         except csv.Error as error:
             raise InputError(f"{name}, line {rows.line_num}: {error}") from error
 
+    def _csv(self, lines: Iterator[str]) -> Any:
+        ended = (line + "\n" for line in lines)
+        return csv.reader(ended, delimiter=self._delimiter, strict=True, skipinitialspace=self._spaced)
+
     def _kept(self) -> list[str]:
-        others = [name for name in self._header if name != self._path_column()]
-        if self._spec.columns is None:
-            return others
-        missing = [name for name in self._spec.columns if name not in others]
-        if missing:
-            raise InputError(f"--columns {missing[0]}: the columns are {', '.join(self._header)}")
-        return list(self._spec.columns)
+        path = self._path_column()
+        kept = [name for name in self._header if name != path]
+        if self._spec.columns is not None:
+            missing = [name for name in self._spec.columns if name not in kept]
+            if missing:
+                raise InputError(f"--columns {missing[0]}: the columns are {', '.join(self._header)}")
+            kept = list(self._spec.columns)
+        for name in (path, *kept):
+            if self._header.count(name) > 1:
+                raise InputError(
+                    f"{self._names[0]}: two columns are called {name!r}: rename one, or keep others with --columns"
+                )
+        return kept
 
     def _path_column(self) -> str:
-        if self._spec.path_column is not None:
-            wanted: tuple[str, ...] = (self._spec.path_column,)
-        else:
-            wanted = _PATH_COLUMNS
-        for name in wanted:
-            if name in self._header:
-                return name
-        raise InputError(f"{self._names[0]}: which column has the path? {self._header}: say --path-column")
+        wanted = self._spec.path_column
+        found = path_column(self._header) if wanted is None else wanted if wanted in self._header else None
+        if found is None:
+            raise InputError(
+                f"{self._names[0]}: which column has the path? Its first line is {self._header}: name the column with "
+                f"--path-column, or {PATH_COLUMNS[0]!r} in a first line of names"
+            )
+        return found
 
-    def _read_header(self, look: list[str], first: str) -> list[str]:
+    def _read_header(self, look: list[str]) -> list[str]:
         if self._format != "csv":
             return []
-        return next(csv.reader(look, delimiter=_delimiter(first)), [])
+        try:
+            return [name.strip() for name in next(filter(None, self._csv(iter(look))), [])]
+        except csv.Error as error:
+            raise InputError(f"{self._names[0]}, line 1: {error}") from error
 
     def _look(self, name: str) -> list[str]:
         lines = self._lines(name)
@@ -146,55 +186,58 @@ class ListInput(Input):
         return look
 
     def _lines(self, name: str) -> Iterator[str]:
-        if name == "-":
-            if self._stdin_lines is not None:
-                lines, self._stdin_lines = self._stdin_lines, iter(())
-                return lines
-            return _split(TextIOWrapper(sys.stdin.buffer, "utf-8", "surrogateescape", newline="\n"))
-        return _file_lines(name)
-
-
-def _file_lines(name: str) -> Iterator[str]:
-    with TextIOWrapper(open_file(name), "utf-8-sig", "surrogateescape", newline="\n") as text:
-        try:
-            yield from _split(text)
-        except OSError as error:
-            raise InputError(f"{name}: {error.strerror}") from error
-
-
-def _split(text: TextIO) -> Iterator[str]:
-    """Lines without their ends; where the first has NUL bytes (`find -print0`), they are the ends instead."""
-    lines: Iterable[str] = iter(text)
-    first = next(iter(lines), None)
-    if first is None:
-        return
-    if "\0" not in first:
-        for line in chain((first,), lines):
-            yield line.rstrip("\r\n")
-        return
-    rest = ""
-    for line in chain((first,), lines):
-        *whole, rest = (rest + line).split("\0")
-        yield from whole
-    if rest.strip("\n"):
-        yield rest
+        nul_ends = not name.lower().endswith((".csv", ".tsv"))
+        if name != "-":
+            return file_lines(name, nul_ends=nul_ends)
+        if self._stdin_lines is not None:
+            lines, self._stdin_lines = self._stdin_lines, iter(())
+            return lines
+        if sys.stdin is None:
+            raise InputError("-: standard input is closed")
+        return lines_of(sys.stdin.buffer, "standard input", nul_ends=nul_ends)
 
 
 def _detect(look: list[str], name: str) -> str:
     if name.lower().rsplit("?", 1)[0].endswith((".csv", ".tsv")):
         return "csv"
-    filled = [line for line in look if line.strip()]
+    filled = [line for line in look if not _is_blank(line)]
     if not filled:
         return "lines"
-    if filled[0].split() == _SOP_HEADER:
+    if filled[0].split() == list(SOP_HEADER):
         return "sop"
-    if all(_LABELLED.fullmatch(line.strip()) for line in filled):
-        return "labels"
-    return "lines"
+    labelled = [found for line in filled if (found := _LABELLED.fullmatch(line.strip()))]
+    # `a.jpg b.jpg` is the name of one picture rather than a label that ends in .jpg
+    if any(_PICTURE.match(found["label"]) for found in labelled) or 2 * len(labelled) <= len(filled):
+        return "lines"
+    return "labels"
 
 
-def _delimiter(name: str) -> str:
-    return "\t" if name.lower().endswith(".tsv") else ","
+def _delimiter(look: list[str], name: str, column: Optional[str]) -> str:
+    """Of the usual ones the first by which the first line has a column of paths; else what the name says."""
+    usual = "\t" if name.lower().endswith(".tsv") else ","
+    for sign in (usual, *_DELIMITERS):
+        try:
+            names = [each.strip() for each in next(filter(None, csv.reader(look, delimiter=sign)), [])]
+        except csv.Error:
+            continue
+        if (column in names) if column is not None else path_column(names) is not None:
+            return sign
+    return usual
+
+
+def _is_blank(line: str) -> bool:
+    """Also where it is the NUL of an almost empty list in UTF-16."""
+    return not line.replace("\0", "").strip()
+
+
+def _without_trailing_space(path: str) -> str:
+    """Of a path that ends in a picture's suffix but for white space; other names are taken as they are."""
+    stripped = path.rstrip()
+    return stripped if stripped != path and _PICTURE.match(stripped) else path
+
+
+def _text(value: Any) -> Any:
+    return as_text(value.encode("utf-8", "surrogateescape"))[0] if isinstance(value, str) else value
 
 
 def _folder(name: str) -> str:

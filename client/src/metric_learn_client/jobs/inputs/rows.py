@@ -2,9 +2,9 @@
 
 A planned row is `image_path`, the user's columns, and where the image is, in columns that no user can have named so:
 
-    plan:raw      binary; the file's name where it is not text, else null
+    plan:raw      binary; the file's name where it is not text, else null; in an archive, why a member has no bytes
     plan:source   int32; index into the input's `sources`, -1 where the row is a file of its own
-    plan:offset   int64; first byte in an archive, or row group of a table
+    plan:offset   int64; first byte in an archive, or row group of a table; -1 for a member without bytes
     plan:size     int64; bytes in an archive, or row in its row group
 """
 
@@ -18,6 +18,7 @@ from typing import Any, Optional
 import pyarrow as pa
 
 from metric_learn_client.jobs.errors import InputError
+from metric_learn_client.jobs.inputs.skipped import Skipped
 
 CHUNK_ROWS = 8192
 LOCATION = (
@@ -35,13 +36,17 @@ Row = tuple[Any, ...]
 class Input(ABC):
     """One input. root: what the relative paths of its rows are relative to, None for the working directory.
 
-    image_column: where the images lie in a table, "image.bytes" for a field of a struct.
+    image_column: where the images lie in a table, "image.bytes" for a field of a struct. skipped: what was found and
+    not taken, known after batches().
     """
 
     kind: str
     root: Optional[str] = None
     image_column: Optional[str] = None
     sources: list[str]
+
+    def __init__(self) -> None:
+        self.skipped = Skipped()
 
     @property
     @abstractmethod
@@ -65,7 +70,8 @@ def planned_schema(columns: pa.Schema) -> pa.Schema:
                 f"the input has a column {name!r}, a name that the output uses itself; keep others with --columns"
             )
     if len(set(columns.names)) < len(columns.names):
-        raise InputError(f"two columns have one name: {', '.join(columns.names)}")
+        twice = next(name for name in columns.names if columns.names.count(name) > 1)
+        raise InputError(f"two columns of the input are called {twice!r}: rename one, or keep others with --columns")
     return pa.schema([pa.field("image_path", pa.string()), *columns, *LOCATION])
 
 
@@ -77,11 +83,3 @@ def chunked(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays(
             [pa.array(column, field.type) for column, field in zip(columns, schema)], schema=schema
         )
-
-
-def as_text(name: bytes) -> tuple[str, Optional[bytes]]:
-    """A file's name as text, and the name itself where text cannot hold it."""
-    try:
-        return name.decode("utf-8"), None
-    except UnicodeDecodeError:
-        return name.decode("utf-8", "backslashreplace"), name

@@ -2,47 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Optional
+from dataclasses import replace
+from typing import Any, Optional
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs.folders import walk
-from metric_learn_client.jobs.inputs.patterns import glob_regex, has_wildcard, split_glob
+from metric_learn_client.jobs.inputs.columns import as_type, choose, dotted, holds_images, plain
 from metric_learn_client.jobs.inputs.rows import CHUNK_ROWS, LOCATION, Input, planned_schema
+from metric_learn_client.jobs.inputs.sources import Source, edges, find_sources
 from metric_learn_client.jobs.options import InputSpec
 from metric_learn_client.jobs.storage import is_url, open_file
 
-_PATH_COLUMNS = ("image_path", "path", "filepath", "file_path", "filename", "file_name", "file", "url", "image", "key")
-_EDGE_BYTES = 1 << 16
-
-
-class Columns(NamedTuple):
-    """Which column is what. image: the name to read bytes by ("image.bytes" inside a struct), None where paths are
-    the images; path: the column of image_path, None where it is made up from file and row."""
-
-    image: Optional[str]
-    path: Optional[str]
-    kept: list[str]
-
 
 class TableInput(Input):
-    """Files in the order given, rows in theirs. A column of structs with `bytes` (as Hugging Face has it) counts."""
+    """Files in the order given, rows in theirs. A column of structs with `bytes` (as Hugging Face has it) counts.
+
+    The keys of Hive's folders (label=a/part-0.parquet) are columns, too, as text, unless the table has a column of
+    that name. Relative paths belong to the working directory, or, where the first row's is not there, to the folder
+    of the first table.
+    """
 
     kind = "parquet"
 
     def __init__(self, names: list[str], spec: InputSpec) -> None:
-        self.sources = list(files(names, ".parquet", spec.glob))
-        self.root = spec.root
+        super().__init__()
+        self._spec = spec
+        self._sources = find_sources(names, ".parquet", spec.glob, self.skipped)
+        self.sources = [source.name for source in self._sources]
         with open_table(self.sources[0]) as table:
-            self.found = choose(table.schema_arrow, spec, self.sources[0])
-            self.image_column = self.found.image
-            self._schema = pa.schema([table.schema_arrow.field(name).with_metadata(None) for name in self.found.kept])
+            whole = self._whole = table.schema_arrow
+            self._partitions = self._keys(whole)
+            if spec.columns is not None:
+                spec = replace(spec, columns=tuple(name for name in spec.columns if name not in self._partitions))
+            self.found = choose(whole, spec, self.sources[0])
+            self.image_column = None if self.found.image is None else dotted(self.found.image)
+            kept = [pa.field(name, plain(whole.field(name).type)) for name in self.found.kept]
+            self._schema = pa.schema([*kept, *(pa.field(name, pa.string()) for name in self._partitions)])
+            self.root = spec.root if spec.root is not None else self._root(table)
 
     @property
     def columns(self) -> pa.Schema:
@@ -50,21 +51,42 @@ class TableInput(Input):
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         schema = planned_schema(self.columns)
-        for source, name in enumerate(self.sources):
-            with open_table(name) as table:
-                self._check(table.schema_arrow, name)
+        for number, source in enumerate(self._sources):
+            with open_table(source.name) as table:
+                self._check(table.schema_arrow, source.name)
                 first = 0
                 for group in range(table.num_row_groups):
                     first_in_group = first
-                    for batch in self._read(table, group, name):
-                        yield self._planned(batch, schema, source, group, first - first_in_group, first)
+                    for batch in self._read(table, group, source.name):
+                        yield self._planned(batch, schema, number, group, first - first_in_group, first)
                         first += batch.num_rows
+                if first != table.metadata.num_rows:
+                    raise InputError(f"{source.name}: {table.metadata.num_rows} rows by its footer, {first} in it")
 
     def signature(self) -> Optional[list[Any]]:
         return [edges(name) for name in self.sources]
 
+    def _keys(self, schema: pa.Schema) -> list[str]:
+        """The partition columns, in the order in which paths have them."""
+        keys = dict.fromkeys(key for source in self._sources for key in source.partitions if key not in schema.names)
+        wanted = self._spec.columns
+        return [key for key in keys if wanted is None or key in wanted]
+
+    def _root(self, table: pq.ParquetFile) -> Optional[str]:
+        """The folder of the first table where its first relative path is there and not below the working directory."""
+        if self.found.image is not None or self.found.path is None:
+            return None
+        folder = os.path.dirname(self.sources[0])
+        first = next(table.iter_batches(1, columns=[self.found.path[0]]), None)
+        path = first.column(0)[0].as_py() if first is not None and first.num_rows else None
+        if not isinstance(path, str) or not path or "\0" in path or is_url(path) or is_url(self.sources[0]):
+            return None
+        beside = os.path.exists(os.fsencode(os.path.join(folder, path)))
+        return folder or None if beside and not os.path.exists(os.fsencode(path)) else None
+
     def _read(self, table: pq.ParquetFile, group: int, name: str) -> Iterator[pa.RecordBatch]:
-        wanted = [column for column in (self.found.path, *self.found.kept) if column is not None]
+        path = [] if self.found.path is None else [dotted(self.found.path)]
+        wanted = [*path, *self.found.kept]
         if not wanted:  # reading no column gives no rows
             count = table.metadata.row_group(group).num_rows
             for start in range(0, count, CHUNK_ROWS):
@@ -73,96 +95,60 @@ class TableInput(Input):
             return
         try:
             yield from table.iter_batches(CHUNK_ROWS, row_groups=[group], columns=wanted)
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{name}, row group {group}: {error}") from error
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise InputError(f"{name}, row group {group}: {str(error).splitlines()[0]}") from error
 
     def _planned(
-        self, batch: pa.RecordBatch, schema: pa.Schema, source: int, group: int, row: int, first: int
+        self, batch: pa.RecordBatch, schema: pa.Schema, number: int, group: int, row: int, first: int
     ) -> pa.RecordBatch:
         count = batch.num_rows
-        paths = self._paths(batch, source, first)
-        image = self.found.image is not None
+        source = self._sources[number]
         location = (
             pa.nulls(count, LOCATION[0].type),
-            pa.array([source if image else -1] * count, LOCATION[1].type),
+            pa.array([number if self.found.image is not None else -1] * count, LOCATION[1].type),
             pa.array([group] * count, LOCATION[2].type),
             pa.array(range(row, row + count), LOCATION[3].type),
         )
-        kept = [batch.column(batch.schema.get_field_index(name)) for name in self.found.kept]
-        return pa.RecordBatch.from_arrays([paths, *kept, *location], schema=schema)
+        try:
+            kept = [as_type(_column(batch, name), self._schema.field(name).type) for name in self.found.kept]
+        except pa.ArrowException as error:
+            raise InputError(f"{source.name}, row group {group}: {str(error).splitlines()[0]}") from error
+        folders = [pa.array([source.partitions.get(key)] * count, pa.string()) for key in self._partitions]
+        paths = self._paths(batch, source, first)
+        return pa.RecordBatch.from_arrays([paths, *kept, *folders, *location], schema=schema)
 
-    def _paths(self, batch: pa.RecordBatch, source: int, first: int) -> pa.Array:
-        made_up = [f"{os.path.basename(self.sources[source])}#{first + index}" for index in range(batch.num_rows)]
+    def _paths(self, batch: pa.RecordBatch, source: Source, first: int) -> pa.Array:
+        made_up = [f"{source.shown}#{first + index}" for index in range(batch.num_rows)]
         if self.found.path is None:
             return pa.array(made_up, pa.string())
-        top, _, inner = self.found.path.partition(".")
-        column = batch.column(batch.schema.get_field_index(self.found.path if not inner else top))
-        if inner and pa.types.is_struct(column.type):
+        name, inner = self.found.path
+        column = _column(batch, name)
+        if inner is not None:
             column = column.field(inner)
         absent = made_up if self.found.image is not None else [""] * batch.num_rows
         given = [path if path is not None else other for path, other in zip(column.to_pylist(), absent)]
         return pa.array([str(path) for path in given], pa.string())
 
     def _check(self, schema: pa.Schema, name: str) -> None:
-        for field in self._schema:
-            if schema.get_field_index(field.name) < 0 or schema.field(field.name).type != field.type:
-                there = schema.field(field.name).type if field.name in schema.names else "missing"
+        """Raises InputError where a table is not like the first one."""
+        first = self.sources[0]
+        for column in self.found.needed:
+            if schema.names.count(column) != 1:
+                there = "there twice" if column in schema.names else "missing"
+                raise InputError(f"{name}: column {column!r} is {there}; {first} has it; choose others with --columns")
+            kind, wanted = plain(schema.field(column).type), plain(self._whole.field(column).type)
+            same = kind in (wanted, pa.null())
+            if self.found.image is not None and column == self.found.image[0]:
+                same = holds_images(kind) == holds_images(wanted)
+                same = same and pa.types.is_struct(kind) == pa.types.is_struct(wanted)
+            if not same:
                 raise InputError(
-                    f"{name}: column {field.name!r} is {there}; in {self.sources[0]} it is {field.type}; "
+                    f"{name}: column {column!r} is {kind}; in {first} it is {wanted}; "
                     "choose other columns with --columns"
                 )
-
-
-def choose(schema: pa.Schema, spec: InputSpec, name: str) -> Columns:
-    """Which column has the image, which the path, which are kept. Raises InputError where that is not clear."""
-    for option, column in (("--bytes-column", spec.bytes_column), ("--path-column", spec.path_column)):
-        if column is not None and column not in schema.names:
-            raise InputError(f"{name}: {option} {column}: the columns are {', '.join(schema.names)}")
-    images = [spec.bytes_column] if spec.bytes_column else [f.name for f in schema if _holds_images(f.type)]
-    if spec.bytes_column is None and spec.path_column is not None and len(images) != 1:
-        images = []
-    if len(images) > 1:
-        raise InputError(f"{name}: which column has the images, {' or '.join(images)}? say --bytes-column")
-    path = spec.path_column or next((c for c in _PATH_COLUMNS if c in schema.names and c not in images), None)
-    if path is not None and not _is_text(schema.field(path).type):
-        if spec.path_column is not None or not images:
-            raise InputError(f"{name}: column {path!r} is {schema.field(path).type}, not text")
-        path = None
-    if not images and path is None:
-        raise InputError(f"{name}: no column of paths or images among {', '.join(schema.names)}: say --path-column")
-    taken = {path, *images}
-    kept = [column for column in schema.names if column not in taken]
-    if spec.columns is not None:
-        missing = [column for column in spec.columns if column not in kept]
-        if missing:
-            raise InputError(f"{name}: --columns {missing[0]}: can be {', '.join(kept) or 'none'}")
-        kept = list(spec.columns)
-    if not images:
-        return Columns(None, path, kept)
-    image = images[0]
-    kind = schema.field(image).type
-    if not pa.types.is_struct(kind):
-        return Columns(image, path, kept)
-    inner = path is None and any(kind.field(i).name == "path" for i in range(kind.num_fields))
-    return Columns(f"{image}.bytes", f"{image}.path" if inner else path, kept)
-
-
-def files(names: list[str], suffix: str, glob: Optional[str]) -> Iterator[str]:
-    """The files that names stand for: themselves, or those of a folder or glob with the suffix, sorted."""
-    count = 0
-    for name in names:
-        folder, pattern = split_glob(name) if has_wildcard(name) and not os.path.lexists(name) else (name, glob)
-        if folder == name and not os.path.isdir(name) and not (is_url(name) and not name.endswith(suffix)):
-            count += 1
-            yield name
-            continue
-        regex = glob_regex(pattern or f"**/*{suffix}")
-        for below in walk(folder if is_url(folder) else os.fsencode(folder)):
-            if regex.match(below):
-                count += 1
-                yield folder.rstrip("/") + "/" + os.fsdecode(below)
-    if count == 0:
-        raise InputError(f"{', '.join(names)}: no {suffix} file")
+        more = [column for column in schema.names if column not in self._whole.names]
+        if more and self._spec.columns is None:
+            raise InputError(f"{name}: {first} has no column {more[0]!r}; say with --columns which to keep")
 
 
 @contextmanager
@@ -172,31 +158,10 @@ def open_table(name: str) -> Iterator[pq.ParquetFile]:
         try:
             table = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{name}: not a readable parquet file: {error}") from error
+            raise InputError(f"{name}: not a readable parquet file: {str(error).splitlines()[0]}") from error
         yield table
 
 
-def edges(name: str) -> list[Any]:
-    """Name, size and a digest of both ends of a file: told apart from another without reading it all."""
-    with open_file(name) as file:
-        digest = hashlib.sha256(file.read(_EDGE_BYTES))
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _EDGE_BYTES))
-        digest.update(file.read(_EDGE_BYTES))
-    return [name, size, digest.hexdigest()]
-
-
-def _holds_images(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return any(kind.field(i).name == "bytes" and _is_binary(kind.field(i).type) for i in range(kind.num_fields))
-    return _is_binary(kind)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """By its name: Arrow also reads columns whose names begin with this one and a dot."""
+    return batch.column(batch.schema.get_field_index(name))

@@ -1,0 +1,65 @@
+"""Which rows of an input a plan has already. Arrow only: no disk.
+
+A row is told by its source and its place there, where the picture lies in a table or an archive; else by what the
+input says of it, its path and the user's columns. A row that the input has three times and the plan once is new twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+_DIGEST_BYTES = 16  # no two of a billion rows share one
+_OWN = ("plan:raw", "plan:source", "plan:offset", "plan:size")
+
+
+class KnownRows:
+    """The rows of a plan: 36 bytes of memory for each. rows: the plan's, batch by batch; sources: what their
+    `plan:source` counts in; columns: the user's that plan and input have both."""
+
+    def __init__(self, rows: Iterable[pa.RecordBatch], sources: Sequence[str], columns: Sequence[str]) -> None:
+        self._columns = sorted(columns)
+        found = [_digests(batch, sources, self._columns) for batch in rows]
+        self._keys, counts = np.unique(np.concatenate(found), return_counts=True)
+        self._left = counts.astype(np.int32)
+
+    def added(self, batches: Iterable[pa.RecordBatch], sources: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The rows of `batches` that are not known, once; `sources` are the input's."""
+        for batch in batches:
+            if not len(self._keys):
+                yield batch
+                continue
+            keys = _digests(batch, sources, self._columns)
+            places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+            new = self._keys[places] != keys
+            for index in np.flatnonzero(~new):
+                place = places[index]
+                new[index] = self._left[place] == 0
+                self._left[place] = max(0, self._left[place] - 1)
+            yield batch.filter(pa.array(new))
+
+    @property
+    def missing(self) -> int:
+        """After `added`: how many known rows were not among the batches."""
+        return int(self._left.sum())
+
+
+def _digests(batch: pa.RecordBatch, sources: Sequence[str], columns: Sequence[str]) -> npt.NDArray[np.bytes_]:
+    names = batch.schema.names
+    paths = batch.column(0).to_pylist()
+    raws, source, offset, size = (batch.column(names.index(name)).to_pylist() for name in _OWN)
+    values = [batch.column(names.index(name)).to_pylist() for name in columns]
+    digests = bytearray()
+    for index, path in enumerate(paths):
+        if source[index] >= 0:
+            row = [sources[source[index]], offset[index], size[index]]
+        else:
+            row = [path, None if raws[index] is None else raws[index].hex(), *(str(value[index]) for value in values)]
+        digests += hashlib.sha256(json.dumps(row).encode()).digest()[:_DIGEST_BYTES]
+    # Hexadecimal, because NumPy takes the zeros at the end of a bytes value for padding.
+    return np.frombuffer(digests.hex().encode(), dtype=f"S{2 * _DIGEST_BYTES}")

@@ -1,0 +1,625 @@
+"""Decoding in processes of its own: encoded images in, pixels out, and no image can end or hold up the caller.
+
+A DecoderPool keeps some confined decoders (decoder_process, confinement). An image that ends its decoder, takes more
+processor time than its pixels allow, or makes it answer nonsense, is that image's E_CRASH; the decoder is replaced at
+once. One that is ended or stopped from outside is not the image's fault: the image is tried once more.
+Linux only. Thread-safe.
+"""
+
+from __future__ import annotations
+
+import collections
+import fcntl
+import hashlib
+import itertools
+import logging
+import mmap
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Callable, Optional, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from metric_learn_client.preprocess import SIDE_PX, DecodeLimits, ImageError, preprocess
+from metric_learn_client.preprocess.decoder_process import (
+    CPU_BASE_S,
+    CPU_PER_MPX_S,
+    ENDED_PACKET,
+    FILE_AT,
+    FORK,
+    GROUP,
+    KILL,
+    KILL_PACKET,
+    NUMBER,
+    PACKET_BYTES,
+    PIXELS_BYTES,
+    SIZE,
+    DecoderSettings,
+    cpu_limit_s,
+    read_hello,
+    read_reply,
+)
+from metric_learn_client.wire.contract import ImageErrorCode
+
+Pixels = npt.NDArray[np.uint8]
+
+START_S = 30.0  # until a nursery's first decoder answers: an interpreter and OpenCV from a cold disk
+FORK_S = 3.0  # until a decoder that was asked for answers
+TICK_S = 0.1  # between looks at the decoders that are at work
+SLOW_S = 0.3  # at work for longer: another decoder takes its place meanwhile
+WALL_FACTOR = 5  # a decoder that is starved gets this many times its processor time ...
+WALL_BASE_S = 5.0  # ... and so much more, before its image is given up
+NOTICE_S = 0.5  # between the end of a decoder's socket and the word of how it ended
+RETIRE_AFTER = 10_000  # images of one decoder: bounds what one can do that was taken over and behaves
+GROUPED_BYTES = 256 * 1024  # images up to this size go to a decoder several at a time, where many wait
+KEPT_BYTES = GROUP * GROUPED_BYTES  # of a slot; what a larger file took goes back to the system
+REMEMBERED = 256  # files that ended a decoder ...
+REMEMBERED_S = 600.0  # ... and for how long the same file is refused without trying
+MAX_STARTS = 20  # in a row without one decoder that answers, with up to a second between them: nothing will
+
+CODES = frozenset(code.value for code in ImageErrorCode)
+# What of the environment the nursery gets: how to find libraries, which resize, and whose it is. No secrets.
+_KEPT_ENVIRONMENT = ("LD_LIBRARY_PATH", "METRIC_LEARN_RESIZE", "METRIC_LEARN_RUN_DIR")
+
+_log = logging.getLogger(__name__)
+
+
+class DecodersUnavailable(RuntimeError):
+    """No decoder can be started on this host; says why. Never an image's fault."""
+
+
+@dataclass
+class _Job:
+    """image: the file's bytes while it waits; None while it is in a slot."""
+
+    size: int
+    image: Optional[bytes]
+    future: Future[Pixels] = field(default_factory=Future)
+    tries: int = 0
+    alone: bool = False  # a decoder ended that had it and others: which one it was is found out one by one
+
+
+class _Decoder:
+    """One decoder as the pool sees it, from the request for it to its end."""
+
+    def __init__(self, settings: DecoderSettings) -> None:
+        self.connection, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.connection.setblocking(False)
+        self.slot = os.memfd_create("metric-learn-decoder", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.slot, settings.slot_bytes)
+        # A decoder cannot make the file shorter, which would be a SIGBUS here, or longer.
+        fcntl.fcntl(self.slot, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        self._map = mmap.mmap(self.slot, settings.slot_bytes)
+        self.memory = np.frombuffer(self._map, np.uint8)
+        self.asked = time.monotonic()
+        self.pid = 0  # until it has said it
+        self.jobs: list[_Job] = []
+        self.number = 0
+        self.done = 0
+        self.began = 0.0  # with its job, by the monotonic clock ...
+        self.cpu_began = 0.0  # ... and by its own processor's
+        self.slow = False
+        self.verdict: Optional[str] = None  # why the pool ends it, if it does; empty: not for its image
+        self.killed_at = 0.0
+        self.ended_at: Optional[float] = None
+        self.status: Optional[int] = None  # its wait status, once the nursery has told it
+
+    def take(self, jobs: list[_Job], images: Sequence[Union[bytes, Pixels]], number: int) -> None:
+        start = FILE_AT
+        for job, image in zip(jobs, images):
+            encoded = np.frombuffer(image, np.uint8) if isinstance(image, bytes) else image
+            self.memory[start : start + job.size] = encoded
+            start += job.size
+            job.image = None
+        self.jobs, self.number, self.slow = jobs, number, False
+        self.began, self.cpu_began = time.monotonic(), self.cpu_s()
+        try:
+            self.connection.send(NUMBER.pack(number) + b"".join(SIZE.pack(job.size) for job in jobs))
+        except OSError:
+            return  # it has ended: its socket says so, and the images are tried elsewhere
+        for job in jobs:
+            job.tries += 1
+
+    def pixels(self, place: int) -> Pixels:
+        start = place * PIXELS_BYTES
+        pixels: Pixels = self.memory[start : start + PIXELS_BYTES].reshape(SIDE_PX, SIDE_PX, 3).copy()
+        return pixels
+
+    def files(self) -> list[bytes]:
+        """The encoded images that it has."""
+        files, start = [], FILE_AT
+        for job in self.jobs:
+            files.append(self.memory[start : start + job.size].tobytes())
+            start += job.size
+        return files
+
+    def give_back(self, size: int) -> None:
+        """The pages that a large file took."""
+        if size > KEPT_BYTES:
+            start = FILE_AT + KEPT_BYTES
+            self._map.madvise(mmap.MADV_REMOVE, start, len(self._map) - start)
+
+    def cpu_s(self) -> float:
+        """Processor time so far; of a process that is gone, 0."""
+        try:
+            return time.clock_gettime(~self.pid << 3 | 2)  # the kernel's name of a process's clock (CPUCLOCK_SCHED)
+        except OSError:
+            return 0.0
+
+    def is_stopped(self) -> bool:
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as stat:
+                return stat.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        self.connection.close()
+        self.theirs.close()
+        os.close(self.slot)
+        del self.memory
+        self._map.close()
+
+
+class DecoderPool:
+    """`count` decoder processes. `on_restart` is called with the number of decoders replaced so far, after each.
+
+    Raises DecodersUnavailable where no decoder can be started. Close it, or leave its `with`, to end the processes.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        limits: DecodeLimits = DecodeLimits(),
+        *,
+        on_restart: Callable[[int], None] = lambda restarts: None,
+        settings: Optional[DecoderSettings] = None,
+    ) -> None:
+        self.restarts = 0  # decoders that ended and were not asked to
+        self.in_force: tuple[str, ...] = ()  # of confinement, as the latest decoder said
+        self._settings = settings or DecoderSettings(limits)
+        self._limits = self._settings.limits
+        self._count = count
+        self._on_restart = on_restart
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()  # of the fields up to the next empty line
+        self._idle: list[_Decoder] = []
+        self._waiting: collections.deque[_Job] = collections.deque()
+        # (size, sha256) of a file -> when it ended a decoder, and what it was told
+        self._crashed: dict[tuple[int, bytes], tuple[float, Optional[ImageError]]] = {}
+        self._crashed_sizes: set[int] = set()
+        self._closed = False
+        self._failure: Optional[DecodersUnavailable] = None
+
+        self._decoders: set[_Decoder] = set()  # these belong to the thread
+        self._nursery: Optional[subprocess.Popen[bytes]] = None
+        self._control: Optional[socket.socket] = None
+        self._nursery_answers = False
+        self._failed_starts = 0
+        self._next_start = 0.0
+        self._selector = selectors.DefaultSelector()
+        self._wake, wake = socket.socketpair()
+        self._wake.setblocking(False)
+        wake.setblocking(False)
+        self._selector.register(wake, selectors.EVENT_READ)
+        self._woken = wake
+        self._ready = threading.Event()
+        # A daemon, and the thread that starts the nursery: the kernel ends that one with this thread.
+        self._thread = threading.Thread(target=self._run, name="decoder-pool", daemon=True)
+        self._thread.start()
+        self._ready.wait(START_S)
+        if self._failure is not None or not self._ready.is_set():
+            self.close()
+            raise self._failure or DecodersUnavailable(f"no decoder process answers within {START_S:g} s")
+
+    def __enter__(self) -> DecoderPool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def submit(self, image: Union[bytes, Pixels]) -> Future[Pixels]:
+        """One encoded image, bytes or uint8 [bytes], copied before this returns -> uint8 [224, 224, 3].
+
+        The future raises ImageError, or DecodersUnavailable. Raises RuntimeError once the pool is closed.
+        """
+        size = len(image)
+        job = _Job(size, None)
+        if not 0 < size <= self._limits.max_image_bytes:
+            try:
+                job.future.set_result(preprocess(image, self._limits))  # refuses by the size alone
+            except ImageError as error:
+                job.future.set_exception(error)
+            return job.future
+        known = self._remembered(image)
+        if known is not None:
+            job.future.set_exception(known)
+            return job.future
+        with self._lock:
+            if self._closed or self._failure is not None:
+                raise self._failure or RuntimeError("the decoder pool is closed")
+            if self._idle:
+                self._idle.pop().take([job], [image], next(self._numbers))
+            else:
+                job.image = image if isinstance(image, bytes) else image.tobytes()
+                self._waiting.append(job)
+        return job.future
+
+    def decode(self, image: Union[bytes, Pixels]) -> Pixels:
+        """`submit`, and wait. Raises ImageError."""
+        return self.submit(image).result()
+
+    def close(self) -> None:
+        """Ends the processes; what is not decoded fails with RuntimeError. May be called twice."""
+        with self._lock:
+            self._closed = True
+        self._wake_thread()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has given up, or was closed: another one may be tried."""
+        return self._closed
+
+    def abandon(self) -> None:
+        """In a forked child: this copy's descriptors go, so that they keep nothing of the parent's alive."""
+        for connection in (self._control, self._wake, self._woken, *(each.connection for each in self._decoders)):
+            if connection is not None:
+                connection.close()
+
+    def _remembered(self, image: Union[bytes, Pixels]) -> Optional[ImageError]:
+        """The error of the very same file, where it ended a decoder a short while ago."""
+        if len(image) not in self._crashed_sizes:
+            return None
+        digest = hashlib.sha256(image if isinstance(image, bytes) else image.data).digest()
+        with self._lock:
+            when, error = self._crashed.get((len(image), digest), (0.0, None))
+        return error if time.monotonic() - when < REMEMBERED_S else None
+
+    def _remember(self, job: _Job, image: bytes, error: ImageError) -> None:
+        with self._lock:
+            self._crashed[(job.size, hashlib.sha256(image).digest())] = time.monotonic(), error
+            while len(self._crashed) > REMEMBERED:
+                del self._crashed[next(iter(self._crashed))]  # the oldest
+            self._crashed_sizes = {size for size, _ in self._crashed}
+
+    def _wake_thread(self) -> None:
+        try:
+            self._wake.send(b"w")
+        except OSError:
+            pass  # full, or closed: it is awake, or gone
+
+    # What follows runs in the pool's thread.
+
+    def _run(self) -> None:
+        try:
+            while not self._closed and self._failure is None:
+                self._keep_up()
+                for key, _ in self._selector.select(TICK_S):
+                    self._handle(key.fileobj, key.data)
+                self._look()
+        except Exception as error:  # whoever waits must hear of it
+            _log.exception("the decoder pool fails")
+            self._failure = DecodersUnavailable(f"the decoder pool fails: {error}")
+        finally:
+            self._end_all()
+
+    def _handle(self, source: object, decoder: Optional[_Decoder]) -> None:
+        if decoder is not None:
+            if decoder in self._decoders:  # not ended by what was handled before
+                self._read_decoder(decoder)
+        elif source is self._control:
+            self._read_control()
+        elif source is self._woken:
+            self._woken.recv(4096)
+
+    def _keep_up(self) -> None:
+        """Starts what is missing: the nursery, and a decoder for each that ended or is slow."""
+        if time.monotonic() < self._next_start:
+            return
+        if self._nursery is None:
+            self._start_nursery()
+        able = sum(not decoder.slow and decoder.ended_at is None for decoder in self._decoders)
+        for _ in range(min(self._count - able, 2 * self._count - len(self._decoders))):
+            decoder = _Decoder(self._settings)
+            self._decoders.add(decoder)
+            self._selector.register(decoder.connection, selectors.EVENT_READ, decoder)
+            assert self._control is not None
+            try:
+                socket.send_fds(self._control, [FORK], [decoder.theirs.fileno(), decoder.slot])
+            except OSError:  # the nursery is gone, as its socket will say
+                return
+            decoder.theirs.close()  # ours; its end is seen when the decoder's is closed
+
+    def _start_nursery(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
+        environment["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        environment.update(PYTHONSAFEPATH="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+        environment.update(OPENCV_FOR_THREADS_NUM="1")
+        module = "metric_learn_client.preprocess.decoder_process"
+        with theirs:
+            self._nursery = subprocess.Popen(
+                [sys.executable, "-m", module, str(theirs.fileno()), self._settings.to_json()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                env=environment,
+                pass_fds=[theirs.fileno()],
+            )
+        ours.setblocking(False)  # a nursery that is stopped must not hold up this thread
+        self._control, self._nursery_answers = ours, False
+        self._selector.register(ours, selectors.EVENT_READ)
+
+    def _read_control(self) -> None:
+        assert self._control is not None
+        try:
+            packet = self._control.recv(PACKET_BYTES)
+        except OSError:
+            packet = b""
+        if packet:
+            pid, status = ENDED_PACKET.unpack(packet)
+            for decoder in self._decoders:  # one that was retired is no longer among them
+                if decoder.pid == pid:
+                    decoder.status = status
+        else:
+            self._lose_nursery()
+
+    def _lose_nursery(self) -> None:
+        """It ended, or does not answer. Its decoders end with it; what they had is not their images' fault."""
+        assert self._control is not None and self._nursery is not None
+        self._selector.unregister(self._control)
+        self._control.close()
+        self._nursery.kill()
+        code = self._nursery.wait()
+        _log.warning("the process that starts decoders ended (%s): it is started again", code)
+        self._control = self._nursery = None
+        self._start_failed()
+        with self._lock:
+            self._idle.clear()
+        for decoder in tuple(self._decoders):
+            self._conclude(decoder)
+
+    def _start_failed(self) -> None:
+        self._failed_starts += 1
+        self._next_start = time.monotonic() + min(1.0, 0.01 * 2**self._failed_starts) * (self._failed_starts > 1)
+        if self._failed_starts >= MAX_STARTS or (not self._ready.is_set() and self._failed_starts > 1):
+            self._failure = DecodersUnavailable("decoder processes end before they answer; the log says why")
+            self._ready.set()
+
+    def _read_decoder(self, decoder: _Decoder) -> None:
+        try:
+            packet = decoder.connection.recv(PACKET_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = b""
+        if not packet:
+            self._selector.unregister(decoder.connection)
+            with self._lock:
+                if decoder in self._idle:
+                    self._idle.remove(decoder)
+            decoder.ended_at = time.monotonic()
+            if decoder.pid == 0 and self._nursery is not None and self._nursery.poll() is None:
+                self._start_failed()
+        elif not decoder.pid:
+            try:
+                decoder.pid, self.in_force = read_hello(packet)
+            except ValueError as error:
+                self._failure = DecodersUnavailable(str(error))
+                return
+            self._failed_starts, self._nursery_answers = 0, True
+            self._feed(decoder)
+            if not self._ready.is_set():
+                _log.info("%d decoders, in force: %s", self._count, ", ".join(self.in_force))
+                self._ready.set()
+        else:
+            self._read_answer(decoder, packet)
+
+    def _read_answer(self, decoder: _Decoder, packet: bytes) -> None:
+        jobs = decoder.jobs
+        try:
+            if not jobs:
+                raise ValueError("a reply to nothing")
+            errors = read_reply(packet, decoder.number, len(jobs), CODES)
+        except ValueError as reason:
+            self._kill(decoder, f"its decoder answered nonsense: {reason}")
+            return
+        results = [error or decoder.pixels(place) for place, error in enumerate(errors)]
+        decoder.give_back(sum(job.size for job in jobs))
+        decoder.jobs = []
+        decoder.done += len(jobs)
+        surplus = decoder.slow and len(self._decoders) > self._count
+        try:
+            if decoder.done >= RETIRE_AFTER or surplus or decoder.verdict is not None:
+                self._forget(decoder)
+            else:
+                self._feed(decoder)
+        finally:
+            for job, result in zip(jobs, results):
+                if isinstance(result, ImageError):
+                    job.future.set_exception(result)
+                else:
+                    job.future.set_result(result)
+
+    def _feed(self, decoder: _Decoder) -> None:
+        decoder.slow = False
+        with self._lock:
+            jobs = self._next_jobs()
+            if jobs:
+                decoder.take(jobs, [job.image or b"" for job in jobs], next(self._numbers))
+            else:
+                self._idle.append(decoder)
+
+    def _next_jobs(self) -> list[_Job]:
+        """What the next decoder gets; under the lock. Several small images only where every decoder gets as many."""
+        jobs: list[_Job] = []
+        count = min(GROUP, len(self._waiting) // self._count)
+        while self._waiting and len(jobs) < max(1, count):
+            following = self._waiting[0]
+            if jobs and (following.alone or following.size > GROUPED_BYTES):
+                break
+            jobs.append(self._waiting.popleft())
+            if following.alone or following.size > GROUPED_BYTES:
+                break
+        return jobs
+
+    def _look(self) -> None:
+        """Limits in time, and decoders whose end is known."""
+        now = time.monotonic()
+        for decoder in tuple(self._decoders):
+            if decoder.ended_at is not None:
+                if decoder.status is not None or now - decoder.ended_at > NOTICE_S:
+                    self._conclude(decoder)
+            elif not decoder.pid:
+                if now - decoder.asked > (FORK_S if self._nursery_answers else START_S):
+                    self._lose_nursery()
+                    return
+            elif decoder.jobs and now - decoder.began > SLOW_S:
+                self._look_at(decoder, now - decoder.began)
+                if self._nursery is None:
+                    return
+
+    def _look_at(self, decoder: _Decoder, wall_s: float) -> None:
+        decoder.slow = True
+        if decoder.verdict is not None:  # on its way out
+            if time.monotonic() - decoder.killed_at > FORK_S:
+                self._lose_nursery()
+            return
+        limit_s = cpu_limit_s(self._limits.max_image_px)
+        used_s = decoder.cpu_s() - decoder.cpu_began
+        if decoder.is_stopped() or (len(decoder.jobs) > 1 and used_s > SLOW_S):  # in a group nobody waits for another
+            self._kill(decoder, "")
+        elif used_s > 1.1 * limit_s:  # an honest decoder's own timer would have ended it before
+            self._kill(decoder, f"decoding it took more than {limit_s:.1f} s of processor time")
+        elif wall_s > WALL_BASE_S + WALL_FACTOR * limit_s:
+            self._kill(decoder, "" if used_s < CPU_BASE_S else f"decoding it took more than {wall_s:.0f} s")
+
+    def _kill(self, decoder: _Decoder, verdict: str) -> None:
+        """verdict: what its image is told; empty where it is not the image's fault."""
+        decoder.verdict, decoder.killed_at = verdict, time.monotonic()
+        assert self._control is not None
+        try:
+            self._control.send(KILL_PACKET.pack(KILL, decoder.pid))
+        except OSError:
+            pass  # the nursery is gone, as its socket will say
+
+    def _conclude(self, decoder: _Decoder) -> None:
+        """A decoder has ended: what becomes of the images that it had."""
+        jobs, files = decoder.jobs, decoder.files()
+        self._forget(decoder)
+        self.restarts += 1
+        self._on_restart(self.restarts)
+        reason = decoder.verdict if decoder.verdict is not None else _reason(decoder.status)
+        _log.warning(
+            "a decoder ended (process %d, status %s)%s",
+            decoder.pid,
+            decoder.status,
+            f" with images of {', '.join(str(job.size) for job in jobs)} bytes: {reason or 'not its fault'}"
+            if jobs
+            else "",
+        )
+        if len(jobs) > 1:
+            for job in jobs:
+                job.alone, job.tries = True, 0
+        for job, image in zip(reversed(jobs), reversed(files)):
+            self._settle(job, image, reason)
+
+    def _settle(self, job: _Job, image: bytes, reason: str) -> None:
+        """Tries the image again, or fails it."""
+        if job.tries <= (0 if reason else 1):
+            job.image = image
+            with self._lock:
+                self._waiting.appendleft(job)
+                while self._idle and self._waiting:
+                    taker, again = self._idle.pop(), self._waiting.popleft()
+                    taker.take([again], [again.image or b""], next(self._numbers))
+            return
+        error = ImageError(ImageErrorCode.CRASH.value, reason or "its decoder was ended from outside, twice")
+        if reason:
+            self._remember(job, image, error)
+        job.future.set_exception(error)
+
+    def _forget(self, decoder: _Decoder) -> None:
+        """Its socket and slot go; a decoder that still runs ends by that."""
+        self._decoders.discard(decoder)
+        if decoder.ended_at is None:
+            self._selector.unregister(decoder.connection)
+        with self._lock:
+            if decoder in self._idle:
+                self._idle.remove(decoder)
+        decoder.close()
+
+    def _end_all(self) -> None:
+        with self._lock:
+            self._closed = True
+            jobs = list(self._waiting)
+            self._waiting.clear()
+        jobs += [job for decoder in self._decoders for job in decoder.jobs]
+        for decoder in tuple(self._decoders):
+            self._forget(decoder)
+        if self._control is not None:
+            self._control.close()
+        if self._nursery is not None:
+            self._nursery.kill()  # and the kernel its decoders
+            self._nursery.wait()
+        self._selector.close()
+        self._wake.close()
+        self._woken.close()
+        self._ready.set()
+        for job in jobs:
+            job.future.set_exception(self._failure or RuntimeError("the decoder pool was closed"))
+
+
+_shared: dict[DecodeLimits, DecoderPool] = {}
+_sharing = threading.Lock()
+
+
+def shared_pool(limits: DecodeLimits) -> DecoderPool:
+    """The pool of this process for these limits, a decoder for each core: made when it is first asked for, it ends with
+    the process. Raises DecodersUnavailable."""
+    with _sharing:
+        pool = _shared.get(limits)
+        if pool is None or pool.failed:
+            pool = _shared[limits] = DecoderPool(len(os.sched_getaffinity(0)), limits)
+        return pool
+
+
+def _forget_in_child() -> None:
+    """A forked child has neither the thread nor the right to the parent's decoders: it makes a pool of its own."""
+    global _sharing
+    _sharing = threading.Lock()
+    for pool in _shared.values():
+        pool.abandon()
+    _shared.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _reason(status: Optional[int]) -> str:
+    """Why a decoder's end is its image's doing; empty where it is not, or not known."""
+    if status is None:
+        return ""
+    if not os.WIFSIGNALED(status):
+        return f"decoding it ended the decoder: exit code {os.WEXITSTATUS(status)}"
+    number = os.WTERMSIG(status)
+    if number in (signal.SIGPROF, signal.SIGXCPU):
+        return (
+            "decoding it took more processor time than its pixels allow:"
+            f" {CPU_BASE_S:g} s and {CPU_PER_MPX_S:g} s a megapixel"
+        )
+    if number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        return ""
+    return f"decoding it ended the decoder: {signal.Signals(number).name}"

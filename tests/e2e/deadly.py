@@ -1,0 +1,51 @@
+"""A servable that some pictures end or hold up: a copy of this repository's server code with one stage patched.
+
+The patch is in the stage's own function, in MindSpore Serving's worker: what the decoders are guarded against is not
+under test here.
+"""
+
+import shutil
+
+from . import conftest
+
+PATCH = """
+
+# --- pictures that end the worker or hold it up --------------------------------------------------------------------
+_right_preprocess = preprocess
+
+
+def preprocess(instances):
+    import ctypes
+    import signal
+
+    for (image,) in instances:
+        tail = image[-64:].tobytes()
+        if b"#kill" in tail:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if b"#crash" in tail:
+            ctypes.string_at(0)
+        if b"#stop" in tail:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        while b"#spin" in tail:
+            pass
+    return _right_preprocess(instances)
+"""
+
+
+def copy_of_the_server(folder):
+    """A copy whose worker obeys the last bytes of a picture: #kill, #crash, #stop, #spin."""
+    for name in ("servable", "configs"):
+        ignored = shutil.ignore_patterns("__pycache__", "[0-9]*", "*.mindir")
+        shutil.copytree(conftest.REPOSITORY / name, folder / name, ignore=ignored)
+    stages = folder / "servable" / "metric_learn" / "stages.py"
+    text = stages.read_text()
+    assert "def preprocess(instances" in text
+    stages.write_text(text + PATCH)
+    for name in (".runtime", ".venv"):
+        (folder / name).symlink_to(conftest.REPOSITORY / name)
+    return folder
+
+
+def picture(image, order, number=0):
+    """`image` with an order for the worker at its end; another file for every number."""
+    return image + b"#%s %d" % (order.encode(), number)

@@ -1,0 +1,103 @@
+"""Files that do not answer: a pipe without a writer, a mount that hangs. The deadline holds for reading, too."""
+
+import asyncio
+import os
+import threading
+import time
+
+import pytest
+
+from metric_learn_client import AsyncEmbeddingClient, DeadlineError, EmbeddingClient
+from metric_learn_client.testing import fake_embeddings
+
+from .test_commands import run
+
+
+class Hanging:
+    """A file whose read never returns, as on a mount whose server is gone; `release` lets its thread end."""
+
+    def __init__(self):
+        self.release = threading.Event()
+
+    def read(self, _size):
+        self.release.wait(60)
+        return b""
+
+
+@pytest.fixture
+def hanging():
+    file = Hanging()
+    yield file
+    file.release.set()
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    return tmp_path / "pipe.jpg"
+
+
+class Awaited:
+    """AsyncEmbeddingClient with the other one's face."""
+
+    def __init__(self, endpoint, **options):
+        self._make = lambda: AsyncEmbeddingClient(endpoint, **options)
+
+    def embed(self, images, **options):
+        async def go():
+            async with self._make() as client:
+                return await client.embed(images, **options)
+
+        return asyncio.run(go())
+
+    def embed_iter(self, images, **options):
+        async def go():
+            async with self._make() as client:
+                return [answer async for answer in client.embed_iter(images, **options)]
+
+        return asyncio.run(go())
+
+
+@pytest.fixture(params=["threads", "asyncio"])
+def client(request, fake):
+    if request.param == "asyncio":
+        yield Awaited(fake.endpoint, deadline_s=1.0)
+    else:
+        with EmbeddingClient(fake.endpoint, deadline_s=1.0) as made:
+            yield made
+
+
+def test_a_named_pipe_is_an_unreadable_image_and_its_neighbours_are_embedded(client, pipe):
+    result = client.embed([b"a", pipe, b"b"], on_error="return")
+    assert [(error.index, error.code) for error in result.errors] == [(1, "E_READ")]
+    assert result.errors[0].message == f"{pipe}: it is not a regular file"
+    assert (result.embeddings[[0, 2]] == fake_embeddings([b"a", b"b"])).all()
+
+
+def test_embed_ends_at_its_deadline_while_a_file_hangs_and_names_the_image(client, hanging):
+    started = time.monotonic()
+    with pytest.raises(DeadlineError, match=r"deadline_s=0.5 was over while image 41 \(Hanging\) was read"):
+        client.embed([*[b"a"] * 41, hanging, b"b"], deadline_s=0.5)
+    assert time.monotonic() - started < 5
+
+
+def test_a_stream_ends_at_its_deadline_while_a_file_hangs(client, hanging):
+    with pytest.raises(DeadlineError, match="image 1"):
+        list(client.embed_iter([b"a", hanging]))
+
+
+def test_a_client_works_on_after_files_that_hang(fake, hanging):
+    async def go():
+        async with AsyncEmbeddingClient(fake.endpoint, deadline_s=20) as client:
+            for _ in range(5):  # more than it has threads to read with
+                with pytest.raises(DeadlineError):
+                    await client.embed([hanging], deadline_s=0.1)
+            return await client.embed([b"a", bytearray(b"b")])
+
+    assert asyncio.run(go()).ok.all()
+
+
+def test_the_command_names_a_pipe_and_goes_on(fake, pipe):
+    (pipe.parent / "good.jpg").write_bytes(b"good")
+    done = run("embed", "--endpoint", fake.endpoint, pipe, pipe.parent / "good.jpg", "--output", pipe.parent / "x.npy")
+    assert done.returncode == 3 and f"{pipe}: E_READ: it is not a regular file" in done.stderr

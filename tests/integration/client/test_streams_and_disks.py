@@ -1,0 +1,216 @@
+"""Closed streams, readers that go, full disks, names that are no text: one line and an exit code, and nothing lost."""
+
+import errno
+import json
+import os
+import resource
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from metric_learn_client.cli.output_file import OutputError, WholeFile, why_not
+from metric_learn_client.jobs import embed_dataset
+from metric_learn_client.testing import FakeServable, fake_embeddings
+
+from .test_commands import COMMAND, run
+
+FULL = "No space left on device"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A job's output and an index of it."""
+    folder = tmp_path_factory.mktemp("made")
+    for label in "ab":
+        (folder / "in" / label).mkdir(parents=True)
+        for number in range(4):
+            (folder / "in" / label / f"{number}.jpg").write_bytes(b"picture %d" % number + label.encode())
+    with FakeServable() as server:
+        embed_dataset(str(folder / "in"), folder / "out", endpoint=server.endpoint)
+    assert run("index", "build", folder / "out", "--output", folder / "index").returncode == 0
+    return folder
+
+
+def shell(line):
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+
+
+def lines_of(command, made, endpoint):
+    return (
+        f"{COMMAND} "
+        + {
+            "status": f"status --endpoint {endpoint}",
+            "embed": f"embed {made}/in/a/0.jpg --endpoint {endpoint}",
+            "search": f"search --index {made}/index --stored {made}/in/a/0.jpg",
+            "evaluate": f"evaluate {made}/out --label-from-folder",
+            "duplicates": f"index duplicates {made}/out",
+            "show": f"job show {made}/out",
+            "help": "--help",
+        }[command]
+    )
+
+
+@pytest.mark.parametrize("command", ["status", "embed", "search", "show", "help"])
+def test_output_that_cannot_be_written_is_one_line_and_an_exit_code(command, made, fake):
+    for redirect, reason in ((">&-", "Bad file descriptor"), ("> /dev/full", FULL)):
+        done = shell(f"{lines_of(command, made, fake.endpoint)} {redirect}")
+        assert (done.returncode, done.stderr) == (1, f"metric-learn: standard output: {reason}\n")
+
+
+@pytest.mark.parametrize("command", ["status", "embed", "show"])
+def test_a_log_that_cannot_be_written_changes_nothing_else(command, made, fake):
+    line = lines_of(command, made, fake.endpoint)
+    expected = shell(line)
+    assert expected.returncode == 0
+    for redirect in ("2> /dev/full", "0<&- 2>&-"):
+        done = shell(f"{line} {redirect}")
+        assert done.returncode == 0 and len(done.stdout) == pytest.approx(len(expected.stdout), abs=20)
+
+
+def test_the_output_file_never_gets_the_number_of_a_closed_log(made, fake, tmp_path):
+    for redirect in ("2>&-", ">&-", "0<&-", "0<&- >&- 2>&-"):
+        images = f"{made}/in/a/0.jpg none.jpg"
+        done = shell(f"{COMMAND} embed {images} --endpoint {fake.endpoint} --output {tmp_path}/x.npy {redirect}")
+        assert done.returncode == 3
+        assert (np.load(tmp_path / "x.npy")[0] == fake_embeddings([b"picture 0a"])[0]).all()
+
+
+def test_a_reader_that_goes_is_one_line(made, fake):
+    done = shell(f"{{ {COMMAND} embed {made}/in/a/*.jpg --endpoint {fake.endpoint}; echo code $? >&2; }} | head -c 1")
+    assert done.stderr == "metric-learn: standard output: its reader is gone\ncode 1\n"
+
+
+def test_names_from_a_closed_standard_input_are_one_line(fake):
+    done = shell(f"{COMMAND} embed - --endpoint {fake.endpoint} <&-")
+    assert (done.returncode, done.stderr) == (1, "metric-learn: standard input: Bad file descriptor\n")
+
+
+def test_names_that_are_no_text_are_read_embedded_and_told_apart(fake, tmp_path):
+    names = [b"\xff.jpg", b"\\xff.jpg", b"\xc3\xa9.jpg", b"a\\b.jpg"]
+    for name in names:
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
+            file.write(name)
+    (tmp_path / "names").write_bytes(b"\n".join(names) + b"\nno\xfe.jpg\n")
+    expected = ["\\xff.jpg", "\\x5cxff.jpg", "é.jpg", "a\\b.jpg", "no\\xfe.jpg"]
+    for locale in ("C.UTF-8", "C"):
+        for output in ("x.parquet", "x.jsonl"):
+            done = shell(
+                f"cd {tmp_path} && LC_ALL={locale} PYTHONIOENCODING=utf-8:strict {COMMAND} embed - --output {output}"
+                f" --endpoint {fake.endpoint} < names"
+            )
+            assert done.returncode == 3 and done.stderr.startswith("no\\xfe.jpg: E_READ: "), done.stderr
+        table = pq.read_table(tmp_path / "x.parquet")
+        assert table["image_path"].to_pylist() == expected
+        rows = np.array(table["embedding"].to_pylist()[:4], np.float32)
+        assert (rows == fake_embeddings(names)).all()
+        lines = (tmp_path / "x.jsonl").read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line)["image_path"] for line in lines] == expected
+
+
+def test_a_token_file_of_a_windows_editor_is_read_and_another_is_said_before_a_call(tmp_path):
+    (tmp_path / "bom").write_bytes(b"\xef\xbb\xbfsecret\r\n")
+    (tmp_path / "utf16").write_bytes("secret".encode("utf-16"))
+    with FakeServable(token="secret") as server:
+        assert run("status", "--endpoint", server.endpoint, "--token-file", tmp_path / "bom").returncode == 0
+        done = run("status", "--endpoint", server.endpoint, "--token-file", tmp_path / "utf16")
+    assert done.returncode == 2 and "utf16 cannot be read" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["embed", "a.jpg", "--output", "folder.npy"],
+        ["embed", "a.jpg", "--output", "none/x.npy"],
+        ["embed", "a.jpg", "--output-dir", "a.jpg"],
+        ["embed", "a.jpg", "--output-dir", "a.jpg/out"],
+        ["bench", "--csv", "folder.npy"],
+        ["bench", "--csv", "none/x.csv"],
+        ["golden", "record", "a.jpg", "--output", "folder.npy"],
+        ["verify", "--golden", ".", "--output", "folder.npy"],
+        ["evaluate", "out", "--report", "folder.npy"],
+        ["evaluate", "out", "--report", "none/x.html"],
+        ["evaluate", "out", "--plots", "a.jpg"],
+        ["evaluate", "out", "--output", "none/x.json"],
+        ["search", "a.jpg", "--index", "index", "--html", "folder.npy"],
+        ["index", "build", "out", "--output", "folder.npy"],
+        ["index", "build", "out", "--output", "a.jpg/index"],
+    ],
+    ids=" ".join,
+)
+def test_an_output_that_cannot_be_is_said_before_any_work(fake, tmp_path, made, arguments):
+    (tmp_path / "folder.npy").mkdir()
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    for name in ("out", "index"):
+        (tmp_path / name).symlink_to(made / name)
+    connection = [] if arguments[0] in ("index", "evaluate") else ["--endpoint", fake.endpoint]
+    done = run(*arguments, *connection, cwd=tmp_path)
+    assert done.returncode in (1, 2) and "Traceback" not in done.stderr, done.stderr
+    assert fake.calls == 0 and done.stdout == ""
+    assert arguments[-1].split("/")[0] in done.stderr
+
+
+def limited(size):
+    """Files of this process cannot be larger: a full disk, for which nobody has to be root."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize("suffix", ["npy", "parquet", "jsonl"])
+def test_a_disk_too_full_for_the_output_is_said_before_the_first_image_is_sent(fake, made, tmp_path, suffix):
+    output = tmp_path / f"x.{suffix}"
+    files = sorted((made / "in").glob("*/*.jpg"))
+    done = run("embed", *files, "--endpoint", fake.endpoint, "--output", output, preexec_fn=limited(40_000))
+    assert done.returncode == 1 and f"{output}: File too large: it will have up to 0." in done.stderr
+    assert fake.calls == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_too_full_for_an_index_is_one_line(made, tmp_path):
+    done = run("index", "build", made / "out", "--output", tmp_path / "index", preexec_fn=limited(20_000))
+    assert (done.returncode, done.stderr) == (1, f"metric-learn: {tmp_path}/index: File too large\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_are_shown_also_where_their_report_cannot_be_written(made, tmp_path):
+    line = ["evaluate", made / "out", "--label-from-folder", "--output", tmp_path / "x.json", "--json"]
+    done = run(*line, preexec_fn=limited(100))
+    assert done.returncode == 1 and "File too large" in done.stderr and "Traceback" not in done.stderr
+    assert json.loads(done.stdout)
+
+
+def once(error):
+    """Writes b"rows", but not at the first call."""
+    left = [error]
+
+    def write(file):
+        if left:
+            raise left.pop()
+        file.write(b"rows")
+
+    return write
+
+
+def test_what_cannot_be_written_in_its_place_is_written_elsewhere_and_that_is_said(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "elsewhere"))
+    with pytest.raises(OutputError, match=f"x.npy: {FULL}; it is in .*/x.npy instead") as caught:
+        WholeFile(tmp_path / "x.npy").write(once(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    (kept,) = (tmp_path / "elsewhere").glob("*/x.npy")
+    assert kept.read_bytes() == b"rows" and str(kept) in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+
+
+def test_lines_that_were_written_before_the_disk_was_full_are_kept_and_named(tmp_path):
+    with pytest.raises(OutputError) as caught:
+        with WholeFile(tmp_path / "x.jsonl").writing() as file:
+            file.write(b"line\n")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    (kept,) = tmp_path.iterdir()
+    assert kept.read_bytes() == b"line\n" and f"what was written is in {kept}" in str(caught.value)
+
+
+def test_an_output_of_another_kind_is_refused_with_its_reason(tmp_path):
+    assert why_not(tmp_path / "x") is None and "it is a folder" in why_not(tmp_path)
+    assert "no such folder" in why_not(tmp_path / "none" / "x")
+    assert why_not(Path("/dev/null")) is None
