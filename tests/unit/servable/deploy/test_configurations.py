@@ -41,11 +41,7 @@ def test_kubernetes_gets_the_same_file(target: str, overlay: str, deploy: Path) 
     assert copy.read_text() == (deploy / f"server-{target}.yaml").read_text()
 
 
-<<<<<<< HEAD
-def test_every_file_that_the_pages_name_is_there(deploy: Path) -> None:
-=======
 def test_every_file_that_a_page_names_is_there(deploy: Path) -> None:
->>>>>>> main
     text = "".join(page.read_text() for page in deploy.glob("*.md"))
     named = set(re.findall(r"configs/deploy/([\w./-]+\w)", text)) | set(
         re.findall(r"`((?:systemd|docker)/[\w./-]+)`", text)
