@@ -308,7 +308,7 @@ class SupervisionSection(_Section):
         default=10.0,
         gt=0,
         le=3600,
-        description="Ascend: a run that takes longer ends its worker; three times that before the device has proved itself",
+        description="Ascend: a run that takes longer ends its worker; three times that until its device is proved",
     )
 
 
