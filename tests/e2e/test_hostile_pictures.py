@@ -24,7 +24,7 @@ from .test_metrics import samples, total
 
 HOSTILE = REPOSITORY / "tests" / "golden" / "hostile"
 EXPECTED = json.loads((HOSTILE / "expected.json").read_text())
-# They ended the worker, held everyone up, or were embedded wrongly without a sign. Their codes; None where they are read.
+# They ended the worker, held everyone up, or were embedded wrongly without a sign. Their codes; None: they are read.
 CASES = {
     "found/apng_badfilter.png": "E_DECODE",
     "found/apng_short_idat.png": "E_DECODE",
