@@ -45,7 +45,7 @@ def loaded(run_dir):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("METRIC_LEARN_WORKER", json.dumps(settings))
-        module = importlib.reload(importlib.import_module("servable.metric_learn.stages"))
+        module = importlib.import_module("servable.metric_learn.stages")  # which starts the decoders
     yield module
     module._pool.close()
 
