@@ -56,7 +56,9 @@ class BackendSection(_Section):
         default=1, ge=1, le=64, description="processes; on Ascend those beyond the devices run Python only"
     )
     threads: int = Field(default=0, ge=0, le=1024, description="of the network, per worker; 0 = cores / workers")
-    preprocess_threads: int = Field(default=0, ge=0, le=1024, description="per worker; 0 = cores / workers")
+    preprocess_threads: int = Field(
+        default=0, ge=0, le=1024, description="decoder processes per worker; 0 = cores / workers"
+    )
     precision_mode: Literal["force_fp16", "allow_fp32_to_fp16", "must_keep_origin_dtype", "allow_mix_precision"] = (
         "force_fp16"
     )
