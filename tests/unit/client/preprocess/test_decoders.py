@@ -238,7 +238,7 @@ def test_a_pool_that_is_closed_leaves_no_process_and_fails_what_waits():
         with pytest.raises(RuntimeError, match="closed"):
             future.result(5)
     with pytest.raises(RuntimeError, match="closed"):
-        pool.submit(GOOD[0])
+        pool.decode(GOOD[0])
     assert not psutil.wait_procs(mine, 10)[1]
 
 
