@@ -82,7 +82,7 @@ class BackendSection(_Section):
     )
     threads: int = Field(default=0, ge=0, le=1024, description="of the network, per worker; 0 = cores / workers")
     preprocess_threads: int = Field(
-        default=0, ge=0, le=1024, description="of decoding and resizing, per worker; 0 = cores / workers"
+        default=0, ge=0, le=1024, description="decoder processes, per worker; 0 = cores / workers"
     )
     precision_mode: Literal["force_fp16", "allow_fp32_to_fp16", "must_keep_origin_dtype", "allow_mix_precision"] = (
         Field(
