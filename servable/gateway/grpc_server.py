@@ -31,7 +31,7 @@ def make_server(handlers: Mapping[str, grpc.RpcMethodHandler], limits: LimitsSec
             ("grpc.max_allowed_incoming_connections", connections(limits.max_connections)),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
             ("grpc.max_connection_idle_ms", IDLE_MS),
-            # The second is the bound; the first alone is where gRPC 1.80 begins to refuse some, up to a quarter more.
+            # Above the first gRPC may refuse a call, above the second it does.
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a lottery

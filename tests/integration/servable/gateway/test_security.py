@@ -4,6 +4,8 @@ import contextlib
 import datetime
 import re
 import resource
+import socket
+import ssl
 import threading
 import time
 
@@ -13,6 +15,7 @@ import trustme
 
 from metric_learn_client import wire
 from servable.gateway import StartError
+from servable.gateway.grpc_server import HANDSHAKE_MS
 from servable.sections import SecuritySection
 from tests.integration.servable.gateway.harness import Harness, config_of, predict, request, until
 from tests.unit.servable.doctor.scene import authority
@@ -411,3 +414,37 @@ def test_files_that_cannot_be_opened_for_a_while_are_read_when_they_can(tmp_path
                 return None
 
         until(second_counts, "the second token")
+
+
+def client_hello():
+    """The first bytes of a TLS connection, made in memory."""
+    context = ssl.create_default_context()
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    connection = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        connection.do_handshake()
+    return outgoing.read()
+
+
+@pytest.mark.long
+def test_handshakes_that_stall_at_any_step_are_ended_and_others_are_served(tmp_path, files):
+    """Nothing, half a ClientHello, a whole one without what follows: each goes after the time for handshakes."""
+    hello = client_hello()
+    settings = config_of(server=LOCALHOST, security=files.tls(mutual=True))
+    with Harness(tmp_path, settings) as harness, contextlib.ExitStack() as stack:
+        host, _, port = harness.address.rpartition(":")
+        began = time.monotonic()
+        stalled = []
+        for first in [b"", hello[: len(hello) // 2], hello] * 50:
+            one = stack.enter_context(socket.create_connection((host, int(port)), 5))
+            one.sendall(first)
+            stalled.append(one)
+        leaf = files.authority.issue_cert("client@example.org")
+        assert call(harness, client_credentials(files, leaf=leaf))[0].instances
+        limit = HANDSHAKE_MS / 1000 + 5
+        for one in stalled:
+            one.settimeout(max(0.1, began + limit - time.monotonic()))
+            with contextlib.suppress(ConnectionError):
+                while one.recv(65536):
+                    pass
+        assert time.monotonic() - began < limit
