@@ -93,7 +93,7 @@ def _another_chip_than_the_configuration_says(host):
     host.set(SOC="Ascend910A")
 
 
-@case("backend.workers = 9", "need 80 MB in /dev/shm, 8 are free", "--shm-size", flags=["backend.workers=9"])
+@case("backend.workers = 9", "MB in /dev/shm, 8 are free", "--shm-size", flags=["backend.workers=9"])
 def _too_little_shared_memory(host):
     host.set(SHM="8m")
 

@@ -9,6 +9,7 @@ import pytest
 
 from servable.config import REPOSITORY
 from servable.device_watch import DeviceWatch, read
+from servable.metric_learn.device import call_with_retry
 
 # A network whose features are the first 2048 pixel values; a child, since a wrong one ends the process.
 CHILD = """
@@ -79,3 +80,21 @@ def test_a_run_under_way_is_seen_with_its_time(tmp_path):
 def test_a_file_that_is_being_made_counts_as_nothing(tmp_path):
     (tmp_path / "device-1.state").write_bytes(b"")
     assert read(tmp_path) == []
+
+
+def test_a_worker_beside_the_device_asks_again_when_a_run_was_lost_with_its_device():
+    class Model:
+        failures, calls = 2, 0
+
+        def call(self, instances):
+            self.calls += 1
+            if self.calls <= self.failures:
+                raise RuntimeError("the worker ended")
+            return instances
+
+    model = Model()
+    assert call_with_retry(model, [[1]]) == [[1]] and model.calls == 3
+    model.failures, model.calls = 9, 0
+    with pytest.raises(RuntimeError, match="the worker ended"):
+        call_with_retry(model, [[1]])
+    assert model.calls == 3
