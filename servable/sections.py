@@ -200,7 +200,10 @@ class LimitsSection(_Section):
     # gRPC buffers a body before its size is known to us, so peak memory is about max_in_flight_bytes +
     # max_reading_calls x the largest body that callers send.
     max_reading_calls: int = Field(
-        default=32, ge=1, le=1_000_000, description="calls whose bodies are received at one time"
+        default=32,
+        ge=1,
+        le=1_000_000,
+        description="calls whose bodies are received at one time, a quarter of them on one connection",
     )
     max_streams_per_connection: int = Field(
         default=256,

@@ -51,14 +51,17 @@ class Share:
         self._held: Counter[str] = Counter()
         self._sum = 0
 
-    def take(self, connection: str, amount: int = 1) -> None:
+    def take(self, connection: str) -> None:
+        """One for the connection. Raises CallError as `check` does."""
+        self.check(connection)
+        self.add(connection, 1)
+
+    def check(self, connection: str) -> None:
         """Raises CallError (RESOURCE_EXHAUSTED) while the connection, or all together, hold what they may."""
-        held = self._held[connection] if connection in self._held else 0
-        if held >= self._each:
+        if self._held.get(connection, 0) >= self._each:
             raise overloaded(f"{self._what}: {self._each} are the most for one connection", RETRY_AFTER_MS)
         if self._sum >= self._total:
             raise overloaded(f"{self._what}: {self._total} are the most", RETRY_AFTER_MS)
-        self.add(connection, amount)
 
     def add(self, connection: str, amount: int) -> None:
         self._held[connection] += amount

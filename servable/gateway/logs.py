@@ -19,6 +19,7 @@ from servable.sections import LogSection
 
 LOGGER = "servable"  # the server's; libraries log under their own names
 MAX_WAITING_LINES = 10_000
+LIBRARY_RECORDS_A_SECOND = 10
 GATHER_S = 0.02
 STOP_S = 1.0
 _PLAIN = re.compile(r"[A-Za-z0-9._:/-]+")
@@ -74,6 +75,25 @@ class _ThreadHandler(logging.Handler):
                 _ThreadHandler.dropped += text.count("\n")  # closed or full; the server goes on
 
 
+class _LibraryHandler(logging.Handler):
+    """The records of libraries, a few a second: what makes gRPC log a traceback is in any caller's hands."""
+
+    def __init__(self, target: _ThreadHandler) -> None:
+        super().__init__(logging.WARNING)
+        self._target = target
+        self._second = self._count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._count = second, 0
+        self._count += 1
+        if self._count <= LIBRARY_RECORDS_A_SECOND:
+            self._target.emit(record)
+        else:
+            _ThreadHandler.dropped += 1
+
+
 class JsonFormatter(logging.Formatter):
     """One object a line: time, level, logger, message, the call's request_id, and the fields given with the record."""
 
@@ -119,14 +139,15 @@ def configure_logging(settings: LogSection, stream: Optional[Stream] = None) -> 
     logger = logging.getLogger(LOGGER)
     formatter: logging.Formatter = JsonFormatter() if settings.format == "json" else TextFormatter()
     handler = _ThreadHandler(formatter, stream or sys.stderr)
-    for each in (logger, logging.getLogger()):
-        each.addHandler(handler)
+    libraries, root = _LibraryHandler(handler), logging.getLogger()
+    logger.addHandler(handler)
+    root.addHandler(libraries)
     logger.setLevel(settings.level.upper())
     logger.propagate = False
 
     def close() -> None:
-        for each in (logger, logging.getLogger()):
-            each.removeHandler(handler)
+        logger.removeHandler(handler)
+        root.removeHandler(libraries)
         logger.propagate = True
         handler.close()
 

@@ -45,7 +45,7 @@ from servable.gateway.tracing import Attributes, Tracer
 from servable.sections import Config
 
 RETRY_AFTER_DRAIN_MS = 1000
-UNREAD_SHARES = 8
+UNREAD_SHARES, LEAST_UNREAD_BYTES = 8, 8 * 1024 * 1024
 _PROCESS, _count = secrets.token_hex(8), itertools.count(1)  # of the ids that are made here
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 log = logging.getLogger(__name__)
@@ -100,8 +100,8 @@ class PredictService:
         )
         self._unread = Share(
             "bytes of replies that are not read",
-            limits.max_in_flight_bytes,
-            limits.max_in_flight_bytes // UNREAD_SHARES,
+            max(LEAST_UNREAD_BYTES, limits.max_in_flight_bytes),
+            max(LEAST_UNREAD_BYTES, limits.max_in_flight_bytes // UNREAD_SHARES),
         )
         self.draining = False
 
@@ -177,7 +177,7 @@ class PredictService:
         if self._tokens is not None:
             self._tokens.check(metadata.get(METADATA_AUTHORIZATION))
         connection = connection_of(context)
-        self._unread.take(connection, 0)
+        self._unread.check(connection)
         with self._admission.call():
             with self._admission.body():
                 body = await self._read_body(connection, context)

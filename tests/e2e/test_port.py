@@ -19,9 +19,10 @@ import psutil
 import pytest
 
 from .attacks.floods import FLOODS
-from .conftest import REPOSITORY, VERSIONS, Server, free_port
+from .conftest import REPOSITORY, VERSIONS, Server, free_port, start, stop
 from .load import OPTIONS, predict_on, request_of
 from .processes import marked, master_of, wait_until, worker_of
+from .test_security import TOKEN, Files
 
 MB = 1024 * 1024
 MOST_MB = 100  # that the server's process may grow by
@@ -213,3 +214,53 @@ def test_a_lack_of_descriptors_passes_and_nothing_is_restarted(server, neighbour
     wait_until(lambda: ready(server), 10, "the pages")
     with grpc.insecure_channel(server.endpoint, OPTIONS) as channel:
         predict_on(channel)(request_of([0]), timeout=10)
+
+
+@pytest.fixture(scope="module")
+def secured(versions, tmp_path_factory):
+    """(server with TLS and tokens, a neighbour with one of them). Attackers have TLS and no token."""
+    files = Files(tmp_path_factory.mktemp("certificates"))
+    flags = [flag for flag in files.flags() if "client_ca" not in flag]
+    server = start(tmp_path_factory.mktemp("run"), *flags)
+    assert server.ready_line.startswith("ready"), server.said()
+    credentials = grpc.ssl_channel_credentials(files.ca.read_bytes())
+    with grpc.secure_channel(server.endpoint, credentials, OPTIONS) as channel:
+        neighbour = Neighbour(channel, (("authorization", f"Bearer {TOKEN}"),))
+        predict_on(channel)(request_of([0]), timeout=30, metadata=neighbour.metadata)
+        yield server, neighbour
+    assert stop(server) == 0
+
+
+def flood_over_tls(secured, name, seconds, connections):
+    server, neighbour = secured
+    with neighbour.calling():
+        done, grown_mb = attack(server, name, seconds=seconds, count=1_000_000, connections=connections, tls=True)
+        pages_answer(server)
+    print(f"{name} over TLS: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s")
+    assert server.process.poll() is None and not neighbour.failures
+    assert grown_mb < MOST_MB
+
+
+@pytest.mark.parametrize("name", ["pings", "bombs", "empty_messages"])
+def test_a_flood_over_tls_without_a_token_costs_as_little(secured, name):
+    flood_over_tls(secured, name, 1.0, 1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
+def test_a_long_flood_over_tls_on_four_connections_costs_as_little(secured, name):
+    flood_over_tls(secured, name, 10.0, 4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
+def test_a_long_flood_on_four_connections_leaves_the_neighbour_its_time(server, neighbour, busy_p99, name):
+    with neighbour.calling():
+        done, grown_mb = attack(server, name, seconds=10.0, count=5_000_000, connections=4)
+        pages_answer(server)
+    print(
+        f"{name}: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s, beside a busy core {busy_p99:.3f} s"
+    )
+    assert server.process.poll() is None and not neighbour.failures
+    assert grown_mb < MOST_MB
+    assert neighbour.p99() < 2 * busy_p99 + 0.5

@@ -1,6 +1,7 @@
 """What a killed server left is found by its mark and removed; what is not ours stays."""
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -115,3 +116,18 @@ def test_a_damaged_note_of_workers_is_no_obstacle(tmp_path, shared_memory):
     began = time.monotonic()
     clean(tmp_path)
     assert time.monotonic() - began < 5
+
+
+def test_without_a_free_descriptor_segments_stay_for_later_and_nothing_is_raised(shared_memory, process):
+    ended = process()
+    ended.kill()
+    ended.wait()
+    segment = shared_memory / f"metric_learn_b1_subgraph0_input0_pid{ended.pid}_0"
+    segment.touch()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        assert remove_segments({ended.pid}) == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert remove_segments({ended.pid}) == 1 and not segment.exists()

@@ -1,6 +1,7 @@
 """The supervisor against children that end, hang, lose workers or never serve. No process, no socket."""
 
 import asyncio
+import errno
 import itertools
 
 import numpy as np
@@ -339,3 +340,16 @@ def test_backoff_is_none_at_first_then_doubles_to_its_limit():
     settings = SupervisionSection(backoff_initial_s=0.5, backoff_max_s=3)
     assert [backoff_s(failures, settings) for failures in range(1, 7)] == [0, 0.5, 1, 2, 3, 3]
     assert backoff_s(10_000, settings) == 3
+
+
+def test_a_lack_of_descriptors_at_a_restart_passes_however_often_it_fails():
+    async def scenario():
+        lack = [OSError(errno.EMFILE, "Too many open files") for _ in range(4 * SETTINGS.max_failures)]
+        scene = Scene(Child(1), *lack)
+        await scene.supervisor.start()
+        scene.launched[0].code = 0
+        await scene.until(lambda: len(scene.launched) == 2 and scene.registry.default.serving)
+        assert not scene.supervisor.gave_up.done()
+        await scene.supervisor.stop()
+
+    play(scenario)

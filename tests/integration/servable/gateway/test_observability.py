@@ -324,3 +324,15 @@ def test_spans_of_calls_arrive_at_a_collector(tmp_path):
     assert span.trace_id.hex() == "0af7651916cd43dd8448eb211c80319c" and span.parent_span_id.hex() == "b7ad6b7169203331"
     values = {attribute.key: attribute.value.string_value for attribute in span.attributes}
     assert (values["metric_learn.request_id"], values["rpc.grpc.status_code"]) == ("id-9", "OK")
+
+
+def test_records_of_libraries_are_in_the_log_in_its_own_form_and_few():
+    stream, before = io.StringIO(), logs.dropped_lines()
+    close = configure_logging(LogSection(format="json"), stream)
+    for number in range(100):
+        logging.getLogger("some.library").warning("words of a library %d\nin two lines", number)
+    close()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert lines[0]["logger"] == "some.library" and lines[0]["message"] == "words of a library 0\nin two lines"
+    assert logs.LIBRARY_RECORDS_A_SECOND <= len(lines) <= 2 * logs.LIBRARY_RECORDS_A_SECOND
+    assert logs.dropped_lines() - before == 100 - len(lines)
