@@ -47,7 +47,7 @@ test-long: TIER := long
 test-long: NONE_IS_FINE := || [ $$? = 5 ]  # pytest's exit code for a folder without long tests
 test test-long: client-env server-env export-env
 	$(CLIENT) -m pytest -q -m "$(TIER)" tests/unit/client tests/integration/client $(NONE_IS_FINE)
-	$(SERVER) -m pytest -q -m "$(TIER)" tests/unit/client/test_preprocess*.py tests/unit/servable tests/integration/servable $(NONE_IS_FINE)
+	$(SERVER) -m pytest -q -m "$(TIER)" tests/unit/client/preprocess tests/unit/servable tests/integration/servable $(NONE_IS_FINE)
 	GLOG_v=3 .venv/export/bin/python -m pytest -q -m "$(TIER)" tests/unit/export $(NONE_IS_FINE)
 	$(CLIENT) -m pytest -q -m "$(TIER)" tests/e2e
 test:  ## every test that a change must pass

@@ -69,7 +69,7 @@ class BackendSection(_Section):
     """MindSpore Serving and the runtime under it."""
 
     target: Literal["cpu", "ascend310", "ascend910"] = Field(
-        default="cpu", description="the device; `ascend310` is 310 and 310P; never falls back to CPU"
+        default="cpu", description="the device; `ascend310` is 310 and 310P, `ascend910` 910A; never falls back to CPU"
     )
     device_ids: tuple[_DeviceId, ...] = Field(default=(0,), description="Ascend devices, one worker each")
     workers: int = Field(
@@ -77,14 +77,19 @@ class BackendSection(_Section):
         ge=1,
         le=64,
         description="processes; on CPU each holds the weights, and one a core gives some 10 % more images/s but a "
-        "slower lone image (`tests/benchmarks`); on Ascend those beyond the devices run Python stages only",
+        "slower lone image (`tests/benchmarks`); on Ascend those beyond the device prepare images while "
+        "it works, and there must be none beside several devices",
     )
     threads: int = Field(default=0, ge=0, le=1024, description="of the network, per worker; 0 = cores / workers")
     preprocess_threads: int = Field(
-        default=0, ge=0, le=1024, description="of decoding and resizing, per worker; 0 = cores / workers"
+        default=0, ge=0, le=1024, description="decoder processes, per worker; 0 = cores / workers"
     )
     precision_mode: Literal["force_fp16", "allow_fp32_to_fp16", "must_keep_origin_dtype", "allow_mix_precision"] = (
-        Field(default="force_fp16", description="Ascend: how its compiler treats float32 operators")
+        Field(
+            default="force_fp16",
+            description="Ascend: how its compiler treats float32 operators, in CANN's names; `force_fp16` computes all "
+            "in float16",
+        )
     )
     # See metric_learn/batching.py.
     run_overhead_images: float = Field(
@@ -306,10 +311,16 @@ class SupervisionSection(_Section):
         description="with several workers: how long MindSpore Serving may take to bring a lost one back",
     )
     device_check_s: float = Field(
-        default=60.0, ge=1, le=86400, description="Ascend: a device that answers proves itself this often"
+        default=60.0,
+        ge=1,
+        le=86400,
+        description="Ascend: a device that answers proves itself this often, with the golden image at every batch size",
     )
     device_hang_s: float = Field(
-        default=10.0, gt=0, le=3600, description="Ascend: a run that takes longer ends its worker"
+        default=10.0,
+        gt=0,
+        le=3600,
+        description="Ascend: a run that takes longer ends its worker; three times that until its device is proved",
     )
 
 

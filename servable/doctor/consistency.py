@@ -41,6 +41,11 @@ def _processes(config: Config) -> Iterator[Problem]:
     if backend.target != "cpu":
         if not backend.device_ids:
             yield wrong(config, "backend.device_ids", f"{backend.target} needs a device", "list one, such as [0]")
+        elif backend.workers > len(backend.device_ids) > 1:
+            # MindSpore Serving runs what they ask for on any device, past that device's own proof and watch.
+            what = "workers beside several devices would have runs on a device that nobody watches"
+            remedy = "set it to 1, or run one server for each device (configs/deploy/ascend.md)"
+            yield wrong(config, "backend.workers", what, remedy)
     elif len(backend.device_ids) > 1:
         yield wrong(config, "backend.device_ids", "a CPU has no devices", "leave it out; see backend.workers")
     cores = len(os.sched_getaffinity(0))

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.conftest import REPOSITORY, exported_versions
 
-from .simulated_host import ENTER, SOURCES, SimulatedHost
+from .simulated_host import SOURCES, SimulatedHost
 
 BUILT = REPOSITORY / ".runtime" / "simulated-cann"
 
@@ -61,6 +61,3 @@ def host(libraries, tmp_path):
 @pytest.fixture(scope="session")
 def versions():
     return exported_versions()
-
-
-assert os.access(ENTER, os.X_OK), f"{ENTER} must be executable"

@@ -141,6 +141,14 @@ def test_a_chip_fits_one_target_or_none(chip, target):
     assert [name for name, chips in ascend.CHIPS.items() if re.match(chips, chip)] == ([target] if target else [])
 
 
+def test_workers_beside_several_devices_are_refused_and_beside_one_they_are_not(config):
+    several = config("backend: {target: ascend310, device_ids: [0, 1], workers: 3}")
+    problem = one(inconsistencies(several))
+    assert "backend.workers = 3" in str(problem) and "one server for each device" in str(problem)
+    for fine in ("{target: ascend310, workers: 3}", "{target: ascend310, device_ids: [0, 1], workers: 2}"):
+        assert not list(inconsistencies(config(f"backend: {fine}")))
+
+
 def test_fewer_batch_sizes_need_less_memory_and_must_be_there(config):
     few = version().with_batch_sizes([16, 1])
     assert few.batch_sizes == (1, 16) and few.mindir_bytes == 2 * 283_000_000 // 3

@@ -33,15 +33,19 @@ class Child:
         return self.code
 
     def why(self):
-        return "RuntimeError: the last words"
+        return self.words
 
     goes_on_short = False
+    compiling = ""
+    hung = ()
+    words = "RuntimeError: the last words"
 
     def progress(self):
-        return ""
+        return self.compiling
 
     def end_hung_devices(self):
-        return []
+        hung, self.hung = self.hung, []
+        return hung
 
     def workers_alive(self):
         return self.workers
@@ -152,6 +156,64 @@ def test_one_lost_worker_of_two_may_come_back_or_else_the_child_is_replaced():
     play(scenario)
 
 
+def test_devices_that_are_left_serve_on_and_the_loss_is_told_until_it_is_over():
+    async def scenario():
+        scene = Scene(Child(1, workers=2))
+        await scene.supervisor.start()
+        first = scene.launched[0]
+        first.goes_on_short = True
+        first.workers = 1
+        await scene.until(lambda: scene.registry.default.missing_workers == 1)
+        await asyncio.sleep(2 * SETTINGS.worker_lost_s)
+        assert len(scene.launched) == 1 and scene.registry.default.serving
+        first.workers = 2
+        await scene.until(lambda: scene.registry.default.missing_workers == 0)
+        first.workers = 0
+        await scene.until(lambda: len(scene.launched) == 2)
+        await scene.supervisor.stop()
+
+    play(scenario)
+
+
+def test_a_start_after_a_fault_tells_how_far_it_has_compiled(caplog):
+    async def scenario():
+        slow = Child(1, proof="never")
+        slow.compiling = "compiling model 1 of 2 for the device"
+        scene = Scene(Child(1), slow)
+        await scene.supervisor.start()
+        scene.launched[0].code = -9
+        await scene.until(lambda: "compiling model 1 of 2" in scene.registry.default.reason)
+        assert not scene.registry.default.serving
+        await scene.supervisor.stop()
+
+    with caplog.at_level("INFO"):
+        play(scenario)
+    assert "version 1: compiling model 1 of 2 for the device" in caplog.text
+
+
+def test_a_device_that_hangs_is_named_in_the_log(caplog):
+    async def scenario():
+        scene = Scene()
+        await scene.supervisor.start()
+        scene.launched[0].hung = ["device 1 hangs"]
+        await scene.until(lambda: "version 1: device 1 hangs" in caplog.text)
+        await scene.supervisor.stop()
+
+    play(scenario)
+
+
+def test_the_end_of_an_only_device_that_is_wrong_is_a_matter_of_parity():
+    async def scenario():
+        child = Child(1, proof=Unanswered("no worker"), code=0)
+        child.words = "WrongEmbeddingError: 0.3 away"
+        scene = Scene(child)
+        with pytest.raises(StartFailed, match="WrongEmbeddingError: 0.3 away") as caught:
+            await scene.supervisor.start()
+        assert caught.value.exit_code == 5
+
+    play(scenario)
+
+
 def test_a_report_of_the_gateway_replaces_the_child_once():
     async def scenario():
         scene = Scene()
@@ -173,7 +235,7 @@ def test_it_gives_up_after_the_configured_number_with_the_last_reason():
         scene = Scene(Child(1), *broken)
         await scene.supervisor.start()
         scene.launched[0].code = -9
-        reason = await asyncio.wait_for(scene.supervisor.gave_up, 10)
+        reason = await asyncio.wait_for(scene.supervisor.gave_up, 30)
         assert "no answer" in reason
         assert len(scene.launched) == 1 + SETTINGS.max_failures
         assert all(child.ended == "at once" for child in scene.launched)

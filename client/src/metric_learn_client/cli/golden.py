@@ -70,9 +70,13 @@ def record(pictures: tuple[Path, ...], output: Path, precision: str, **connectio
 
 
 def _pixels(images: list[bytes]) -> Optional[npt.NDArray[np.uint8]]:
-    """Pixels let the gate tell preprocessing from network; without OpenCV the set has none."""
+    """Pixels let the gate tell preprocessing from network. None without OpenCV, or for a picture that the endpoint
+    takes and this client does not."""
     try:
-        from metric_learn_client.preprocess import preprocess
+        from metric_learn_client.preprocess import ImageError, preprocess
     except ModuleNotFoundError:
         return None
-    return np.stack([preprocess(image) for image in images])
+    try:
+        return np.stack([preprocess(image) for image in images])
+    except ImageError:
+        return None

@@ -231,7 +231,7 @@ class DecoderPool:
     def submit(self, image: Union[bytes, Pixels]) -> Future[Pixels]:
         """One encoded image, bytes or uint8 [bytes], copied before this returns -> uint8 [224, 224, 3].
 
-        The future raises ImageError, or DecodersUnavailable. Raises RuntimeError once the pool is closed.
+        The future raises ImageError, DecodersUnavailable, or RuntimeError once the pool is closed.
         """
         size = len(image)
         job = _Job(size, None)
@@ -247,8 +247,8 @@ class DecoderPool:
             return job.future
         with self._lock:
             if self._closed or self._failure is not None:
-                raise self._failure or RuntimeError("the decoder pool is closed")
-            if self._idle:
+                job.future.set_exception(self._failure or RuntimeError("the decoder pool is closed"))
+            elif self._idle:
                 self._idle.pop().take([job], [image], next(self._numbers))
             else:
                 job.image = image if isinstance(image, bytes) else image.tobytes()

@@ -56,6 +56,7 @@ _NEAR_BYTES = 1 << 12
 _WINDOW_BYTES = 1 << 16
 _LUMA = ((1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (1, 4))  # 4:4:4, 4:2:2, 4:4:0, 4:2:0, 4:1:1, 4:4:1
 _JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+# What libjpeg says first, of what is mended; it says nothing of what follows.
 _HARMLESS = re.compile(
     r"Warning: |Unknown Adobe|Invalid SOS parameters for sequential|.*bad ICC marker|.*extraneous bytes before marker"
 )

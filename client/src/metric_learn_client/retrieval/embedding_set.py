@@ -156,6 +156,8 @@ def _read_parquet(file: Path) -> Shard:
     if name is None:
         raise EmbeddingSetError(f"{file} has no column {EMBEDDING_COLUMN!r}: {', '.join(table.column_names)}")
     column = table.column(name).combine_chunks()
+    if not _holds_vectors(column.type):
+        raise EmbeddingSetError(f"{file}: the column {name!r} holds {column.type}; embeddings are lists of numbers")
     if column.null_count:
         keep = column.is_valid()
         table, column = table.filter(keep), column.filter(keep)
@@ -164,6 +166,11 @@ def _read_parquet(file: Path) -> Shard:
         raise EmbeddingSetError(f"{file}: the embeddings in {name!r} have different lengths")
     values = flat.reshape(len(column), -1).astype(np.float32, copy=False)
     return Shard(values, _with_path(table.drop_columns([name]), file))
+
+
+def _holds_vectors(kind: pa.DataType) -> bool:
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)))
 
 
 def _table(file: Path) -> pa.Table:
@@ -205,7 +212,9 @@ def _number(file: Path) -> int:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
-        return found
+        found = json.loads(file.read_text())
     except ValueError as error:
         raise EmbeddingSetError(f"{file} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise EmbeddingSetError(f"{file} holds no JSON object")
+    return found

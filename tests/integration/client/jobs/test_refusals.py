@@ -92,7 +92,7 @@ def test_a_directory_with_other_things_is_left_alone(tmp_path, fake, if_exists):
 
 def test_a_second_job_on_the_directory_is_refused_while_the_first_runs(tmp_path, fake):
     images = make_images(tmp_path / "in", 50)
-    fake.faults.delay_s = 5.0
+    fake.faults.delay_s = 120.0  # the first works until it is killed, however long the others take to start
     job = Job(images, tmp_path / "out", fake.endpoint)
     first = job.start()
     try:

@@ -127,6 +127,16 @@ def test_a_plain_list_keeps_spaces_order_and_repeats_and_is_relative_to_itself(t
     assert (first, third) == (b"1", b"1") and second.code == "E_NOT_FOUND"
 
 
+def test_the_paths_of_each_of_several_lists_belong_to_its_own_folder(tmp_path):
+    for folder in ("one", "two"):
+        write(tmp_path / folder / "a.jpg", folder.encode())
+        write(tmp_path / folder / "list.txt", b"a.jpg\n")
+    lists = (tmp_path / "one/list.txt", tmp_path / "two/list.txt")
+    assert paths_of(*lists) == ["a.jpg", "a.jpg"]
+    assert planned_images(tmp_path / "plan", *lists) == [b"one", b"two"]
+    assert planned_images(tmp_path / "plan", *lists, root=str(tmp_path / "two")) == [b"two", b"two"]
+
+
 def test_path_label_lines_are_recognised(tmp_path):
     lines = tmp_path / "val.txt"
     lines.write_text("a b.JPEG 3\nc.jpg\t-1\n")

@@ -58,6 +58,14 @@ def test_links_have_the_picture_that_they_lead_to(tmp_path):
     )
 
 
+def test_a_hard_link_leads_to_the_member_before_it_and_a_symbolic_one_to_the_last(tmp_path):
+    name = archive(
+        tmp_path / "s.tar",
+        [("a.jpg", b"old"), ("hard.jpg", HARD, "a.jpg"), ("soft.jpg", SOFT, "a.jpg"), ("a.jpg", b"new")],
+    )
+    assert images_of(tmp_path, name)[0] == {"a.jpg": b"old", "hard.jpg": b"old", "soft.jpg": b"new", "a.jpg#2": b"new"}
+
+
 def test_a_member_without_bytes_of_its_own_fails_and_its_neighbours_do_not(tmp_path):
     name = archive(
         tmp_path / "s.tar",

@@ -1,5 +1,6 @@
 """JPEG: OpenCV's pixels for whatever is sound, and an error for whatever is not, also where libjpeg only warns."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -84,6 +85,14 @@ def test_sampling_that_simplejpeg_does_not_read_is_named(factors):
 def test_two_channels_are_named():
     error = error_of(small_jpeg(40, 30, [(1, 1)] * 2))
     assert str(error).startswith("E_UNSUPPORTED: a JPEG of 2 channels")
+
+
+def test_threads_do_not_disturb_each_other():
+    names = ["baseline.jpg", "progressive.jpg", "cmyk.jpg", "grey.jpg"] * 100
+    files = [(SOUND / name).read_bytes() for name in names]
+    alone = [decode(data).tobytes() for data in files]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda data: decode(data).tobytes(), files)) == alone
 
 
 def test_a_missing_channel_is_damage():

@@ -84,6 +84,6 @@ def test_every_opencv_gives_the_same_pixels_and_the_same_errors(tmp_path):
             answers.append(json.loads(done.stdout))
     assert {answer[0] for answer in answers} == {version.rpartition(".")[0] for version in VERSIONS}
     first = answers[0][2]
-    assert len(set(first.values())) > 1500
+    assert len(set(first.values())) > 700  # not one refusal for all
     for version, kernel, said in answers:
         assert {name: (first[name], said[name]) for name in first if said[name] != first[name]} == {}, (version, kernel)

@@ -94,6 +94,21 @@ def test_rows_are_checked_across_the_pieces_they_come_in(monkeypatch):
                 decode(b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b""))
 
 
+@pytest.mark.parametrize(
+    "path", sorted([*SOUND.glob("*.png"), *SOUND.parent.glob("*.png")]), ids=lambda path: path.name
+)
+def test_a_large_png_which_is_not_held_once_more_is_checked_as_a_small_one(path, monkeypatch):
+    def outcome():
+        try:
+            return decode(path.read_bytes()).tobytes()
+        except ImageError as error:
+            return str(error)
+
+    small = outcome()
+    monkeypatch.setattr(png_module, "_STORED_BYTES", 0)
+    assert outcome() == small
+
+
 @pytest.mark.parametrize("name", ["animated.png", "animated_aside.png"])
 def test_the_default_image_of_an_animated_png_is_what_counts(name):
     assert np.array_equal(decode((SOUND / name).read_bytes()), decode((SOUND / "rgb.png").read_bytes()))

@@ -81,12 +81,21 @@ class ListInput(Input):
     def _rows(self) -> Iterator[Row]:
         schemes: set[str] = set()
         for name in self._names:
+            elsewhere = self._elsewhere(name)
             for path, values in self._parse(name, self._lines(name)):
                 if is_url(path) and path.split(":", 1)[0] not in schemes:
                     require(path)
                     schemes.add(path.split(":", 1)[0])
                 text, raw = as_text(path.encode("utf-8", "surrogateescape"))
+                if elsewhere is not None and not is_url(path):
+                    raw = os.path.join(elsewhere, path.encode("utf-8", "surrogateescape"))
                 yield (text, *map(_text, values), raw, -1, 0, 0)
+
+    def _elsewhere(self, name: str) -> Optional[bytes]:
+        """The folder of a list that is not in the folder of the first, which `root` is."""
+        if self._spec.root is not None or name == "-" or _folder(name) == self.root or is_url(name):
+            return None
+        return os.path.abspath(os.fsencode(_folder(name)))
 
     def _parse(self, name: str, lines: Iterator[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
         if self._format == "csv":

@@ -25,16 +25,19 @@ class Member(NamedTuple):
     problem: Optional[str] = None
 
 
+_NOWHERE = Member("", -1, 0, "a link to what is not in the archive")
+
+
 def members(file: BinaryIO) -> Iterator[Member]:
     """All but folders, in order. Reading `file` elsewhere between two members is allowed. Raises tarfile.TarError."""
-    places: Optional[dict[str, Member]] = None
+    places: Optional[dict[int, Member]] = None
     for header in _headers(file):
         if header.isdir():
             continue
         if header.islnk() or header.issym():
             if places is None:
                 places = _linked(file)
-            yield places.get(_clean(header.name), _broken(header))._replace(name=header.name)
+            yield places.get(header.offset, _NOWHERE)._replace(name=header.name)
         else:
             yield _plain(header)
 
@@ -74,27 +77,28 @@ def _plain(header: tarfile.TarInfo) -> Member:
     return Member(header.name, header.offset_data, header.size)
 
 
-def _broken(header: tarfile.TarInfo) -> Member:
-    return Member(header.name, -1, 0, "a link to what is not in the archive")
-
-
-def _linked(file: BinaryIO) -> dict[str, Member]:
-    """{name: member} of every link of the archive that leads to one. Two more passes over the headers, for archives
-    with links alone, so that the names of all members are never in memory."""
-    targets: dict[str, str] = {}
-    for header in _headers(file):
-        if header.islnk():
-            targets[_clean(header.name)] = _clean(header.linkname)
-        elif header.issym():
-            folder = posixpath.dirname(header.name)
-            targets[_clean(header.name)] = _clean(posixpath.join(folder, header.linkname))
-    ends = {name: _follow(name, targets) for name in targets}
-    wanted = set(ends.values())
+def _linked(file: BinaryIO) -> dict[int, Member]:
+    """{where the header of a link is: the member that it leads to}, of those that lead to one. A hard link leads to
+    the member of that name before it, a symbolic one to the last. Two more passes over the headers, for archives with
+    links alone, so that the names of all members are never in memory."""
+    targets = {_clean(header.name): _target(header) for header in _headers(file) if header.islnk() or header.issym()}
+    wanted = set(targets.values()) | {_follow(name, targets) for name in targets}
     there: dict[str, Member] = {}
+    found: dict[int, Member] = {}
+    later: dict[int, str] = {}
     for header in _headers(file):
-        if not (header.islnk() or header.issym() or header.isdir()) and _clean(header.name) in wanted:
+        if header.islnk() and _target(header) in there:
+            found[header.offset] = there[_target(header)]
+        elif header.islnk() or header.issym():
+            later[header.offset] = _follow(_target(header), targets)
+        elif not header.isdir() and _clean(header.name) in wanted:
             there[_clean(header.name)] = _plain(header)
-    return {name: there[end] for name, end in ends.items() if end in there}
+    return {**found, **{offset: there[end] for offset, end in later.items() if end in there}}
+
+
+def _target(header: tarfile.TarInfo) -> str:
+    folder = posixpath.dirname(header.name) if header.issym() else ""
+    return _clean(posixpath.join(folder, header.linkname))
 
 
 def _follow(name: str, targets: dict[str, str]) -> str:
