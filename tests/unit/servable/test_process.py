@@ -10,10 +10,10 @@ from servable.sections import REPOSITORY
 SCRIPT = """
 import logging, os, sys
 from servable.gateway.logs import configure_logging
-from servable.gateway.settings import LogSettings
+from servable.sections import LogSection
 from servable.process import StandardErrorLog
 captured = StandardErrorLog()
-close = configure_logging(LogSettings(format="json"), captured.stream)
+close = configure_logging(LogSection(format="json"), captured.stream)
 captured.start()
 {body}
 captured.stop()
