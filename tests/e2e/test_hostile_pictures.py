@@ -117,7 +117,10 @@ def test_a_job_of_two_hundred_has_one_failure_row_for_each_and_others_are_served
     caller = threading.Thread(target=others)
     caller.start()
     try:
-        summary = embed_dataset(pictures, tmp_path / "out", endpoint=server.endpoint)
+        # One small call at a time: the others wait for hostile pictures, if for anything, and not for a full queue.
+        summary = embed_dataset(
+            pictures, tmp_path / "out", endpoint=server.endpoint, engine="local", batch_size=8, in_flight=1
+        )
     finally:
         stop.set()
         caller.join()
