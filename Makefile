@@ -49,7 +49,7 @@ test test-long: client-env server-env export-env
 	$(CLIENT) -m pytest -q -m "$(TIER)" tests/unit/client tests/integration/client $(NONE_IS_FINE)
 	$(SERVER) -m pytest -q -m "$(TIER)" tests/unit/client/preprocess tests/unit/servable tests/integration/servable $(NONE_IS_FINE)
 	GLOG_v=3 .venv/export/bin/python -m pytest -q -m "$(TIER)" tests/unit/export $(NONE_IS_FINE)
-	$(CLIENT) -m pytest -q -m "$(TIER)" tests/e2e
+	$(CLIENT) -m pytest -q -m "$(TIER)" tests/e2e tests/ascend
 test:  ## every test that a change must pass
 test-long:  ## chaos, soak, scale and version-matrix runs
 
