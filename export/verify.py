@@ -1,6 +1,6 @@
 """Proof that the exported MindIR files are the checkpoint's network, in the runtime that serves them.
 
-Sends probe pixels through every MindIR on MindSpore Lite (servable.lite_probe, in the server environment) and
+Sends probe pixels through every MindIR on MindSpore Lite (servable.runtime.parity_probe, in the server environment) and
 compares with the features that MindSpore computed from the checkpoint at export. No MindSpore import.
 """
 
@@ -78,7 +78,7 @@ def _run_lite(folder: Path, pixels: npt.NDArray[np.uint8], progress: Callable[[s
     with tempfile.TemporaryDirectory(prefix="metric-learn-verify-") as scratch:
         given, made = Path(scratch, "pixels.npy"), Path(scratch, "features.npz")
         np.save(given, pixels)
-        command = [str(python), "-m", "servable.lite_probe", str(folder.resolve()), str(given), str(made)]
+        command = [str(python), "-m", "servable.runtime.parity_probe", str(folder.resolve()), str(given), str(made)]
         with Path(scratch, "errors").open("w+") as errors:
             run = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=errors, text=True)
             assert run.stdout is not None

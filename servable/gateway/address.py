@@ -9,9 +9,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from servable.address import Address, parse_address
-from servable.problem import CONFIGURATION, NOT_READY, Problem, wrong
-from servable.sections import Config
+from servable.config.addresses import Address, parse_address
+from servable.config.problem import CONFIGURATION, NOT_READY, Problem, wrong
+from servable.config.sections import Config
 
 GRPC, HTTP = "server.address", "server.http_address"
 _REMEDIES = {

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Callable
 
+from servable.config.sections import LimitsSection
 from servable.gateway.errors import overloaded
-from servable.sections import LimitsSection
 
 MIN_RETRY_MS, MAX_RETRY_MS = 50, 5000
 _UNKNOWN_RETRY_MS = 200  # before the first image came back

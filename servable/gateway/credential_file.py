@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
 
+from servable.config.problem import CONFIGURATION, NOT_READY, wrong
+from servable.config.sections import Config
 from servable.gateway.errors import StartError
-from servable.problem import CONFIGURATION, NOT_READY, wrong
-from servable.sections import Config
 
 OPEN_BITS = 0o007  # everybody on this host may read, write or run it
 Stamp = tuple[Optional[tuple[int, int, int, int]], ...]

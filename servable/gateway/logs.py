@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import Any, Callable, Optional, Protocol
 
-from servable.sections import LogSection
+from servable.config.sections import LogSection
 
 LOGGER = "servable"  # the server's; libraries log under their own names
 MAX_WAITING_LINES = 10_000

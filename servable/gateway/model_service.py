@@ -7,10 +7,10 @@ from google.protobuf.message import DecodeError
 
 from metric_learn_client import __version__
 from metric_learn_client.wire import SERVABLE_NAME, GetModelReply, GetModelRequest
+from servable.config.sections import LimitsSection
 from servable.gateway.backends import Backends, Served, UnknownVersion
 from servable.gateway.errors import CallError, invalid, unavailable
 from servable.gateway.methods import METHODS
-from servable.sections import LimitsSection
 
 RETRY_AFTER_START_MS = 1000
 

@@ -27,6 +27,7 @@ from metric_learn_client.wire import (
     ImageErrorCode,
     ServingCode,
 )
+from servable.config.sections import Config
 from servable.gateway import logs
 from servable.gateway.admission import Admission
 from servable.gateway.backends import Backends, Served
@@ -42,7 +43,6 @@ from servable.gateway.reply import ImageError, encode_reply
 from servable.gateway.request import Payload, PredictWork, read_request
 from servable.gateway.tokens import Tokens
 from servable.gateway.tracing import Attributes, Tracer
-from servable.sections import Config
 
 RETRY_AFTER_DRAIN_MS = 1000
 UNREAD_SHARES, LEAST_UNREAD_BYTES = 8, 8 * 1024 * 1024

@@ -16,13 +16,13 @@ from typing import Callable, Optional
 import numpy as np
 
 from metric_learn_client.wire.instances import encode_request
+from servable.config.sections import ReadinessSection
 from servable.gateway.backends import Backend, Served, State
 from servable.gateway.channel import BackendError, Channel
 from servable.gateway.dispatcher import Dispatcher
 from servable.gateway.methods import METHODS
 from servable.gateway.metrics import Metrics
 from servable.gateway.reply import ImageError, read_reply
-from servable.sections import ReadinessSection
 
 RETRY_S = 0.25  # after a quick failure: a restarting worker answers with one at once
 MAX_INTERVAL_S = 30.0

@@ -17,7 +17,9 @@ from metric_learn_client.wire import (
     METADATA_AUTHORIZATION,
     PREDICT_PATH,
 )
-from servable.address import Address, parse_address
+from servable.config.addresses import Address, parse_address
+from servable.config.problem import wrong
+from servable.config.sections import Config
 from servable.gateway.address import GRPC, HTTP, cannot_bind, usable_hosts, write_address
 from servable.gateway.admission import Admission
 from servable.gateway.backends import Backends, Served
@@ -35,8 +37,6 @@ from servable.gateway.readiness import Readiness
 from servable.gateway.tls import Certificates
 from servable.gateway.tokens import Tokens
 from servable.gateway.tracing import Tracer
-from servable.problem import wrong
-from servable.sections import Config
 
 HEALTH_WATCH_PATH = HEALTH_CHECK_PATH.replace("/Check", "/Watch")
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"

@@ -16,10 +16,10 @@ from typing import Callable, Optional
 import grpc
 from cryptography import x509
 
+from servable.config.problem import Problem, wrong
+from servable.config.sections import Config
 from servable.gateway.credential_file import Stamp, path_of, read_credential, stamp_of
 from servable.gateway.errors import StartError, gathered
-from servable.problem import Problem, wrong
-from servable.sections import Config
 
 CERTIFICATE, PRIVATE_KEY, CLIENT_CA = (
     "security.tls_certificate",

@@ -13,10 +13,10 @@ from typing import Callable, Optional, Union
 
 import grpc
 
+from servable.config.problem import wrong
+from servable.config.sections import Config
 from servable.gateway.credential_file import Stamp, read_credential, stamp_of
 from servable.gateway.errors import CallError, StartError
-from servable.problem import wrong
-from servable.sections import Config
 
 CHECK_INTERVAL_S = 1.0
 KEY = "security.tokens_file"

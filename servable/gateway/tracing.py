@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Callable, Optional
 
-from servable.problem import NOT_READY, Problem, wrong
-from servable.sections import Config, TracingSection
+from servable.config.problem import NOT_READY, Problem, wrong
+from servable.config.sections import Config, TracingSection
 
 SERVICE = "metric-learn-serving"
 PACKAGES = {  # distribution -> what is imported of it

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from servable.backend import Backend, BackendSettings
+from servable.backend.direct_calls import wait_until_serving
+from servable.backend.serving_process import Backend, BackendSettings
+from servable.backend.staging import STAGED_VERSION, stage
+from servable.config.sections import Config, LogSection, ServerSection
 from servable.gateway import Backends, Gateway, configure_logging
-from servable.lite_runtime import lite_directory
-from servable.predict import wait_until_serving
-from servable.sections import Config, LogSection, ServerSection
-from servable.staging import STAGED_VERSION, stage
+from servable.runtime.lite_runtime import lite_directory
 from tests.benchmarks.no_network import constant_embedding, copy_without_network
 from tests.integration.servable.gateway.fake_serving import FakeBackend, Golden
 

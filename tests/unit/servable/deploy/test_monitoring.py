@@ -15,10 +15,10 @@ import promql_parser
 import pytest
 import yaml
 
+from servable.config.sections import LimitsSection
 from servable.gateway.admission import Admission
 from servable.gateway.backends import Backends
 from servable.gateway.metrics import Metrics
-from servable.sections import LimitsSection
 
 TARGET_LABELS = {"job", "instance"}  # Prometheus adds them to everything
 EXTRA = {"up": TARGET_LABELS}  # Prometheus' own

@@ -5,9 +5,9 @@ import contextlib
 import grpc
 import pytest
 
+from servable.config.sections import LimitsSection
 from servable.gateway.admission import MAX_RETRY_MS, MIN_RETRY_MS, Admission
 from servable.gateway.errors import CallError
-from servable.sections import LimitsSection
 
 LIMITS = LimitsSection(
     max_instances=10,

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from metric_learn_client import wire
 from metric_learn_client.wire.instances import encode_request
+from servable.config.sections import LimitsSection
 from servable.gateway.errors import CallError
 from servable.gateway.methods import METHODS
 from servable.gateway.request import read_request
-from servable.sections import LimitsSection
 
 LIMITS = LimitsSection(max_instances=8)
 PIXELS = bytes(224 * 224 * 3)
