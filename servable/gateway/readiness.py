@@ -18,11 +18,11 @@ import numpy as np
 from metric_learn_client.wire.instances import encode_request
 from servable.config.sections import ReadinessSection
 from servable.gateway.backends import Backend, Served, State
+from servable.gateway.call.methods import METHODS
+from servable.gateway.call.reply import ImageError, read_reply
 from servable.gateway.channel import BackendError, Channel
-from servable.gateway.dispatcher import Dispatcher
-from servable.gateway.methods import METHODS
-from servable.gateway.metrics import Metrics
-from servable.gateway.reply import ImageError, read_reply
+from servable.gateway.observe.metrics import Metrics
+from servable.gateway.queue.dispatcher import Dispatcher
 
 RETRY_S = 0.25  # after a quick failure: a restarting worker answers with one at once
 MAX_INTERVAL_S = 30.0

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from servable.config.sections import LimitsSection
-from servable.gateway.admission import Admission
 from servable.gateway.backends import Backends
-from servable.gateway.metrics import Metrics
+from servable.gateway.limits.admission import Admission
+from servable.gateway.observe.metrics import Metrics
 
 TARGET_LABELS = {"job", "instance"}  # Prometheus adds them to everything
 EXTRA = {"up": TARGET_LABELS}  # Prometheus' own

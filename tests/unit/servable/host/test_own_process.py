@@ -9,7 +9,7 @@ from servable.config.sections import REPOSITORY
 
 SCRIPT = """
 import logging, os, sys
-from servable.gateway.logs import configure_logging
+from servable.gateway.observe.logs import configure_logging
 from servable.config.sections import LogSection
 from servable.host.own_process import StandardErrorLog
 captured = StandardErrorLog()

@@ -19,8 +19,8 @@ from metric_learn_client.wire import (
     HealthCheckResponse,
     ServingStatus,
 )
-from servable.gateway.connections import Share, connection_of
 from servable.gateway.errors import CallError, invalid
+from servable.gateway.limits.connections import Share, connection_of
 
 SERVICES = (HEALTH_SERVICE_ALL, HEALTH_SERVICE_PREDICT)
 WATCHERS, WATCHERS_EACH = 1024, 8  # in all, of one connection; a client needs one for each service

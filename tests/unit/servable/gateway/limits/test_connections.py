@@ -3,8 +3,8 @@
 import grpc
 import pytest
 
-from servable.gateway.connections import Share, connection_of
 from servable.gateway.errors import CallError
+from servable.gateway.limits.connections import Share, connection_of
 
 
 class Context:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metric_learn_client import wire
-from servable.gateway.reply import Fault, ImageError, encode_reply, read_reply
+from servable.gateway.call.reply import Fault, ImageError, encode_reply, read_reply
 
 DIM = 4
 ROW = b"\x00\x00\x80?" * DIM

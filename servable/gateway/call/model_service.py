@@ -9,8 +9,8 @@ from metric_learn_client import __version__
 from metric_learn_client.wire import SERVABLE_NAME, GetModelReply, GetModelRequest
 from servable.config.sections import LimitsSection
 from servable.gateway.backends import Backends, Served, UnknownVersion
+from servable.gateway.call.methods import METHODS
 from servable.gateway.errors import CallError, invalid, unavailable
-from servable.gateway.methods import METHODS
 
 RETRY_AFTER_START_MS = 1000
 

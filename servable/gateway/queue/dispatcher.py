@@ -18,13 +18,13 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Callable, Optional
 
-from servable.gateway import logs
 from servable.gateway.backends import Served
+from servable.gateway.call.reply import Fault, Outcome, crashed, read_reply
 from servable.gateway.channel import BackendError, Channel
 from servable.gateway.errors import CallError, overloaded, unavailable
-from servable.gateway.job import RETRY_AFTER_FAULT_MS, Job, Part
-from servable.gateway.reply import Fault, Outcome, crashed, read_reply
-from servable.gateway.suspects import REMEMBERED_S, Known, Suspects
+from servable.gateway.observe import logs
+from servable.gateway.queue.pending import RETRY_AFTER_FAULT_MS, Job, Part
+from servable.gateway.queue.suspects import REMEMBERED_S, Known, Suspects
 
 MAX_PART_BYTES = 64 * 1024 * 1024  # MindSpore Serving's master and worker exchange 512 MB at most
 log = logging.getLogger(__name__)

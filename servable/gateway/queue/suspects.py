@@ -12,8 +12,8 @@ import time
 from collections import Counter
 from typing import Callable, Optional
 
-from servable.gateway.methods import Method
-from servable.gateway.request import Payload
+from servable.gateway.call.methods import Method
+from servable.gateway.call.request import Payload
 
 REMEMBERED_S = 600.0  # a wrong verdict must pass, and a right one must outlast the senders' patience
 MAX_REMEMBERED = 4096  # about 1 MB; the oldest goes first

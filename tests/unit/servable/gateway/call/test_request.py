@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from metric_learn_client import wire
 from metric_learn_client.wire.instances import encode_request
 from servable.config.sections import LimitsSection
+from servable.gateway.call.methods import METHODS
+from servable.gateway.call.request import read_request
 from servable.gateway.errors import CallError
-from servable.gateway.methods import METHODS
-from servable.gateway.request import read_request
 
 LIMITS = LimitsSection(max_instances=8)
 PIXELS = bytes(224 * 224 * 3)

@@ -5,8 +5,8 @@ import asyncio
 import grpc
 import pytest
 
-from servable.gateway.bodies import BodyPlaces
 from servable.gateway.errors import CallError
+from servable.gateway.limits.bodies import BodyPlaces
 
 
 async def never():

@@ -20,23 +20,23 @@ from metric_learn_client.wire import (
 from servable.config.addresses import Address, parse_address
 from servable.config.problem import wrong
 from servable.config.sections import Config
-from servable.gateway.address import GRPC, HTTP, cannot_bind, usable_hosts, write_address
-from servable.gateway.admission import Admission
 from servable.gateway.backends import Backends, Served
-from servable.gateway.dispatcher import Dispatcher
+from servable.gateway.bind import GRPC, HTTP, cannot_bind, usable_hosts, write_address
+from servable.gateway.call.model_service import describe_model
+from servable.gateway.call.predict import PredictService
+from servable.gateway.call.questions import Questions
 from servable.gateway.errors import StartError
 from servable.gateway.grpc_server import make_server
-from servable.gateway.health import HealthService
-from servable.gateway.http_pages import HttpPages, Page
-from servable.gateway.metrics import Metrics
-from servable.gateway.model_service import describe_model
-from servable.gateway.predict import PredictService
+from servable.gateway.limits.admission import Admission
+from servable.gateway.observe.health import HealthService
+from servable.gateway.observe.http_pages import HttpPages, Page
+from servable.gateway.observe.metrics import Metrics
+from servable.gateway.observe.tracing import Tracer
 from servable.gateway.preparation import prepare
-from servable.gateway.questions import Questions
+from servable.gateway.queue.dispatcher import Dispatcher
 from servable.gateway.readiness import Readiness
-from servable.gateway.tls import Certificates
-from servable.gateway.tokens import Tokens
-from servable.gateway.tracing import Tracer
+from servable.gateway.security.tls import Certificates
+from servable.gateway.security.tokens import Tokens
 
 HEALTH_WATCH_PATH = HEALTH_CHECK_PATH.replace("/Check", "/Watch")
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"

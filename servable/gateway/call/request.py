@@ -14,9 +14,9 @@ import grpc
 from metric_learn_client.wire import SERVABLE_NAME
 from metric_learn_client.wire import instances as plain_form
 from servable.config.sections import LimitsSection
+from servable.gateway.call.fields import LENGTH, VARINT, Field, Malformed, read_fields, read_varint
+from servable.gateway.call.methods import METHODS, Method
 from servable.gateway.errors import CallError, invalid
-from servable.gateway.fields import LENGTH, VARINT, Field, Malformed, read_fields, read_varint
-from servable.gateway.methods import METHODS, Method
 
 Payload = memoryview  # into the body: nothing is copied before a part is sent
 _SHOWN = 64  # characters of a caller's value that an error repeats

@@ -28,21 +28,21 @@ from metric_learn_client.wire import (
     ServingCode,
 )
 from servable.config.sections import Config
-from servable.gateway import logs
-from servable.gateway.admission import Admission
 from servable.gateway.backends import Backends, Served
-from servable.gateway.bodies import BodyPlaces
-from servable.gateway.budget import Budget, BudgetSpent
-from servable.gateway.connections import Share, connection_of, fail, when_answered
-from servable.gateway.dispatcher import Dispatcher
+from servable.gateway.call.model_service import resolve
+from servable.gateway.call.reply import ImageError, encode_reply
+from servable.gateway.call.request import Payload, PredictWork, read_request
 from servable.gateway.errors import CallError, Metadata, unavailable
-from servable.gateway.job import Job
-from servable.gateway.metrics import Metrics
-from servable.gateway.model_service import resolve
-from servable.gateway.reply import ImageError, encode_reply
-from servable.gateway.request import Payload, PredictWork, read_request
-from servable.gateway.tokens import Tokens
-from servable.gateway.tracing import Attributes, Tracer
+from servable.gateway.limits.admission import Admission
+from servable.gateway.limits.bodies import BodyPlaces
+from servable.gateway.limits.budget import Budget, BudgetSpent
+from servable.gateway.limits.connections import Share, connection_of, fail, when_answered
+from servable.gateway.observe import logs
+from servable.gateway.observe.metrics import Metrics
+from servable.gateway.observe.tracing import Attributes, Tracer
+from servable.gateway.queue.dispatcher import Dispatcher
+from servable.gateway.queue.pending import Job
+from servable.gateway.security.tokens import Tokens
 
 RETRY_AFTER_DRAIN_MS = 1000
 UNREAD_SHARES, LEAST_UNREAD_BYTES = 8, 8 * 1024 * 1024

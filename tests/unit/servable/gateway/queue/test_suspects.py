@@ -1,7 +1,7 @@
 """What is remembered of images that were in a backend when it ended, and for how long."""
 
-from servable.gateway.methods import METHODS
-from servable.gateway.suspects import MAX_REMEMBERED, REMEMBERED_S, Known, Suspects
+from servable.gateway.call.methods import METHODS
+from servable.gateway.queue.suspects import MAX_REMEMBERED, REMEMBERED_S, Known, Suspects
 
 EMBED, PIXELS = METHODS["embed"], METHODS["embed_pixels"]
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Optional, Union
 
 from metric_learn_client.wire.instances import encode_request
+from servable.gateway.call.methods import Method
+from servable.gateway.call.reply import ImageError
+from servable.gateway.call.request import Payload
 from servable.gateway.errors import CallError, unavailable
-from servable.gateway.methods import Method
-from servable.gateway.reply import ImageError
-from servable.gateway.request import Payload
 
 RETRY_AFTER_FAULT_MS = 1000
 

@@ -6,8 +6,8 @@ import grpc
 import pytest
 
 from servable.config.sections import LimitsSection
-from servable.gateway.admission import MAX_RETRY_MS, MIN_RETRY_MS, Admission
 from servable.gateway.errors import CallError
+from servable.gateway.limits.admission import MAX_RETRY_MS, MIN_RETRY_MS, Admission
 
 LIMITS = LimitsSection(
     max_instances=10,

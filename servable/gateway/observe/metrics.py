@@ -18,9 +18,9 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from servable.gateway.admission import Admission
 from servable.gateway.backends import Backends
-from servable.gateway.logs import dropped_lines
+from servable.gateway.limits.admission import Admission
+from servable.gateway.observe.logs import dropped_lines
 
 log = logging.getLogger(__name__)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)

@@ -18,8 +18,8 @@ from cryptography import x509
 
 from servable.config.problem import Problem, wrong
 from servable.config.sections import Config
-from servable.gateway.credential_file import Stamp, path_of, read_credential, stamp_of
 from servable.gateway.errors import StartError, gathered
+from servable.gateway.security.credential_file import Stamp, path_of, read_credential, stamp_of
 
 CERTIFICATE, PRIVATE_KEY, CLIENT_CA = (
     "security.tls_certificate",

@@ -16,8 +16,8 @@ from typing import Callable, Optional, TypeVar
 
 import grpc
 
-from servable.gateway.budget import Budget, BudgetSpent
 from servable.gateway.errors import CallError, overloaded
+from servable.gateway.limits.budget import Budget, BudgetSpent
 
 FAIR_S = 2.0
 SHARES = 4

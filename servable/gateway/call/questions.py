@@ -9,9 +9,9 @@ from typing import Any, Callable
 import grpc
 
 from metric_learn_client.wire import METADATA_REQUEST_ID
-from servable.gateway.connections import Share, connection_of, fail, when_answered
+from servable.gateway.call.predict import refuse_repeated, request_id_of
 from servable.gateway.errors import CallError
-from servable.gateway.predict import refuse_repeated, request_id_of
+from servable.gateway.limits.connections import Share, connection_of, fail, when_answered
 
 # Not answered, or answered and not read: gRPC keeps the reply of a caller that does not take it.
 OPEN, OPEN_EACH = 2048, 32

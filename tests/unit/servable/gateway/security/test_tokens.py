@@ -6,7 +6,7 @@ import time
 import pytest
 
 from servable.gateway.errors import CallError
-from servable.gateway.tokens import Tokens
+from servable.gateway.security.tokens import Tokens
 
 TOKEN = "a" * 64
 WRONG = {"all but the last": "a" * 63 + "b", "nothing": "b" * 64}

@@ -15,8 +15,8 @@ import grpc
 
 from servable.config.problem import wrong
 from servable.config.sections import Config
-from servable.gateway.credential_file import Stamp, read_credential, stamp_of
 from servable.gateway.errors import CallError, StartError
+from servable.gateway.security.credential_file import Stamp, read_credential, stamp_of
 
 CHECK_INTERVAL_S = 1.0
 KEY = "security.tokens_file"
