@@ -6,7 +6,6 @@ import logging
 import os
 import shutil
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
@@ -17,12 +16,12 @@ from metric_learn_client import wire
 from servable.backend import batch_stats, device_watch
 from servable.backend.bounded_log import BoundedLog
 from servable.backend.leftovers import note_workers, remove_segments
-from servable.backend.serving_process import Backend, BackendSettings
+from servable.backend.serving_process import MasterSettings, ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
 from servable.backend.warm_up import occupy, prove
 from servable.config.sections import Config
 from servable.exported_version import ExportedVersion
-from servable.gateway.backends import Golden
+from servable.gateway.backends import BackendFacts, Golden
 from servable.runtime.cann import find_cann
 from servable.runtime.lite_runtime import lite_directory
 
@@ -42,30 +41,14 @@ LITE_PRECISION = {
 }
 
 
-@dataclass(frozen=True)
-class Identity:
-    """One child as the gateway sees it (servable.gateway.backends.Backend)."""
-
-    version: int
-    fingerprint: str
-    target: str
-    window_instances: int
-    max_batch: int
-    embedding_dim: int
-    weights: str
-    preprocessing: str
-    golden: Golden
-    workers: int = 1
-
-
 class Child:
     """A MindSpore Serving that serves one version, and the directory that goes with it."""
 
     def __init__(
         self,
-        backend: Backend,
+        backend: ServingProcess,
         version: ExportedVersion,
-        identity: Identity,
+        facts: BackendFacts,
         directory: Path,
         workers: int = 0,
         devices: int = 0,
@@ -75,7 +58,7 @@ class Child:
 
         hang_s: no run on a device takes longer.
         """
-        self.identity = identity
+        self.facts = facts
         self.directory = directory
         self.expected_workers = workers
         self._backend = backend
@@ -125,9 +108,9 @@ class Child:
         return len(self._ids) - self._alive if self._alive is not None else 0
 
     async def prove(self, max_relative_distance: float) -> None:
-        """Raises servable.backend.warm_up.WrongEmbedding or Unanswered."""
+        """Raises servable.gateway.backends.WrongEmbedding or Unanswered."""
         await prove(
-            self.identity.target,
+            self.facts.target,
             self._version,
             deadline_s=PROOF_CALL_S,
             max_relative_distance=max_relative_distance,
@@ -142,12 +125,12 @@ class Child:
 
         Raises WrongEmbedding, Unanswered.
         """
-        count = ROUNDS * self.identity.max_batch * self._devices  # more than all but one of them hold at a time
+        count = ROUNDS * self.facts.max_batch * self._devices  # more than all but one of them hold at a time
         for _ in range(PROOF_ROUNDS):
             states = device_watch.read(self.directory)
             if sum(state.proved or not psutil.pid_exists(state.pid) for state in states) >= self._devices:
                 return
-            await occupy(self.identity.target, count, deadline_s=PROOF_CALL_S)
+            await occupy(self.facts.target, count, deadline_s=PROOF_CALL_S)
         log.warning("version %d: not every device had work to prove itself with yet", self._version.number)
 
     def end_hung_devices(self) -> list[str]:
@@ -219,7 +202,7 @@ class Launcher:
         directory.mkdir(mode=0o700)
         servables = stage(Path(__file__).parents[1] / wire.SERVABLE_NAME, version.folder, directory, wire.SERVABLE_NAME)
         cpu = config.backend.target == "cpu"
-        settings = BackendSettings(
+        settings = MasterSettings(
             servable_directory=str(servables),
             servable_name=wire.SERVABLE_NAME,
             version_number=STAGED_VERSION,
@@ -233,8 +216,8 @@ class Launcher:
             worker["lite_config"] = str(write_lite_config(directory, config.backend.precision_mode))
             worker["watch"] = _write_golden(directory, version, config)
         cann = None if cpu else find_cann(os.environ)
-        backend = Backend(settings, directory, lite_directory(), worker, self.log, self._run_dir, cann)
-        identity = Identity(
+        backend = ServingProcess(settings, directory, lite_directory(), worker, self.log, self._run_dir, cann)
+        facts = BackendFacts(
             version=version.number,
             fingerprint=version.fingerprint,
             target=settings.address,
@@ -248,7 +231,7 @@ class Launcher:
         )
         devices = 0 if cpu else len(config.backend.device_ids)
         workers = 0 if cpu else config.backend.processes
-        return Child(backend, version, identity, directory, workers, devices, config.supervision.device_hang_s)
+        return Child(backend, version, facts, directory, workers, devices, config.supervision.device_hang_s)
 
 
 def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> dict[str, object]:

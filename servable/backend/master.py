@@ -19,7 +19,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
-class BackendSettings:
+class MasterSettings:
     """servable_directory/servable_name/version_number hold the files; address is "host:port" or "unix:path"."""
 
     servable_directory: str
@@ -31,7 +31,7 @@ class BackendSettings:
     workers: int
 
 
-def serve(settings: BackendSettings) -> None:
+def serve(settings: MasterSettings) -> None:
     """Becomes the MindSpore Serving master. Returns after the start; its threads keep the process alive."""
     from mindspore_serving import server
 
@@ -58,4 +58,4 @@ if __name__ == "__main__":
     _end_with_parent(int(sys.argv[2]))
     document = json.loads(Path(sys.argv[1]).read_text())
     document["device_ids"] = tuple(document["device_ids"])
-    serve(BackendSettings(**document))
+    serve(MasterSettings(**document))

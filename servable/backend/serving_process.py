@@ -16,11 +16,11 @@ import psutil
 
 from servable.backend.bounded_log import BoundedLog, Carrier
 from servable.backend.leftovers import MARKER
-from servable.backend.master import BackendSettings
+from servable.backend.master import MasterSettings
 from servable.runtime.cann import Cann
 from servable.runtime.child_environment import child_environment
 
-__all__ = ["Backend", "BackendSettings"]
+__all__ = ["MasterSettings", "ServingProcess"]
 
 STOP_S = 15.0  # MindSpore Serving gives its workers 10 s, then kills them
 WORKERS_END_S = 5.0  # after SIGKILL: the kernel gives their memory back
@@ -28,7 +28,7 @@ LOG_BYTES = 16 * 1024 * 1024
 WORKER_SCRIPTS = ("start_worker.py", "start_extra_worker.py")  # of mindspore_serving/server
 
 
-class Backend:
+class ServingProcess:
     """A running child. `directory` is its working directory: MindSpore Serving writes its sockets there.
 
     To be made in the main thread: the kernel ends the child with the thread that started it.
@@ -36,7 +36,7 @@ class Backend:
 
     def __init__(
         self,
-        settings: BackendSettings,
+        settings: MasterSettings,
         directory: Path,
         library_path: Path,
         worker: dict[str, object],
@@ -150,7 +150,7 @@ def _environment(library_path: Path, cann: Optional[Cann], worker: dict[str, obj
     return environment
 
 
-def _send_worker_logs_to_stdout(settings: BackendSettings, directory: Path) -> None:
+def _send_worker_logs_to_stdout(settings: MasterSettings, directory: Path) -> None:
     """MindSpore Serving opens a log file for each worker by a name known before: here it finds its own stdout."""
     logs = directory / "serving_logs"
     logs.mkdir(exist_ok=True)

@@ -15,11 +15,12 @@ import asyncio
 import errno
 import logging
 import time
-from typing import Callable, Optional, Protocol
+from typing import Callable, Optional
 
-from servable.backend.warm_up import Unanswered, WrongEmbedding
+from servable.backend.launcher import Child
+from servable.backend.warm_up import Unanswered
 from servable.config.sections import SupervisionSection
-from servable.gateway.backends import Backend, Backends
+from servable.gateway.backends import BackendFacts, Backends, WrongEmbedding
 
 POLL_S = 0.1
 # Ends with images in them: the first so many in a row are followed by a start at once. A picture costs two (one among
@@ -30,39 +31,6 @@ PROGRESS_S = 1.0
 LAST_WORDS_S = 2.0
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}  # of the host or this process: they pass
 log = logging.getLogger(__name__)
-
-
-class Child(Protocol):
-    """servable.backend.launcher.Child, as far as it is used here."""
-
-    expected_workers: int
-
-    @property
-    def identity(self) -> Backend: ...
-
-    @property
-    def pid(self) -> int: ...
-
-    def poll(self) -> Optional[int]: ...
-
-    def why(self) -> str: ...
-
-    def progress(self) -> str: ...
-
-    def workers_alive(self) -> int: ...
-
-    def workers_ended(self) -> int: ...
-
-    def end_hung_devices(self) -> list[str]: ...
-
-    @property
-    def goes_on_short(self) -> bool: ...
-
-    async def prove(self, max_relative_distance: float) -> None: ...
-
-    def stop(self, *, at_once: bool) -> None: ...
-
-    def kill(self) -> None: ...
 
 
 class StartFailed(Exception):
@@ -96,14 +64,14 @@ class Supervisor:
         self._start_timeout_s = start_timeout_s
         self._max_relative_distance = max_relative_distance
         self._child: Optional[Child] = None
-        self._served: Optional[Backend] = None  # the last that served
+        self._served: Optional[BackendFacts] = None  # the last that served
         self._ending: Optional[Child] = None
         self._unhealthy: Optional[asyncio.Future[str]] = None
         self._keeper: Optional[asyncio.Task[None]] = None
 
     @property
-    def identity(self) -> Optional[Backend]:
-        return self._child.identity if self._child else None
+    def facts(self) -> Optional[BackendFacts]:
+        return self._child.facts if self._child else None
 
     @property
     def pid(self) -> Optional[int]:
@@ -144,7 +112,7 @@ class Supervisor:
             await self._until_serving(child)
         except BaseException as error:
             if isinstance(error, StartFailed):
-                self._registry.set_down(child.identity, str(error))
+                self._registry.set_down(child.facts, str(error))
             await self._end(at_once=True)
             raise
         log.info("version %d serves after %.1f s, process %d", self.version, time.monotonic() - began, child.pid)
@@ -187,10 +155,10 @@ class Supervisor:
 
     async def _arrive(self, child: Child) -> None:
         await child.prove(self._max_relative_distance)
-        self._registry.set_ready(child.identity)
+        self._registry.set_ready(child.facts)
         if not await self._registry.wait_serving(self.version, self._start_timeout_s):
             raise Unanswered("the gateway's golden image did not come back right")
-        self._served = child.identity
+        self._served = child.facts
 
     async def _report(self, child: Child) -> None:
         """A start that compiles takes minutes: the log says how far it is, and after a fault the readiness page too."""
@@ -219,7 +187,7 @@ class Supervisor:
             assert self._child is not None
             served_since = time.monotonic()
             reason = await self._watch(self._child)
-            had_images = self._registry.set_down(self._child.identity, reason)
+            had_images = self._registry.set_down(self._child.facts, reason)
             await self._end(at_once=True)
             if time.monotonic() - served_since >= self._settings.stable_s:
                 failures = with_images = 0
@@ -262,7 +230,7 @@ class Supervisor:
             for hung in child.end_hung_devices():
                 log.error("version %d: %s", self.version, hung)
             alive = child.workers_alive()
-            self._registry.set_missing_workers(child.identity, max(0, child.expected_workers - alive))
+            self._registry.set_missing_workers(child.facts, max(0, child.expected_workers - alive))
             if not alive:
                 return "MindSpore Serving lost its worker" + ("s" if child.expected_workers > 1 else "")
             lost = child.workers_ended() - ended_before - len(ended)

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import Any, Callable, Optional
 
 from servable.backend.supervisor import StartFailed, Supervisor
-from servable.gateway.backends import Backend, Backends, UnknownVersion
+from servable.gateway.backends import BackendFacts, Backends, UnknownVersion
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Versions:
             await supervisor.stop()
             del self._running[number]
 
-    def _known_backend(self, number: int) -> Optional[Backend]:
+    def _known_backend(self, number: int) -> Optional[BackendFacts]:
         try:
             return self._registry.resolve(number).backend
         except UnknownVersion:

@@ -15,10 +15,7 @@ import numpy.typing as npt
 from metric_learn_client import wire
 from servable.backend.direct_calls import OPTIONS, image_request, pixels_request, predict_call, rows_of
 from servable.exported_version import ExportedVersion
-
-
-class WrongEmbedding(Exception):
-    """It answers, but not what the trained network would: it must not take traffic. Exit code 5."""
+from servable.gateway.backends import WrongEmbedding
 
 
 class Unanswered(Exception):

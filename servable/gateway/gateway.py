@@ -30,7 +30,7 @@ from servable.gateway.grpc_server import make_server
 from servable.gateway.limits.admission import Admission
 from servable.gateway.observe.health import HealthService
 from servable.gateway.observe.http_pages import HttpPages, Page
-from servable.gateway.observe.metrics import Metrics
+from servable.gateway.observe.metrics import GatewayMetrics
 from servable.gateway.observe.tracing import Tracer
 from servable.gateway.preparation import prepare
 from servable.gateway.queue.dispatcher import Dispatcher
@@ -68,7 +68,7 @@ class Gateway:
         self._backends = backends
         self._on_unhealthy = on_unhealthy
         self._admission = Admission(settings.limits, time.monotonic)
-        self.metrics = Metrics(self._admission, backends, batch_runs, decoder_restarts)
+        self.metrics = GatewayMetrics(self._admission, backends, batch_runs, decoder_restarts)
         self._lanes: dict[Served, tuple[Dispatcher, asyncio.Task[None]]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._health = HealthService(lambda: not self._not_ready())

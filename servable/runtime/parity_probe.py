@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from servable.backend.direct_calls import predict_pixels, wait_until_serving
-from servable.backend.serving_process import Backend, BackendSettings
+from servable.backend.serving_process import MasterSettings, ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
 from servable.runtime.lite_runtime import lite_directory
 
@@ -32,7 +32,7 @@ def probe(version_directory: Path, pixels_file: Path, features_file: Path) -> No
     with tempfile.TemporaryDirectory(prefix="metric-learn-probe-") as scratch:
         run_dir = Path(scratch)
         servables = stage(Path(__file__).parents[1] / SERVABLE, version_directory, run_dir, SERVABLE)
-        settings = BackendSettings(
+        settings = MasterSettings(
             servable_directory=str(servables),
             servable_name=SERVABLE,
             version_number=STAGED_VERSION,
@@ -43,7 +43,7 @@ def probe(version_directory: Path, pixels_file: Path, features_file: Path) -> No
         )
         threads = os.cpu_count() or 1
         print("starting MindSpore Serving with the Lite runtime", flush=True)
-        backend = Backend(settings, run_dir, lite_directory(), {"threads": threads, "batch_sizes": sizes})
+        backend = ServingProcess(settings, run_dir, lite_directory(), {"threads": threads, "batch_sizes": sizes})
         try:
             wait_until_serving(settings.address, backend.poll, START_S)
             parts = []

@@ -30,18 +30,18 @@ from metric_learn_client.wire import (
 from servable.config.sections import Config
 from servable.gateway.backends import Backends, Served
 from servable.gateway.call.model_service import resolve
-from servable.gateway.call.reply import ImageError, encode_reply
+from servable.gateway.call.reply import FailedImage, encode_reply
 from servable.gateway.call.request import Payload, PredictWork, read_request
 from servable.gateway.errors import CallError, Metadata, unavailable
 from servable.gateway.limits.admission import Admission
 from servable.gateway.limits.bodies import BodyPlaces
-from servable.gateway.limits.budget import Budget, BudgetSpent
 from servable.gateway.limits.connections import Share, connection_of, fail, when_answered
+from servable.gateway.limits.time_limit import TimeIsUp, TimeLimit
 from servable.gateway.observe import logs
-from servable.gateway.observe.metrics import Metrics
+from servable.gateway.observe.metrics import GatewayMetrics
 from servable.gateway.observe.tracing import Attributes, Tracer
 from servable.gateway.queue.dispatcher import Dispatcher
-from servable.gateway.queue.pending import Job
+from servable.gateway.queue.pending import PendingCall
 from servable.gateway.security.tokens import Tokens
 
 RETRY_AFTER_DRAIN_MS = 1000
@@ -84,7 +84,7 @@ class PredictService:
         admission: Admission,
         dispatcher_of: Callable[[Served], Dispatcher],
         tokens: Optional[Tokens],
-        metrics: Metrics,
+        metrics: GatewayMetrics,
         tracer: Tracer,
     ) -> None:
         self._settings = settings
@@ -162,9 +162,9 @@ class PredictService:
         left = context.time_remaining()
         seconds = min(deadlines.default_s if left is None else left, deadlines.max_s)
         try:
-            with Budget(seconds):
+            with TimeLimit(seconds):
                 return await self._serve(call, metadata, context)
-        except BudgetSpent:
+        except TimeIsUp:
             raise CallError(
                 grpc.StatusCode.DEADLINE_EXCEEDED,
                 f"not done within {seconds:.3g} s; the server's default is {deadlines.default_s:g} s, "
@@ -206,11 +206,11 @@ class PredictService:
         payloads: list[Optional[Payload]] = [*work.payloads]
         for index in too_large:
             payloads[index] = None
-        job = Job(work.method, payloads, body=None if too_large else work.plain, request_id=call.request_id)
+        job = PendingCall(work.method, payloads, body=None if too_large else work.plain, request_id=call.request_id)
         for index in too_large:
             size = len(work.payloads[index])
             text = f"{ImageErrorCode.TOO_LARGE.value}: {size} bytes; the limit is {most}"
-            job.outcomes[index] = ImageError(ServingCode.SYSTEM_ERROR, text)
+            job.outcomes[index] = FailedImage(ServingCode.SYSTEM_ERROR, text)
         if job.pending:
             await self._dispatcher_of(served).run(job)
         outcomes = [outcome for outcome in job.outcomes if outcome is not None]
@@ -219,7 +219,7 @@ class PredictService:
         call.fingerprint = job.fingerprint or (backend.fingerprint if backend is not None else "")
         if job.sent_at is not None:
             call.queue_s = job.sent_at - job.queued_at
-        call.failures = [outcome.name for outcome in outcomes if isinstance(outcome, ImageError)]
+        call.failures = [outcome.name for outcome in outcomes if isinstance(outcome, FailedImage)]
         dim = backend.embedding_dim if backend is not None else 0
         return encode_reply(call.method, served.version, outcomes, dim)
 

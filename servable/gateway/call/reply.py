@@ -30,7 +30,7 @@ EMBEDDING_ITEM_BYTES = 4
 
 
 @dataclass(frozen=True)
-class ImageError:
+class FailedImage:
     """One image failed, for good. text: "E_DECODE: the JPEG is cut off"."""
 
     code: int  # ServingCode, as MindSpore Serving numbers it
@@ -50,7 +50,7 @@ class Fault:
     nonsense: bool = False  # the backend lives, and its reply is none
 
 
-Outcome = Union[bytes, ImageError, Fault]  # bytes: the embedding, float32 little-endian
+Outcome = Union[bytes, FailedImage, Fault]  # bytes: the embedding, float32 little-endian
 
 INTERNAL = "E_INTERNAL: the image could not be embedded; see the server's log"
 _SENTENCES = {
@@ -97,13 +97,13 @@ def read_reply(body: bytes, count: int, dim: int) -> list[Outcome]:
     return outcomes
 
 
-def encode_reply(method: str, version: int, outcomes: Sequence[Union[bytes, ImageError]], dim: int) -> bytes:
+def encode_reply(method: str, version: int, outcomes: Sequence[Union[bytes, FailedImage]], dim: int) -> bytes:
     """The call's reply, in the forms that MindSpore Serving's own clients know.
 
     No error: no error_msg. All failed alike: one error_msg and no instances. Otherwise one error_msg an instance,
     code 0 for a good one, and an empty instance for a failed one. servable_spec names the version that answered.
     """
-    failures = [outcome for outcome in outcomes if isinstance(outcome, ImageError)]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, FailedImage)]
     if not failures and dim == EMBEDDING_DIM:
         return join_rows(_spec(method, version), [outcome for outcome in outcomes if isinstance(outcome, bytes)])
     reply = PredictReply.FromString(_spec(method, version))
@@ -112,7 +112,7 @@ def encode_reply(method: str, version: int, outcomes: Sequence[Union[bytes, Imag
         return reply.SerializeToString()
     for outcome in outcomes:
         instance = reply.instances.add()
-        if isinstance(outcome, ImageError):
+        if isinstance(outcome, FailedImage):
             _add_error(reply, outcome)
             continue
         tensor = instance.items[ITEM_EMBEDDING]
@@ -133,7 +133,7 @@ def _spec(method: str, version: int) -> bytes:
     return bytes(reply.SerializeToString())
 
 
-def _add_error(reply: PredictReply, error: ImageError) -> None:
+def _add_error(reply: PredictReply, error: FailedImage) -> None:
     reply.error_msg.add(error_code=error.code, error_msg=error.text.encode())
 
 
@@ -141,18 +141,18 @@ def _failure(error: ErrorMsg) -> Outcome:
     text = error.error_msg.decode("utf-8", "replace")
     found = _CODE.search(text)
     if found and found[1] in ImageErrorCode.__members__.values():
-        return ImageError(error.error_code, image_error_text(ImageErrorCode(found[1]), found[2].strip()))
+        return FailedImage(error.error_code, image_error_text(ImageErrorCode(found[1]), found[2].strip()))
     # Codes 2, 4 and 5 without a code of ours speak of the worker: the request itself was checked before it was sent.
     if "exceeds the limit" in text:
         return Fault(f"code {error.error_code}: {text[:200]}", overload=True)
     if error.error_code in _TRANSIENT or "worker" in text.lower():
         return Fault(f"code {error.error_code}: {text[:200]}")
-    return ImageError(error.error_code, INTERNAL)
+    return FailedImage(error.error_code, INTERNAL)
 
 
-def crashed() -> ImageError:
+def crashed() -> FailedImage:
     """The outcome of an image that was alone in a backend when it ended."""
-    return ImageError(ServingCode.SYSTEM_ERROR, image_error_text(ImageErrorCode.CRASH, ""))
+    return FailedImage(ServingCode.SYSTEM_ERROR, image_error_text(ImageErrorCode.CRASH, ""))
 
 
 def image_error_text(code: ImageErrorCode, sentence: str) -> str:

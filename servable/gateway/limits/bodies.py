@@ -17,7 +17,7 @@ from typing import Callable, Optional, TypeVar
 import grpc
 
 from servable.gateway.errors import CallError, overloaded
-from servable.gateway.limits.budget import Budget, BudgetSpent
+from servable.gateway.limits.time_limit import TimeIsUp, TimeLimit
 
 FAIR_S = 2.0
 SHARES = 4
@@ -30,7 +30,7 @@ class _Reader:
     """One call whose body is wanted. since: when it got its place; None while it waits."""
 
     peer: str
-    budget: Budget
+    budget: TimeLimit
     granted: asyncio.Future[None]
     since: Optional[float] = None
 
@@ -52,7 +52,7 @@ class BodyPlaces:
 
         Raises CallError: DEADLINE_EXCEEDED after read_s, RESOURCE_EXHAUSTED if slow or if too many wait.
         """
-        budget = Budget(self._read_s)
+        budget = TimeLimit(self._read_s)
         try:
             with budget:
                 reader = _Reader(peer, budget, asyncio.get_running_loop().create_future())
@@ -62,7 +62,7 @@ class BodyPlaces:
                 finally:
                     evicted = budget.ended_early
                     self._leave(reader)
-        except BudgetSpent:
+        except TimeIsUp:
             if evicted:
                 raise overloaded(
                     "the request's body arrives slowly and others wait; try again later", RETRY_AFTER_MS

@@ -28,7 +28,7 @@ IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 BatchRuns = Callable[[], Mapping[int, "tuple[int, int]"]]  # batch size -> (runs, images) since the worker started
 
 
-class Metrics:
+class GatewayMetrics:
     """Counters that the gateway moves, and gauges that are read when Prometheus asks."""
 
     def __init__(
@@ -116,7 +116,7 @@ class Metrics:
 class _CallCounters:
     """The children of one method and code."""
 
-    def __init__(self, metrics: Metrics, method: str, code: str) -> None:
+    def __init__(self, metrics: GatewayMetrics, method: str, code: str) -> None:
         self.requests = metrics.requests.labels(method, code)
         self.duration = metrics.duration.labels(method)
         self.queue_wait = metrics.queue_wait.labels(method)

@@ -23,7 +23,7 @@ from servable.gateway.call.reply import Fault, Outcome, crashed, read_reply
 from servable.gateway.channel import BackendError, Channel
 from servable.gateway.errors import CallError, overloaded, unavailable
 from servable.gateway.observe import logs
-from servable.gateway.queue.pending import RETRY_AFTER_FAULT_MS, Job, Part
+from servable.gateway.queue.pending import RETRY_AFTER_FAULT_MS, Part, PendingCall
 from servable.gateway.queue.suspects import REMEMBERED_S, Known, Suspects
 
 MAX_PART_BYTES = 64 * 1024 * 1024  # MindSpore Serving's master and worker exchange 512 MB at most
@@ -38,8 +38,8 @@ class Dispatcher:
         self._wait_when_down = wait_when_down
         self._timeout_s = timeout_s
         self._on_images = on_images
-        self._jobs: deque[Job] = deque()
-        self._suspects: deque[tuple[Job, int]] = deque()
+        self._jobs: deque[PendingCall] = deque()
+        self._suspects: deque[tuple[PendingCall, int]] = deque()
         self._known = Suspects()
         self._parts: dict[asyncio.Task[None], Part] = {}
         self._channel: Optional[Channel] = None
@@ -61,7 +61,7 @@ class Dispatcher:
         """When the oldest part was sent that is not answered yet; now where there is none. Monotonic."""
         return min((part.made_at for part in self._parts.values()), default=time.monotonic())
 
-    async def run(self, job: Job) -> None:
+    async def run(self, job: PendingCall) -> None:
         """Returns when every image of `job` has its outcome. Raises CallError. Cancelled: its images are dropped."""
         self._recognise(job)
         if not self._served.serving and not self._wait_when_down and not job.done.done():
@@ -157,8 +157,8 @@ class Dispatcher:
         if not self._jobs:
             return None
         first = self._jobs[0]
-        images: list[tuple[Job, int]] = []
-        passed_over: list[Job] = []  # they keep their place
+        images: list[tuple[PendingCall, int]] = []
+        passed_over: list[PendingCall] = []  # they keep their place
         size, most = 0, min(max_batch, room)
         while self._jobs and len(images) < most:
             job = self._jobs.popleft()
@@ -196,7 +196,7 @@ class Dispatcher:
 
     def _settle(self, part: Part, outcomes: Sequence[Outcome], channel: Channel, fingerprint: str) -> None:
         good = 0
-        faults: list[tuple[Job, int, Fault]] = []
+        faults: list[tuple[PendingCall, int, Fault]] = []
         for (job, index), outcome in zip(part.images, outcomes):
             if isinstance(outcome, Fault):
                 faults.append((job, index, outcome))
@@ -213,7 +213,7 @@ class Dispatcher:
             self._served.suspect_images["cleared"] += 1
             self._known.forget(job.method, job.payload(index))
 
-    def _faulted(self, part: Part, faults: Sequence[tuple[Job, int, Fault]], channel: Channel) -> None:
+    def _faulted(self, part: Part, faults: Sequence[tuple[PendingCall, int, Fault]], channel: Channel) -> None:
         reason = faults[0][2].reason
         ids = sorted({job.request_id for job, _ in part.images})
         log.warning("part of %d images failed: %s", len(part.images), reason, extra={"fields": {"request_ids": ids}})
@@ -230,7 +230,7 @@ class Dispatcher:
                 self._accuse(job, index)
             self._served.images_in_it |= not (fault.overload or fault.nonsense)
 
-    def _accuse(self, job: Job, index: int) -> None:
+    def _accuse(self, job: PendingCall, index: int) -> None:
         """The image goes alone: with its call where that still waits, else when it comes again."""
         if not self._wait_when_down:
             job.fail(self._down())
@@ -240,7 +240,7 @@ class Dispatcher:
             # The last to be sent goes first: what the backend worked on when it ended came early.
             self._suspects.appendleft((job, index))
 
-    def _convict(self, job: Job, index: int, reason: str) -> None:
+    def _convict(self, job: PendingCall, index: int, reason: str) -> None:
         """It happened again, and nothing else was there."""
         payload = job.payload(index)
         digest = self._known.note(job.method, payload, Known.GUILTY)
@@ -267,7 +267,7 @@ class Dispatcher:
         for other in self._jobs:
             self._recognise(other)
 
-    def _recognise(self, job: Job) -> None:
+    def _recognise(self, job: PendingCall) -> None:
         """Images that are known from before are answered at once, or go alone."""
         if not self._known:
             return
@@ -278,7 +278,7 @@ class Dispatcher:
                 if not self._refuse(job, index):
                     self._suspects.append((job, index))
 
-    def _refuse(self, job: Job, index: int) -> bool:
+    def _refuse(self, job: PendingCall, index: int) -> bool:
         guilty = self._known.look(job.method, job.payload(index)) is Known.GUILTY
         if guilty and not job.done.done():
             self._served.suspect_images["remembered"] += 1

@@ -11,14 +11,14 @@ from typing import Optional, Union
 
 from metric_learn_client.wire.instances import encode_request
 from servable.gateway.call.methods import Method
-from servable.gateway.call.reply import ImageError
+from servable.gateway.call.reply import FailedImage
 from servable.gateway.call.request import Payload
 from servable.gateway.errors import CallError, unavailable
 
 RETRY_AFTER_FAULT_MS = 1000
 
 
-class Job:
+class PendingCall:
     """The images of one call on their way. `outcomes` in the order of `payloads`, complete when `done` is.
 
     A payload of None needs no embedding. body: all payloads as one part, where the call came in that form
@@ -38,7 +38,7 @@ class Job:
         self.body = body
         self.payloads = payloads
         self.pending: deque[int] = deque(index for index, payload in enumerate(payloads) if payload is not None)
-        self.outcomes: list[Optional[Union[bytes, ImageError]]] = [None] * len(payloads)
+        self.outcomes: list[Optional[Union[bytes, FailedImage]]] = [None] * len(payloads)
         self.left = len(self.pending)
         self.fingerprint: Optional[str] = None
         self.queued_at = time.monotonic()
@@ -56,7 +56,7 @@ class Job:
         if not self.done.done():
             self.done.set_exception(error)
 
-    def set(self, index: int, outcome: Union[bytes, ImageError], fingerprint: Optional[str]) -> None:
+    def set(self, index: int, outcome: Union[bytes, FailedImage], fingerprint: Optional[str]) -> None:
         """fingerprint: of the model that gave the outcome; None where none did."""
         if self.done.done():
             return
@@ -80,7 +80,7 @@ class Part:
     """
 
     method: Method
-    images: list[tuple[Job, int]]
+    images: list[tuple[PendingCall, int]]
     alone: bool
     made_at: float = field(default_factory=time.monotonic)
 

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from servable.backend import serving_process as backend_module
-from servable.backend.launcher import Child, Identity
-from servable.gateway.backends import Golden
+from servable.backend.launcher import Child
+from servable.gateway.backends import BackendFacts, Golden
 
 WORKER = "import time; print('up', flush=True); time.sleep(600)"
 MASTER = """
@@ -47,10 +47,12 @@ def master():
 
 
 def child_of(master, tmp_path):
-    backend = backend_module.Backend.__new__(backend_module.Backend)  # as __init__ leaves it, without MindSpore Serving
+    backend = backend_module.ServingProcess.__new__(
+        backend_module.ServingProcess
+    )  # as __init__ leaves it, without MindSpore Serving
     backend.process, backend._workers = master, []
-    identity = Identity(1, "f", "unix:/x", 48, 16, 2048, "w", "p", Golden(b"", np.zeros(1, np.float32)))
-    return Child(backend, None, identity, tmp_path / "serving-1-1")
+    facts = BackendFacts(1, "f", "unix:/x", 48, 16, 2048, "w", "p", Golden(b"", np.zeros(1, np.float32)))
+    return Child(backend, None, facts, tmp_path / "serving-1-1")
 
 
 def test_while_proc_cannot_be_read_what_was_known_last_holds(master, tmp_path):

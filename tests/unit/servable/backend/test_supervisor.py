@@ -7,11 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
-from servable.backend.launcher import Identity
 from servable.backend.supervisor import StartFailed, Supervisor, backoff_s, pause_s
-from servable.backend.warm_up import Unanswered, WrongEmbedding
+from servable.backend.warm_up import Unanswered
 from servable.config.sections import SupervisionSection
-from servable.gateway.backends import Backends, Golden
+from servable.gateway.backends import BackendFacts, Backends, Golden, WrongEmbedding
 
 SETTINGS = SupervisionSection(max_failures=3, stable_s=3600, backoff_initial_s=0, backoff_max_s=0, worker_lost_s=0.2)
 GOLDEN = Golden(b"", np.zeros(1, np.float32))
@@ -24,7 +23,7 @@ class Child:
 
     def __init__(self, version, proof=None, code=None, workers=1):
         self.pid = next(self.numbers)
-        self.identity = Identity(version, "f", f"unix:/{self.pid}", 48, 16, 2048, "stand-in", "p", GOLDEN)
+        self.facts = BackendFacts(version, "f", f"unix:/{self.pid}", 48, 16, 2048, "stand-in", "p", GOLDEN)
         self.proof, self.code, self.workers, self.expected_workers = proof, code, workers, workers
         self.lost = 0
         self.ended = None

@@ -6,10 +6,9 @@ import pytest
 
 from servable.backend.supervisor import StartFailed, Supervisor
 from servable.backend.versions import Versions
-from servable.backend.warm_up import WrongEmbedding
 from servable.config import ConfigError
 from servable.config.sections import SupervisionSection
-from servable.gateway.backends import Backends, State
+from servable.gateway.backends import Backends, State, WrongEmbedding
 
 from .test_supervisor import Child
 

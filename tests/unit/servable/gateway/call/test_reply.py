@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metric_learn_client import wire
-from servable.gateway.call.reply import Fault, ImageError, encode_reply, read_reply
+from servable.gateway.call.reply import FailedImage, Fault, encode_reply, read_reply
 
 DIM = 4
 ROW = b"\x00\x00\x80?" * DIM
@@ -30,7 +30,7 @@ def reply_of(*outcomes):
 @pytest.mark.parametrize("code", list(wire.ImageErrorCode))
 def test_an_error_that_could_hold_a_path_leaves_with_a_sentence_of_its_code(code):
     (outcome,) = read_reply(reply_of((1, f"{code.value}: open('/etc/passwd') failed")), 1, DIM)
-    assert isinstance(outcome, ImageError)
+    assert isinstance(outcome, FailedImage)
     assert outcome.text.startswith(f"{code.value}: ") and "/" not in outcome.text
 
 
@@ -42,10 +42,10 @@ def test_an_error_that_could_hold_a_path_leaves_with_a_sentence_of_its_code(code
         (5, "", Fault),
         (3, "Worker has stopped", Fault),
         (1, "Serving Error: enqueued requests count exceeds the limit 10000", Fault),
-        (3, "E_DECODE: broken", ImageError),
-        (2, "E_SHAPE: wrong", ImageError),
-        (1, "Model predict failed", ImageError),
-        (3, "KeyError", ImageError),
+        (3, "E_DECODE: broken", FailedImage),
+        (2, "E_SHAPE: wrong", FailedImage),
+        (1, "Model predict failed", FailedImage),
+        (3, "KeyError", FailedImage),
     ],
 )
 def test_an_error_is_the_images_or_the_backends(code, text, kind):
@@ -74,13 +74,13 @@ def test_random_replies_never_raise():
 def test_whatever_serving_says_one_short_safe_line_leaves(text):
     for said in (text, "E_DECODE: " + text):
         (outcome,) = read_reply(reply_of((3, said)), 1, DIM)
-        if isinstance(outcome, ImageError):
+        if isinstance(outcome, FailedImage):
             assert outcome.text.isprintable() and outcome.text.isascii() and len(outcome.text) <= 200
             assert outcome.text.startswith("E_") and "/" not in outcome.text
 
 
 def test_written_replies_read_back():
-    error = ImageError(3, "E_EMPTY: the image has no bytes")
+    error = FailedImage(3, "E_EMPTY: the image has no bytes")
     for outcomes in ([ROW], [ROW, error], [error, ROW, ROW], [error], [error, error]):
         body = encode_reply("embed", 7, outcomes, DIM)
         assert read_reply(body, len(outcomes), DIM) == outcomes

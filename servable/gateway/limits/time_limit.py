@@ -7,12 +7,12 @@ from types import TracebackType
 from typing import Optional
 
 
-class BudgetSpent(Exception):
+class TimeIsUp(Exception):
     """The time is over."""
 
 
-class Budget:
-    """`with Budget(seconds):` ends whatever its task waits for, and raises BudgetSpent, once the time is over.
+class TimeLimit:
+    """`with TimeLimit(seconds):` ends whatever its task waits for, and raises TimeIsUp, once the time is over.
 
     What `asyncio.timeout` is from Python 3.11 on; `asyncio.wait_for` would cost each call a task more.
     """
@@ -24,7 +24,7 @@ class Budget:
         self._task: Optional[asyncio.Task[object]] = None
         self._timer: Optional[asyncio.TimerHandle] = None
 
-    def __enter__(self) -> Budget:
+    def __enter__(self) -> TimeLimit:
         self._task = asyncio.current_task()
         self._timer = asyncio.get_running_loop().call_later(max(0.0, self._seconds), self._expire)
         return self
@@ -49,4 +49,4 @@ class Budget:
         assert self._timer is not None
         self._timer.cancel()
         if self._spent and kind is asyncio.CancelledError:
-            raise BudgetSpent from error
+            raise TimeIsUp from error
