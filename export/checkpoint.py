@@ -14,7 +14,7 @@ import mindspore as ms
 import numpy as np
 import numpy.typing as npt
 
-from export.errors import ExportError, InputError
+from export.errors import ExportError, UnusableInputError
 from export.network import ResNet50, Weights
 
 
@@ -50,32 +50,32 @@ def expected_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def read_checkpoint(path: Path, expected_extras: tuple[str, ...], allow_extras: bool = False) -> Checkpoint:
-    """Reads and checks a checkpoint. Raises InputError with the parameter's name where anything does not fit.
+    """Reads and checks a checkpoint. Raises UnusableInputError with the parameter's name where anything does not fit.
 
     A file `<path>.sha256` beside it (as sha256sum writes it) must agree with the bytes.
     """
     if path.is_dir():
-        raise InputError(f"{path} is a directory; give the checkpoint file (*.ckpt)")
+        raise UnusableInputError(f"{path} is a directory; give the checkpoint file (*.ckpt)")
     if not path.is_file():
-        raise InputError(f"{path}: no such file; `python -m export fetch` or `stand-in` makes one")
+        raise UnusableInputError(f"{path}: no such file; `python -m export fetch` or `stand-in` makes one")
     sha256 = file_sha256(path)
     _check_sidecar(path, sha256)
     values = _load(path)
     weights: Weights = {}
     for name, shape in expected_shapes().items():
         if name not in values:
-            raise InputError(f"{path.name}: parameter {name} is missing; this is not a metric_learn checkpoint")
+            raise UnusableInputError(f"{path.name}: parameter {name} is missing; this is not a metric_learn checkpoint")
         value = values.pop(name)
         if value.dtype != np.float32:
-            raise InputError(f"{path.name}: parameter {name} is {value.dtype}; it must be float32")
+            raise UnusableInputError(f"{path.name}: parameter {name} is {value.dtype}; it must be float32")
         if value.shape != shape:
-            raise InputError(f"{path.name}: parameter {name} has shape {value.shape}; it must be {shape}")
+            raise UnusableInputError(f"{path.name}: parameter {name} has shape {value.shape}; it must be {shape}")
         if not np.isfinite(value).all():
-            raise InputError(f"{path.name}: parameter {name} holds a value that is not finite")
+            raise UnusableInputError(f"{path.name}: parameter {name} holds a value that is not finite")
         weights[name] = np.asarray(value, np.float32)
     unknown = [n for n in values if not any(fnmatch.fnmatchcase(n, pattern) for pattern in expected_extras)]
     if unknown and not allow_extras:
-        raise InputError(
+        raise UnusableInputError(
             f"{path.name}: unknown parameter {unknown[0]} ({len(unknown)} in all); "
             "--allow-extra-parameters leaves them out"
         )
@@ -116,7 +116,7 @@ def _check_sidecar(path: Path, sha256: str) -> None:
         return
     said = sidecar.read_text().split()[:1]
     if said != [sha256]:
-        raise InputError(
+        raise UnusableInputError(
             f"{path.name} is damaged: its sha256 is {sha256}, {sidecar.name} says {' '.join(said) or 'nothing'}; "
             "fetch or write the checkpoint again"
         )
@@ -127,7 +127,7 @@ def _load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
         with contextlib.redirect_stdout(io.StringIO()):
             parameters = ms.load_checkpoint(str(path))
     except Exception as error:  # MindSpore raises what its parser raises
-        raise InputError(f"{path} is not a MindSpore checkpoint, or it is damaged") from error
+        raise UnusableInputError(f"{path} is not a MindSpore checkpoint, or it is damaged") from error
     return {name: parameter.asnumpy() for name, parameter in parameters.items()}
 
 

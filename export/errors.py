@@ -1,9 +1,9 @@
 """What stops an export, each with its exit code. A message says what happened, the value and what to do.
 
-ExportError            1  the machine's side: no space, no permission, a tool that failed
-|- InputError          2  the caller's side: no such file, not a checkpoint, a parameter that does not fit
-|- UnreachableError    4  the download host cannot be reached
-|- ParityError         5  the exported model is not the trained one
+ExportError                  1  the machine's side: no space, no permission, a tool that failed
+|- UnusableInputError        2  the caller's side: no such file, not a checkpoint, a parameter that does not fit
+|- SourceUnreachableError    4  the download host cannot be reached
+|- ParityError               5  the exported model is not the trained one
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ class ExportError(Exception):
     exit_code = 1
 
 
-class InputError(ExportError):
+class UnusableInputError(ExportError):
     exit_code = 2
 
 
-class UnreachableError(ExportError):
+class SourceUnreachableError(ExportError):
     exit_code = 4
 
 

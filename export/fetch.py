@@ -9,26 +9,29 @@ from pathlib import Path
 
 import click
 
-from export.errors import ExportError, InputError, UnreachableError
+from export.errors import ExportError, SourceUnreachableError, UnusableInputError
 from export.facts import ModelFacts
 
 TIMEOUT_S = 30.0
 
 
 def fetch(facts: ModelFacts, output: Path, url: str) -> None:
-    """Downloads to `output`. Raises UnreachableError, InputError on a wrong digest (nothing stays), ExportError."""
+    """Downloads to `output`.
+
+    Raises SourceUnreachableError, UnusableInputError on a wrong digest (nothing stays), ExportError.
+    """
     from export.checkpoint import file_sha256, write_sidecar
 
     if output.is_file():
         if file_sha256(output) == facts.published_sha256:
             return
-        raise InputError(f"{output} exists and is not the published checkpoint; move it away")
+        raise UnusableInputError(f"{output} exists and is not the published checkpoint; move it away")
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(output.name + ".partial")
     try:
         _download(url, partial)
     except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
-        raise UnreachableError(
+        raise SourceUnreachableError(
             f"{url} cannot be reached ({getattr(error, 'reason', error)}); download it on another machine and "
             f"place it at {output} (sha256 {facts.published_sha256})"
         ) from error
@@ -39,7 +42,7 @@ def fetch(facts: ModelFacts, output: Path, url: str) -> None:
     digest = file_sha256(partial)
     if digest != facts.published_sha256:
         partial.unlink()
-        raise InputError(f"what {url} sent has sha256 {digest}, not {facts.published_sha256}; it was deleted")
+        raise UnusableInputError(f"what {url} sent has sha256 {digest}, not {facts.published_sha256}; it was deleted")
     partial.replace(output)
     write_sidecar(output, digest)
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.checkpoint import Checkpoint, weights_digest
-from export.errors import ExportError, InputError
+from export.errors import ExportError, UnusableInputError
 from export.facts import REPOSITORY, ModelFacts
 from export.manifest import fingerprint, weights_kind
 from export.network import ResNet50
@@ -38,12 +38,12 @@ def record_golden(
     *,
     with_mistakes: bool,
 ) -> None:
-    """Writes the golden set `output`, whole or not at all. Raises InputError, ExportError.
+    """Writes the golden set `output`, whole or not at all. Raises UnusableInputError, ExportError.
 
     with_mistakes: also what the network answers under each mistake, which takes four times as long.
     """
     if output.exists():
-        raise InputError(f"{output} exists; record into a new directory, references are never overwritten")
+        raise UnusableInputError(f"{output} exists; record into a new directory, references are never overwritten")
     with tempfile.TemporaryDirectory(prefix="metric-learn-golden-") as folder:
         scratch = Path(folder)
         progress(f"pixels of {len(pictures)} pictures")
@@ -111,4 +111,8 @@ def _run(arguments: list[str]) -> None:
     done = subprocess.run(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         message = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise InputError(message) if done.returncode == 2 else ExportError(f"preparing the pictures failed: {message}")
+        raise (
+            UnusableInputError(message)
+            if done.returncode == 2
+            else ExportError(f"preparing the pictures failed: {message}")
+        )

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from export.checkpoint import Checkpoint, file_sha256, weights_digest
-from export.errors import ExportError, InputError
+from export.errors import ExportError, UnusableInputError
 from export.facts import ModelFacts
 from export.manifest import SCHEMA_VERSION, fingerprint, weights_kind, write_manifest
 from export.network import PixelsToFeatures, ResNet50, fold_batch_norms
@@ -48,10 +48,12 @@ def convert(
 ) -> dict[str, object]:
     """Writes `folder` (a version directory) whole or not at all and returns its manifest.
 
-    Raises InputError where the version exists and `force` is not given, ExportError without space.
+    Raises UnusableInputError where the version exists and `force` is not given, ExportError without space.
     """
     if folder.exists() and not force:
-        raise InputError(f"version {folder.name} exists in {folder.parent}; choose another, or replace it with --force")
+        raise UnusableInputError(
+            f"version {folder.name} exists in {folder.parent}; choose another, or replace it with --force"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     needed_mb = MINDIR_MB * len(facts.batch_sizes)
     free_mb = shutil.disk_usage(folder.parent).free // 10**6

@@ -1,6 +1,6 @@
 """Proof that the exported MindIR files are the checkpoint's network, in the runtime that serves them.
 
-Sends probe pixels through every MindIR on MindSpore Lite (servable.lite_probe, in the server environment) and
+Sends probe pixels through every MindIR on MindSpore Lite (servable.runtime.parity_probe, in the server environment) and
 compares with the features that MindSpore computed from the checkpoint at export. No MindSpore import.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, Callable
 import numpy as np
 import numpy.typing as npt
 
-from export.errors import ExportError, InputError
+from export.errors import ExportError, UnusableInputError
 from export.facts import REPOSITORY
 from export.manifest import FILE_NAME, write_manifest
 
@@ -34,23 +34,27 @@ def relative_distance(actual: Features, expected: Features) -> npt.NDArray[np.fl
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a version whose files all have the digests it names. Raises InputError."""
+    """The manifest of a version whose files all have the digests it names. Raises UnusableInputError."""
     path = folder / FILE_NAME
     if not path.is_file():
-        raise InputError(f"{folder} holds no exported version; run `python -m export convert --version {folder.name}`")
+        raise UnusableInputError(
+            f"{folder} holds no exported version; run `python -m export convert --version {folder.name}`"
+        )
     manifest: dict[str, Any] = json.loads(path.read_text())
     for entry in [*manifest["mindir"], manifest["probe"], *manifest["golden"].values()]:
         file = folder / entry["file"]
         if not file.is_file():
-            raise InputError(f"{file} is missing; convert the version again with --force")
+            raise UnusableInputError(f"{file} is missing; convert the version again with --force")
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         if digest != entry["sha256"]:
-            raise InputError(f"{file.name} is damaged: its sha256 is {digest}, the manifest says {entry['sha256']}")
+            raise UnusableInputError(
+                f"{file.name} is damaged: its sha256 is {digest}, the manifest says {entry['sha256']}"
+            )
     return manifest
 
 
 def verify(folder: Path, progress: Callable[[str], None]) -> dict[str, float]:
-    """Worst relative distance per batch size, also recorded in the manifest. Raises InputError, ExportError."""
+    """Worst relative distance per batch size, also recorded in the manifest. Raises UnusableInputError, ExportError."""
     manifest = read_manifest(folder)
     with np.load(folder / manifest["probe"]["file"]) as probe:
         pixels, expected = probe["pixels"], probe["features"]
@@ -78,7 +82,7 @@ def _run_lite(folder: Path, pixels: npt.NDArray[np.uint8], progress: Callable[[s
     with tempfile.TemporaryDirectory(prefix="metric-learn-verify-") as scratch:
         given, made = Path(scratch, "pixels.npy"), Path(scratch, "features.npz")
         np.save(given, pixels)
-        command = [str(python), "-m", "servable.lite_probe", str(folder.resolve()), str(given), str(made)]
+        command = [str(python), "-m", "servable.runtime.parity_probe", str(folder.resolve()), str(given), str(made)]
         with Path(scratch, "errors").open("w+") as errors:
             run = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=errors, text=True)
             assert run.stdout is not None

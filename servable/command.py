@@ -15,10 +15,10 @@ import click
 
 from metric_learn_client.exit_codes import ExitCode
 from servable.config import REPOSITORY, Config, ConfigError, load_config
-from servable.control import give_order
+from servable.config.problem import CONFIGURATION, Problem, exit_code
 from servable.doctor import Examined, examine
 from servable.gateway import StartError, configure_logging
-from servable.problem import CONFIGURATION, Problem, exit_code
+from servable.host.control import give_order
 
 SWITCH_S = 3600.0  # start, proof and drain have limits of their own
 log = logging.getLogger(__name__)
@@ -44,12 +44,12 @@ def _refusal(problems: Sequence[Problem]) -> Exception:
 def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
     """Serves until SIGINT or SIGTERM; returns the exit code. `reread` gives the configuration anew after a SIGHUP.
 
-    Raises ConfigError, NotReadyError, servable.supervisor.StartFailed.
+    Raises ConfigError, NotReadyError, servable.backend.supervisor.StartFailed.
     """
     began = time.monotonic()
     examined = check(config)
-    from servable.leftovers import clean  # after the checks: `--check` should not wait for it
-    from servable.process import StandardErrorLog, raise_descriptor_limit
+    from servable.backend.leftovers import clean  # after the checks: `--check` should not wait for it
+    from servable.host.own_process import StandardErrorLog, raise_descriptor_limit
     from servable.server import serve
 
     standard_error = StandardErrorLog()

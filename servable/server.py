@@ -12,19 +12,19 @@ from typing import Any, Callable, Optional, TypeVar
 
 from metric_learn_client import wire
 from metric_learn_client.exit_codes import ExitCode
+from servable.backend.launcher import Launcher
+from servable.backend.supervisor import StartFailed, Supervisor
+from servable.backend.versions import Versions
 from servable.config import ConfigError
-from servable.control import ControlServer
+from servable.config.sections import Config
 from servable.doctor import Examined
 from servable.doctor.examine import default_version, open_configured
 from servable.doctor.host import memory_problems
+from servable.exported_version import ExportedVersion
 from servable.gateway import Backends, Gateway, Served
-from servable.launcher import Launcher
-from servable.process import say
-from servable.sections import Config
-from servable.service_manager import ServiceManager
-from servable.supervisor import StartFailed, Supervisor
-from servable.supervisor_versions import Versions
-from servable.version import ExportedVersion
+from servable.host.control import ControlServer
+from servable.host.own_process import say
+from servable.host.service_manager import ServiceManager
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from servable.sections import Config
+    from servable.config.sections import Config
 
 # Before grpc is imported, and whatever a client's process handed on: children are executed here, they are no forked
 # copies that gRPC would have to follow.
@@ -26,7 +26,7 @@ def start(config: Config) -> int:
     """Serves until SIGINT or SIGTERM; blocks, and returns the exit code.
 
     To be called in the main thread, for the signals. Raises servable.config.ConfigError,
-    servable.command.NotReadyError, servable.supervisor.StartFailed.
+    servable.command.NotReadyError, servable.backend.supervisor.StartFailed.
     """
     from servable import command
 

@@ -38,5 +38,5 @@ if [ -n "$editable" ]; then
     "$venv/bin/python" "$editable/build_kernel.py" # again where its source is newer; quick when it is not
 fi
 if [ "$name" = server ]; then
-    "$venv/bin/python" -m servable.lite_runtime
+    "$venv/bin/python" -m servable.runtime.lite_runtime
 fi

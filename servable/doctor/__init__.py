@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from servable.config.problem import Problem
 from servable.doctor.examine import Examined, examine
-from servable.problem import Problem
 
 __all__ = ["Examined", "Problem", "examine"]

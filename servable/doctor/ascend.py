@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable, Optional
 
-from servable.cann import ASCEND, DRIVERS, Cann, find_cann, serving_cann
-from servable.child_environment import child_environment
-from servable.lite_runtime import SERVING_NAME, lite_directory
-from servable.problem import NOT_READY, Problem, wrong
-from servable.sections import Config
+from servable.config.problem import NOT_READY, Problem, wrong
+from servable.config.sections import Config
+from servable.runtime.cann import ASCEND, DRIVERS, Cann, find_cann, serving_cann
+from servable.runtime.child_environment import child_environment
+from servable.runtime.lite_runtime import SERVING_NAME, lite_directory
 
 DEVICES = Path("/dev")
 MANAGERS = ("davinci_manager", "devmm_svm", "hisi_hdc")  # of the driver; every process that uses a device opens them

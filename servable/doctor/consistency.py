@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from servable.problem import Problem, value_of, wrong
-from servable.sections import Config
+from servable.config.problem import Problem, value_of, wrong
+from servable.config.sections import Config
 
 
 def inconsistencies(config: Config) -> Iterator[Problem]:

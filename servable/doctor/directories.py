@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from metric_learn_client import wire
-from servable.address import MAX_UNIX_PATH_BYTES
-from servable.problem import CONFIGURATION, NOT_READY, Problem, wrong
-from servable.sections import REPOSITORY, Config
+from servable.config.addresses import MAX_UNIX_PATH_BYTES
+from servable.config.problem import CONFIGURATION, NOT_READY, Problem, wrong
+from servable.config.sections import REPOSITORY, Config
 
-LONGEST_SOCKET = "/serving-999999-9999/grpc.sock"  # servable/launcher.py
+LONGEST_SOCKET = "/serving-999999-9999/grpc.sock"  # servable/backend/launcher.py
 FREE_BYTES = 64 * 1024 * 1024  # logs and sockets; the MindIRs are linked, not copied
 KEY = "server.run_dir"
 

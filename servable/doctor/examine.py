@@ -9,15 +9,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from servable.config import ConfigError
+from servable.config.problem import CONFIGURATION, Problem, exit_code
+from servable.config.sections import Config
 from servable.doctor.ascend import ascend_problems
 from servable.doctor.consistency import inconsistencies
 from servable.doctor.directories import directory_problems
 from servable.doctor.host import host_problems
 from servable.doctor.interpreter import interpreter_problems
+from servable.exported_version import ExportedVersion, find_version, open_version
 from servable.gateway import StartError, prepare
-from servable.problem import CONFIGURATION, Problem, exit_code
-from servable.sections import Config
-from servable.version import ExportedVersion, find_version, open_version
 
 
 @dataclass

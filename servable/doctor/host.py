@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 
 from metric_learn_client import wire
-from servable.lite_runtime import SERVING_NAME, lite_directory
-from servable.problem import NOT_READY, Problem, wrong
-from servable.sections import Config
-from servable.version import ExportedVersion
+from servable.config.problem import NOT_READY, Problem, wrong
+from servable.config.sections import Config
+from servable.exported_version import ExportedVersion
+from servable.runtime.lite_runtime import SERVING_NAME, lite_directory
 
 GLUE = "libmindspore_core.so"  # beside SERVING_NAME in a complete runtime
 LEAST_DESCRIPTORS = 256

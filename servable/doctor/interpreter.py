@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from metric_learn_client import wire
-from servable.problem import NOT_READY, Problem
-from servable.sections import REPOSITORY
+from servable.config.problem import NOT_READY, Problem
+from servable.config.sections import REPOSITORY
 
 SERVING = "2.0.2"
 AGAIN = "run `make server-env`"

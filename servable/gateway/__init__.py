@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from servable.gateway.backends import Backend, Backends, Golden, Served, State, UnknownVersion
+from servable.gateway.backends import BackendFacts, Backends, Golden, Served, State, UnknownVersion
 from servable.gateway.errors import StartError
-from servable.gateway.logs import configure_logging
+from servable.gateway.gateway import Gateway
+from servable.gateway.observe.logs import configure_logging
 from servable.gateway.preparation import prepare
-from servable.gateway.server import Gateway
 
 __all__ = [
-    "Backend",
+    "BackendFacts",
     "Backends",
     "Gateway",
     "Golden",

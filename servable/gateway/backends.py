@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from dataclasses import dataclass
-from typing import Callable, Optional, Protocol
+from typing import Callable, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -23,42 +23,24 @@ class Golden:
     embedding: npt.NDArray[np.float32]  # [2048], unit norm
 
 
-class Backend(Protocol):
+@dataclass(frozen=True)
+class BackendFacts:
     """One MindSpore Serving that serves one version; what the supervisor knows about it."""
 
-    @property
-    def version(self) -> int: ...
+    version: int
+    fingerprint: str
+    target: str  # gRPC target, "unix:/path"; a restarted backend may use the same one
+    window_instances: int  # that it works on at one time: 3 x max_batch for each worker in MindSpore Serving 2.0.2
+    max_batch: int
+    embedding_dim: int
+    weights: str  # "published", "custom" or "stand-in"
+    preprocessing: str
+    golden: Golden
+    workers: int = 1  # that run the network
 
-    @property
-    def fingerprint(self) -> str: ...
 
-    @property
-    def target(self) -> str:
-        """gRPC target, "unix:/path"; a restarted backend may use the same one."""
-
-    @property
-    def window_instances(self) -> int:
-        """Instances that it works on at one time: 3 x max_batch for each worker in MindSpore Serving 2.0.2."""
-
-    @property
-    def max_batch(self) -> int: ...
-
-    @property
-    def workers(self) -> int:
-        """That run the network."""
-
-    @property
-    def embedding_dim(self) -> int: ...
-
-    @property
-    def weights(self) -> str:
-        """ "published", "custom" or "stand-in"."""
-
-    @property
-    def preprocessing(self) -> str: ...
-
-    @property
-    def golden(self) -> Golden: ...
+class WrongEmbedding(Exception):
+    """A backend answers, but not what the trained network would: it takes no traffic, and waiting does not help."""
 
 
 class State(enum.Enum):
@@ -76,7 +58,7 @@ class Served:
 
     def __init__(self, version: int) -> None:
         self.version = version
-        self.backend: Optional[Backend] = None
+        self.backend: Optional[BackendFacts] = None
         self.state = State.DOWN
         self.reason = "starting"
         self.generation = 0  # counts `set_ready`: a call knows whether its backend is still the same
@@ -153,7 +135,7 @@ class Backends:
             raise UnknownVersion(version)
         return served
 
-    def set_ready(self, backend: Backend) -> None:
+    def set_ready(self, backend: BackendFacts) -> None:
         """`backend` listens on its target. It takes calls as soon as its golden image has come back right."""
         served = self._served.get(backend.version)
         if served is None:
@@ -165,7 +147,7 @@ class Backends:
         served.backend = backend
         served.move(State.PROBING, "golden image not yet back")
 
-    def set_down(self, backend: Backend, reason: str) -> bool:
+    def set_down(self, backend: BackendFacts, reason: str) -> bool:
         """`backend` ended or must be replaced: calls in flight are retried on its successor, new ones wait or fail.
 
         True where images were in it, which may have ended it.
@@ -186,7 +168,7 @@ class Backends:
         """Whether an image is in the backend of `version` alone because it may have ended the one before."""
         return version in self._served and self._served[version].alone
 
-    def set_missing_workers(self, backend: Backend, count: int) -> None:
+    def set_missing_workers(self, backend: BackendFacts, count: int) -> None:
         served = self._served.get(backend.version)
         if served is not None and served.backend is backend:
             served.missing_workers = count
@@ -220,7 +202,7 @@ class Backends:
         finally:
             served.listeners.remove(listener)
 
-    async def retire(self, backend: Backend, grace_s: float) -> bool:
+    async def retire(self, backend: BackendFacts, grace_s: float) -> bool:
         """No new call for this version; wait for those in flight. True when none was left after `grace_s`.
 
         Raises ValueError for the default version: choose another default first.

@@ -10,7 +10,7 @@ import grpc
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from metric_learn_client.wire import METADATA_RETRY_AFTER_MS
-from servable.problem import Problem
+from servable.config.problem import Problem
 
 STATUS_DETAILS = "grpc-status-details-bin"  # google.rpc.Status, the richer error model of gRPC
 Metadata = tuple[tuple[str, "str | bytes"], ...]

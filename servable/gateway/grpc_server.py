@@ -9,7 +9,7 @@ from typing import Any, Optional
 import grpc
 import grpc.aio
 
-from servable.sections import LimitsSection
+from servable.config.sections import LimitsSection
 
 MAX_METADATA_BYTES = 16 * 1024
 RESERVED_DESCRIPTORS = 256  # files, probes, the pipes and sockets to MindSpore Serving

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Optional
 
-from servable.gateway.address import address_problems
+from servable.config.problem import Problem, value_of, wrong
+from servable.config.sections import Config
+from servable.gateway.bind import address_problems
 from servable.gateway.errors import StartError, gathered
-from servable.gateway.tls import LoadedCertificates, load_certificates
-from servable.gateway.tokens import LoadedTokens, load_tokens
-from servable.gateway.tracing import tracing_problems
-from servable.problem import Problem, value_of, wrong
-from servable.sections import Config
+from servable.gateway.observe.tracing import tracing_problems
+from servable.gateway.security.tls import LoadedCertificates, load_certificates
+from servable.gateway.security.tokens import LoadedTokens, load_tokens
 
 # The first of each pair may be as large as the second at most.
 ORDERED_KEYS = (

@@ -16,13 +16,13 @@ from typing import Callable, Optional
 import numpy as np
 
 from metric_learn_client.wire.instances import encode_request
-from servable.gateway.backends import Backend, Served, State
+from servable.config.sections import ReadinessSection
+from servable.gateway.backends import BackendFacts, Served, State, WrongEmbedding
+from servable.gateway.call.methods import METHODS
+from servable.gateway.call.reply import FailedImage, read_reply
 from servable.gateway.channel import BackendError, Channel
-from servable.gateway.dispatcher import Dispatcher
-from servable.gateway.methods import METHODS
-from servable.gateway.metrics import Metrics
-from servable.gateway.reply import ImageError, read_reply
-from servable.sections import ReadinessSection
+from servable.gateway.observe.metrics import GatewayMetrics
+from servable.gateway.queue.dispatcher import Dispatcher
 
 RETRY_S = 0.25  # after a quick failure: a restarting worker answers with one at once
 MAX_INTERVAL_S = 30.0
@@ -30,10 +30,6 @@ MAX_INTERVAL_S = 30.0
 # default, more than a batch of the largest pictures takes.
 PATIENCE = 3
 log = logging.getLogger(__name__)
-
-
-class WrongEmbedding(Exception):
-    """The backend works and its numbers are not the model's: waiting does not help."""
 
 
 class Readiness:
@@ -45,7 +41,7 @@ class Readiness:
         dispatcher: Dispatcher,
         settings: ReadinessSection,
         on_unhealthy: Callable[[Served, str], None],
-        metrics: Metrics,
+        metrics: GatewayMetrics,
     ) -> None:
         self._served = served
         self._dispatcher = dispatcher
@@ -140,13 +136,13 @@ class Readiness:
             and now - self._golden_at < self._settings.forced_interval_s
         )
 
-    async def _probe(self, backend: Backend, channel: Channel) -> None:
+    async def _probe(self, backend: BackendFacts, channel: Channel) -> None:
         method = METHODS["embed"]
         golden = backend.golden
         body = encode_request(method.name, [golden.image])
         reply = await channel.predict(body, self._settings.deadline_s)
         outcome = read_reply(reply, 1, backend.embedding_dim)[0]
-        if isinstance(outcome, ImageError):
+        if isinstance(outcome, FailedImage):
             raise WrongEmbedding(f"the golden image failed: {outcome.name}")
         if not isinstance(outcome, bytes):
             raise BackendError(outcome.reason)

@@ -33,8 +33,8 @@ import numpy as np
 import psutil
 
 from metric_learn_client import wire
+from servable.config.sections import Config, LimitsSection, LogSection, ServerSection
 from servable.gateway import Backends, Gateway, Golden
-from servable.sections import Config, LimitsSection, LogSection, ServerSection
 from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from servable.backend import Backend, BackendSettings
+from servable.backend.direct_calls import wait_until_serving
+from servable.backend.serving_process import MasterSettings, ServingProcess
+from servable.backend.staging import STAGED_VERSION, stage
+from servable.config.sections import Config, LogSection, ServerSection
 from servable.gateway import Backends, Gateway, configure_logging
-from servable.lite_runtime import lite_directory
-from servable.predict import wait_until_serving
-from servable.sections import Config, LogSection, ServerSection
-from servable.staging import STAGED_VERSION, stage
+from servable.runtime.lite_runtime import lite_directory
 from tests.benchmarks.no_network import constant_embedding, copy_without_network
 from tests.integration.servable.gateway.fake_serving import FakeBackend, Golden
 
@@ -29,7 +29,7 @@ START_S = 120.0
 FRONTED = ("no-network", "echo")  # with a gateway
 
 
-def start(kind: str, version: Path, scratch: Path) -> tuple[Backend, str]:
+def start(kind: str, version: Path, scratch: Path) -> tuple[ServingProcess, str]:
     cores = len(os.sched_getaffinity(0))
     sizes = [entry["batch_size"] for entry in json.loads((version / "manifest.json").read_text())["mindir"]]
     name = "metric_learn"
@@ -41,7 +41,7 @@ def start(kind: str, version: Path, scratch: Path) -> tuple[Backend, str]:
         code = HERE / "servables" / kind
     servables = stage(code, version, scratch, name)
     address = f"unix:{scratch}/{kind}.sock"
-    settings = BackendSettings(
+    settings = MasterSettings(
         servable_directory=str(servables),
         servable_name=name,
         version_number=STAGED_VERSION,
@@ -59,7 +59,7 @@ def start(kind: str, version: Path, scratch: Path) -> tuple[Backend, str]:
         "limits": {},
         "run_dir": str(scratch),
     }
-    backend = Backend(settings, scratch, lite_directory(), worker)
+    backend = ServingProcess(settings, scratch, lite_directory(), worker)
     wait_until_serving(address, backend.poll, START_S)
     return backend, address
 

@@ -17,7 +17,7 @@ import psutil
 from tests.e2e.conftest import Server, exported_versions, start, stop
 
 POLL_S = 0.02
-LOG_NAME = "mindspore_serving.log"  # servable/launcher.py
+LOG_NAME = "mindspore_serving.log"  # servable/backend/launcher.py
 # What the log says -> the step that ends there
 STEPS = {
     "Master server start success": "master: Python and MindSpore Serving imported",

@@ -82,7 +82,7 @@ def copy_of_the_server(folder, switch):
     assert "preprocess_image(" in text and "def l2_normalize(" in text
     stages.write_text(text + PATCH.format(switch=str(switch), pillow=pillow))
     # Readiness would refuse most of these servables by itself; here the gate is under test.
-    sections = folder / "servable" / "sections.py"
+    sections = folder / "servable" / "config" / "sections.py"
     text = sections.read_text()
     loosened = text.replace(
         "max_relative_distance: float = Field(default=2e-2, gt=0, le=0.5)", "max_relative_distance: float = 1e9"

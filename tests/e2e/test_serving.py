@@ -14,7 +14,7 @@ import pytest
 
 from metric_learn_client import EmbeddingClient, wire
 from metric_learn_client.preprocess import preprocess
-from servable.predict import predict_pixels
+from servable.backend.direct_calls import predict_pixels
 
 from .conftest import REPOSITORY, VERSIONS, start, stop
 

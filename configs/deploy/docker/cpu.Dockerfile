@@ -18,8 +18,9 @@ RUN python -m venv /opt/venv
 COPY servable/requirements.txt servable/requirements.txt
 RUN /opt/venv/bin/python -m pip install --no-deps --require-hashes -r servable/requirements.txt
 # 0.5 GB that changes with lite_runtime.py alone, so before the rest of the code.
-COPY servable/__init__.py servable/lite_runtime.py servable/
-RUN /opt/venv/bin/python -m servable.lite_runtime
+COPY servable/__init__.py servable/
+COPY servable/runtime/__init__.py servable/runtime/lite_runtime.py servable/runtime/
+RUN /opt/venv/bin/python -m servable.runtime.lite_runtime
 COPY client client
 RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation ./client \
     && rm -r client

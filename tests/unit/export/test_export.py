@@ -26,7 +26,7 @@ from export.checkpoint import (
     weights_digest,
     write_checkpoint,
 )
-from export.errors import InputError, UnreachableError
+from export.errors import SourceUnreachableError, UnusableInputError
 from export.facts import MODEL_YAML, model_facts
 from export.fetch import fetch
 from export.manifest import fingerprint, weights_kind
@@ -104,13 +104,13 @@ def test_a_parameter_that_does_not_fit_is_named(tmp_path, weights, kind):
         values[name] = values[name].astype(np.float16)
     else:
         values[name] = np.full_like(values[name], np.nan)
-    with pytest.raises(InputError, match=name):
+    with pytest.raises(UnusableInputError, match=name):
         read_checkpoint(save(tmp_path / "c.ckpt", values), EXTRAS)
 
 
 def test_an_unknown_parameter_stops_it_unless_allowed(tmp_path, weights):
     path = save(tmp_path / "c.ckpt", {**weights, "surprise": np.zeros(1, np.float32)})
-    with pytest.raises(InputError, match="surprise"):
+    with pytest.raises(UnusableInputError, match="surprise"):
         read_checkpoint(path, EXTRAS)
     assert read_checkpoint(path, EXTRAS, allow_extras=True).skipped == ("surprise",)
 
@@ -121,7 +121,7 @@ def test_one_flipped_byte_of_a_checkpoint_is_caught(tmp_path, weights):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(UnusableInputError, match="damaged"):
         read_checkpoint(path, EXTRAS)
 
 
@@ -145,7 +145,7 @@ def test_relative_distance_sees_each_row_and_never_passes_nan():
 
 
 def test_a_version_without_manifest_is_refused(tmp_path):
-    with pytest.raises(InputError, match="convert"):
+    with pytest.raises(UnusableInputError, match="convert"):
         read_manifest(tmp_path / "1")
 
 
@@ -235,7 +235,7 @@ def test_a_download_that_is_cut_off_goes_on_where_it_ended(tmp_path):
     output = tmp_path / "c.ckpt"
     with serving(content, 120_000) as (url, ranges):
         for have in (120_000, 240_000):
-            with pytest.raises(UnreachableError, match=f"{have} of 300000 bytes; fetch again: it resumes"):
+            with pytest.raises(SourceUnreachableError, match=f"{have} of 300000 bytes; fetch again: it resumes"):
                 fetch(published(content), output, url)
             assert not output.exists()
         fetch(published(content), output, url)

@@ -13,8 +13,8 @@ import grpc
 import numpy as np
 
 from metric_learn_client import wire
+from servable.config.sections import Config
 from servable.gateway import Backends, Gateway
-from servable.sections import Config
 from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing
 
 WAIT_S = 10.0

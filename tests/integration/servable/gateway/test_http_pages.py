@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from servable.gateway.http_pages import MAX_CONNECTIONS, TOTAL_S
+from servable.gateway.observe.http_pages import MAX_CONNECTIONS, TOTAL_S
 from tests.integration.servable.gateway.harness import Harness
 
 

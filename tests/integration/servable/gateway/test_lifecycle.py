@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from metric_learn_client import wire
+from servable.config.sections import ReadinessSection
 from servable.gateway import Golden
-from servable.sections import ReadinessSection
 from tests.integration.servable.gateway.fake_serving import GOLDEN_IMAGE, FakeBackend, FakeServing, embedding_of
 from tests.integration.servable.gateway.harness import Harness, config_of, predict, predict_future, request, rows, until
 

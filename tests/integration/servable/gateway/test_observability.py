@@ -18,9 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import servable.gateway
 from metric_learn_client import wire
-from servable.gateway import configure_logging, logs
-from servable.gateway.tracing import Tracer
-from servable.sections import LogSection, TracingSection
+from servable.config.sections import LogSection, TracingSection
+from servable.gateway import configure_logging
+from servable.gateway.observe import logs
+from servable.gateway.observe.tracing import Tracer
 from tests.integration.servable.gateway.fake_serving import FakeBackend
 from tests.integration.servable.gateway.harness import Harness, config_of, predict, predict_future, request, until
 

@@ -9,7 +9,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from metric_learn_client import wire
-from servable.sections import LimitsSection
+from servable.config.sections import LimitsSection
 from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing, embedding_of
 from tests.integration.servable.gateway.harness import Harness, config_of, predict, predict_future, request, rows, until
 

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from metric_learn_client import wire
-from servable.sections import DeadlinesSection, LimitsSection
+from servable.config.sections import DeadlinesSection, LimitsSection
 from tests.integration.servable.gateway.fake_serving import FakeBackend
 from tests.integration.servable.gateway.harness import Harness, config_of, predict, predict_future, request, until
 

@@ -14,9 +14,9 @@ import pytest
 import trustme
 
 from metric_learn_client import wire
+from servable.config.sections import SecuritySection
 from servable.gateway import StartError
 from servable.gateway.grpc_server import HANDSHAKE_MS
-from servable.sections import SecuritySection
 from tests.integration.servable.gateway.harness import Harness, config_of, predict, request, until
 from tests.unit.servable.doctor.scene import authority
 

@@ -8,8 +8,8 @@ import grpc
 import pytest
 
 from metric_learn_client import wire
-from servable.gateway.health import WATCHERS_EACH
-from servable.sections import DeadlinesSection, LimitsSection, SecuritySection
+from servable.config.sections import DeadlinesSection, LimitsSection, SecuritySection
+from servable.gateway.observe.health import WATCHERS_EACH
 from tests.integration.servable.gateway.harness import Harness, config_of, predict, request, until
 
 WATCH_PATH = wire.HEALTH_CHECK_PATH.replace("/Check", "/Watch")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metric_learn_client import wire
-from servable.sections import ReadinessSection
+from servable.config.sections import ReadinessSection
 from tests.integration.servable.gateway.fake_serving import FakeBackend, embedding_of
 from tests.integration.servable.gateway.harness import Harness, config_of, predict, predict_future, request, until
 

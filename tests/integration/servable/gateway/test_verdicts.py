@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives import serialization
 from servable import command
 from servable.command import NotReadyError
 from servable.config import ConfigError, load_config
+from servable.config.sections import Config
 from servable.doctor import examine
 from servable.gateway import Backends, Gateway, StartError
-from servable.sections import Config
 from tests.unit.servable.doctor.cases import CASES
 from tests.unit.servable.doctor.scene import Scene, authority
 

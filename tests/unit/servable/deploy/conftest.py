@@ -9,7 +9,7 @@ from typing import Callable, Optional
 import pytest
 
 from servable.config import REPOSITORY, load_config
-from servable.sections import Config
+from servable.config.sections import Config
 
 DEPLOY = REPOSITORY / "configs" / "deploy"
 
@@ -32,7 +32,7 @@ def configuration() -> Callable[..., Config]:
 @pytest.fixture(scope="session")
 def stop_s(configuration: Callable[..., Config]) -> float:
     """The longest that the server itself takes to end: the drain, then the end of MindSpore Serving."""
-    from servable import backend
+    from servable.backend import serving_process as backend
 
     drain_s = configuration(DEPLOY / "server-cpu.yaml").server.drain_s
     return drain_s + backend.STOP_S

@@ -9,8 +9,8 @@ from typing import Callable
 import pytest
 
 from servable.config import REPOSITORY
+from servable.config.sections import Config
 from servable.doctor.consistency import inconsistencies
-from servable.sections import Config
 
 # backend.target -> Kubernetes overlays
 OVERLAYS = {"cpu": ["cpu"], "ascend310": ["ascend310", "ascend310p"], "ascend910": ["ascend910"]}

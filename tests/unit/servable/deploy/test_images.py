@@ -13,7 +13,7 @@ from typing import Callable
 import pytest
 
 from servable.config import REPOSITORY
-from servable.sections import Config
+from servable.config.sections import Config
 
 IMAGES = {"cpu": "cpu", "ascend": "ascend310"}  # Dockerfile -> backend.target
 USER = "10001:10001"

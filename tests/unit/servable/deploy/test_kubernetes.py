@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from servable.config import REPOSITORY
+from servable.config.sections import Config
 from servable.doctor.consistency import inconsistencies
-from servable.sections import Config
 
 KUBERNETES = REPOSITORY / "configs" / "deploy" / "kubernetes"
 VERSIONS = ("1.30", kubernetes_validate.latest_version())  # the oldest promised and the newest known

@@ -15,10 +15,10 @@ import promql_parser
 import pytest
 import yaml
 
-from servable.gateway.admission import Admission
+from servable.config.sections import LimitsSection
 from servable.gateway.backends import Backends
-from servable.gateway.metrics import Metrics
-from servable.sections import LimitsSection
+from servable.gateway.limits.admission import Admission
+from servable.gateway.observe.metrics import GatewayMetrics
 
 TARGET_LABELS = {"job", "instance"}  # Prometheus adds them to everything
 EXTRA = {"up": TARGET_LABELS}  # Prometheus' own
@@ -28,7 +28,7 @@ INTERVAL = re.compile(r"\$__rate_interval")
 @pytest.fixture(scope="module")
 def exposed() -> dict[str, set[str]]:
     """Series name -> its labels, of a gateway's own registry; each labelled metric is touched once."""
-    metrics = Metrics(Admission(LimitsSection(), time.monotonic), _served(), lambda: {16: (2, 20)}, lambda: 1)
+    metrics = GatewayMetrics(Admission(LimitsSection(), time.monotonic), _served(), lambda: {16: (2, 20)}, lambda: 1)
     metrics.watch_certificate(lambda: 0.0)
     for metric in vars(metrics).values():
         labels = getattr(metric, "_labelnames", ())

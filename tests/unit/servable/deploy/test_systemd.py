@@ -10,7 +10,7 @@ from typing import Callable
 
 import pytest
 
-from servable.sections import Config
+from servable.config.sections import Config
 
 EXPOSURE_LIMIT = 14  # tenths; `systemd-analyze security` of systemd 252 gives this unit 1.4 of 10
 UNIT = "metric-learn-serving.service"

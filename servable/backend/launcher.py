@@ -1,0 +1,278 @@
+"""A configuration and an exported version -> a running MindSpore Serving in a directory of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+import psutil
+
+from metric_learn_client import wire
+from servable.backend import batch_stats, device_watch
+from servable.backend.bounded_log import BoundedLog
+from servable.backend.leftovers import note_workers, remove_segments
+from servable.backend.serving_process import MasterSettings, ServingProcess
+from servable.backend.staging import STAGED_VERSION, stage
+from servable.backend.warm_up import occupy, prove
+from servable.config.sections import Config
+from servable.exported_version import ExportedVersion
+from servable.gateway.backends import BackendFacts, Golden
+from servable.runtime.cann import find_cann
+from servable.runtime.lite_runtime import lite_directory
+
+ROUNDS = 3  # MindSpore Serving 2.0.2 keeps at most 3 batches per worker and method under way (master/model_thread.h)
+PROOF_ROUNDS = 10
+FIRST_RUNS_FACTOR = 3.0  # of device_hang_s, until a device has proved itself: its first runs load what they need
+PROOF_CALL_S = 120.0  # the first run of a batch size initialises lazily
+log = logging.getLogger(__name__)
+LOG_NAME = "mindspore_serving.log"
+# CANN's names, which backend.precision_mode takes -> those of MindSpore Lite 2.0.0, which translates them back. It
+# refuses CANN's own names, and so does MindSpore Serving Lite's: only a configuration file gets through both.
+LITE_PRECISION = {
+    "force_fp16": "enforce_fp16",
+    "allow_fp32_to_fp16": "preferred_fp32",
+    "must_keep_origin_dtype": "enforce_origin",
+    "allow_mix_precision": "preferred_optimal",
+}
+
+
+class Child:
+    """A MindSpore Serving that serves one version, and the directory that goes with it."""
+
+    def __init__(
+        self,
+        backend: ServingProcess,
+        version: ExportedVersion,
+        facts: BackendFacts,
+        directory: Path,
+        workers: int = 0,
+        devices: int = 0,
+        hang_s: float = 0.0,
+    ) -> None:
+        """devices: how many it has, each with one of its `workers`; 0 of both on a CPU: workers are counted later.
+
+        hang_s: no run on a device takes longer.
+        """
+        self.facts = facts
+        self.directory = directory
+        self.expected_workers = workers
+        self._backend = backend
+        self._version = version
+        self._ids: set[int] = set()
+        self._alive: Optional[int] = None  # when it was last known
+        self._devices = devices
+        self._hang_s = hang_s
+
+    @property
+    def pid(self) -> int:
+        return self._backend.process.pid
+
+    def poll(self) -> Optional[int]:
+        return self._backend.poll()
+
+    def why(self) -> str:
+        return self._backend.why()
+
+    def progress(self) -> str:
+        """What it does before it serves, in words; nothing where there is nothing to say. Blocks for a moment."""
+        begun = self._backend.compiles_begun() if self._devices else 0
+        models = self._devices * len(self._version.batch_sizes)
+        return f"compiling model {begun} of {models} for the device" if begun else ""
+
+    def workers_alive(self) -> int:
+        """How many of the workers run; looks for successors of those that ended.
+
+        While /proc cannot be read, because this process or the host is out of descriptors or memory, what was known
+        last holds: that passes, and a worker that runs must not be replaced for it.
+        """
+        try:
+            alive = self._backend.workers_alive()
+            if alive < self.expected_workers or not alive:
+                alive = self._backend.find_workers()
+            self._alive = alive
+            new = self._backend.worker_ids - self._ids
+            if new:
+                note_workers(self.directory.parent, new)
+                self._ids |= new
+        except OSError:
+            pass
+        return max(1, self.expected_workers) if self._alive is None else self._alive
+
+    def workers_ended(self) -> int:
+        """How many have ended so far, as of the last `workers_alive`."""
+        return len(self._ids) - self._alive if self._alive is not None else 0
+
+    async def prove(self, max_relative_distance: float) -> None:
+        """Raises servable.gateway.backends.WrongEmbedding or Unanswered."""
+        await prove(
+            self.facts.target,
+            self._version,
+            deadline_s=PROOF_CALL_S,
+            max_relative_distance=max_relative_distance,
+        )
+        if self._devices:
+            await self._prove_devices()
+        else:
+            self.expected_workers = self.workers_alive()
+
+    async def _prove_devices(self) -> None:
+        """Each device proves itself before its first answer (servable.metric_learn.device): each gets something to do.
+
+        Raises WrongEmbedding, Unanswered.
+        """
+        count = ROUNDS * self.facts.max_batch * self._devices  # more than all but one of them hold at a time
+        for _ in range(PROOF_ROUNDS):
+            states = device_watch.read(self.directory)
+            if sum(state.proved or not psutil.pid_exists(state.pid) for state in states) >= self._devices:
+                return
+            await occupy(self.facts.target, count, deadline_s=PROOF_CALL_S)
+        log.warning("version %d: not every device had work to prove itself with yet", self._version.number)
+
+    def end_hung_devices(self) -> list[str]:
+        """Ends each worker whose device hangs, for MindSpore Serving to go on without it; says which they were."""
+        ended = []
+        for state in device_watch.read(self.directory) if self._devices else ():
+            limit_s = self._hang_s if state.proved else self._hang_s * FIRST_RUNS_FACTOR
+            if state.running_s > limit_s and self._is_worker(state.pid):
+                os.kill(state.pid, signal.SIGKILL)
+                ended.append(f"device {state.device} hangs: its run took more than {limit_s:g} s; its worker was ended")
+        return ended
+
+    def _is_worker(self, pid: int) -> bool:
+        try:
+            self._backend.find_workers()
+        except OSError:  # not known now: nobody is ended by a guess
+            return False
+        return pid in self._backend.worker_ids
+
+    @property
+    def goes_on_short(self) -> bool:
+        """Whether the devices that are left serve on: to start all again would take them away for minutes."""
+        return self._devices > 1
+
+    def kill(self) -> None:
+        """Cuts a `stop` short that waits."""
+        self._backend.signal_kill()
+
+    def stop(self, *, at_once: bool) -> None:
+        """Blocks until nothing of it is left: process, socket, segment, directory."""
+        if at_once:
+            self._backend.kill()
+        else:
+            self._backend.stop()
+        remove_segments(self._ids)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class Launcher:
+    """Starts children for one configuration; their output goes to one bounded log."""
+
+    def __init__(self, config: Config, run_dir: Path) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._count = 0
+        self._batch_runs: dict[int, tuple[int, int]] = {}
+        self.log = BoundedLog(run_dir / LOG_NAME, config.log.backend_max_mb * 1024 * 1024)
+        for old in run_dir.glob(batch_stats.PATTERN):
+            old.unlink(missing_ok=True)
+
+    def batch_runs(self) -> dict[int, tuple[int, int]]:
+        """Batch size -> (runs, images) of the network, since this server started: all children, also ended ones."""
+        try:
+            self._batch_runs = batch_stats.read(self._run_dir)
+        except OSError:  # no descriptor free: counters never go back, so the last ones hold
+            pass
+        return self._batch_runs
+
+    def decoder_restarts(self) -> int:
+        """Decoders of pictures that ended unasked and were replaced, since this server started."""
+        return batch_stats.decoder_restarts(self._run_dir)
+
+    def launch(self, version: ExportedVersion) -> Child:
+        """Returns at once, long before it serves. Raises OSError."""
+        config = self._config
+        self._count += 1
+        directory = self._run_dir / f"serving-{version.number}-{self._count}"
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(mode=0o700)
+        servables = stage(Path(__file__).parents[1] / wire.SERVABLE_NAME, version.folder, directory, wire.SERVABLE_NAME)
+        cpu = config.backend.target == "cpu"
+        settings = MasterSettings(
+            servable_directory=str(servables),
+            servable_name=wire.SERVABLE_NAME,
+            version_number=STAGED_VERSION,
+            address=f"unix:{directory}/grpc.sock",
+            device_type=_device_type(cpu),
+            device_ids=() if cpu else config.backend.device_ids,
+            workers=config.backend.workers,
+        )
+        worker = worker_settings(config, version, self._run_dir)
+        if not cpu:
+            worker["lite_config"] = str(write_lite_config(directory, config.backend.precision_mode))
+            worker["watch"] = _write_golden(directory, version, config)
+        cann = None if cpu else find_cann(os.environ)
+        backend = ServingProcess(settings, directory, lite_directory(), worker, self.log, self._run_dir, cann)
+        facts = BackendFacts(
+            version=version.number,
+            fingerprint=version.fingerprint,
+            target=settings.address,
+            window_instances=ROUNDS * max(version.batch_sizes) * config.backend.processes,
+            max_batch=max(version.batch_sizes),
+            embedding_dim=version.embedding_dim,
+            weights=version.weights,
+            preprocessing=version.preprocessing,
+            golden=Golden(version.golden_image, version.golden_embedding),
+            workers=config.backend.processes,
+        )
+        devices = 0 if cpu else len(config.backend.device_ids)
+        workers = 0 if cpu else config.backend.processes
+        return Child(backend, version, facts, directory, workers, devices, config.supervision.device_hang_s)
+
+
+def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> dict[str, object]:
+    """What the stages read from METRIC_LEARN_WORKER. Threads of all workers together never exceed the cores."""
+    processes = config.backend.processes * max(1, len(config.model.versions))
+    share = max(1, len(os.sched_getaffinity(0)) // processes)
+    return {
+        "device": "cpu" if config.backend.target == "cpu" else "ascend",
+        "threads": config.backend.threads or share,
+        "preprocess_threads": config.backend.preprocess_threads or share,
+        "run_overhead_images": config.backend.run_overhead_images,
+        "batch_sizes": list(version.batch_sizes),
+        "limits": config.limits.model_dump(include={"max_image_bytes", "max_image_px"}),
+        "run_dir": str(run_dir),  # outlives every child: the counters of batch_stats never go back
+    }
+
+
+def write_lite_config(directory: Path, precision_mode: str) -> Path:
+    """MindSpore Lite's configuration file for a device, in `directory`. Its path."""
+    path = directory / "mindspore_lite.cfg"
+    path.write_text(f"[ascend_context]\nprecision_mode={LITE_PRECISION[precision_mode]}\n")
+    return path
+
+
+def _write_golden(directory: Path, version: ExportedVersion, config: Config) -> dict[str, object]:
+    """What a device's worker proves itself with (servable.metric_learn.device)."""
+    image, embedding = directory / "golden.image", directory / "golden.npy"
+    image.write_bytes(version.golden_image)
+    np.save(embedding, version.golden_embedding)
+    return {
+        "directory": str(directory),
+        "golden_image": str(image),
+        "golden_embedding": str(embedding),
+        "max_relative_distance": config.readiness.max_relative_distance,
+        "check_s": config.supervision.device_check_s,
+    }
+
+
+def _device_type(cpu: bool) -> Optional[str]:
+    """Naming the device costs three probing processes at start; a host without an accelerator needs no choice."""
+    if not cpu:
+        return "ascend"
+    accelerators = list(Path("/dev").glob("davinci[0-9]*")) + list(Path("/dev").glob("nvidia[0-9]*"))
+    return "cpu" if accelerators else None

@@ -1,0 +1,61 @@
+"""Becomes the MindSpore Serving master: `python -m servable.backend.master SETTINGS.json PARENT_PID`.
+
+Imports nothing but the standard library before MindSpore Serving itself, so that it starts at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+MAX_MESSAGE_MB = 512  # MindSpore Serving's own upper bound
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+@dataclass(frozen=True)
+class MasterSettings:
+    """servable_directory/servable_name/version_number hold the files; address is "host:port" or "unix:path"."""
+
+    servable_directory: str
+    servable_name: str
+    version_number: int
+    address: str
+    device_type: Optional[str]  # "cpu", "ascend"; None lets the runtime choose, without three probing processes
+    device_ids: tuple[int, ...]
+    workers: int
+
+
+def serve(settings: MasterSettings) -> None:
+    """Becomes the MindSpore Serving master. Returns after the start; its threads keep the process alive."""
+    from mindspore_serving import server
+
+    config = server.ServableStartConfig(
+        servable_directory=settings.servable_directory,
+        servable_name=settings.servable_name,
+        device_ids=list(settings.device_ids),
+        version_number=settings.version_number,
+        device_type=settings.device_type,
+        num_parallel_workers=settings.workers,
+    )
+    server.start_servables(config, enable_lite=True)  # MindSpore Lite runs every target, a 910 too
+    server.start_grpc_server(settings.address, max_msg_mb_size=MAX_MESSAGE_MB)
+
+
+def _end_with_parent(parent: int) -> None:
+    """The kernel sends SIGTERM when the server dies, however it dies; workers watch this process themselves."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    _end_with_parent(int(sys.argv[2]))
+    document = json.loads(Path(sys.argv[1]).read_text())
+    document["device_ids"] = tuple(document["device_ids"])
+    serve(MasterSettings(**document))

@@ -1,0 +1,110 @@
+"""Where the gateway listens: two addresses that fit each other, safe in plain text or with TLS, and free right now."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from servable.config.addresses import Address, parse_address
+from servable.config.problem import CONFIGURATION, NOT_READY, Problem, wrong
+from servable.config.sections import Config
+
+GRPC, HTTP = "server.address", "server.http_address"
+_REMEDIES = {
+    errno.EADDRINUSE: "end the process that has it (`ss -ltnp`), or choose another port",
+    errno.EADDRNOTAVAIL: "choose an address of this host, or 0.0.0.0",
+    errno.EACCES: "choose a port above 1023",
+}
+
+
+def address_problems(config: Config) -> Iterator[Problem]:
+    """Each address is bound for a moment and released: gRPC itself only says that it could not bind."""
+    server, security = config.server, config.security
+    grpc, http = parse_address(server.address), parse_address(server.http_address)
+    if server.address == server.http_address and (grpc.port or grpc.path):
+        yield wrong(config, HTTP, "is server.address too", "choose another port for one of them")
+    if not grpc.loopback and security.tls_certificate is None and not security.allow_insecure:
+        yield wrong(
+            config,
+            GRPC,
+            "others can reach it in plain text",
+            "set security.tls_certificate and security.tls_private_key, use 127.0.0.1, or, behind a mesh that "
+            "encrypts, security.allow_insecure: true",
+        )
+    yield from _unix(config, Path(grpc.path)) if grpc.path is not None else _tcp(config, GRPC, grpc)
+    if http.path is not None:
+        yield wrong(config, HTTP, "probes and metrics speak HTTP over TCP", "give host:port")
+    else:
+        yield from _tcp(config, HTTP, http)
+
+
+def write_address(address: Address) -> str:
+    """As gRPC and URLs take it."""
+    if address.path is not None:
+        return f"unix:{address.path}"
+    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
+
+
+def cannot_bind(config: Config, key: str, error: OSError) -> Problem:
+    """What the system said to an address."""
+    code = NOT_READY if error.errno == errno.EADDRINUSE else CONFIGURATION
+    remedy = _REMEDIES.get(error.errno or 0, "choose another")
+    return wrong(config, key, os.strerror(error.errno or 0), remedy, exit_code=code)
+
+
+def usable_hosts(address: Address) -> list[str]:
+    """The IP addresses behind a host name that can be bound now; "localhost" is often two, of which one may not exist.
+
+    Raises OSError where one is in use, or none can be bound; UnicodeError and socket.gaierror where there is none.
+    """
+    hosts, error = [], None
+    for family, kind, protocol, _, name in socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    ):
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(name)
+                probe.listen(1)  # two sockets may be bound to one port as long as neither listens
+            hosts.append(str(name[0]))
+        except OSError as failure:
+            if failure.errno == errno.EADDRINUSE:  # a caller of that address would meet somebody else
+                raise
+            error = failure
+    if error is not None and not hosts:
+        raise error
+    return hosts
+
+
+def _tcp(config: Config, key: str, address: Address) -> Iterator[Problem]:
+    try:
+        usable_hosts(address)
+    except (socket.gaierror, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        yield wrong(config, key, f"{address.host} is no address ({reason})", "give an IP address of this host")
+    except OSError as error:
+        yield cannot_bind(config, key, error)
+
+
+def _unix(config: Config, path: Path) -> Iterator[Problem]:
+    if not path.parent.is_dir():
+        yield wrong(config, GRPC, f"{path.parent} is not a directory", "create it")
+    elif not os.access(path.parent, os.W_OK | os.X_OK):
+        yield wrong(config, GRPC, f"{path.parent} is not writable for this user", "choose another")
+    elif path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
+        yield wrong(config, GRPC, "exists and is not a socket", "choose another path")
+    elif path.exists() and _answers(path):
+        yield wrong(config, GRPC, "another server answers there", "stop it, or choose another", exit_code=NOT_READY)
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+            return True
+        except OSError:
+            return False

@@ -1,0 +1,1 @@
+"""The calls themselves: what a request asks for, what is done for it, and the reply that it gets."""

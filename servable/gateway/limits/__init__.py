@@ -1,0 +1,1 @@
+"""How much of everything there is at one time, for all callers and for each: calls, bodies, connections, time."""

@@ -1,0 +1,1 @@
+"""What operators see: metrics, log lines, spans, the HTTP pages, and the health calls."""

@@ -1,0 +1,1 @@
+"""Images between the calls and the backend: waiting, in batches, and under suspicion."""

@@ -1,0 +1,297 @@
+"""From calls to parts: what one version's backend gets, when, and what becomes of the answers.
+
+A call's images wait in its job. A part takes images of one method, from as many jobs as it needs to be a full batch,
+and goes out as soon as the backend's window has room; jobs take turns, so a large call does not hold up a small one.
+Nothing waits for a batch to fill: while the backend is busy parts fill up by themselves.
+
+Embedding is idempotent: images whose part met a fault of the backend, or its end, go to its successor. Any of them may
+have been the cause, so they are suspects: each goes alone, before everything else, and with nothing beside it. The one
+that is there when it happens again fails, with E_CRASH, and is not sent again; the others are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Callable, Optional
+
+from servable.gateway.backends import Served
+from servable.gateway.call.reply import Fault, Outcome, crashed, read_reply
+from servable.gateway.channel import BackendError, Channel
+from servable.gateway.errors import CallError, overloaded, unavailable
+from servable.gateway.observe import logs
+from servable.gateway.queue.pending import RETRY_AFTER_FAULT_MS, Part, PendingCall
+from servable.gateway.queue.suspects import REMEMBERED_S, Known, Suspects
+
+MAX_PART_BYTES = 64 * 1024 * 1024  # MindSpore Serving's master and worker exchange 512 MB at most
+log = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """One version's queue. `on_images` hears how many images came back; used for the retry hint."""
+
+    def __init__(self, served: Served, *, wait_when_down: bool, timeout_s: float, on_images: Callable[[int], None]):
+        self._served = served
+        self._wait_when_down = wait_when_down
+        self._timeout_s = timeout_s
+        self._on_images = on_images
+        self._jobs: deque[PendingCall] = deque()
+        self._suspects: deque[tuple[PendingCall, int]] = deque()
+        self._known = Suspects()
+        self._parts: dict[asyncio.Task[None], Part] = {}
+        self._channel: Optional[Channel] = None
+        self._generation = 0
+        self._closing: set[asyncio.Task[None]] = set()
+        self._pump_due = False
+        self._closed = False
+        self.sent = 0  # images that the backend works on
+        self.succeeded_at = 0.0  # monotonic; last time that the backend gave an embedding
+        served.listeners.append(self._changed)
+
+    @property
+    def channel(self) -> Optional[Channel]:
+        """To the current backend; None before there was one."""
+        return self._channel
+
+    @property
+    def waiting_since(self) -> float:
+        """When the oldest part was sent that is not answered yet; now where there is none. Monotonic."""
+        return min((part.made_at for part in self._parts.values()), default=time.monotonic())
+
+    async def run(self, job: PendingCall) -> None:
+        """Returns when every image of `job` has its outcome. Raises CallError. Cancelled: its images are dropped."""
+        self._recognise(job)
+        if not self._served.serving and not self._wait_when_down and not job.done.done():
+            job.fail(self._down())
+        if job.pending:
+            self._jobs.append(job)
+        if self._parts:
+            self._pump_soon()
+        else:  # nothing to share a batch with
+            self._pump()
+        try:
+            await job.done
+        finally:
+            job.pending.clear()
+            if not job.done.done():
+                job.done.cancel()
+
+    async def close(self) -> None:
+        """Ends every part; jobs that are left fail with UNAVAILABLE."""
+        self._closed = True
+        self._served.listeners.remove(self._changed)
+        self._fail_all()
+        self._drop_channel()
+        await asyncio.gather(*self._parts, *self._closing, return_exceptions=True)
+
+    def _changed(self, served: Served) -> None:
+        if served.generation != self._generation and served.backend is not None:
+            self._generation = served.generation
+            self._drop_channel()
+            self._channel = Channel(served.backend.target)
+        if served.serving:
+            served.images_in_it = False
+        if served.state.value == "down":
+            served.images_in_it = served.images_in_it or bool(self._parts)
+            self._drop_channel()
+        if not served.serving and not self._wait_when_down:
+            self._fail_all()
+        self._pump_soon()
+
+    def _drop_channel(self) -> None:
+        """Parts on the old channel end with an error and go back to their jobs."""
+        if self._channel is not None:
+            closing = asyncio.ensure_future(self._channel.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            self._channel = None
+
+    def _fail_all(self) -> None:
+        for job in [*self._jobs, *(job for job, _ in self._suspects)]:
+            job.fail(self._down())
+        self._jobs.clear()
+
+    def _down(self) -> CallError:
+        if self._closed:
+            return unavailable("the version is no longer served; send the call again", RETRY_AFTER_FAULT_MS)
+        return unavailable("the model is being restarted; try again later", RETRY_AFTER_FAULT_MS)
+
+    def _pump_soon(self) -> None:
+        if not self._pump_due:  # once an iteration of the loop: what arrived together goes out together
+            self._pump_due = True
+            asyncio.get_running_loop().call_soon(self._pump_now)
+
+    def _pump_now(self) -> None:
+        self._pump_due = False
+        self._pump()
+
+    def _pump(self) -> None:
+        backend, channel = self._served.backend, self._channel
+        if not self._served.serving or backend is None or channel is None:
+            return
+        while True:
+            part = self._next_part(backend.max_batch, backend.window_instances - self.sent)
+            if part is None:
+                return
+            self.sent += len(part.images)
+            task = asyncio.ensure_future(self._send(part, channel, backend.fingerprint, backend.embedding_dim))
+            self._parts[task] = part
+            task.add_done_callback(self._part_ended)
+
+    def _next_part(self, max_batch: int, room: int) -> Optional[Part]:
+        if self._served.alone:
+            return None
+        while self._suspects:
+            if self._parts:
+                return None
+            job, index = self._suspects.popleft()
+            if not job.done.done():
+                self._served.alone = True
+                return Part(job.method, [(job, index)], alone=True)
+            self._known.note(job.method, job.payload(index), Known.SUSPECT)  # its call is over: when it comes again
+        while self._jobs and not self._jobs[0].pending:
+            self._jobs.popleft()
+        if not self._jobs:
+            return None
+        first = self._jobs[0]
+        images: list[tuple[PendingCall, int]] = []
+        passed_over: list[PendingCall] = []  # they keep their place
+        size, most = 0, min(max_batch, room)
+        while self._jobs and len(images) < most:
+            job = self._jobs.popleft()
+            taken = 0
+            while job.pending and job.method is first.method and len(images) < most:
+                payload = job.payload(job.pending[0])
+                if images and size + len(payload) > MAX_PART_BYTES:
+                    break
+                images.append((job, job.pending.popleft()))
+                size += len(payload)
+                taken += 1
+            if job.pending and taken:
+                self._jobs.append(job)  # it had its turn
+                break
+            if job.pending:
+                passed_over.append(job)
+        self._jobs.extendleft(reversed(passed_over))
+        return Part(first.method, images, alone=False) if images else None
+
+    async def _send(self, part: Part, channel: Channel, fingerprint: str, dim: int) -> None:
+        logs.request_id.set("")  # this task began in some call's context and works for others too
+        now = time.monotonic()
+        for job, _ in part.images:
+            if job.sent_at is None:
+                job.sent_at = now
+        count = len(part.images)
+        outcomes: Sequence[Outcome]
+        try:
+            reply = await channel.predict(part.encode(), self._timeout_s)
+        except BackendError as error:
+            outcomes = [Fault(str(error))] * count
+        else:
+            outcomes = read_reply(reply, count, dim)
+        self._settle(part, outcomes, channel, fingerprint)
+
+    def _settle(self, part: Part, outcomes: Sequence[Outcome], channel: Channel, fingerprint: str) -> None:
+        good = 0
+        faults: list[tuple[PendingCall, int, Fault]] = []
+        for (job, index), outcome in zip(part.images, outcomes):
+            if isinstance(outcome, Fault):
+                faults.append((job, index, outcome))
+            else:
+                good += 1
+                job.set(index, outcome, fingerprint)
+        if good:
+            self.succeeded_at = time.monotonic()
+            self._on_images(good)
+        if faults:
+            self._faulted(part, faults, channel)
+        elif part.alone:
+            ((job, index),) = part.images
+            self._served.suspect_images["cleared"] += 1
+            self._known.forget(job.method, job.payload(index))
+
+    def _faulted(self, part: Part, faults: Sequence[tuple[PendingCall, int, Fault]], channel: Channel) -> None:
+        reason = faults[0][2].reason
+        ids = sorted({job.request_id for job, _ in part.images})
+        log.warning("part of %d images failed: %s", len(part.images), reason, extra={"fields": {"request_ids": ids}})
+        if channel is self._channel and not faults[0][2].overload:
+            self._served.doubt(f"a part failed: {reason}")
+        for job, index, fault in faults:
+            if fault.overload:
+                job.fail(overloaded("the model has too much to do; try again later", RETRY_AFTER_FAULT_MS))
+            elif self._closed or self._served.ending or (part.alone and fault.nonsense):
+                job.fail(self._down())
+            elif part.alone:
+                self._convict(job, index, fault.reason)
+            else:
+                self._accuse(job, index)
+            self._served.images_in_it |= not (fault.overload or fault.nonsense)
+
+    def _accuse(self, job: PendingCall, index: int) -> None:
+        """The image goes alone: with its call where that still waits, else when it comes again."""
+        if not self._wait_when_down:
+            job.fail(self._down())
+        if job.done.done():
+            self._known.note(job.method, job.payload(index), Known.SUSPECT)
+        else:
+            # The last to be sent goes first: what the backend worked on when it ended came early.
+            self._suspects.appendleft((job, index))
+
+    def _convict(self, job: PendingCall, index: int, reason: str) -> None:
+        """It happened again, and nothing else was there."""
+        payload = job.payload(index)
+        digest = self._known.note(job.method, payload, Known.GUILTY)
+        self._served.suspect_images["failed"] += 1
+        log.error(
+            "an image ended or held up MindSpore Serving twice, the second time alone; it gets E_CRASH, now and for "
+            "%d minutes (%s)",
+            REMEMBERED_S // 60,
+            reason,
+            extra={
+                "fields": {
+                    "request_id": job.request_id,
+                    "sha256": digest[:16],
+                    "bytes": len(payload),
+                    "method": job.method.name,
+                }
+            },
+        )
+        job.set(index, crashed(), None)
+        suspects, self._suspects = self._suspects, deque()
+        for other, place in suspects:
+            if not self._refuse(other, place):
+                self._suspects.append((other, place))
+        for other in self._jobs:
+            self._recognise(other)
+
+    def _recognise(self, job: PendingCall) -> None:
+        """Images that are known from before are answered at once, or go alone."""
+        if not self._known:
+            return
+        for index in list(job.pending):
+            known = self._known.look(job.method, job.payload(index))
+            if known is not None:
+                job.pending.remove(index)
+                if not self._refuse(job, index):
+                    self._suspects.append((job, index))
+
+    def _refuse(self, job: PendingCall, index: int) -> bool:
+        guilty = self._known.look(job.method, job.payload(index)) is Known.GUILTY
+        if guilty and not job.done.done():
+            self._served.suspect_images["remembered"] += 1
+            job.set(index, crashed(), None)
+        return guilty
+
+    def _part_ended(self, task: asyncio.Task[None]) -> None:
+        part = self._parts.pop(task)
+        self.sent -= len(part.images)
+        if part.alone:
+            self._served.alone = False
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a part ended by an error of the gateway", exc_info=task.exception())
+            for job, _ in part.images:
+                job.fail(unavailable("the call could not be finished; send it again", RETRY_AFTER_FAULT_MS))
+        self._pump_soon()

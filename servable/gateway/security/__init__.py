@@ -1,0 +1,1 @@
+"""Who may call, and in secret from whom: certificates, tokens, and the files that hold them."""

@@ -1,0 +1,197 @@
+"""Certificates of the public port: checked when read, read again when a file changes.
+
+A renewed certificate serves the next connection; connections that exist keep theirs, so no call is dropped.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+import grpc
+from cryptography import x509
+
+from servable.config.problem import Problem, wrong
+from servable.config.sections import Config
+from servable.gateway.errors import StartError, gathered
+from servable.gateway.security.credential_file import Stamp, path_of, read_credential, stamp_of
+
+CERTIFICATE, PRIVATE_KEY, CLIENT_CA = (
+    "security.tls_certificate",
+    "security.tls_private_key",
+    "security.tls_client_ca",
+)
+RETRY_S = 1.0  # files that could not be used are read again: a lack of descriptors or a half copied file passes
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedCertificates:
+    """What the files held. expires_at: Unix time at which the server's own certificate ends. stamp: of the files."""
+
+    configuration: grpc.ServerCertificateConfiguration
+    expires_at: float
+    warnings: tuple[str, ...]
+    stamp: Stamp
+
+
+class Certificates:
+    """`credentials` for the server; the files are looked at before every handshake."""
+
+    def __init__(
+        self, config: Config, loaded: LoadedCertificates, on_reload: Callable[[bool], None] = lambda ok: None
+    ) -> None:
+        self._config = config
+        self._on_reload = on_reload
+        self._initial = loaded.configuration
+        self._seen = loaded.stamp
+        self._failed: tuple[Optional[Stamp], float] = (None, 0.0)  # what could not be used, and when
+        self._complaint = ""  # said once, not with every handshake
+        self.expires_at = loaded.expires_at
+        _warn(loaded)
+
+    def credentials(self) -> grpc.ServerCredentials:
+        mutual = self._config.security.tls_client_ca is not None
+        return grpc.dynamic_ssl_server_credentials(self._initial, self._changed, require_client_authentication=mutual)
+
+    def _changed(self) -> Optional[grpc.ServerCertificateConfiguration]:
+        """None: as before. Called by gRPC before each handshake, on a thread of its own."""
+        stamp = _stamp(self._config)
+        if stamp == self._seen:
+            self._complaint = ""
+            return None
+        failed, when = self._failed
+        if stamp == failed and time.monotonic() - when < RETRY_S:
+            return None
+        try:
+            loaded = load_certificates(self._config)
+        except StartError as error:
+            self._failed = (stamp, time.monotonic())
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                log.error("certificates not reloaded, the earlier ones stay: %s", error)
+                self._on_reload(False)
+            return None
+        assert loaded is not None  # the keys are as they were at the start
+        self._seen, self._complaint = loaded.stamp, ""
+        self.expires_at = loaded.expires_at
+        _warn(loaded)
+        log.info("certificates reloaded from %s", self._config.security.tls_certificate)
+        self._on_reload(True)
+        return loaded.configuration
+
+
+def load_certificates(config: Config) -> Optional[LoadedCertificates]:
+    """Reads and checks all files; None where TLS is not configured.
+
+    Raises StartError with every problem: half a pair, missing, not PEM, outside its dates, key of another certificate,
+    no CA that is valid today. An expired CA beside a valid one is a warning.
+    """
+    security = config.security
+    if security.tls_certificate is None and security.tls_private_key is None and security.tls_client_ca is None:
+        return None
+    stamp = _stamp(config)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    problems = list(_incomplete(config))
+    chain, key, authorities, leaf = b"", b"", None, None
+    warnings: tuple[str, ...] = ()
+    if not problems:
+        with gathered(problems):
+            chain = read_credential(config, CERTIFICATE)
+            leaf = _certificates(config, CERTIFICATE, chain)[0]
+            _check_dates(config, leaf, now)
+        with gathered(problems):
+            key = read_credential(config, PRIVATE_KEY, secret=True)
+            if leaf is not None:
+                _check_pair(config, key)
+    if security.tls_client_ca is not None:
+        with gathered(problems):
+            authorities = read_credential(config, CLIENT_CA)
+            warnings = _check_authorities(config, authorities, now)
+    if problems or leaf is None:
+        raise StartError(*problems)
+    configuration = grpc.ssl_server_certificate_configuration([(key, chain)], authorities)
+    return LoadedCertificates(configuration, leaf.not_valid_after_utc.timestamp(), warnings, stamp)
+
+
+def _incomplete(config: Config) -> Iterator[Problem]:
+    security = config.security
+    if security.tls_certificate is not None and security.tls_private_key is None:
+        yield wrong(config, CERTIFICATE, "has no key", f"set {PRIVATE_KEY}")
+    if security.tls_private_key is not None and security.tls_certificate is None:
+        yield wrong(config, PRIVATE_KEY, "has no certificate", f"set {CERTIFICATE}")
+    if security.tls_client_ca is not None and security.tls_certificate is None:
+        what = "mutual TLS needs the server's own certificate"
+        yield wrong(config, CLIENT_CA, what, f"set {CERTIFICATE} and {PRIVATE_KEY}")
+
+
+def _certificates(config: Config, key: str, pem: bytes) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        remedy = (
+            "give the certificates of the clients' CAs"
+            if key == CLIENT_CA
+            else "give the leaf first, then its intermediates"
+        )
+        raise StartError(wrong(config, key, "holds no PEM certificate", remedy)) from error
+
+
+def _check_dates(config: Config, leaf: x509.Certificate, now: datetime.datetime) -> None:
+    if now > leaf.not_valid_after_utc:
+        raise StartError(wrong(config, CERTIFICATE, f"expired at {_day(leaf.not_valid_after_utc)}", "renew it"))
+    if now < leaf.not_valid_before_utc:
+        what = f"is valid from {_day(leaf.not_valid_before_utc)} on"
+        raise StartError(wrong(config, CERTIFICATE, what, "check this host's clock"))
+
+
+def _check_pair(config: Config, key: bytes) -> None:
+    """The pair as TLS itself takes it; a password would be asked for on the terminal, so an empty one is given."""
+    certificate_file, key_file = path_of(config, CERTIFICATE), path_of(config, PRIVATE_KEY)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate_file, key_file, password=lambda: "")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        if "MISMATCH" in str(error):
+            what, remedy = f"is not the key of {certificate_file}", "give the pair issued together"
+        elif b"ENCRYPTED" in key:
+            what, remedy = "is encrypted", "give it without a passphrase"
+        else:
+            what, remedy = f"is no PEM key that TLS takes ({error})", "give the certificate's own key"
+        raise StartError(wrong(config, PRIVATE_KEY, what, remedy)) from error
+
+
+def _check_authorities(config: Config, pem: bytes, now: datetime.datetime) -> tuple[str, ...]:
+    """What to warn of. Any valid CA suffices: while callers move to a new CA, the old one may expire beside it."""
+    authorities = _certificates(config, CLIENT_CA, pem)
+    warnings = []
+    for authority in authorities:
+        if now > authority.not_valid_after_utc:
+            why = f"expired at {_day(authority.not_valid_after_utc)}"
+        elif now < authority.not_valid_before_utc:
+            why = f"is valid from {_day(authority.not_valid_before_utc)} on"
+        else:
+            continue
+        what = f"its CA {authority.subject.rfc4514_string()} {why}"
+        warnings.append(str(wrong(config, CLIENT_CA, what, "callers with a certificate of it are refused")))
+    if len(warnings) == len(authorities):
+        raise StartError(wrong(config, CLIENT_CA, "no CA in it is valid today", "give the current one"))
+    return tuple(warnings)
+
+
+def _day(moment: datetime.datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def _stamp(config: Config) -> Stamp:
+    security = config.security
+    return stamp_of((security.tls_certificate, security.tls_private_key, security.tls_client_ca))
+
+
+def _warn(loaded: LoadedCertificates) -> None:
+    for warning in loaded.warnings:
+        log.warning("%s", warning)

@@ -1,0 +1,50 @@
+"""The counters that workers leave in the run directory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from servable.backend.batch_stats import BatchStats, read
+
+REPOSITORY = Path(__file__).parents[4]
+
+
+def test_runs_and_images_add_up_by_batch_size(tmp_path):
+    stats = BatchStats(tmp_path, (1, 4, 16))
+    stats.count(16, images=16)
+    stats.count(16, images=9)
+    stats.count(1, images=1)
+    assert read(tmp_path) == {1: (1, 1), 4: (0, 0), 16: (2, 25)}
+
+
+def test_another_process_is_read_while_it_runs_and_after_it_was_killed(tmp_path):
+    program = (
+        "import sys, pathlib; from servable.backend.batch_stats import BatchStats\n"
+        "BatchStats(pathlib.Path(sys.argv[1]), (1, 4)).count(4, images=3); print(flush=True); sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    mine = BatchStats(tmp_path, (1, 4))
+    mine.count(4, images=4)
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        worker.stdout.readline()
+        assert read(tmp_path)[4] == (2, 7)
+        worker.kill()
+        worker.wait()
+    assert read(tmp_path)[4] == (2, 7)
+
+
+@pytest.mark.parametrize("content", [b"", b"short", bytes(24), bytes(30)])
+def test_a_file_that_is_being_made_counts_as_nothing(tmp_path, content):
+    (tmp_path / "batch-stats-1-2.bin").write_bytes(content)
+    assert read(tmp_path) == {}
+
+
+def test_a_directory_without_counts_or_that_is_gone_has_none(tmp_path):
+    assert read(tmp_path) == {} == read(tmp_path / "gone")
+
+
+def test_a_size_that_was_never_declared_is_an_error(tmp_path):
+    with pytest.raises(KeyError):
+        BatchStats(tmp_path, (1, 4)).count(8, images=8)

@@ -1,0 +1,62 @@
+"""What the launcher hands to a worker, and the counts that outlive it. Nothing is launched."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from servable.backend.batch_stats import BatchStats
+from servable.backend.launcher import LITE_PRECISION, Launcher, worker_settings, write_lite_config
+from servable.config import load_config
+from servable.exported_version import ExportedVersion
+
+VERSION = ExportedVersion(1, Path("/v/1"), "f", "custom", "p", 2048, (1, 4), 1, b"", np.zeros(2048, np.float32))
+
+
+def config_of(tmp_path, text=""):
+    file = tmp_path / "server.yaml"
+    file.write_text(text)
+    return load_config(file, (), {})
+
+
+def test_threads_of_all_workers_never_exceed_the_cores(tmp_path):
+    cores = len(os.sched_getaffinity(0))
+    for workers in (1, 2, cores):
+        settings = worker_settings(config_of(tmp_path, f"backend: {{workers: {workers}}}"), VERSION, tmp_path)
+        assert settings["threads"] == settings["preprocess_threads"] == max(1, cores // workers)
+    two = worker_settings(config_of(tmp_path, "model: {versions: [1, 2]}"), VERSION, tmp_path)
+    assert two["threads"] == max(1, cores // 2)
+
+
+@pytest.mark.parametrize(("devices", "workers", "versions"), [(8, 1, 1), (1, 3, 1), (2, 4, 2)])
+def test_devices_and_workers_beyond_them_share_the_cores_too(tmp_path, monkeypatch, devices, workers, versions):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(192)))
+    backend = f"{{target: ascend310, device_ids: {list(range(devices))}, workers: {workers}}}"
+    config = config_of(tmp_path, f"backend: {backend}\nmodel: {{versions: {list(range(1, versions + 1))}}}")
+    settings = worker_settings(config, VERSION, tmp_path)
+    assert settings["preprocess_threads"] == settings["threads"] == 192 // (max(devices, workers) * versions)
+
+
+@pytest.mark.parametrize("mode", LITE_PRECISION)
+def test_every_precision_mode_has_a_name_in_mindspore_lite(tmp_path, mode):
+    config = config_of(tmp_path, f"backend: {{precision_mode: {mode}}}")
+    text = write_lite_config(tmp_path, config.backend.precision_mode).read_text()
+    assert text == f"[ascend_context]\nprecision_mode={LITE_PRECISION[mode]}\n"
+
+
+def test_the_worker_gets_the_limits_it_knows_and_no_other(tmp_path):
+    settings = worker_settings(config_of(tmp_path, "limits: {max_image_px: 77}"), VERSION, tmp_path)
+    assert settings["limits"] == {"max_image_bytes": 32 * 1024 * 1024, "max_image_px": 77}
+    assert settings["batch_sizes"] == [1, 4] and settings["run_dir"] == str(tmp_path)
+
+
+def test_counts_of_ended_workers_stay_and_those_of_an_earlier_server_go(tmp_path):
+    BatchStats(tmp_path, (1, 4)).count(4, images=3)
+    launcher = Launcher(config_of(tmp_path), tmp_path)
+    assert launcher.batch_runs() == {}
+    worker = BatchStats(tmp_path, (1, 4))
+    for _ in range(2):
+        worker.count(4, images=3)
+    del worker
+    assert launcher.batch_runs() == {1: (0, 0), 4: (2, 6)}

@@ -1,0 +1,40 @@
+"""Shares of a connection, and that nothing is kept of those that are gone."""
+
+import grpc
+import pytest
+
+from servable.gateway.errors import CallError
+from servable.gateway.limits.connections import Share, connection_of
+
+
+class Context:
+    def __init__(self, peer):
+        self.peer = lambda: peer
+
+
+def test_a_connection_gets_its_share_and_all_together_the_total():
+    share = Share("calls", total=3, each=2)
+    share.take("a")
+    share.take("a")
+    with pytest.raises(CallError, match="2 are the most for one connection") as caught:
+        share.take("a")
+    assert caught.value.status is grpc.StatusCode.RESOURCE_EXHAUSTED and caught.value.retry_after_ms
+    share.take("b")
+    with pytest.raises(CallError, match="calls: 3 are the most$"):
+        share.take("c")
+    share.give_back("a")
+    share.take("c")
+
+
+def test_nothing_is_kept_of_a_connection_that_holds_nothing():
+    share = Share("bytes", total=10, each=5)
+    for number in range(100):
+        share.check(f"connection {number}")
+        share.add(f"connection {number}", 3)
+        share.give_back(f"connection {number}", 3)
+    assert not share._held and not share._sum
+
+
+def test_calls_on_a_unix_socket_are_told_apart_and_those_on_tcp_are_not():
+    assert connection_of(Context("ipv4:127.0.0.1:5")) == connection_of(Context("ipv4:127.0.0.1:5"))
+    assert connection_of(Context("unix:")) != connection_of(Context("unix:"))

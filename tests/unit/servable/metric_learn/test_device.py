@@ -1,0 +1,100 @@
+"""A device's worker: the proof before the first answer, the end of a worker whose device is not to be trusted."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from servable.backend.device_watch import DeviceWatch, read
+from servable.config import REPOSITORY
+from servable.metric_learn.device import call_with_retry
+
+# A network whose features are the first 2048 pixel values; a child, since a wrong one ends the process.
+CHILD = """
+import sys
+import numpy as np
+from servable.metric_learn.device import Device
+golden = np.random.default_rng(7).integers(0, 256, (224, 224, 3), np.uint8)
+features = lambda picture: np.asarray(picture, np.float32).ravel()[:2048]
+runs = []
+class Network:
+    def __init__(self, size): self.size = size
+    def call(self, instances):
+        runs.append(len(instances))
+        rows = [(features(picture),) for (picture,) in instances]
+        return WRONG(rows)
+embedding = features(golden) / np.linalg.norm(features(golden))
+settings = {"directory": sys.argv[1], "max_relative_distance": 2e-2, "check_s": CHECK_S}
+device = Device(3, {size: Network(size) for size in (1, 4)}, golden, embedding, settings)
+for _ in range(2):
+    device.run(1, [[golden]])
+print(runs)
+"""
+
+
+def child(folder, wrong="lambda rows: rows", check_s=60):
+    code = textwrap.dedent(CHILD).replace("WRONG", f"({wrong})").replace("CHECK_S", str(check_s))
+    return subprocess.run([sys.executable, "-c", code, str(folder)], cwd=REPOSITORY, capture_output=True, text=True)
+
+
+def test_every_batch_size_is_proved_once_before_the_first_answer(tmp_path):
+    done = child(tmp_path)
+    assert done.stdout == "[1, 1, 4, 1, 1]\n", done.stderr  # golden, its negative, both in four places; then the calls
+    (state,) = read(tmp_path)
+    assert (state.device, state.proved, state.running_s) == (3, True, 0.0)
+
+
+def test_it_is_proved_again_when_the_proof_is_old(tmp_path):
+    assert child(tmp_path, check_s=0).stdout == "[1, 1, 4, 1, 1, 1, 4, 1]\n"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("lambda rows: [(row * 0 + 1,) for (row,) in rows]", "WrongEmbeddingError: at batch size 1"),
+        ("lambda rows: [(row * np.nan,) for (row,) in rows]", "WrongEmbeddingError: at batch size 1"),
+        ("lambda rows: rows[1:] + rows[:1]", "WrongEmbeddingError: at batch size 4"),  # right numbers, wrong places
+        ("lambda rows: 1 / 0", "DeviceError: a run of 1 images failed (division by zero)"),
+    ],
+)
+def test_a_device_that_is_not_to_be_trusted_ends_its_worker_with_the_reason(tmp_path, wrong, says):
+    done = child(tmp_path, wrong)
+    assert done.returncode == -9 and done.stdout.startswith(says) and "device 3 is taken out" in done.stdout
+    assert not any(state.proved for state in read(tmp_path))
+
+
+def test_a_run_under_way_is_seen_with_its_time(tmp_path):
+    watch = DeviceWatch(tmp_path, 0)
+    assert not watch.proved_within(60)
+    watch.began()
+    (state,) = read(tmp_path)
+    assert state.pid == os.getpid() and state.running_s > 0 and not state.proved
+    watch.ended()
+    watch.proved()
+    (state,) = read(tmp_path)
+    assert state.proved and state.running_s == 0 and watch.proved_within(60)
+
+
+def test_a_file_that_is_being_made_counts_as_nothing(tmp_path):
+    (tmp_path / "device-1.state").write_bytes(b"")
+    assert read(tmp_path) == []
+
+
+def test_a_worker_beside_the_device_asks_again_when_a_run_was_lost_with_its_device():
+    class Model:
+        failures, calls = 2, 0
+
+        def call(self, instances):
+            self.calls += 1
+            if self.calls <= self.failures:
+                raise RuntimeError("the worker ended")
+            return instances
+
+    model = Model()
+    assert call_with_retry(model, [[1]]) == [[1]] and model.calls == 3
+    model.failures, model.calls = 9, 0
+    with pytest.raises(RuntimeError, match="the worker ended"):
+        call_with_retry(model, [[1]])
+    assert model.calls == 3
