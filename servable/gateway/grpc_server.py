@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -17,8 +17,10 @@ HANDSHAKE_MS = 10_000  # TLS and HTTP/2's first frames; gRPC's own default is tw
 IDLE_MS = 300_000  # a connection without a call; clients open another one by themselves
 
 
-def make_server(handlers: Mapping[str, grpc.RpcMethodHandler], limits: LimitsSection) -> Any:
-    """A grpc.aio.Server that is not started yet and has no port."""
+def make_server(
+    handlers: Mapping[str, grpc.RpcMethodHandler], unknown: grpc.RpcMethodHandler, limits: LimitsSection
+) -> Any:
+    """A grpc.aio.Server that is not started yet and has no port. unknown: answers every other path."""
     server = grpc.aio.server(
         options=(
             # Twice the limit: up to there a body is refused with a sentence of ours, beyond by gRPC itself.
@@ -43,7 +45,7 @@ def make_server(handlers: Mapping[str, grpc.RpcMethodHandler], limits: LimitsSec
             ("grpc.keepalive_timeout_ms", 20_000),
         )
     )
-    server.add_generic_rpc_handlers((_Handlers(handlers),))
+    server.add_generic_rpc_handlers((_Handlers(handlers, unknown),))
     return server
 
 
@@ -56,10 +58,11 @@ def connections(wanted: int) -> int:
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Every path that is not in the table is UNIMPLEMENTED, reflection included."""
+    """grpcio 1.80 fails a path that is not UTF-8 before it asks here: UNKNOWN, in its own words."""
 
-    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
+    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler], unknown: grpc.RpcMethodHandler) -> None:
         self._handlers = handlers
+        self._unknown = unknown
 
-    def service(self, handler_call_details: Any) -> Optional[grpc.RpcMethodHandler]:
-        return self._handlers.get(handler_call_details.method)
+    def service(self, handler_call_details: Any) -> grpc.RpcMethodHandler:
+        return self._handlers.get(handler_call_details.method, self._unknown)

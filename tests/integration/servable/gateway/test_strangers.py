@@ -88,6 +88,40 @@ def test_a_body_that_is_no_request_is_invalid_argument_in_our_words(tmp_path, pa
         assert dict(error.trailing_metadata())[wire.METADATA_REQUEST_ID]
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/no.such/Thing", "/", "x", wire.PREDICT_PATH + "/", "/a\x00b", "/" + "a" * 15_000, "/grpc.reflection.v1.A/B"],
+    ids=["unknown", "empty", "no slash", "longer", "zero byte", "15 kB", "reflection"],
+)
+def test_an_unknown_path_is_unimplemented_in_our_words(tmp_path, path):
+    with Harness(tmp_path) as harness, harness.channel() as channel:
+        error = refused(channel, path, b"body", [(wire.METADATA_REQUEST_ID, "mine")])
+        assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert (
+            error.details().startswith("there is no such call here; known: ") and wire.PREDICT_PATH in error.details()
+        )
+        assert dict(error.trailing_metadata())[wire.METADATA_REQUEST_ID] == "mine"
+
+
+def test_the_body_for_an_unknown_path_is_not_read(tmp_path):
+    with Harness(tmp_path) as harness, harness.channel() as channel:
+        ended = threading.Event()
+        call = channel.stream_unary("/no.such/Thing").future((b"" for _ in range(1) if ended.wait(30)), timeout=30)
+        assert call.code() is grpc.StatusCode.UNIMPLEMENTED
+        ended.set()
+
+
+@pytest.mark.parametrize(
+    "path, status",
+    [(b"/\xff\xfe", grpc.StatusCode.UNKNOWN), ("/" + "a" * 60_000, grpc.StatusCode.RESOURCE_EXHAUSTED)],
+    ids=["no UTF-8", "60 kB"],
+)
+def test_a_path_that_grpc_refuses_itself_has_the_status_of_the_page_and_costs_no_other_call(tmp_path, path, status):
+    with Harness(tmp_path) as harness, harness.channel() as channel:
+        assert refused(channel, path, b"").code() is status
+        predict(channel, request(b"good"))
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_two_request_ids_are_refused(tmp_path, path):
     pairs = [(wire.METADATA_REQUEST_ID, "one"), (wire.METADATA_REQUEST_ID, "two")]
