@@ -9,16 +9,22 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from servable.sections import LimitsSection
+from servable.sections import DeadlinesSection, LimitsSection
 
 MAX_METADATA_BYTES = 16 * 1024
 RESERVED_DESCRIPTORS = 256  # files, probes, the pipes and sockets to MindSpore Serving
 HANDSHAKE_MS = 10_000  # TLS and HTTP/2's first frames; gRPC's own default is two minutes
-IDLE_MS = 300_000  # a connection without a call; clients open another one by themselves
+# A connection is asked to go after this time, and ended when its calls had theirs: gRPC has no other way to end a call
+# whose reply the caller does not take. Clients open another one by themselves, and lose no call (gRFC A9).
+AGE_MS = 300_000
+TAKE_REPLY_MS = 30_000  # beyond deadlines.max_s, for a reply to be taken
 
 
 def make_server(
-    handlers: Mapping[str, grpc.RpcMethodHandler], unknown: grpc.RpcMethodHandler, limits: LimitsSection
+    handlers: Mapping[str, grpc.RpcMethodHandler],
+    unknown: grpc.RpcMethodHandler,
+    limits: LimitsSection,
+    deadlines: DeadlinesSection,
 ) -> Any:
     """A grpc.aio.Server that is not started yet and has no port. unknown: answers every other path."""
     server = grpc.aio.server(
@@ -32,7 +38,8 @@ def make_server(
             ("grpc.max_concurrent_streams", limits.max_streams_per_connection),
             ("grpc.max_allowed_incoming_connections", connections(limits.max_connections)),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
-            ("grpc.max_connection_idle_ms", IDLE_MS),
+            ("grpc.max_connection_age_ms", AGE_MS),
+            ("grpc.max_connection_age_grace_ms", int(1000 * deadlines.max_s) + TAKE_REPLY_MS),
             # Above the first gRPC may refuse a call, above the second it does.
             ("grpc.max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),

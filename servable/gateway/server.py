@@ -148,7 +148,7 @@ class Gateway:
         return write_address(Address(address.host, port))
 
     async def _start_grpc(self, address: Address, certificates: Optional[Certificates]) -> str:
-        server = make_server(self._handlers(), self._unknown(), self._settings.limits)
+        server = make_server(self._handlers(), self._unknown(), self._settings.limits, self._settings.deadlines)
         where = write_address(address)
         try:
             if certificates is None:
