@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,9 +16,11 @@ import click
 
 from metric_learn_client.exit_codes import ExitCode
 from servable.config import REPOSITORY, Config, ConfigError, load_config
-from servable.config.problem import CONFIGURATION, Problem, exit_code
+from servable.config.problem import CONFIGURATION, Problem, exit_code, wrong
 from servable.doctor import Examined, examine
+from servable.doctor.directories import RUN_DIR
 from servable.gateway import StartError, configure_logging
+from servable.host import run_directory
 from servable.host.control import give_order
 
 SWITCH_S = 3600.0  # start, proof and drain have limits of their own
@@ -74,19 +77,31 @@ def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
 
 @contextlib.contextmanager
 def _locked(config: Config) -> Iterator[Path]:
-    """The run directory, private and of this server alone."""
-    run_dir = config.server.run_dir.resolve()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    run_dir.chmod(0o700)
-    with (run_dir / "lock").open("w") as lock:
+    """The run directory, private and of this server alone. Raises ConfigError."""
+    path = run_directory.locate(config.server.run_dir)
+    run_directory.make(path)
+    with _private(config, path) as directory:
+        opened = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    with os.fdopen(opened, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ConfigError(
-                f"{config.origin('server.run_dir')}: server.run_dir = {run_dir}: another server runs in it; "
-                "stop it, or choose another"
-            ) from error
-        yield run_dir
+            problem = wrong(config, RUN_DIR, "another server runs in it", "stop it, or choose another")
+            raise ConfigError(str(problem)) from error
+        yield path
+
+
+@contextlib.contextmanager
+def _private(config: Config, path: Path) -> Iterator[int]:
+    """A descriptor of the run directory. Raises ConfigError where it is not this user's alone."""
+    try:
+        directory = run_directory.open_private(path)
+    except run_directory.NotPrivateError as error:
+        raise ConfigError(str(wrong(config, RUN_DIR, error.what, error.remedy))) from error
+    try:
+        yield directory
+    finally:
+        os.close(directory)
 
 
 @click.command(help="Serve metric_learn with MindSpore Serving.")
@@ -115,9 +130,10 @@ def cli(path: Path, flags: tuple[str, ...], check_only: bool, switch_version: Op
 
 
 def _give(config: Config, order: dict[str, Any]) -> int:
-    run_dir = config.server.run_dir.resolve()
+    run_dir = run_directory.locate(config.server.run_dir)
     try:
-        answer = give_order(run_dir, order, SWITCH_S)
+        with _private(config, run_dir):
+            answer = give_order(run_dir, order, SWITCH_S)
     except (OSError, ValueError) as error:
         raise NotReadyError(f"server.run_dir = {run_dir}: no server answers there ({error}); is it running?") from error
     for row in answer.get("versions", ()):

@@ -136,8 +136,8 @@ class ServerSection(_Section):
     )
     run_dir: Path = Field(
         default=Path(tempfile.gettempdir()) / f"metric-learn-serving-{os.getuid()}",
-        description="private (0700), of one server: sockets, MindSpore Serving's log, control socket; absolute, no "
-        "spaces, at most 77 bytes",
+        description="private (0700), of one server, and no link: sockets, MindSpore Serving's log, control socket; "
+        "absolute, no spaces, at most 77 bytes; the folders above it belong to this user or to root",
     )
     when_down: Literal["wait", "fail"] = Field(
         default="wait",

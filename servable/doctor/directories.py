@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +11,11 @@ from metric_learn_client import wire
 from servable.config.addresses import MAX_UNIX_PATH_BYTES
 from servable.config.problem import CONFIGURATION, NOT_READY, Problem, wrong
 from servable.config.sections import REPOSITORY, Config
+from servable.host import run_directory
 
 LONGEST_SOCKET = "/serving-999999-9999/grpc.sock"  # servable/backend/launcher.py
 FREE_BYTES = 64 * 1024 * 1024  # logs and sockets; the MindIRs are linked, not copied
-KEY = "server.run_dir"
+RUN_DIR = "server.run_dir"
 
 
 def directory_problems(config: Config) -> Iterator[Problem]:
@@ -26,48 +26,45 @@ def directory_problems(config: Config) -> Iterator[Problem]:
 def _run_dir(config: Config) -> Iterator[Problem]:
     given = config.server.run_dir
     if not given.is_absolute():
-        yield wrong(config, KEY, "is relative, and services start anywhere", "give an absolute path")
+        yield wrong(config, RUN_DIR, "is relative, and services start anywhere", "give an absolute path")
         return
-    if given.is_symlink() and given.lstat().st_uid != os.geteuid():
-        yield wrong(config, KEY, "is a symbolic link of another user", "choose another: it may point anywhere")
-        return
-    path = Path(os.path.realpath(given))
+    path = run_directory.locate(given)
     if any(character.isspace() for character in str(path)):
-        yield wrong(config, KEY, "MindSpore Serving splits its command at spaces", "choose a path without them")
+        yield wrong(config, RUN_DIR, "MindSpore Serving splits its command at spaces", "choose a path without them")
     length = len(str(path).encode() + LONGEST_SOCKET.encode())
     if length > MAX_UNIX_PATH_BYTES:
         too_long = length - MAX_UNIX_PATH_BYTES
-        yield wrong(config, KEY, f"is {too_long} bytes too long for the unix sockets in it", "choose a shorter one")
-    if path.exists():
-        yield from _existing(config, path)
-        return
+        yield wrong(config, RUN_DIR, f"is {too_long} bytes too long for the unix sockets in it", "choose a shorter one")
+    try:
+        os.close(run_directory.open_private(path))
+    except (FileNotFoundError, NotADirectoryError):  # the second: a file among its parents
+        yield from _to_be_made(config, path)
+    except run_directory.NotPrivateError as error:
+        yield wrong(config, RUN_DIR, error.what, error.remedy)
+    except OSError as error:
+        yield wrong(config, RUN_DIR, f"cannot be opened ({error.strerror})", "choose another")
+    else:
+        if os.access(path, os.W_OK | os.X_OK):
+            yield from _space(config, path)
+        else:
+            yield wrong(config, RUN_DIR, "is not writable", "choose another")
+
+
+def _to_be_made(config: Config, path: Path) -> Iterator[Problem]:
     parent = next(place for place in path.parents if place.exists())
     if not parent.is_dir():
-        yield wrong(config, KEY, f"{parent} is not a directory", "choose another")
+        yield wrong(config, RUN_DIR, f"{parent} is not a directory", "choose another")
     elif not os.access(parent, os.W_OK | os.X_OK):
-        yield wrong(config, KEY, f"{parent} is not writable for this user", "create it, or choose another")
+        yield wrong(config, RUN_DIR, f"{parent} is not writable for this user", "create it, or choose another")
     else:
         yield from _space(config, parent)
-
-
-def _existing(config: Config, path: Path) -> Iterator[Problem]:
-    status = path.stat()
-    if not stat.S_ISDIR(status.st_mode):
-        yield wrong(config, KEY, "is not a directory", "choose another")
-    elif status.st_uid != os.geteuid():
-        owner = f"belongs to user {status.st_uid}, not to this one ({os.geteuid()})"
-        yield wrong(config, KEY, owner, "choose another: whoever owns it could give orders to the server")
-    elif not os.access(path, os.W_OK | os.X_OK):
-        yield wrong(config, KEY, "is not writable", "run `chmod 700` on it, or choose another")
-    else:
-        yield from _space(config, path)
 
 
 def _space(config: Config, place: Path) -> Iterator[Problem]:
     free = shutil.disk_usage(place).free
     if free < FREE_BYTES:
         what = f"{place} has {free // 2**20} MB free, and {FREE_BYTES // 2**20} MB are needed"
-        yield wrong(config, KEY, what, "free space, or choose another", exit_code=NOT_READY)
+        yield wrong(config, RUN_DIR, what, "free space, or choose another", exit_code=NOT_READY)
 
 
 def _code() -> Iterator[Problem]:

@@ -25,7 +25,7 @@ from servable.gateway.bind import GRPC, HTTP, cannot_bind, usable_hosts, write_a
 from servable.gateway.call.model_service import describe_model
 from servable.gateway.call.predict import PredictService
 from servable.gateway.call.questions import Questions
-from servable.gateway.errors import StartError
+from servable.gateway.errors import CallError, StartError
 from servable.gateway.grpc_server import make_server
 from servable.gateway.limits.admission import Admission
 from servable.gateway.observe.health import HealthService
@@ -148,7 +148,7 @@ class Gateway:
         return write_address(Address(address.host, port))
 
     async def _start_grpc(self, address: Address, certificates: Optional[Certificates]) -> str:
-        server = make_server(self._handlers(), self._settings.limits)
+        server = make_server(self._handlers(), self._unknown(), self._settings.limits, self._settings.deadlines)
         where = write_address(address)
         try:
             if certificates is None:
@@ -169,6 +169,15 @@ class Gateway:
             HEALTH_WATCH_PATH: grpc.unary_stream_rpc_method_handler(self._questions.streams(self._health.watch)),
             GET_MODEL_PATH: grpc.unary_unary_rpc_method_handler(self._questions.answers(self._get_model)),
         }
+
+    def _unknown(self) -> grpc.RpcMethodHandler:
+        """Every other path, reflection too. A stream, so that no body is read."""
+        known = ", ".join(self._handlers())
+
+        async def answer(_bodies: Any, context: Any) -> bytes:
+            raise CallError(grpc.StatusCode.UNIMPLEMENTED, f"there is no such call here; known: {known}")
+
+        return grpc.stream_unary_rpc_method_handler(self._questions.answers(answer))
 
     async def _get_model(self, body: bytes, context: Any) -> bytes:
         if self._tokens is not None:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import grpc
@@ -90,9 +91,9 @@ def beside_a_busy_process(neighbour, seconds):
     return neighbour.p99()
 
 
-def attack(server, name, *, seconds, count, connections=1, tls=False):
+def attack(server, name, *, seconds, count, connections=1, tls=False, endpoint=""):
     """Runs beside what the caller does. Returns (what was done, most MB that the server's process grew by)."""
-    command = [sys.executable, "-m", "tests.e2e.attacks", name, server.endpoint]
+    command = [sys.executable, "-m", "tests.e2e.attacks", name, endpoint or server.endpoint]
     command += ["--seconds", str(seconds), "--count", str(count), "--connections", str(connections)]
     process = psutil.Process(server.process.pid)
     before = most = process.memory_info().rss
@@ -129,6 +130,52 @@ def test_a_flood_costs_little_memory_and_no_call_of_a_neighbour(server, neighbou
     assert not neighbour.failures
     assert grown_mb < MOST_MB
     assert neighbour.p99() < max(PATIENCE_S, 4 * busy_p99)  # the long tier looks closer, on a machine of its own
+
+
+@contextlib.contextmanager
+def probing(server):
+    """Asks both pages of probes without a pause; yields the seconds that each took."""
+    ended, took = threading.Event(), []
+
+    def probe():
+        while not ended.is_set():
+            began = time.monotonic()
+            pages_answer(server)
+            took.append(time.monotonic() - began)
+            ended.wait(0.1)
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(probe)
+        try:
+            yield took
+        finally:
+            ended.set()
+            asked.result(30)
+
+
+def probed_beside_short_connections(server, neighbour, seconds, connections):
+    with neighbour.calling(), probing(server) as took:
+        done, grown_mb = attack(
+            server,
+            "http_connections",
+            seconds=seconds,
+            count=1_000_000,
+            connections=connections,
+            endpoint=server.http_endpoint,
+        )
+    print(f"http_connections: {done}, server {grown_mb:+.0f} MB, {len(took)} probes, the slowest {max(took):.3f} s")
+    assert not neighbour.failures and grown_mb < MOST_MB
+    assert max(took) < PATIENCE_S
+    return done["sent"]
+
+
+def test_probes_are_answered_beside_a_flood_of_short_connections(server, neighbour):
+    assert probed_beside_short_connections(server, neighbour, 2.0, 1) > 500
+
+
+@pytest.mark.long
+def test_probes_are_answered_beside_ten_thousand_short_connections(server, neighbour):
+    assert probed_beside_short_connections(server, neighbour, 15.0, 4) > 10_000
 
 
 def full_pipe():

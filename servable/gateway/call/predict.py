@@ -98,11 +98,8 @@ class PredictService:
         self._bodies = BodyPlaces(
             limits.max_reading_calls, settings.deadlines.read_body_s, max_waiting=limits.max_in_flight_calls
         )
-        self._unread = Share(
-            "bytes of replies that are not read",
-            max(LEAST_UNREAD_BYTES, limits.max_in_flight_bytes),
-            max(LEAST_UNREAD_BYTES, limits.max_in_flight_bytes // UNREAD_SHARES),
-        )
+        unread_each = max(LEAST_UNREAD_BYTES, limits.max_in_flight_bytes // UNREAD_SHARES)
+        self._unread = Share("bytes of replies that are not read", UNREAD_SHARES * unread_each, unread_each)
         self.draining = False
 
     async def predict(self, _bodies: Any, context: Any) -> bytes:

@@ -58,19 +58,31 @@ class Connection:
         """Until `size` more bytes of DATA may be sent. Raises ConnectionError when the server ended the stream."""
         while min(self._windows[0], self._windows.setdefault(stream, self._initial)) < size:
             for made in self._frames():
-                if isinstance(made, frames.WindowUpdateFrame):
-                    self._windows[made.stream_id] = (
-                        self._windows.get(made.stream_id, self._initial) + made.window_increment
-                    )
-                elif isinstance(made, frames.SettingsFrame) and not made.flags:
-                    new = made.settings.get(frames.SettingsFrame.INITIAL_WINDOW_SIZE, self._initial)
-                    for number in self._windows:
-                        self._windows[number] += (new - self._initial) if number else 0
-                    self._initial = new
-                elif isinstance(made, (frames.RstStreamFrame, frames.GoAwayFrame)) or "END_STREAM" in made.flags:
+                self._note(made)
+                if isinstance(made, (frames.RstStreamFrame, frames.GoAwayFrame)) or "END_STREAM" in made.flags:
                     raise ConnectionError("ended by the server")
         self._windows[0] -= size
         self._windows[stream] -= size
+
+    def wait_for_headers(self, stream):
+        """Until the server answers the stream. Raises ConnectionError when it refuses it or closes."""
+        while True:
+            for made in self._frames():
+                self._note(made)
+                if made.stream_id == stream and isinstance(made, frames.HeadersFrame):
+                    return
+                if isinstance(made, (frames.RstStreamFrame, frames.GoAwayFrame)):
+                    raise ConnectionError("ended by the server")
+
+    def _note(self, made):
+        """Keeps count of the windows that the server gives."""
+        if isinstance(made, frames.WindowUpdateFrame):
+            self._windows[made.stream_id] = self._windows.get(made.stream_id, self._initial) + made.window_increment
+        elif isinstance(made, frames.SettingsFrame) and not made.flags:
+            new = made.settings.get(frames.SettingsFrame.INITIAL_WINDOW_SIZE, self._initial)
+            for number in self._windows:
+                self._windows[number] += (new - self._initial) if number else 0
+            self._initial = new
 
     def _frames(self):
         """Those that arrive next. Raises ConnectionError, TimeoutError."""

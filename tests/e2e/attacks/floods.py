@@ -8,6 +8,8 @@ import zlib
 
 from hyperframe import frame as frames
 
+from metric_learn_client import wire
+
 from .connection import GET_MODEL_PATH, HEALTH_PATH, PREDICT_PATH, data, message, ping
 
 ZERO_WINDOW = {frames.SettingsFrame.INITIAL_WINDOW_SIZE: 0}
@@ -164,6 +166,20 @@ def unread_replies(open_connection):
         yield 200
 
 
+def unread_predictions(open_connection):
+    """Predict calls of 128 broken images, one at a time, whose replies find no window; a new connection every 200."""
+    body = message(_broken_images(128))
+    while True:
+        connection = open_connection(settings=ZERO_WINDOW)
+        for _ in range(200):
+            stream, head = connection.headers(PREDICT_PATH)
+            connection.send(head)
+            connection.wait_for_window(stream, len(body))
+            connection.send(data(stream, body, end_stream=True))
+            connection.wait_for_headers(stream)
+            yield 1
+
+
 def large_metadata(open_connection):
     """1 MB in one metadata value, in each of many calls that stay open."""
     connection = open_connection(settings=ZERO_WINDOW)
@@ -232,6 +248,16 @@ def silent_connections(open_connection):
         yield 1
 
 
+def http_connections(open_connection):
+    """Requests to the HTTP port, each on a connection of its own that is closed before the answer."""
+    while True:
+        connection = open_connection(preface=False)
+        connection.send(b"GET /livez HTTP/1.1\r\n\r\n")
+        connection.close()
+        yield 1
+
+
+HTTP_FLOODS = [http_connections]
 FLOODS = [
     idle_connections,
     silent_connections,
@@ -249,6 +275,7 @@ FLOODS = [
     continuations,
     empty_continuations,
     unread_replies,
+    unread_predictions,
     large_metadata,
     repeated_metadata,
     malformed_headers,
@@ -265,6 +292,18 @@ def _string(value):
         head.append(rest % 128 + 128)
         rest //= 128
     return bytes([*head, rest]) + value
+
+
+def _broken_images(count):
+    """A PredictRequest: every other image is empty, the others are no images, so that each has an error of its own."""
+    request = wire.PredictRequest()
+    request.servable_spec.name, request.servable_spec.method_name = wire.SERVABLE_NAME, wire.METHOD_EMBED
+    for index in range(count):
+        tensor = request.instances.add().items[wire.ITEM_IMAGE]
+        tensor.dtype = wire.DataType.MS_BYTES
+        tensor.shape.dims.append(1)
+        tensor.bytes_val.append(b"no image" if index % 2 else b"")
+    return request.SerializeToString()
 
 
 def _packed(window_bits):

@@ -9,6 +9,8 @@ import pytest
 
 from metric_learn_client import wire
 from servable.config.sections import DeadlinesSection, LimitsSection, SecuritySection
+from servable.gateway import grpc_server
+from servable.gateway.call.predict import LEAST_UNREAD_BYTES
 from servable.gateway.observe.health import WATCHERS_EACH
 from tests.integration.servable.gateway.harness import Harness, config_of, predict, request, until
 
@@ -32,6 +34,25 @@ def trickling(harness, count):
             each.cancel()
 
 
+@contextlib.contextmanager
+def unread_replies(harness):
+    """One connection that takes no reply: calls of 100 images until the gateway refuses one, with its words."""
+    body = request(*(b"%d" % index for index in range(100))).SerializeToString()
+    unread = harness.gateway._predict._unread
+    with harness.channel(options=[*OWN_CONNECTION, ("grpc.http2.bdp_probe", 0)]) as channel:
+        held = []
+        while True:
+            assert len(held) < 20, "nothing bounds them"
+            held.append(channel.unary_stream(wire.PREDICT_PATH)(body, timeout=60))  # read by `next`, so never
+            until(lambda: unread._sum > 800_000 * len(held), "a reply")
+            error = refused(channel, wire.PREDICT_PATH, b"\x99")
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                break
+        yield error.details()
+        for each in held:
+            each.cancel()
+
+
 def refused(channel, path, body, metadata=()):
     with pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(path)(body, timeout=10, metadata=metadata)
@@ -51,6 +72,34 @@ def test_calls_that_wait_for_bodies_take_no_places_from_calls_that_have_theirs(t
     with Harness(tmp_path, settings) as harness, trickling(harness, 20):
         with harness.channel(options=OWN_CONNECTION) as channel:
             for _ in range(50):
+                predict(channel, request(b"good"))
+
+
+@pytest.mark.parametrize("in_flight_mb", [1, 8, 64])
+def test_replies_that_one_connection_does_not_read_are_bounded_and_leave_room_for_others(tmp_path, in_flight_mb):
+    """Also where few bytes may be in flight: the share of one connection was all that there was."""
+    size = in_flight_mb * 1024 * 1024
+    limits = LimitsSection(max_in_flight_bytes=size, max_request_bytes=size, max_image_bytes=size)
+    with Harness(tmp_path, config_of(limits=limits)) as harness, unread_replies(harness) as words:
+        assert "the most for one connection" in words
+        assert harness.gateway._predict._unread._sum < LEAST_UNREAD_BYTES + 1_000_000
+        with harness.channel(options=OWN_CONNECTION) as channel:
+            for _ in range(20):
+                predict(channel, request(b"good"))
+
+
+def test_a_reply_that_is_not_read_ends_with_its_connection_and_nobody_loses_a_call(tmp_path, monkeypatch):
+    monkeypatch.setattr(grpc_server, "AGE_MS", 1000)
+    monkeypatch.setattr(grpc_server, "TAKE_REPLY_MS", 500)
+    limits = LimitsSection(max_in_flight_bytes=8 * LEAST_UNREAD_BYTES)
+    settings = config_of(limits=limits, deadlines=DeadlinesSection(default_s=1, max_s=1))
+    with Harness(tmp_path, settings) as harness, unread_replies(harness):
+        with harness.channel(options=OWN_CONNECTION) as channel:
+            end, unread = time.monotonic() + 15, harness.gateway._predict._unread
+            while unread._sum > LEAST_UNREAD_BYTES / 2 and time.monotonic() < end:
+                predict(channel, request(b"good"))
+            assert unread._sum < LEAST_UNREAD_BYTES / 2
+            for _ in range(20):
                 predict(channel, request(b"good"))
 
 
@@ -86,6 +135,40 @@ def test_a_body_that_is_no_request_is_invalid_argument_in_our_words(tmp_path, pa
         assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert error.details().startswith("request: the body is not a")
         assert dict(error.trailing_metadata())[wire.METADATA_REQUEST_ID]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/no.such/Thing", "/", "x", wire.PREDICT_PATH + "/", "/a\x00b", "/" + "a" * 15_000, "/grpc.reflection.v1.A/B"],
+    ids=["unknown", "empty", "no slash", "longer", "zero byte", "15 kB", "reflection"],
+)
+def test_an_unknown_path_is_unimplemented_in_our_words(tmp_path, path):
+    with Harness(tmp_path) as harness, harness.channel() as channel:
+        error = refused(channel, path, b"body", [(wire.METADATA_REQUEST_ID, "mine")])
+        assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert (
+            error.details().startswith("there is no such call here; known: ") and wire.PREDICT_PATH in error.details()
+        )
+        assert dict(error.trailing_metadata())[wire.METADATA_REQUEST_ID] == "mine"
+
+
+def test_the_body_for_an_unknown_path_is_not_read(tmp_path):
+    with Harness(tmp_path) as harness, harness.channel() as channel:
+        ended = threading.Event()
+        call = channel.stream_unary("/no.such/Thing").future((b"" for _ in range(1) if ended.wait(30)), timeout=30)
+        assert call.code() is grpc.StatusCode.UNIMPLEMENTED
+        ended.set()
+
+
+@pytest.mark.parametrize(
+    "path, status",
+    [(b"/\xff\xfe", grpc.StatusCode.UNKNOWN), ("/" + "a" * 60_000, grpc.StatusCode.RESOURCE_EXHAUSTED)],
+    ids=["no UTF-8", "60 kB"],
+)
+def test_a_path_that_grpc_refuses_itself_has_the_status_of_the_page_and_costs_no_other_call(tmp_path, path, status):
+    with Harness(tmp_path) as harness, harness.channel() as channel:
+        assert refused(channel, path, b"").code() is status
+        predict(channel, request(b"good"))
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -201,7 +201,29 @@ def _run_dir_of_somebody_else(scene):
     os.chown(scene.folder / "run", 12345, 12345)
 
 
-@case(2, "server.run_dir", "symbolic link of another user")
+@case(2, "server.run_dir", "has mode 0755, not 0700", "chmod 700")
+def _run_dir_that_others_may_enter(scene):
+    (scene.folder / "run").mkdir()
+    (scene.folder / "run").chmod(0o755)
+
+
+@case(2, "server.run_dir", "is a symbolic link", "give the directory itself")
+def _run_dir_is_a_link(scene):
+    (scene.folder / "elsewhere").mkdir(0o700)
+    (scene.folder / "run").symlink_to(scene.folder / "elsewhere")
+
+
+@case(2, "server.run_dir", "is a symbolic link", "give the directory itself")
+def _run_dir_is_a_link_to_nothing(scene):
+    (scene.folder / "run").symlink_to(scene.folder / "elsewhere")
+
+
+@case(2, "server.run_dir", "is not a directory")
+def _run_dir_below_a_file(scene):
+    scene.set("server", run_dir=scene.file("file") + "/run")
+
+
+@case(2, "server.run_dir", "symbolic link of another user (12345)")
 def _run_dir_is_a_link_of_somebody_else(scene):
     (scene.folder / "elsewhere").mkdir()
     (scene.folder / "run").symlink_to(scene.folder / "elsewhere")

@@ -78,7 +78,7 @@ def test_a_full_disk_is_named(monkeypatch, config):
 def test_a_directory_that_cannot_be_written_is_named(monkeypatch, config, tmp_path):
     monkeypatch.setattr(directories.os, "access", lambda path, mode: False)
     assert "not writable" in str(one(directories._run_dir(config())))
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run").mkdir(0o700)
     assert "not writable" in str(one(directories._run_dir(config())))
 
 
