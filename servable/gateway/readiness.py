@@ -46,6 +46,7 @@ class Readiness:
         self._served = served
         self._dispatcher = dispatcher
         self._settings = settings
+        self._hang_s = settings.failures_before_replace * settings.deadline_s  # a lone worker's silence
         self._on_unhealthy = on_unhealthy
         self._metrics = metrics
         self._changed = asyncio.Event()
@@ -89,13 +90,24 @@ class Readiness:
         last = max(self._dispatcher.succeeded_at, self._golden_at)
         return self._dispatcher.sent > 0 and time.monotonic() - last > self._settings.deadline_s
 
+    def _silent_since(self) -> float:
+        """Since when it has owed an answer: to a golden image that failed, or to images that wait for longer still."""
+        last = max(self._dispatcher.succeeded_at, self._golden_at)
+        return max(last, min(self._failing_since, self._dispatcher.waiting_since))
+
+    def _patience_s(self, now: float) -> float:
+        """The golden image's deadline. Asked again beside images that wait, it gets what is left until it is a hang."""
+        full = self._settings.deadline_s
+        if not self._failures or self._reported or not self._dispatcher.sent:
+            return full
+        return min(full, max(RETRY_S, self._silent_since() + self._hang_s - now))
+
     def _stuck(self) -> bool:
         """One of several workers hangs with images in it."""
-        backend, settings = self._served.backend, self._settings
+        backend = self._served.backend
         if backend is None or backend.workers < 2:
             return False
-        waited_s = time.monotonic() - self._dispatcher.waiting_since
-        return waited_s > PATIENCE * settings.failures_before_replace * settings.deadline_s
+        return time.monotonic() - self._dispatcher.waiting_since > PATIENCE * self._hang_s
 
     async def _step(self) -> Optional[float]:
         """One look; returns the seconds to the next, None: until something changes."""
@@ -107,8 +119,10 @@ class Readiness:
         if served.state is State.SERVING and self._traffic_stands_in():
             return self._settings.interval_s
         began, generation = time.monotonic(), served.generation
+        if not self._failures:
+            self._failing_since = began
         try:
-            await self._probe(served.backend, channel)
+            await self._probe(served.backend, channel, self._patience_s(began))
         except (BackendError, WrongEmbedding) as error:
             if served.generation != generation or not self._up():
                 return 0.0
@@ -136,11 +150,11 @@ class Readiness:
             and now - self._golden_at < self._settings.forced_interval_s
         )
 
-    async def _probe(self, backend: BackendFacts, channel: Channel) -> None:
+    async def _probe(self, backend: BackendFacts, channel: Channel, deadline_s: float) -> None:
         method = METHODS["embed"]
         golden = backend.golden
         body = encode_request(method.name, [golden.image])
-        reply = await channel.predict(body, self._settings.deadline_s)
+        reply = await channel.predict(body, deadline_s)
         outcome = read_reply(reply, 1, backend.embedding_dim)[0]
         if isinstance(outcome, FailedImage):
             raise WrongEmbedding(f"the golden image failed: {outcome.name}")
@@ -159,8 +173,6 @@ class Readiness:
         wrong = isinstance(error, WrongEmbedding)
         if not wrong and self._dispatcher.succeeded_at > began:
             return settings.interval_s  # others were answered meanwhile: busy, not dead
-        if not self._failures:
-            self._failing_since = began
         self._failures += 1
         self._metrics.probe(now - began, ok=False)
         reason = f"golden image: {error}"
@@ -169,8 +181,8 @@ class Readiness:
             self._move(State.PROBING, reason)
         enough = settings.failures_before_replace
         # Quick failures are those of a worker that is being restarted, which takes seconds: time counts, not number.
-        lasted = wrong or now - self._failing_since >= enough * settings.deadline_s - RETRY_S
-        if self._failures >= enough and lasted and not self._reported:
+        hangs = now - self._silent_since() >= self._hang_s - RETRY_S
+        if (self._failures >= enough if wrong else hangs) and not self._reported:
             self._report(reason)
         return RETRY_S
 

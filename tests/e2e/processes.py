@@ -81,3 +81,11 @@ def server_in(run_dir, *flags, **arguments):
         for process in marked(run_dir):
             process.kill()
         stop(server)
+
+
+@contextlib.contextmanager
+def serving_in(run_dir, *flags, **arguments):
+    """`server_in`, of a server that must come to serve: the others would only say that nothing answers."""
+    with server_in(run_dir, *flags, **arguments) as server:
+        assert server.ready_line.startswith("ready"), server.said()
+        yield server

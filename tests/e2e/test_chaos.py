@@ -11,7 +11,7 @@ import pytest
 
 from .conftest import stop
 from .load import EXPECTED, IMAGES, OPTIONS, Load, predict_on, request_of, wrong_rows
-from .processes import assert_nothing_left, master_of, running, segments, server_in, wait_until, worker_of
+from .processes import assert_nothing_left, master_of, running, segments, serving_in, wait_until, worker_of
 from .service_manager import ServiceManager
 
 READY_AGAIN_S = 30
@@ -33,7 +33,7 @@ def assert_answered_once(load):
 @pytest.mark.parametrize("target", ["worker", "master"])
 def test_mindspore_serving_is_hit_again_and_again(versions, tmp_path, target, number):
     before, seconds = segments(), []
-    with server_in(tmp_path, *QUICK) as server:
+    with serving_in(tmp_path, *QUICK) as server:
         with Load(server.endpoint, threads=3) as load:
             load.wait_for_good(5, time.monotonic(), 20)
             descriptors = psutil.Process(server.process.pid).num_fds()
@@ -135,7 +135,7 @@ def throughput(endpoint, seconds):
 @pytest.mark.timeout(600)
 def test_ten_times_the_load_is_shed_and_forgotten_in_seconds(versions, tmp_path):
     deadline_s = 60.0
-    with server_in(tmp_path) as server:
+    with serving_in(tmp_path) as server:
         tree = [psutil.Process(server.process.pid), master_of(server), worker_of(server)]
         sustainable = throughput(server.endpoint, 10)
         flood = Flood(server.endpoint, 10 * sustainable / 4, 4, deadline_s)

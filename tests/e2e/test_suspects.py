@@ -16,7 +16,7 @@ from metric_learn_client import EmbeddingClient
 
 from . import deadly
 from .load import EXPECTED, IMAGES, Load, distance
-from .processes import server_in, wait_until, worker_of
+from .processes import serving_in, wait_until, worker_of
 from .test_metrics import samples, total
 
 METRIC_LEARN = [sys.executable, "-c", "from metric_learn_client.cli import main; main()"]
@@ -61,8 +61,7 @@ def copy(versions, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(copy, tmp_path_factory):
-    with server_in(tmp_path_factory.mktemp("run"), *QUICK, repository=copy) as started:
-        assert started.ready_line.startswith("ready"), started.said()
+    with serving_in(tmp_path_factory.mktemp("run"), *QUICK, repository=copy) as started:
         yield started
 
 
@@ -134,7 +133,7 @@ def test_a_job_over_such_a_file_ends_with_one_failure_row(server, tmp_path):
 @pytest.mark.timeout(600)
 def test_new_killers_one_after_the_other_do_not_end_the_service(copy, tmp_path):
     """As it is configured by default; those who send the pictures do not even wait for their answers."""
-    with server_in(tmp_path, repository=copy) as server:
+    with serving_in(tmp_path, repository=copy) as server:
         with Load(server.endpoint, threads=2, deadline_s=DEADLINE_S) as load:
             for turn in range(10):
                 if turn % 2:
@@ -153,7 +152,7 @@ def test_new_killers_one_after_the_other_do_not_end_the_service(copy, tmp_path):
 @pytest.mark.timeout(600)
 def test_an_operators_kill_again_and_again_blames_no_image_and_never_ends_the_service(versions, tmp_path):
     """As it is configured by default, with calls in flight each time."""
-    with server_in(tmp_path) as server:
+    with serving_in(tmp_path) as server:
         with Load(server.endpoint, threads=4, images=8, deadline_s=DEADLINE_S) as load:
             for _ in range(8):
                 load.wait_for_good(8, time.monotonic(), 60)
@@ -169,5 +168,5 @@ def test_an_operators_kill_again_and_again_blames_no_image_and_never_ends_the_se
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(psutil.virtual_memory().total < 12 * 2**30, reason="two workers need 12 GB")
 def test_two_workers_do_not_hand_a_killer_to_each_other(copy, tmp_path):
-    with server_in(tmp_path, *QUICK, "backend.workers=2", repository=copy) as server:
+    with serving_in(tmp_path, *QUICK, "backend.workers=2", repository=copy) as server:
         hit(server, "kill")

@@ -62,6 +62,7 @@ class FakeServing:
         self.golden_silent = False
         self.crashes = 0
         self._crash: asyncio.Future | None = None
+        self._golden_refused = 0  # since the crash
         self._held: asyncio.Event | None = None
         self.batches: list[int] = []
         self.requests: list[bytes] = []
@@ -114,7 +115,7 @@ class FakeServing:
             if self._held is not None and not golden:
                 await self._held.wait()
             if self.poison:
-                await self._survive(payloads, context)
+                await self._survive(payloads, golden, context)
             if self.status is not None:
                 await context.abort(self.status, "File /secret/path/server.cc: what the library says")
             if self.delay_s:
@@ -126,15 +127,22 @@ class FakeServing:
             if not golden:
                 self.in_flight -= count
 
-    async def _survive(self, payloads, context) -> None:
-        """The poison ends the worker, and with it every call that it has; the next worker takes a moment to come."""
-        loop = asyncio.get_running_loop()
-        crash = self._crash = self._crash or loop.create_future()
+    async def _survive(self, payloads, golden, context) -> None:
+        """The poison ends the worker, and with it every call that it has and every call that was on its way.
+
+        The next one comes with the second golden image since: once the gateway has heard that the first one failed,
+        it sends nothing else. A wait in seconds would make several ends of one on a machine that is slower still.
+        """
+        if self._crash is not None and self._crash.done() and golden:
+            self._golden_refused += 1
+            if self._golden_refused == 2:
+                self._crash = None
+        crash = self._crash = self._crash or asyncio.get_running_loop().create_future()
         if not crash.done():
             if self.poison.intersection(payloads):
                 self.crashes += 1
+                self._golden_refused = 0
                 crash.set_result(None)
-                loop.call_later(0.1, setattr, self, "_crash", None)
             await asyncio.wait({crash}, timeout=0.05)
         if crash.done():
             await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")

@@ -105,6 +105,17 @@ def test_a_hung_backend_is_reported_once_and_its_calls_go_to_the_successor(tmp_p
         embeds(channel)
 
 
+def test_images_that_wait_for_an_answer_make_one_golden_image_enough_to_tell_a_hang(tmp_path):
+    """It was asked after a first silence, which counts like a golden image that failed."""
+    seldom = ReadinessSection(interval_s=0.1, deadline_s=0.5, max_cost_share=1e-9)
+    with Harness(tmp_path, config_of(readiness=seldom)) as harness, harness.channel() as channel:
+        harness.serving.silent = True
+        held = predict_future(channel, request(b"held"))
+        until(lambda: harness.unhealthy, "the report")
+        assert 'metric_learn_readiness_probes_total{result="failed"} 1.0' in harness.http("/metrics")[1]
+        assert not held.done()
+
+
 def test_a_busy_backend_is_not_called_dead(tmp_path):
     """Golden images take longer than their deadline, but answers keep coming."""
     with Harness(tmp_path, config_of(readiness=QUICK)) as harness, harness.channel() as channel:
