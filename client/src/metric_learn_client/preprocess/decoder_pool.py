@@ -347,7 +347,7 @@ class DecoderPool:
         environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
         environment["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         environment.update(PYTHONSAFEPATH="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-        environment.update(OPENCV_FOR_THREADS_NUM="1")
+        environment.update(OPENCV_FOR_THREADS_NUM="1", OPENCV_LOG_LEVEL="OFF")  # a picture writes no lines
         module = "metric_learn_client.preprocess.decoder_process"
         with theirs:
             self._nursery = subprocess.Popen(
