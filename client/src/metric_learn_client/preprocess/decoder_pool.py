@@ -204,7 +204,7 @@ class DecoderPool:
         self._decoders: set[_Decoder] = set()  # these belong to the thread
         self._nursery: Optional[subprocess.Popen[bytes]] = None
         self._control: Optional[socket.socket] = None
-        self._nursery_answers = False
+        self._answered = 0.0  # when a decoder of this nursery last said that it is there
         self._failed_starts = 0
         self._next_start = 0.0
         self._selector = selectors.DefaultSelector()
@@ -347,7 +347,7 @@ class DecoderPool:
         environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
         environment["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         environment.update(PYTHONSAFEPATH="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-        environment.update(OPENCV_FOR_THREADS_NUM="1")
+        environment.update(OPENCV_FOR_THREADS_NUM="1", OPENCV_LOG_LEVEL="OFF")  # a picture writes no lines
         module = "metric_learn_client.preprocess.decoder_process"
         with theirs:
             self._nursery = subprocess.Popen(
@@ -359,7 +359,7 @@ class DecoderPool:
                 pass_fds=[theirs.fileno()],
             )
         ours.setblocking(False)  # a nursery that is stopped must not hold up this thread
-        self._control, self._nursery_answers = ours, False
+        self._control, self._answered = ours, 0.0
         self._selector.register(ours, selectors.EVENT_READ)
 
     def _read_control(self) -> None:
@@ -419,7 +419,7 @@ class DecoderPool:
             except ValueError as error:
                 self._failure = DecodersUnavailable(str(error))
                 return
-            self._failed_starts, self._nursery_answers = 0, True
+            self._failed_starts, self._answered = 0, time.monotonic()
             self._feed(decoder)
             if not self._ready.is_set():
                 _log.info("%d decoders, in force: %s", self._count, ", ".join(self.in_force))
@@ -483,7 +483,8 @@ class DecoderPool:
                 if decoder.status is not None or now - decoder.ended_at > NOTICE_S:
                     self._conclude(decoder)
             elif not decoder.pid:
-                if now - decoder.asked > (FORK_S if self._nursery_answers else START_S):
+                # It may have been asked for long before the nursery was up.
+                if now - max(decoder.asked, self._answered) > (FORK_S if self._answered else START_S):
                     self._lose_nursery()
                     return
             elif decoder.jobs and now - decoder.began > SLOW_S:

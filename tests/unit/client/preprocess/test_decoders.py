@@ -1,5 +1,6 @@
 """Decoders in processes of their own: whatever a file does there is that file's error, and nobody else's."""
 
+import contextlib
 import io
 import itertools
 import json
@@ -51,6 +52,31 @@ def assert_right(future, index):
 
 def decoders_of(process):
     return [child for nursery in psutil.Process(process).children() for child in nursery.children()]
+
+
+def started_by(pid, before=()):
+    """The nursery and the decoders of a pool of two, which may come late: the pool is ready with its first."""
+    found = []
+
+    def are_there():
+        found[:] = set(psutil.Process(pid).children(recursive=True)) - set(before)
+        return len(found) >= 3
+
+    wait_until(are_there)
+    return found
+
+
+def nursery():
+    """That of the only pool of two, once it has forked its decoders."""
+    found = []
+
+    def is_there():
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that is replaced just now
+            found[:] = [child for child in psutil.Process().children() if len(child.children()) >= 2]
+        return len(found) == 1
+
+    wait_until(is_there)
+    return found[0]
 
 
 def busy_decoder():
@@ -144,9 +170,9 @@ def test_an_image_whose_decoder_is_ended_or_stopped_from_outside_is_tried_again(
 
 
 def test_a_nursery_that_is_killed_is_started_again_and_nothing_is_lost(pool):
+    killed = nursery()
     futures = [pool.submit(order("spin 0.3")), *(pool.submit(image) for image in GOOD)]
-    (nursery,) = psutil.Process().children()
-    nursery.kill()
+    killed.kill()
     futures += [pool.submit(image) for image in GOOD]
     assert np.all(futures[0].result(20) == 7)
     for index, future in enumerate(futures[1:]):
@@ -154,12 +180,12 @@ def test_a_nursery_that_is_killed_is_started_again_and_nothing_is_lost(pool):
 
 
 def test_a_nursery_that_is_stopped_is_replaced_once_it_is_needed(pool):
-    (nursery,) = psutil.Process().children()
-    nursery.suspend()
+    stopped = nursery()
+    stopped.suspend()
     assert error_of(pool, order("segfault  ")).startswith("E_CRASH")  # a decoder that nobody can replace
     for index in range(6):
         assert_right(pool.submit(GOOD[index % 3]), index % 3)
-    assert not nursery.is_running()
+    wait_until(lambda: not stopped.is_running())
 
 
 @pytest.mark.parametrize("packet", [b"", NUMBER.pack(5), NUMBER.pack(5) + LENGTH.pack(9) + b"E_DECODE", b"x" * 900])
@@ -231,8 +257,7 @@ def test_a_pool_that_is_closed_leaves_no_process_and_fails_what_waits():
     before = set(psutil.Process().children(recursive=True))
     pool = DecoderPool(2, settings=DecoderSettings(LIMITS, FUNCTION))
     futures = [pool.submit(order(f"spin 50{number}")) for number in range(4)]
-    mine = set(psutil.Process().children(recursive=True)) - before
-    assert len(mine) == 3
+    mine = started_by(os.getpid(), before)
     pool.close()
     for future in futures:
         with pytest.raises(RuntimeError, match="closed"):
@@ -252,8 +277,7 @@ def test_no_process_outlives_a_caller_that_is_killed():
     command = [sys.executable, "-c", program, FUNCTION]
     with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as caller:
         caller.stdout.readline()
-        started = psutil.Process(caller.pid).children(recursive=True)
-        assert len(started) == 3
+        started = started_by(caller.pid)
         caller.kill()
     assert not psutil.wait_procs(started, 10)[1]
 
