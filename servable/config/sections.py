@@ -139,6 +139,9 @@ class ServerSection(_Section):
         description="private (0700), of one server, and no link: sockets, MindSpore Serving's log, control socket; "
         "absolute, no spaces, at most 77 bytes; the folders above it belong to this user or to root",
     )
+    reflection: bool = Field(
+        default=False, description="gRPC server reflection: callers may ask for the messages; open to everybody"
+    )
     when_down: Literal["wait", "fail"] = Field(
         default="wait",
         description="calls while MindSpore Serving is down `wait` up to their deadline or `fail` with UNAVAILABLE and "

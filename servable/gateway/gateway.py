@@ -148,7 +148,14 @@ class Gateway:
         return write_address(Address(address.host, port))
 
     async def _start_grpc(self, address: Address, certificates: Optional[Certificates]) -> str:
-        server = make_server(self._handlers(), self._unknown(), self._settings.limits, self._settings.deadlines)
+        settings = self._settings
+        server = make_server(
+            self._handlers(),
+            self._unknown(),
+            settings.limits,
+            settings.deadlines,
+            reflection=settings.server.reflection,
+        )
         where = write_address(address)
         try:
             if certificates is None:

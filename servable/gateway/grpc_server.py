@@ -8,7 +8,9 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from grpc_reflection.v1alpha.reflection import enable_server_reflection  # type: ignore[import-untyped]
 
+from metric_learn_client.wire.messages import POOL, service_names
 from servable.config.sections import DeadlinesSection, LimitsSection
 
 MAX_METADATA_BYTES = 16 * 1024
@@ -25,8 +27,13 @@ def make_server(
     unknown: grpc.RpcMethodHandler,
     limits: LimitsSection,
     deadlines: DeadlinesSection,
+    *,
+    reflection: bool = False,
 ) -> Any:
-    """A grpc.aio.Server that is not started yet and has no port. unknown: answers every other path."""
+    """A grpc.aio.Server that is not started yet and has no port.
+
+    unknown: answers every other path. reflection: the standard service that tells the messages, for tools.
+    """
     server = grpc.aio.server(
         options=(
             # Twice the limit: up to there a body is refused with a sentence of ours, beyond by gRPC itself.
@@ -52,6 +59,8 @@ def make_server(
             ("grpc.keepalive_timeout_ms", 20_000),
         )
     )
+    if reflection:
+        enable_server_reflection(service_names(), server, POOL)
     server.add_generic_rpc_handlers((_Handlers(handlers, unknown),))
     return server
 

@@ -25,4 +25,9 @@ def _class(full_name: str) -> Any:
     return factory.MessageFactory(POOL).GetPrototype(descriptor)
 
 
+def service_names() -> tuple[str, ...]:
+    """Full names of the services of all .proto files."""
+    return tuple(f"{file.package}.{service.name}" for file in _FILES for service in file.service)
+
+
 globals().update({m.name: _class(f"{file.package}.{m.name}") for file in _FILES for m in file.message_type})
