@@ -14,7 +14,11 @@ from typing import Callable, NamedTuple, Optional
 MAX_HEAD_BYTES = 16 * 1024
 TOTAL_S = 5.0  # for a request to come and its answer to be taken
 MAX_CONNECTIONS = 256
-BACKLOG = 128  # connections that the kernel keeps while many come at once
+# Connections that the kernel keeps while many come at once. Beyond, the caller's kernel tries again a second later.
+WAITING = 1024
+# Taken at one turn of the event loop. A request is answered some four turns after its connection was taken, so that
+# MAX_CONNECTIONS newcomers cannot come in between.
+TAKEN = 16
 log = logging.getLogger(__name__)
 
 
@@ -37,7 +41,10 @@ class HttpPages:
 
     async def start(self, hosts: Sequence[str], port: int) -> int:
         """Listens; returns the port. Raises OSError."""
-        self._server = await asyncio.start_server(self._accept, hosts, port, limit=MAX_HEAD_BYTES, backlog=BACKLOG)
+        self._server = await asyncio.start_server(self._accept, hosts, port, limit=MAX_HEAD_BYTES, backlog=TAKEN)
+        for listening in self._server.sockets:
+            with listening.dup() as same:  # asyncio takes `backlog` for both
+                same.listen(WAITING)
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound
 
