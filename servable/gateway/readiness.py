@@ -77,12 +77,12 @@ class Readiness:
         limit = None if seconds is None else time.monotonic() + seconds
         while True:
             left = None if limit is None else max(0.0, limit - time.monotonic())
-            slice_s = None if left is None else min(left, self._settings.interval_s)
+            slice_s = None if left is None else min(left, self._settings.interval_s, self._settings.deadline_s / 10)
             try:
                 await asyncio.wait_for(self._changed.wait(), slice_s)
                 return
             except asyncio.TimeoutError:
-                if left is None or left <= self._settings.interval_s or self._silent() or self._stuck():
+                if left is None or left == slice_s or self._silent() or self._stuck():
                     return
 
     def _silent(self) -> bool:
