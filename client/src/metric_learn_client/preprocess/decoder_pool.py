@@ -56,13 +56,13 @@ Pixels = npt.NDArray[np.uint8]
 START_S = 30.0  # until a nursery's first decoder answers: an interpreter and OpenCV from a cold disk
 FORK_S = 3.0  # until a decoder that was asked for answers
 TICK_S = 0.1  # between looks at the decoders that are at work
-SLOW_S = 0.3  # at work for longer: another decoder takes its place meanwhile
+SLOW_S = 0.3  # processor time: another decoder takes its place meanwhile
 WALL_FACTOR = 5  # a decoder that is starved gets this many times its processor time ...
 WALL_BASE_S = 5.0  # ... and so much more, before its image is given up
 NOTICE_S = 0.5  # between the end of a decoder's socket and the word of how it ended
 RETIRE_AFTER = 10_000  # images of one decoder: bounds what one can do that was taken over and behaves
-GROUPED_BYTES = 256 * 1024  # images up to this size go to a decoder several at a time, where many wait
-KEPT_BYTES = GROUP * GROUPED_BYTES  # of a slot; what a larger file took goes back to the system
+GROUPED_BYTES = 512 * 1024  # of images that go to a decoder together, where many wait
+KEPT_BYTES = GROUPED_BYTES  # of a slot; what a larger file took goes back to the system
 REMEMBERED = 256  # files that ended a decoder ...
 REMEMBERED_S = 600.0  # ... and for how long the same file is refused without trying
 MAX_STARTS = 20  # in a row without one decoder that answers, with up to a second between them: nothing will
@@ -464,15 +464,14 @@ class DecoderPool:
 
     def _next_jobs(self) -> list[_Job]:
         """What the next decoder gets; under the lock. Several small images only where every decoder gets as many."""
+        count = max(1, min(GROUP, len(self._waiting) // self._count))
         jobs: list[_Job] = []
-        count = min(GROUP, len(self._waiting) // self._count)
-        while self._waiting and len(jobs) < max(1, count):
-            following = self._waiting[0]
-            if jobs and (following.alone or following.size > GROUPED_BYTES):
+        size = 0
+        while self._waiting and len(jobs) < count:
+            size += self._waiting[0].size
+            if jobs and (self._waiting[0].alone or jobs[0].alone or size > GROUPED_BYTES):
                 break
             jobs.append(self._waiting.popleft())
-            if following.alone or following.size > GROUPED_BYTES:
-                break
         return jobs
 
     def _look(self) -> None:
@@ -493,13 +492,14 @@ class DecoderPool:
                     return
 
     def _look_at(self, decoder: _Decoder, wall_s: float) -> None:
-        decoder.slow = True
+        used_s = decoder.cpu_s() - decoder.cpu_began
+        # Where the cores are shared it may only have waited for one: more decoders would wait for it as well.
+        decoder.slow = used_s > SLOW_S or wall_s > WALL_BASE_S
         if decoder.verdict is not None:  # on its way out
             if time.monotonic() - decoder.killed_at > FORK_S:
                 self._lose_nursery()
             return
         limit_s = cpu_limit_s(self._limits.max_image_px)
-        used_s = decoder.cpu_s() - decoder.cpu_began
         if decoder.is_stopped() or (len(decoder.jobs) > 1 and used_s > SLOW_S):  # in a group nobody waits for another
             self._kill(decoder, "")
         elif used_s > 1.1 * limit_s:  # an honest decoder's own timer would have ended it before
