@@ -9,8 +9,8 @@ from typing import Any, Optional
 
 import click
 
-from metric_learn_client.cli.connection import endpoint_options, open_client
-from metric_learn_client.cli.output_file import OutputFile
+from metric_learn_client.cli.shared.connection import endpoint_options, open_client
+from metric_learn_client.cli.shared.output_file import OutputFile
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.retrieval.embedding_set import EmbeddingSet, EmbeddingSetError, read_embedding_set
 from metric_learn_client.retrieval.evaluation import Evaluation, as_text, evaluate
@@ -131,9 +131,9 @@ def _write(
     image_root: Optional[Path],
 ) -> None:
     if report is not None or plots_folder is not None:
-        from metric_learn_client.retrieval.plots import save_plots
-        from metric_learn_client.retrieval.report import make_plots, report_page
-        from metric_learn_client.retrieval.thumbnails import Pictures
+        from metric_learn_client.retrieval.report.plots import save_plots
+        from metric_learn_client.retrieval.report.report import make_plots, report_page
+        from metric_learn_client.retrieval.report.thumbnails import Pictures
 
         drawn = make_plots(made)
         if plots_folder is not None:

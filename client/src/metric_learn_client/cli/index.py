@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from metric_learn_client.cli.output_file import OutputFolder
+from metric_learn_client.cli.shared.output_file import OutputFolder
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.printable import printable
 from metric_learn_client.retrieval.embedding_set import EmbeddingSetError, read_embedding_set

@@ -17,9 +17,9 @@ from metric_learn_client.retrieval import protocol
 from metric_learn_client.retrieval.embedding_set import EmbeddingSet, Identity
 from metric_learn_client.retrieval.evaluation import as_text, evaluate
 from metric_learn_client.retrieval.labelled_images import read_labelled
-from metric_learn_client.retrieval.pages import Result, item, search_page
-from metric_learn_client.retrieval.report import class_rows, make_plots, report_page, worst_queries
-from metric_learn_client.retrieval.thumbnails import Pictures
+from metric_learn_client.retrieval.report.pages import Result, item, search_page
+from metric_learn_client.retrieval.report.report import class_rows, make_plots, report_page, worst_queries
+from metric_learn_client.retrieval.report.thumbnails import Pictures
 
 REPOSITORY = Path(__file__).parents[4]
 HOSTILE = [
