@@ -18,14 +18,18 @@ MODULES = sorted(path for source in SOURCES.values() for path in source.rglob("*
 FOLDERS = [pytest.param(path, id=str(path.relative_to(REPOSITORY))) for path in sorted({it.parent for it in MODULES})]
 MOST_MODULES = 13
 
-# Module names that may stand twice, and why nobody takes one for the other.
+# Names of modules and packages that may stand twice, and why nobody takes one for the other.
 ALIKE = {
+    "bench": "a command, beside the package that it calls",
     "errors": "each program has its own, and a folder's name says whose",
     "golden": "the export's and the client's command, beside the golden set that both write",
     "index": "a command, beside the package that it calls",
+    "inputs": "images that a client takes, and sets that a job takes",
     "job": "a command, beside the package that it calls",
-    "metrics": "of retrieval, and of the gateway: both fields call theirs so",
+    "limits": "of one image, and of the gateway's calls",
+    "metrics": "of an evaluation, and of the gateway: both fields call theirs so",
     "options": "of a client, and of a job",
+    "search": "a command, beside the package that it calls",
     "servable_config": "MindSpore Serving asks for this name",
     "verify": "a command of the client, and one of the export",
 }
@@ -57,8 +61,9 @@ def test_no_two_classes_have_one_name():
     assert twice(name for path in MODULES for name in classes(path)) == []
 
 
-def test_no_two_modules_have_one_name_but_those_that_nobody_confuses():
-    assert twice(path.stem for path in MODULES if not path.stem.startswith("__")) == sorted(ALIKE)
+def test_no_two_modules_or_packages_have_one_name_but_those_that_nobody_confuses():
+    modules = [path.stem for path in MODULES if not path.stem.startswith("__") and path.stem != path.parent.name]
+    assert twice(modules + [folder.values[0].name for folder in FOLDERS]) == sorted(ALIKE)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

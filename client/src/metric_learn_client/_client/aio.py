@@ -218,7 +218,7 @@ _inherited: list[AsyncShell] = []  # kept in a forked child: to end them, even b
 
 
 async def _chunks(images: Images, size: int) -> AsyncIterator[list[Any]]:
-    """As core.batching.chunks, of an asynchronous stream too."""
+    """As core.batches.chunks, of an asynchronous stream too."""
     if not isinstance(images, AsyncIterable):
         for chunk in chunks(images, size):
             yield chunk

@@ -61,7 +61,7 @@ class AsyncShell:
 
     async def close(self) -> None:
         self._core.closed = True
-        self._core.gate.wake_all()
+        self._core.window.wake_all()
         channels, self._channels, self._calls = self._channels, {}, {}
         if self._loop is asyncio.get_running_loop():
             for channel in channels.values():
@@ -103,7 +103,7 @@ class AsyncShell:
             except RuntimeError:  # the loop is closed, and with it whoever waited
                 pass
 
-        self._core.gate.when_granted(step.ticket, wake)
+        self._core.window.when_granted(step.ticket, wake)
         if not self._core.closed:
             try:
                 await asyncio.wait_for(granted.wait(), step.timeout_s)

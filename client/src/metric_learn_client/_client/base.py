@@ -92,7 +92,7 @@ class BaseClient:
     @property
     def max_in_flight_now(self) -> int:
         """Calls to the server that may be in flight at present: max_in_flight, or fewer after RESOURCE_EXHAUSTED."""
-        return self._core.gate.window
+        return self._core.window.size
 
     def __repr__(self) -> str:
         options = self._core.options

@@ -45,7 +45,7 @@ class BlockingShell:
     def close(self) -> None:
         self._core.closed = True
         self._closing.set()
-        self._core.gate.wake_all()
+        self._core.window.wake_all()
         with self._lock:
             channels = list(self._channels.values())
             self._channels, self._calls = {}, {}
@@ -58,7 +58,7 @@ class BlockingShell:
             return self._send(step)
         if isinstance(step, WaitForTicket):
             granted = threading.Event()
-            self._core.gate.when_granted(step.ticket, granted.set)
+            self._core.window.when_granted(step.ticket, granted.set)
             if not self._core.closed:
                 granted.wait(step.timeout_s)
         elif isinstance(step, Sleep):

@@ -1,4 +1,4 @@
-"""Puts load on a client, with threads, and watches it in windows until it is stable. See `load`."""
+"""Puts load on a client, with threads, and watches it in windows until it is stable. See `levels`."""
 
 from __future__ import annotations
 

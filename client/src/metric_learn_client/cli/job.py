@@ -11,8 +11,8 @@ from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.jobs.errors import JobError
 from metric_learn_client.jobs.output import record as records
 from metric_learn_client.jobs.output.layout import Layout
+from metric_learn_client.jobs.output.proof import verify as verify_output
 from metric_learn_client.jobs.output.summary import summarise
-from metric_learn_client.jobs.output.verification import verify as verify_output
 from metric_learn_client.jobs.work.worker import load_plan
 
 

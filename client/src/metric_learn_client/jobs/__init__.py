@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from metric_learn_client.jobs.api import embed_dataset
     from metric_learn_client.jobs.errors import InputError, JobError, OutageError, OutputError, RefusedError
     from metric_learn_client.jobs.observer import Observer
+    from metric_learn_client.jobs.output.proof import Verification, verify
     from metric_learn_client.jobs.output.summary import JobSummary
-    from metric_learn_client.jobs.output.verification import Verification, verify
     from metric_learn_client.jobs.ray_data import RayEmbedder
 
 # Imported when first asked for: the command line reads jobs.options and must not wait for Arrow.
@@ -32,9 +32,9 @@ _HOMES = {
     "OutputError": "errors",
     "RayEmbedder": "ray_data",
     "RefusedError": "errors",
-    "Verification": "output.verification",
+    "Verification": "output.proof",
     "embed_dataset": "api",
-    "verify": "output.verification",
+    "verify": "output.proof",
 }
 
 __all__ = [

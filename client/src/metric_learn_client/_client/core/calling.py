@@ -20,7 +20,7 @@ from metric_learn_client._client.core.pool import Pool, names
 from metric_learn_client._client.core.retry import Remedy
 from metric_learn_client._client.core.steps import Failure, Reply, Resolve, Send, Sleep, Steps, WaitForTicket
 from metric_learn_client._client.core.targets import Target, host_name_of
-from metric_learn_client._client.core.window import Gate, Ticket
+from metric_learn_client._client.core.window import CallWindow, Ticket
 from metric_learn_client._client.token import TokenSource
 from metric_learn_client.errors import ClosedError, DeadlineError, EndpointError, from_status
 from metric_learn_client.options import ClientOptions
@@ -53,7 +53,7 @@ class Core:
         self.options = options
         self.now = now
         self.dice = random.Random(os.urandom(8)).random
-        self.gate = Gate(options.max_in_flight)
+        self.window = CallWindow(options.max_in_flight)
         self.pool = Pool(options.endpoints, options.proxies)
         self.budget = retry.Budget(options.max_in_flight, now)
         self.guard = Guard(options.expected_fingerprint, allow_change=options.allow_fingerprint_change)
@@ -117,13 +117,13 @@ def call(
             finally:
                 core.pool.release(target)
             if not isinstance(outcome, _Failed):
-                core.gate.answered(ticket)
+                core.window.answered(ticket)
                 core.budget.answered()
                 return outcome
             if outcome.remedy is Remedy.LATER:
-                core.gate.overloaded(ticket)
+                core.window.overloaded(ticket)
         finally:
-            core.gate.leave(ticket)
+            core.window.leave(ticket)
         pause = _after(core, progress, target, outcome, deadline, images)
         if pause > 0:
             yield Sleep(pause)
@@ -213,15 +213,15 @@ def _enter(core: Core, deadline: Deadline, progress: _Progress) -> Steps[Ticket]
     """A place in the window, within the deadline."""
     if core.closed:
         raise ClosedError("the client is closed")
-    ticket = core.gate.enter()
+    ticket = core.window.enter()
     if not ticket.granted:
         try:
             yield WaitForTicket(ticket, max(0.0, deadline.left_s(core.now())))
         except BaseException:
-            core.gate.leave(ticket)
+            core.window.leave(ticket)
             raise
     if not ticket.granted or core.closed or deadline.left_s(core.now()) <= 0:
-        core.gate.leave(ticket)
+        core.window.leave(ticket)
         if core.closed:
             raise ClosedError("the client is closed")
         raise progress.last or DeadlineError(

@@ -29,7 +29,7 @@ class Send:
 
 @dataclass(frozen=True)
 class WaitForTicket:
-    """Until the gate grants the ticket, at most so long; answered with None."""
+    """Until the window grants the ticket, at most so long; answered with None."""
 
     ticket: Ticket
     timeout_s: float

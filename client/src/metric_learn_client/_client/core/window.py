@@ -2,7 +2,7 @@
 
 Additive increase, multiplicative decrease (Chiu and Jain, 1989, as in TCP): a call refused for overload halves the
 window, once for all calls of the same generation; every answered call opens it again by 1/window, up to the ceiling.
-Waiters are served in order. The gate never blocks: it grants tickets and calls back, so that threads and coroutines
+Waiters are served in order. The window never blocks: it grants tickets and calls back, so that threads and coroutines
 can both wait for it.
 """
 
@@ -24,24 +24,24 @@ class Ticket:
         self.on_grant: Optional[Callable[[], None]] = None
 
 
-class Gate:
+class CallWindow:
     def __init__(self, ceiling: int) -> None:
         self._ceiling = float(ceiling)
-        self._window = float(ceiling)
+        self._size = float(ceiling)
         self._in_flight = 0
         self._generation = 0  # counts the decreases
         self._queue: deque[Ticket] = deque()
         self._lock = threading.Lock()
 
     @property
-    def window(self) -> int:
+    def size(self) -> int:
         """Calls that may be in flight now, 1 to the ceiling."""
-        return int(self._window)
+        return int(self._size)
 
     def enter(self) -> Ticket:
         ticket = Ticket()
         with self._lock:
-            if not self._queue and self._in_flight < self.window:
+            if not self._queue and self._in_flight < self.size:
                 self._grant(ticket)
             else:
                 self._queue.append(ticket)
@@ -68,13 +68,13 @@ class Gate:
 
     def answered(self, ticket: Ticket) -> None:
         with self._lock:
-            self._window = min(self._ceiling, self._window + 1.0 / self._window)
+            self._size = min(self._ceiling, self._size + 1.0 / self._size)
 
     def overloaded(self, ticket: Ticket) -> None:
         with self._lock:
             if ticket.generation == self._generation:
                 self._generation += 1
-                self._window = max(1.0, self._window / 2)
+                self._size = max(1.0, self._size / 2)
 
     def wake_all(self) -> None:
         """Calls back everyone in the queue without a grant, for a client that closes."""
@@ -89,7 +89,7 @@ class Gate:
 
     def _admit(self) -> list[Callable[[], None]]:
         woken = []
-        while self._queue and self._in_flight < self.window:
+        while self._queue and self._in_flight < self.size:
             ticket = self._queue.popleft()
             self._grant(ticket)
             if ticket.on_grant is not None:

@@ -11,7 +11,7 @@ from metric_learn_client._client.core.calling import Core, TooLargeError, call
 from metric_learn_client._client.core.pool import Pool
 from metric_learn_client._client.core.retry import BY_CODE, Budget, Remedy, hint_s, pause_s, remedy_of
 from metric_learn_client._client.core.steps import Failure, Reply, Resolve, Send, Sleep, WaitForTicket
-from metric_learn_client._client.core.window import Gate
+from metric_learn_client._client.core.window import CallWindow
 from metric_learn_client._client.daemon_threads import Workers
 from metric_learn_client.options import client_options
 
@@ -76,7 +76,7 @@ def test_a_good_reply_takes_one_step_and_leaves_the_window_empty():
     core.pool.resolved("a:1", ())
     value, steps = drive(core, lambda send: GOOD)
     assert value == b"good" and [type(step) for step in steps] == [Resolve, Send]
-    assert core.gate._in_flight == 0
+    assert core.window._in_flight == 0
 
 
 def test_attempts_never_exceed_what_is_left_of_the_deadline():
@@ -192,7 +192,7 @@ def test_a_message_too_large_is_no_overload():
     core = core_of("127.0.0.1:1")
     with pytest.raises(TooLargeError):
         drive(core, lambda send: failure("RESOURCE_EXHAUSTED", "Sent message larger than max (9 vs. 4)"))
-    assert core.gate.window == 8
+    assert core.window.size == 8
 
 
 def test_a_message_without_images_cannot_be_made_smaller():
@@ -250,7 +250,7 @@ def test_an_abandoned_call_gives_its_place_back():
     assert isinstance(next(waiting), WaitForTicket)
     waiting.close()
     steps.close()
-    assert core.gate._in_flight == 0 and not core.gate._queue
+    assert core.window._in_flight == 0 and not core.window._queue
     assert core.pool._states[core.pool.targets[0]].in_flight == 0
 
 
@@ -266,34 +266,34 @@ def test_waiting_for_a_place_ends_with_the_deadline():
 
 
 def test_the_window_halves_once_for_calls_of_one_generation_and_opens_slowly():
-    gate = Gate(8)
-    tickets = [gate.enter() for _ in range(8)]
+    window = CallWindow(8)
+    tickets = [window.enter() for _ in range(8)]
     for ticket in tickets:
-        gate.overloaded(ticket)
-        gate.leave(ticket)
-    assert gate.window == 4
+        window.overloaded(ticket)
+        window.leave(ticket)
+    assert window.size == 4
     for _ in range(3):
-        ticket = gate.enter()
-        gate.overloaded(ticket)
-        gate.leave(ticket)
-    assert gate.window == 1
+        ticket = window.enter()
+        window.overloaded(ticket)
+        window.leave(ticket)
+    assert window.size == 1
     for _ in range(100):
-        ticket = gate.enter()
-        gate.answered(ticket)
-        gate.leave(ticket)
-    assert gate.window == 8
+        ticket = window.enter()
+        window.answered(ticket)
+        window.leave(ticket)
+    assert window.size == 8
 
 
 def test_the_gate_serves_in_order_and_never_lets_in_too_many():
-    gate = Gate(2)
+    window = CallWindow(2)
     order = []
-    tickets = [gate.enter() for _ in range(5)]
+    tickets = [window.enter() for _ in range(5)]
     for number, ticket in enumerate(tickets):
-        gate.when_granted(ticket, lambda number=number: order.append(number))
+        window.when_granted(ticket, lambda number=number: order.append(number))
     assert order == [0, 1]
-    gate.leave(tickets[3])  # gave up waiting
-    gate.leave(tickets[0])
-    gate.leave(tickets[1])
+    window.leave(tickets[3])  # gave up waiting
+    window.leave(tickets[0])
+    window.leave(tickets[1])
     assert order == [0, 1, 2, 4]
 
 
@@ -321,7 +321,7 @@ def test_a_forked_childs_core_keeps_the_model_and_shares_no_lock():
     core = core_of("127.0.0.1:1")
     core.guard.check("f", "x")
     child = core.for_child()
-    assert child.gate is not core.gate and child.pool is not core.pool
+    assert child.window is not core.window and child.pool is not core.pool
     with pytest.raises(errors.IdentityError):
         child.guard.check("g", "x")
     assert dataclasses.asdict(child.options) == dataclasses.asdict(core.options)

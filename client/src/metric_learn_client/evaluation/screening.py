@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metric_learn_client.retrieval.similarity import STEP, Doubles, Floats, Indices, Rows
+from metric_learn_client.evaluation.similarity import STEP, Doubles, Floats, Indices, Rows
 
 UNIT_ROUNDOFF = 2.0**-24  # of float32
 BLOCK_ROWS = 256  # of 2048 numbers in float64: 4 MB

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client.errors import MetricLearnError
+from metric_learn_client.evaluation.embedding_set import EmbeddingSet
 from metric_learn_client.image_names import SOP_HEADER
-from metric_learn_client.retrieval.embedding_set import EmbeddingSet
 
 SOP_LISTS = {"sop-full": (60_502, 11_316), "sop-half": (30_003, 5_184), "sop-tiny": (1_048, 160)}  # images, classes
 LABEL_COLUMNS = ("label", "class_id", "class")

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metric_learn_client.retrieval import ranking
-from metric_learn_client.retrieval.metrics import retrieval_metrics
-from metric_learn_client.retrieval.screening import Screen
-from metric_learn_client.retrieval.similarity import rows_of, similarity_of_pairs
+from metric_learn_client.evaluation import ranking
+from metric_learn_client.evaluation.metrics import retrieval_metrics
+from metric_learn_client.evaluation.screening import Screen
+from metric_learn_client.evaluation.similarity import rows_of, similarity_of_pairs
 
 
 def brute_force(queries, query_labels, gallery=None, gallery_labels=None, ks=(1, 10)):

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
+from metric_learn_client.evaluation.report.thumbnails import Pictures
 from metric_learn_client.printable import escaped
-from metric_learn_client.retrieval.report.thumbnails import Pictures
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from metric_learn_client.evaluation import protocol
+from metric_learn_client.evaluation.embedding_set import EmbeddingSet, Identity
+from metric_learn_client.evaluation.evaluation import as_text, evaluate
+from metric_learn_client.evaluation.labelled_images import read_labelled
+from metric_learn_client.evaluation.report.pages import Result, item, search_page
+from metric_learn_client.evaluation.report.report import class_rows, make_plots, report_page, worst_queries
+from metric_learn_client.evaluation.report.thumbnails import Pictures
 from metric_learn_client.printable import printable
-from metric_learn_client.retrieval import protocol
-from metric_learn_client.retrieval.embedding_set import EmbeddingSet, Identity
-from metric_learn_client.retrieval.evaluation import as_text, evaluate
-from metric_learn_client.retrieval.labelled_images import read_labelled
-from metric_learn_client.retrieval.report.pages import Result, item, search_page
-from metric_learn_client.retrieval.report.report import class_rows, make_plots, report_page, worst_queries
-from metric_learn_client.retrieval.report.thumbnails import Pictures
 
 REPOSITORY = Path(__file__).parents[4]
 HOSTILE = [
@@ -127,7 +127,7 @@ def test_a_recall_within_the_tolerance_of_the_published_one_passes(monkeypatch):
     plain = evaluate(found, labels)
     for difference, passed in [(0.004, True), (-0.004, True), (0.006, False), (-0.006, False)]:
         monkeypatch.setattr(
-            "metric_learn_client.retrieval.evaluation.PUBLISHED_RECALL_AT_1", plain.metrics.recall[1] + difference
+            "metric_learn_client.evaluation.evaluation.PUBLISHED_RECALL_AT_1", plain.metrics.recall[1] + difference
         )
         assert evaluate(found, labels, protocol=protocol.sop_protocol("sop-half")).passed == passed
 

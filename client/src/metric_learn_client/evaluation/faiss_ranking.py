@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from metric_learn_client.retrieval.ranking import Ranking, relevant_counts
-from metric_learn_client.retrieval.similarity import Indices, Rows
+from metric_learn_client.evaluation.ranking import Ranking, relevant_counts
+from metric_learn_client.evaluation.similarity import Indices, Rows
 
 QUERY_BLOCK_ROWS = 4096
 

@@ -8,10 +8,10 @@ from typing import Any, Optional
 
 import numpy as np
 
-from metric_learn_client.retrieval.embedding_set import EmbeddingSet
-from metric_learn_client.retrieval.metrics import DEFAULT_KS, Metrics, retrieval_metrics
-from metric_learn_client.retrieval.protocol import PUBLISHED_RECALL_AT_1, PUBLISHED_TOLERANCE, SELF, SPLIT, Protocol
-from metric_learn_client.retrieval.ranking import DEFAULT_MEMORY_MB
+from metric_learn_client.evaluation.embedding_set import EmbeddingSet
+from metric_learn_client.evaluation.metrics import DEFAULT_KS, Metrics, retrieval_metrics
+from metric_learn_client.evaluation.protocol import PUBLISHED_RECALL_AT_1, PUBLISHED_TOLERANCE, SELF, SPLIT, Protocol
+from metric_learn_client.evaluation.ranking import DEFAULT_MEMORY_MB
 
 EXACT = "cosine similarity, computed in float64; equal ones by their place in the gallery"
 FAISS = "cosine similarity by FAISS in float32; equal ones as FAISS leaves them"

@@ -6,7 +6,7 @@ R-precision     same-label images among the R nearest, divided by R, where R cou
 MAP@R           mean over the first R places of the precision at each place that holds a same-label image, zero for
                 the others (Musgrave et al., A Metric Learning Reality Check, ECCV 2020, section 3.2)
 
-Order and ties: retrieval.ranking. A query without any same-label image counts as a miss in every metric, as the model
+Order and ties: evaluation.ranking. A query without any same-label image counts as a miss in every metric, as the model
 zoo's routine counts it; `without_match` says how many there are.
 """
 
@@ -19,8 +19,8 @@ from typing import Any, Optional
 import numpy as np
 import numpy.typing as npt
 
-from metric_learn_client.retrieval.ranking import DEFAULT_MEMORY_MB, Ranking, rank
-from metric_learn_client.retrieval.similarity import rows_of
+from metric_learn_client.evaluation.ranking import DEFAULT_MEMORY_MB, Ranking, rank
+from metric_learn_client.evaluation.similarity import rows_of
 
 DEFAULT_KS = (1, 10, 100, 1000)  # Oh Song et al., CVPR 2016, for Stanford Online Products
 
@@ -66,7 +66,7 @@ def retrieval_metrics(
 
     queries [Q, D] and gallery [N, D]: any finite rows, normalised here; labels: one each, of any sortable kind.
     memory_mb: of one block of queries; changes no result.
-    faiss: rank by FAISS in float32 (retrieval.faiss_ranking) in place of the exact order above.
+    faiss: rank by FAISS in float32 (evaluation.faiss_ranking) in place of the exact order above.
     Raises ValueError where shapes do not fit, a row is zero or not finite, or a K is below 1.
     """
     self_excluded = gallery is None
@@ -95,7 +95,7 @@ def retrieval_metrics(
     codes = codes.ravel().astype(np.int64)
     query_codes, gallery_codes = codes[: query_rows.count], codes[query_rows.count :]
     if faiss:
-        from metric_learn_client.retrieval.faiss_ranking import rank_by_faiss
+        from metric_learn_client.evaluation.faiss_ranking import rank_by_faiss
 
         ranking = rank_by_faiss(
             query_rows, gallery_rows, query_codes, gallery_codes, self_excluded=self_excluded, depth=max(ks)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from metric_learn_client.evaluation.report.thumbnails import Pictures
 from metric_learn_client.printable import printable
-from metric_learn_client.retrieval.report.thumbnails import Pictures
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def render(template: str, **values: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("metric_learn_client.retrieval.report"),
+        loader=PackageLoader("metric_learn_client.evaluation.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

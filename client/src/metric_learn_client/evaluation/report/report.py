@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from metric_learn_client._version import __version__
+from metric_learn_client.evaluation.evaluation import Evaluation
+from metric_learn_client.evaluation.nearest import nearest
+from metric_learn_client.evaluation.report import plots
+from metric_learn_client.evaluation.report.pages import item, png_uri, render
+from metric_learn_client.evaluation.report.thumbnails import Pictures
+from metric_learn_client.evaluation.similarity import Rows, rows_of, similarity_of_pairs
 from metric_learn_client.printable import printable
-from metric_learn_client.retrieval.evaluation import Evaluation
-from metric_learn_client.retrieval.nearest import nearest
-from metric_learn_client.retrieval.report import plots
-from metric_learn_client.retrieval.report.pages import item, png_uri, render
-from metric_learn_client.retrieval.report.thumbnails import Pictures
-from metric_learn_client.retrieval.similarity import Rows, rows_of, similarity_of_pairs
 
 WORST_QUERIES = 24
 RETURNED = 5

@@ -1,4 +1,4 @@
-"""The host: the runtime's libraries, shared memory, memory, file descriptors."""
+"""What the host must have: the runtime's libraries, shared memory, memory, file descriptors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WEIGHTS_FACTOR = 1.5  # resident per byte of MindIR, lower bound
 ROUNDS = 3  # buffers of an extra worker: batch x 3 items for each input and output
 
 
-def host_problems(config: Config, versions: Sequence[ExportedVersion]) -> Iterator[Problem]:
+def resource_problems(config: Config, versions: Sequence[ExportedVersion]) -> Iterator[Problem]:
     yield from _lite()
     yield from _shared_memory(config, versions)
     yield from memory_problems(config, versions)

@@ -1,7 +1,7 @@
 """The rank of the relevant images of every query, exactly. Pure.
 
-Order: similarity (retrieval.similarity) downwards; equal ones by their place in the gallery, first one first. A block
-of queries is compared with the whole gallery in float32 (retrieval.screening); what is too near to decide is computed
+Order: similarity (evaluation.similarity) downwards; equal ones by their place in the gallery, first one first. A block
+of queries is compared with the whole gallery in float32 (evaluation.screening); what is too near to decide is computed
 pair by pair. Every decision is made on the same number however the work is cut, so the size of a block changes nothing
 in the result.
 """
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metric_learn_client.retrieval.screening import Screen, Screened
-from metric_learn_client.retrieval.similarity import Doubles, Floats, Indices, Rows, similarity_of_pairs
+from metric_learn_client.evaluation.screening import Screen, Screened
+from metric_learn_client.evaluation.similarity import Doubles, Floats, Indices, Rows, similarity_of_pairs
 
 DEFAULT_MEMORY_MB = 512  # of one block, beside the embeddings and one factor as large as the gallery
 BYTES_PER_PAIR = 12  # of a block: the product, its partitioned copy, masks

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from metric_learn_client.retrieval.metrics import Metrics
-from metric_learn_client.retrieval.similarity import Rows, similarity_of_pairs
+from metric_learn_client.evaluation.metrics import Metrics
+from metric_learn_client.evaluation.similarity import Rows, similarity_of_pairs
 
 Doubles = npt.NDArray[np.float64]
 SAMPLED_PAIRS = 200_000

@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow as pa
 
 from metric_learn_client.errors import EndpointError
+from metric_learn_client.evaluation.embedding_set import EmbeddingSet, Identity
+from metric_learn_client.evaluation.protocol import LABEL_COLUMNS, ProtocolError
 from metric_learn_client.image_names import IMAGE_SUFFIXES, is_image_name
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.lists import ListInput
 from metric_learn_client.jobs.inputs.skipped import HIDDEN, hidden
 from metric_learn_client.jobs.options import InputSpec
 from metric_learn_client.printable import escaped
-from metric_learn_client.retrieval.embedding_set import EmbeddingSet, Identity
-from metric_learn_client.retrieval.protocol import LABEL_COLUMNS, ProtocolError
 
 IMAGES_AT_ONCE = 256  # encoded images in memory
 

@@ -6,8 +6,8 @@ from typing import Optional
 
 import numpy as np
 
-from metric_learn_client.retrieval.screening import Screen
-from metric_learn_client.retrieval.similarity import Doubles, Indices, Rows, similarity_of_pairs
+from metric_learn_client.evaluation.screening import Screen
+from metric_learn_client.evaluation.similarity import Doubles, Indices, Rows, similarity_of_pairs
 
 QUERY_BLOCK_ROWS = 256
 
