@@ -19,7 +19,7 @@ from servable.config import ConfigError
 from servable.config.sections import Config
 from servable.doctor import Examined
 from servable.doctor.examine import default_version, open_configured
-from servable.doctor.host import memory_problems
+from servable.doctor.resources import memory_problems
 from servable.exported_version import ExportedVersion
 from servable.gateway import Backends, Gateway, Served
 from servable.host.control import ControlServer

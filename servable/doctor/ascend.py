@@ -68,7 +68,7 @@ def ascend_problems(config: Config) -> Iterator[Problem]:
     problem = _choice(cann)
     if problem:
         yield problem
-    elif (lite_directory() / SERVING_NAME).is_file():  # else servable.doctor.host says so
+    elif (lite_directory() / SERVING_NAME).is_file():  # else servable.doctor.resources says so
         yield from _loading(config, cann)
 
 

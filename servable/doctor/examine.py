@@ -14,8 +14,8 @@ from servable.config.sections import Config
 from servable.doctor.ascend import ascend_problems
 from servable.doctor.consistency import inconsistencies
 from servable.doctor.directories import directory_problems
-from servable.doctor.host import host_problems
 from servable.doctor.interpreter import interpreter_problems
+from servable.doctor.resources import resource_problems
 from servable.exported_version import ExportedVersion, find_version, open_version
 from servable.gateway import StartError, prepare
 
@@ -49,7 +49,7 @@ def examine(config: Config) -> Examined:
     found.problems += directory_problems(config)
     found.problems += _gateway(config, found)
     found.problems += _versions(config, found)
-    found.problems += host_problems(config, list(found.versions.values()))
+    found.problems += resource_problems(config, list(found.versions.values()))
     return found
 
 

@@ -53,7 +53,7 @@ def transcription(features: np.ndarray, labels: np.ndarray) -> float:
 
 
 def ours(features: np.ndarray, labels: np.ndarray) -> dict[str, object]:
-    from metric_learn_client.retrieval.metrics import retrieval_metrics
+    from metric_learn_client.evaluation.metrics import retrieval_metrics
 
     return retrieval_metrics(features, labels).as_dict()
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from metric_learn_client import AsyncEmbeddingClient, EmbeddingClient
-from metric_learn_client.core import codec
+from metric_learn_client._client.core import codec
 from metric_learn_client.preprocess import preprocess
 from metric_learn_client.wire.instances import encode_request
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from metric_learn_client.retrieval.metrics import retrieval_metrics
+from metric_learn_client.evaluation.metrics import retrieval_metrics
 from metric_learn_client.verification.golden import read_golden
 
 from . import conftest
@@ -196,7 +196,7 @@ def test_copies_of_a_picture_are_reported_as_duplicates(server, pairs, tmp_path)
 
 def test_rows_keep_their_pictures_when_recall_is_computed_over_shards(job):
     """The set that was read back has every picture once, in the job's order."""
-    from metric_learn_client.retrieval.embedding_set import read_embedding_set
+    from metric_learn_client.evaluation.embedding_set import read_embedding_set
 
     found = read_embedding_set(job)
     assert len(found) == 2 * PAIRS and len(set(found.paths)) == 2 * PAIRS

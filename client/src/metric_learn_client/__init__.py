@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from metric_learn_client._version import __version__
 
 if TYPE_CHECKING:
-    from metric_learn_client.aio import AsyncEmbeddingClient
-    from metric_learn_client.client import EmbeddingClient
-    from metric_learn_client.core.identity import ModelInfo, ModelLimits
+    from metric_learn_client._client.aio import AsyncEmbeddingClient
+    from metric_learn_client._client.client import EmbeddingClient
+    from metric_learn_client._client.core.identity import ModelInfo, ModelLimits
     from metric_learn_client.errors import (
         AuthenticationError,
         ClosedError,
@@ -59,9 +59,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "aio": ("AsyncEmbeddingClient",),
-    "client": ("EmbeddingClient",),
-    "core.identity": ("ModelInfo", "ModelLimits"),
+    "_client.aio": ("AsyncEmbeddingClient",),
+    "_client.client": ("EmbeddingClient",),
+    "_client.core.identity": ("ModelInfo", "ModelLimits"),
     "inputs": ("ImageInput",),
     "options": ("TlsOptions",),
     "results": ("EmbeddingResult",),

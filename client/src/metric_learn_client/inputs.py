@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client import wire
-from metric_learn_client.lossless import encode_lossless
+from metric_learn_client._client.lossless import encode_lossless
 
 
 class PillowImage(Protocol):

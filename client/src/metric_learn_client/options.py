@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Optional, Union
 
-from metric_learn_client.core.proxies import proxy_of
-from metric_learn_client.core.targets import is_local, parse_endpoints
+from metric_learn_client._client.core.proxies import proxy_of
+from metric_learn_client._client.core.targets import is_local, parse_endpoints
 
 DEFAULT_ENDPOINT = "127.0.0.1:5500"
 DEFAULT_DEADLINE_S = 60.0

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client import wire
-from metric_learn_client.core.batching import Batch
-from metric_learn_client.core.identity import Origin
+from metric_learn_client._client.core.batches import Batch
+from metric_learn_client._client.core.identity import Origin
 from metric_learn_client.errors import IdentityError, ImageFailure, ImagesFailedError
 from metric_learn_client.wire.rows import Embeddings
 

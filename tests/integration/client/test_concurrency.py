@@ -175,7 +175,7 @@ def test_two_hundred_tasks_of_which_half_are_cancelled(fake, no_thread_left):
                     assert (result.embeddings == ROWS[number : number + 50]).all()
             assert sum(isinstance(result, asyncio.CancelledError) for result in results) > 50
             assert (await client.embed(IMAGES)).ok.all()  # every place in the window was given back
-            assert client._core.gate._in_flight == 0 and not client._core.gate._queue
+            assert client._core.window._in_flight == 0 and not client._core.window._queue
             assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(main())

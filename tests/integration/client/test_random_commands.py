@@ -179,7 +179,7 @@ def try_out(things, tmp_path, monkeypatch, seed):
 @pytest.fixture(autouse=True)
 def tracebacks(monkeypatch):
     monkeypatch.setenv("METRIC_LEARN_TRACEBACK", "1")
-    monkeypatch.setattr("metric_learn_client.bearer.PIPE_S", 0.1)
+    monkeypatch.setattr("metric_learn_client._client.token.PIPE_S", 0.1)
 
 
 def test_every_command_survives_random_arguments(things, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from metric_learn_client.cli.output_file import OutputError, WholeFile, why_not
+from metric_learn_client.cli.shared.output_file import OutputFileError, WholeFile, why_not
 from metric_learn_client.jobs import embed_dataset
 from metric_learn_client.testing import FakeServable, fake_embeddings
 
@@ -194,7 +194,7 @@ def once(error):
 def test_what_cannot_be_written_in_its_place_is_written_elsewhere_and_that_is_said(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "elsewhere"))
-    with pytest.raises(OutputError, match=f"x.npy: {FULL}; it is in .*/x.npy instead") as caught:
+    with pytest.raises(OutputFileError, match=f"x.npy: {FULL}; it is in .*/x.npy instead") as caught:
         WholeFile(tmp_path / "x.npy").write(once(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     (kept,) = (tmp_path / "elsewhere").glob("*/x.npy")
     assert kept.read_bytes() == b"rows" and str(kept) in str(caught.value)
@@ -202,7 +202,7 @@ def test_what_cannot_be_written_in_its_place_is_written_elsewhere_and_that_is_sa
 
 
 def test_lines_that_were_written_before_the_disk_was_full_are_kept_and_named(tmp_path):
-    with pytest.raises(OutputError) as caught:
+    with pytest.raises(OutputFileError) as caught:
         with WholeFile(tmp_path / "x.jsonl").writing() as file:
             file.write(b"line\n")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -9,10 +9,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from metric_learn_client.core.batching import pack
-from metric_learn_client.core.identity import ModelLimits
+from metric_learn_client._client.core.batches import pack
+from metric_learn_client._client.core.identity import ModelLimits
+from metric_learn_client._client.lossless import encode_lossless
 from metric_learn_client.inputs import UnreadableError, check_image, read_image
-from metric_learn_client.lossless import encode_lossless
 
 RNG = np.random.default_rng(5)
 MB = 10**6
@@ -25,7 +25,7 @@ def decoded(encoded):
 @pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 3), (7, 5), (224, 224), (300, 401)])
 @pytest.mark.parametrize("limit", [0, 10**9], ids=["png", "bmp"])
 def test_pixels_are_sent_losslessly(monkeypatch, size, limit):
-    monkeypatch.setattr("metric_learn_client.lossless.BMP_MAX_BYTES", limit)
+    monkeypatch.setattr("metric_learn_client._client.lossless.BMP_MAX_BYTES", limit)
     pixels = RNG.integers(0, 256, (*size, 3), np.uint8)
     encoded = encode_lossless(pixels)
     assert encoded[:2] == (b"BM" if limit else b"\x89P") and (decoded(encoded) == pixels).all()

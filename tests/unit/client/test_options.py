@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from metric_learn_client import AsyncEmbeddingClient, EmbeddingClient, TlsOptions
-from metric_learn_client.bearer import TokenSource
-from metric_learn_client.core.pool import Pool
-from metric_learn_client.core.targets import Target, expand, host_name_of, is_local, parse_endpoints
+from metric_learn_client._client.core.pool import Pool
+from metric_learn_client._client.core.targets import Target, expand, host_name_of, is_local, parse_endpoints
+from metric_learn_client._client.token import TokenSource
 
 BOTH = pytest.mark.parametrize("kind", [EmbeddingClient, AsyncEmbeddingClient])
 
@@ -83,14 +83,14 @@ def test_a_token_file_is_read_again_when_it_changes(tmp_path):
 
 
 def test_a_token_comes_through_a_pipe_once_and_one_that_nobody_writes_to_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("metric_learn_client.bearer.PIPE_S", 0.2)
+    monkeypatch.setattr("metric_learn_client._client.token.PIPE_S", 0.2)
     os.mkfifo(tmp_path / "pipe")
     source = TokenSource(None, str(tmp_path / "pipe"))
     with pytest.raises(ValueError, match="nobody wrote to it within 0.2 s"):
         source.current()
     with open(tmp_path / "pipe", "w") as pipe:  # the thread that was left behind reads this one
         pipe.write("lost")
-    monkeypatch.setattr("metric_learn_client.bearer.PIPE_S", 10.0)
+    monkeypatch.setattr("metric_learn_client._client.token.PIPE_S", 10.0)
     threading.Thread(target=(tmp_path / "pipe").write_text, args=("secret\n",)).start()
     assert source.current() == source.current() == "secret"
     with pytest.raises(ValueError, match="cannot be read|one token"):

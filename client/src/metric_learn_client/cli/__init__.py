@@ -15,7 +15,7 @@ from typing import Any, Optional
 import click
 
 from metric_learn_client._version import __version__
-from metric_learn_client.cli import signals, streams
+from metric_learn_client.cli.shared import signals, streams
 from metric_learn_client.errors import (
     DeadlineError,
     IdentityError,

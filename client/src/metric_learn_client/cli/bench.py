@@ -12,15 +12,15 @@ import click
 import numpy as np
 
 from metric_learn_client import wire
-from metric_learn_client.cli.connection import endpoint_options, open_client
-from metric_learn_client.cli.output_file import OutputFile
-from metric_learn_client.client import EmbeddingClient
+from metric_learn_client._client.client import EmbeddingClient
+from metric_learn_client._client.lossless import encode_lossless
+from metric_learn_client.bench.levels import PERCENTILES, Level, parse_range
+from metric_learn_client.bench.runner import MAX_ARRIVALS_IN_FLIGHT, Load, Measurement, UnstableError, rotating
+from metric_learn_client.cli.shared.connection import endpoint_options, open_client
+from metric_learn_client.cli.shared.output_file import OutputFile
 from metric_learn_client.errors import MetricLearnError
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.inputs import UnreadableError, read_image
-from metric_learn_client.load import PERCENTILES, Level, parse_range
-from metric_learn_client.load_runner import MAX_ARRIVALS_IN_FLIGHT, Load, Measurement, UnstableError, rotating
-from metric_learn_client.lossless import encode_lossless
 
 COLUMNS = ("load", "images_per_s", "calls_per_s", "avg_ms", *(f"p{each}_ms" for each in PERCENTILES), "calls", "failed")
 

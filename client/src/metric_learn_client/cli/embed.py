@@ -6,7 +6,7 @@ from typing import Any, Callable, Optional
 
 import click
 
-from metric_learn_client.cli.connection import endpoint_options, open_client
+from metric_learn_client.cli.shared.connection import endpoint_options, open_client
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.jobs import options as job
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions

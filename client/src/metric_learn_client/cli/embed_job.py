@@ -12,15 +12,15 @@ from typing import Any, Optional
 
 import click
 
-from metric_learn_client.cli.connection import open_client
-from metric_learn_client.cli.job_progress import Bar, JsonLines
-from metric_learn_client.cli.signals import as_flag
+from metric_learn_client.cli.shared.connection import open_client
+from metric_learn_client.cli.shared.job_progress import Bar, JsonLines
+from metric_learn_client.cli.shared.signals import as_flag
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.jobs.dry_run import dry_run as estimate_job
 from metric_learn_client.jobs.errors import InputError, RefusedError
 from metric_learn_client.jobs.job import run_job
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
-from metric_learn_client.jobs.summary import JobSummary
+from metric_learn_client.jobs.output.summary import JobSummary
 
 
 def embed_job(

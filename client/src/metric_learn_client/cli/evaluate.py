@@ -9,14 +9,13 @@ from typing import Any, Optional
 
 import click
 
-from metric_learn_client.cli.connection import endpoint_options, open_client
-from metric_learn_client.cli.output_file import OutputFile
-from metric_learn_client.exit_codes import ExitCode
-from metric_learn_client.retrieval.embedding_set import EmbeddingSet, EmbeddingSetError, read_embedding_set
-from metric_learn_client.retrieval.evaluation import Evaluation, as_text, evaluate
-from metric_learn_client.retrieval.labelled_images import embed_labelled, read_labelled
-from metric_learn_client.retrieval.metrics import DEFAULT_KS
-from metric_learn_client.retrieval.protocol import (
+from metric_learn_client.cli.shared.connection import endpoint_options, open_client
+from metric_learn_client.cli.shared.output_file import OutputFile
+from metric_learn_client.evaluation.embedding_set import EmbeddingSet, EmbeddingSetError, read_embedding_set
+from metric_learn_client.evaluation.evaluation import Evaluation, as_text, evaluate
+from metric_learn_client.evaluation.labelled_images import embed_labelled, read_labelled
+from metric_learn_client.evaluation.metrics import DEFAULT_KS
+from metric_learn_client.evaluation.protocol import (
     SOP_LISTS,
     ProtocolError,
     labels_of,
@@ -24,7 +23,8 @@ from metric_learn_client.retrieval.protocol import (
     select_sop,
     sop_protocol,
 )
-from metric_learn_client.retrieval.ranking import DEFAULT_MEMORY_MB
+from metric_learn_client.evaluation.ranking import DEFAULT_MEMORY_MB
+from metric_learn_client.exit_codes import ExitCode
 
 PATH = click.Path(path_type=Path)
 FOLDER = click.Path(file_okay=False, writable=True, path_type=Path)
@@ -131,9 +131,9 @@ def _write(
     image_root: Optional[Path],
 ) -> None:
     if report is not None or plots_folder is not None:
-        from metric_learn_client.retrieval.plots import save_plots
-        from metric_learn_client.retrieval.report import make_plots, report_page
-        from metric_learn_client.retrieval.thumbnails import Pictures
+        from metric_learn_client.evaluation.report.plots import save_plots
+        from metric_learn_client.evaluation.report.report import make_plots, report_page
+        from metric_learn_client.evaluation.report.thumbnails import Pictures
 
         drawn = make_plots(made)
         if plots_folder is not None:

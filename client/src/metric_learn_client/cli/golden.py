@@ -9,11 +9,11 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from metric_learn_client.cli.connection import endpoint_options, open_client
-from metric_learn_client.cli.output_file import OutputFolder
+from metric_learn_client.cli.shared.connection import endpoint_options, open_client
+from metric_learn_client.cli.shared.output_file import OutputFolder
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.printable import printable
-from metric_learn_client.verification.gate import served_side
+from metric_learn_client.verification.check import served_side
 from metric_learn_client.verification.golden import GoldenError, GoldenSet, safe_names, write_golden
 from metric_learn_client.verification.parity import TOLERANCES
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from metric_learn_client.cli.output_file import OutputFolder
+from metric_learn_client.cli.shared.output_file import OutputFolder
+from metric_learn_client.evaluation.embedding_set import EmbeddingSetError, read_embedding_set
+from metric_learn_client.evaluation.similarity import rows_of
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.printable import printable
-from metric_learn_client.retrieval.embedding_set import EmbeddingSetError, read_embedding_set
-from metric_learn_client.retrieval.similarity import rows_of
 from metric_learn_client.search.index import KINDS, SearchIndexError, build_index
 
 PATH = click.Path(path_type=Path)

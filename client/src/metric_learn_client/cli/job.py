@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from metric_learn_client.exit_codes import ExitCode
-from metric_learn_client.jobs import record as records
 from metric_learn_client.jobs.errors import JobError
-from metric_learn_client.jobs.layout import Layout
-from metric_learn_client.jobs.summary import summarise
-from metric_learn_client.jobs.verification import verify as verify_output
-from metric_learn_client.jobs.worker import load_plan
+from metric_learn_client.jobs.output import record as records
+from metric_learn_client.jobs.output.layout import Layout
+from metric_learn_client.jobs.output.proof import verify as verify_output
+from metric_learn_client.jobs.output.summary import summarise
+from metric_learn_client.jobs.work.worker import load_plan
 
 
 @click.group(name="job", help="Look at, and verify, the output of `embed --output-dir`.")

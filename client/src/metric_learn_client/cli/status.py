@@ -8,10 +8,10 @@ from typing import Any, Optional
 
 import click
 
-from metric_learn_client.cli.connection import endpoint_options, open_client
-from metric_learn_client.client import EmbeddingClient
-from metric_learn_client.core.identity import ModelInfo
-from metric_learn_client.core.targets import parse_endpoints
+from metric_learn_client._client.client import EmbeddingClient
+from metric_learn_client._client.core.identity import ModelInfo
+from metric_learn_client._client.core.targets import parse_endpoints
+from metric_learn_client.cli.shared.connection import endpoint_options, open_client
 from metric_learn_client.errors import MetricLearnError, RejectedError
 from metric_learn_client.exit_codes import ExitCode
 

@@ -10,14 +10,14 @@ from typing import Any, Optional
 import click
 import numpy as np
 
-from metric_learn_client.cli.connection import endpoint_options, open_client
-from metric_learn_client.cli.output_file import OutputFile
+from metric_learn_client.cli.shared.connection import endpoint_options, open_client
+from metric_learn_client.cli.shared.output_file import OutputFile
 from metric_learn_client.errors import MetricLearnError
 from metric_learn_client.exit_codes import ExitCode
-from metric_learn_client.verification.gate import run_gate, served_side
+from metric_learn_client.verification.check import run_gate, served_side
 from metric_learn_client.verification.golden import GoldenError, GoldenSet, read_golden
 from metric_learn_client.verification.parity import TOLERANCES
-from metric_learn_client.verification.report import Side, as_dict, as_text
+from metric_learn_client.verification.verdict import Side, as_dict, as_text
 
 
 @click.command(name="verify", help="Prove that an endpoint gives the reference embeddings of golden pictures.")

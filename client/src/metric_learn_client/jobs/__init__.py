@@ -1,13 +1,12 @@
 """Batch jobs: very large image sets into files, resumable after anything, on one host or on Ray. Extra: [jobs].
 
-options   what a job is asked to do            plan      rows on disk, cut into shards
-inputs/   folders, lists, tables, archives     reader    row -> encoded image
-known, unique_paths, listing   which rows are new, what they are called, whether any changed
-sender    image -> embedding, through outages  pipeline  reading, sending and writing at once
-worker    one pipeline over some shards        engines/  this process, several, Ray
-shard_files, commit   the files, whole or not at all
-prepare, record, locks   the same job goes on; another is refused
-verification, summary   what is there, proved and added up
+api       the Python door                      job       a job as a whole
+options   what a job is asked to do            prepare   is this the job that the directory holds
+dry_run   what it would do, and how long       observer  what a run tells while it works
+inputs/   folders, lists, tables, archives     storage, remote   the bytes of an image, from disk or a URL
+plan/     rows on disk, cut into shards        work/     row -> image -> embedding -> shard
+output/   the files, whole or not at all       errors    why a job does not start, or stops
+ray_data  embeddings inside a Ray Data pipeline
 """
 
 from __future__ import annotations
@@ -19,23 +18,23 @@ if TYPE_CHECKING:
     from metric_learn_client.jobs.api import embed_dataset
     from metric_learn_client.jobs.errors import InputError, JobError, OutageError, OutputError, RefusedError
     from metric_learn_client.jobs.observer import Observer
+    from metric_learn_client.jobs.output.proof import Verification, verify
+    from metric_learn_client.jobs.output.summary import JobSummary
     from metric_learn_client.jobs.ray_data import RayEmbedder
-    from metric_learn_client.jobs.summary import JobSummary
-    from metric_learn_client.jobs.verification import Verification, verify
 
 # Imported when first asked for: the command line reads jobs.options and must not wait for Arrow.
 _HOMES = {
     "InputError": "errors",
     "JobError": "errors",
-    "JobSummary": "summary",
+    "JobSummary": "output.summary",
     "Observer": "observer",
     "OutageError": "errors",
     "OutputError": "errors",
     "RayEmbedder": "ray_data",
     "RefusedError": "errors",
-    "Verification": "verification",
+    "Verification": "output.proof",
     "embed_dataset": "api",
-    "verify": "verification",
+    "verify": "output.proof",
 }
 
 __all__ = [

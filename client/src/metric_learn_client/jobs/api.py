@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Optional, Union
 
-from metric_learn_client.client import EmbeddingClient
+from metric_learn_client._client.client import EmbeddingClient
 from metric_learn_client.jobs.job import run_job
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
-from metric_learn_client.jobs.summary import JobSummary
-from metric_learn_client.jobs.worker import Connect
+from metric_learn_client.jobs.output.summary import JobSummary
+from metric_learn_client.jobs.work.worker import Connect
 from metric_learn_client.options import DEFAULT_DEADLINE_S, DEFAULT_ENDPOINT
 
 Inputs = Union[str, Path, Sequence[Union[str, Path]]]

@@ -16,14 +16,14 @@ import numpy as np
 from metric_learn_client.errors import EndpointError
 from metric_learn_client.jobs.inputs import open_input
 from metric_learn_client.jobs.inputs.skipped import as_line
-from metric_learn_client.jobs.layout import Layout
-from metric_learn_client.jobs.model import job_model, worker_spec
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
-from metric_learn_client.jobs.pipeline import ShardTask
-from metric_learn_client.jobs.plan import Plan, build
+from metric_learn_client.jobs.output.layout import Layout
+from metric_learn_client.jobs.plan.plan import Plan, build
 from metric_learn_client.jobs.prepare import check_first_rows
-from metric_learn_client.jobs.worker import Connect, WorkerSpec, make_pipeline
+from metric_learn_client.jobs.work.model import job_model, worker_spec
+from metric_learn_client.jobs.work.pipeline import ShardTask
+from metric_learn_client.jobs.work.worker import Connect, WorkerSpec, make_pipeline
 
 PROBE_S = 5.0
 _PROBE_ROWS = 4096  # fewer where PROBE_S ends first

@@ -13,22 +13,22 @@ from typing import Optional, Union
 
 import numpy as np
 
-from metric_learn_client.jobs import commit
-from metric_learn_client.jobs import record as records
-from metric_learn_client.jobs.durable import output_errors
-from metric_learn_client.jobs.engines import engine
-from metric_learn_client.jobs.layout import Layout
-from metric_learn_client.jobs.locks import job_lock, plan_lock
-from metric_learn_client.jobs.model import job_model, worker_spec
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
-from metric_learn_client.jobs.pipeline import ShardTask
-from metric_learn_client.jobs.plan import Plan
+from metric_learn_client.jobs.output import commit
+from metric_learn_client.jobs.output import record as records
+from metric_learn_client.jobs.output.durable import output_errors
+from metric_learn_client.jobs.output.layout import Layout
+from metric_learn_client.jobs.output.locks import job_lock, plan_lock
+from metric_learn_client.jobs.output.shard_files import read_stats
+from metric_learn_client.jobs.output.summary import JobSummary, failure_column, summarise
+from metric_learn_client.jobs.plan.plan import Plan
 from metric_learn_client.jobs.prepare import IF_EXISTS, open_job
-from metric_learn_client.jobs.sender import Stopped
-from metric_learn_client.jobs.shard_files import read_stats
-from metric_learn_client.jobs.summary import JobSummary, failure_column, summarise
-from metric_learn_client.jobs.worker import Connect, WorkerSpec
+from metric_learn_client.jobs.work.engines import engine
+from metric_learn_client.jobs.work.model import job_model, worker_spec
+from metric_learn_client.jobs.work.pipeline import ShardTask
+from metric_learn_client.jobs.work.sender import Stopped
+from metric_learn_client.jobs.work.worker import Connect, WorkerSpec
 
 
 def run_job(

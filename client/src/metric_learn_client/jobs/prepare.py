@@ -9,14 +9,14 @@ from typing import Any, Optional
 import pyarrow as pa
 
 from metric_learn_client.image_names import as_text
-from metric_learn_client.jobs import record as records
-from metric_learn_client.jobs.durable import output_errors
 from metric_learn_client.jobs.errors import InputError, JobError, RefusedError
 from metric_learn_client.jobs.inputs import open_input
-from metric_learn_client.jobs.layout import Layout
 from metric_learn_client.jobs.options import InputSpec, JobOptions
-from metric_learn_client.jobs.plan import Plan, build, check_places, listing_of, load
-from metric_learn_client.jobs.record import JobRecord
+from metric_learn_client.jobs.output import record as records
+from metric_learn_client.jobs.output.durable import output_errors
+from metric_learn_client.jobs.output.layout import Layout
+from metric_learn_client.jobs.output.record import JobRecord
+from metric_learn_client.jobs.plan.plan import Plan, build, check_places, listing_of, load
 from metric_learn_client.jobs.storage import is_url
 
 _FLOAT16_SINCE = 15  # pyarrow writes half floats to parquet

@@ -13,12 +13,12 @@ from typing import Any, Optional
 import numpy as np
 
 from metric_learn_client import wire
-from metric_learn_client.client import EmbeddingClient
+from metric_learn_client._client.client import EmbeddingClient
 from metric_learn_client.jobs.errors import RefusedError, RowError
-from metric_learn_client.jobs.model import job_model
 from metric_learn_client.jobs.observer import Observer
-from metric_learn_client.jobs.sender import Patience, Sendable, Sender
-from metric_learn_client.jobs.worker import Connect
+from metric_learn_client.jobs.work.model import job_model
+from metric_learn_client.jobs.work.sender import Patience, Sendable, Sender
+from metric_learn_client.jobs.work.worker import Connect
 
 
 class RayEmbedder:

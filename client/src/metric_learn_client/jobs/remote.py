@@ -11,8 +11,8 @@ import re
 import time
 from typing import Any
 
+from metric_learn_client._client.daemon_threads import in_time
 from metric_learn_client.jobs.errors import RowError
-from metric_learn_client.workers import in_time
 
 READ_TIMEOUT_S = 60.0  # a photo of 16 MiB over 2.5 Mbit/s
 _TRIES = 3

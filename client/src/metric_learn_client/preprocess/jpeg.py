@@ -72,7 +72,7 @@ _DAMAGE = (
 
 
 @dataclass
-class Structure:
+class JpegStructure:
     """What was met from the start to the frame header and on, to the end or to the scan that holds everything.
 
     needed: what a decoder needs, in the file's order. known: of every component and coefficient the lowest bit that a
@@ -91,9 +91,9 @@ class Structure:
     known: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 64), np.uint8))
 
 
-def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Structure]:
+def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, JpegStructure]:
     """Size, kind, orientation's place, and that all scans are there. Raises ImageError."""
-    found = Structure()
+    found = JpegStructure()
     position = 2
     while True:
         at = _next_marker(data, position)
@@ -143,7 +143,7 @@ def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Struct
     return ImageHeader("jpeg", found.width, found.height, found.exif), found
 
 
-def decode(data: Buffer, found: Structure) -> Pixels:
+def decode(data: Buffer, found: JpegStructure) -> Pixels:
     """uint8 [height, width, 3] in BGR order as stored. Raises ImageError, MemoryError."""
     said = _try(data)
     if isinstance(said, str) and _HARMLESS.match(said):
@@ -178,7 +178,7 @@ def _common_sampling(factors: list[tuple[int, int]]) -> bool:
     return len(factors) == 1 or (luma in _LUMA and set(chroma) == {(1, 1)} and set(factors[3:]) <= {luma})
 
 
-def _read_frame(data: Buffer, marker: int, body: Span, found: Structure, limits: DecodeLimits) -> None:
+def _read_frame(data: Buffer, marker: int, body: Span, found: JpegStructure, limits: DecodeLimits) -> None:
     if marker in _PROCESSES:
         raise unsupported(_PROCESSES[marker])
     if found.process:
@@ -205,7 +205,7 @@ def _read_frame(data: Buffer, marker: int, body: Span, found: Structure, limits:
     found.known = np.full((frame[5], 64), 255, np.uint8)
 
 
-def _read_scan(data: Buffer, body: Span, found: Structure, limits: DecodeLimits) -> bool:
+def _read_scan(data: Buffer, body: Span, found: JpegStructure, limits: DecodeLimits) -> bool:
     """Counts it and notes what it gives. True where it is the only one that is needed."""
     if not found.process:
         raise damaged("the JPEG has no frame header")
@@ -264,7 +264,7 @@ def _has_frame(data: Buffer, position: int) -> bool:
     return False
 
 
-def _mended(data: Buffer, found: Structure) -> bytes:
+def _mended(data: Buffer, found: JpegStructure) -> bytes:
     """What a decoder needs and nothing else, with the headers written as libjpeg reads them."""
     parts = [b"\xff\xd8"]
     for start, stop in found.needed:
@@ -283,7 +283,7 @@ def _mended(data: Buffer, found: Structure) -> bytes:
     return b"".join(parts)
 
 
-def _adobe(part: bytes, found: Structure) -> bytes:
+def _adobe(part: bytes, found: JpegStructure) -> bytes:
     """libjpeg: an unknown transform counts as YCbCr (1), of four channels as YCCK (2)."""
     known, assumed = ((0, 2), 2) if len(found.components) == 4 else ((0, 1), 1)
     return part[:15] + bytes([part[15] if part[15] in known else assumed]) + part[16:]

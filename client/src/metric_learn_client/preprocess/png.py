@@ -33,7 +33,7 @@ _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4),
 
 
 @dataclass
-class Structure:
+class PngStructure:
     """The chunks that are decoded: bodies of IHDR and PLTE, and where the image data is."""
 
     header: bytes = b""
@@ -43,9 +43,9 @@ class Structure:
     unknown: bool = False  # a critical chunk of another name
 
 
-def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Structure]:
+def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, PngStructure]:
     """Size, kind and where the image data is; every chunk is visited, none is inflated. Raises ImageError."""
-    found = Structure()
+    found = PngStructure()
     position, last, ended = len(_SIGNATURE), b"", False
     for _ in range(limits.max_png_chunks):
         if position + 12 > len(data):
@@ -88,7 +88,7 @@ def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Struct
     return ImageHeader("png", width, height, found.exif), found
 
 
-def still(data: Buffer, found: Structure) -> bytes:
+def still(data: Buffer, found: PngStructure) -> bytes:
     """A PNG of the default image alone, for OpenCV. Raises ImageError where the image data is not whole."""
     stream = b"".join(data[span.start : span.stop] for span in found.image_data)
     image_data = _checked(stream, found.header, stored=_Rows(found.header).missing <= _STORED_BYTES)
@@ -99,7 +99,7 @@ def still(data: Buffer, found: Structure) -> bytes:
     return b"".join([*parts, *_chunk(b"IDAT", image_data), *_chunk(b"IEND", [])])
 
 
-def _read_critical(name: bytes, body: bytes, found: Structure, limits: DecodeLimits) -> None:
+def _read_critical(name: bytes, body: bytes, found: PngStructure, limits: DecodeLimits) -> None:
     if name == b"IHDR":
         if found.header or len(body) != 13:
             raise damaged("the PNG header chunk is wrong")

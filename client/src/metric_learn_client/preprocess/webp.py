@@ -20,7 +20,7 @@ _FRAME_HEADER_BYTES = 16  # of an ANMF chunk: place, size, duration, flags
 
 
 @dataclass
-class Structure:
+class WebpStructure:
     """kind: b"VP8 " or b"VP8L" of the picture's chunk; body: where its bytes are."""
 
     kind: bytes = b""
@@ -31,9 +31,9 @@ class Structure:
     exif: Span = Span(0, 0)
 
 
-def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Structure]:
+def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, WebpStructure]:
     """Size, kind and where the picture's chunk is. Raises ImageError."""
-    found = Structure()
+    found = WebpStructure()
     stop = 8 + int.from_bytes(data[4:8], "little")
     if stop > len(data):
         raise damaged("the WebP is cut off")
@@ -73,7 +73,7 @@ def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Struct
     return ImageHeader("webp", width, height, found.exif), found
 
 
-def still(data: Buffer, found: Structure) -> Buffer:
+def still(data: Buffer, found: WebpStructure) -> Buffer:
     """A WebP of the picture's chunk alone; the file itself where that is what it is."""
     size = found.body.stop - found.body.start
     if found.body.start == _CHUNKS_START + 8 and found.body.stop + size % 2 == len(data):
@@ -90,7 +90,7 @@ def _chunk(data: Buffer, position: int, stop: int) -> tuple[bytes, Span]:
     return bytes(data[position : position + 4]), body
 
 
-def _read_frame(data: Buffer, body: Span, found: Structure) -> None:
+def _read_frame(data: Buffer, body: Span, found: WebpStructure) -> None:
     """The first frame of an animation; its chunks are ALPH, if any, and the picture."""
     found.animated = True
     if body.stop - body.start < _FRAME_HEADER_BYTES:
@@ -115,7 +115,7 @@ def _size24(data: Buffer, position: int) -> tuple[int, int]:
     return 1 + across, 1 + down
 
 
-def _picture_size(data: Buffer, found: Structure) -> tuple[int, int]:
+def _picture_size(data: Buffer, found: WebpStructure) -> tuple[int, int]:
     body = bytes(data[found.body.start : min(found.body.stop, found.body.start + 10)])
     if found.kind == b"VP8L":  # 14 bits each, minus one, behind the signature byte
         if len(body) < 5 or body[0] != 0x2F:

@@ -2,6 +2,5 @@
 
 index       build, save, load and search; measured recall; refuses another model's queries
 duplicates  near-duplicate images of a set
-page        results as one self-contained HTML page
 milvus      export to a Milvus collection
 """

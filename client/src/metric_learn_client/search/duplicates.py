@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metric_learn_client.retrieval.screening import UNIT_ROUNDOFF
-from metric_learn_client.retrieval.similarity import STEP, Rows, similarity_of_pairs
+from metric_learn_client.evaluation.screening import UNIT_ROUNDOFF
+from metric_learn_client.evaluation.similarity import STEP, Rows, similarity_of_pairs
 
 BLOCK_ROWS = 1024
 MOST_PAIRS = 5_000_000

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metric_learn_client.errors import MetricLearnError
-from metric_learn_client.retrieval.embedding_set import iterate_shards, read_identity
+from metric_learn_client.evaluation.embedding_set import iterate_shards, read_identity
 
 Kind = Literal["exact", "ivf", "hnsw"]
 KINDS: tuple[Kind, ...] = ("exact", "ivf", "hnsw")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from metric_learn_client.errors import MetricLearnError
-from metric_learn_client.retrieval.embedding_set import iterate_shards, read_identity
+from metric_learn_client.evaluation.embedding_set import iterate_shards, read_identity
 
 ROWS_AT_ONCE = 1000  # of 2048 numbers: 8 MB a call
 MOST_PATH_BYTES = 8192

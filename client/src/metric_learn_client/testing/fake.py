@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client import wire
-from metric_learn_client.fork_safe_grpc import grpc
+from metric_learn_client._client.fork_safe_grpc import grpc
 from metric_learn_client.testing.embeddings import fake_embeddings, is_corrupt
 from metric_learn_client.testing.faults import Faults, Limits
 from metric_learn_client.wire.rows import pack_rows

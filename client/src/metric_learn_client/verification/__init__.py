@@ -4,5 +4,6 @@ golden      pictures with reference embeddings, on disk
 parity      relative distance row by row, tolerances, the verdict
 mistakes    the known ways to get the pixels wrong
 diagnosis   which of them explains a difference
-report      the verdict as text and as JSON
+check       all of it together: the parity gate
+verdict     what came out, as text and as JSON
 """

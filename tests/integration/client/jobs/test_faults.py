@@ -18,7 +18,7 @@ import pytest
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.jobs import OutputError, embed_dataset, verify
 from metric_learn_client.jobs.errors import OutageError
-from metric_learn_client.jobs.shard_files import file_digest
+from metric_learn_client.jobs.output.shard_files import file_digest
 from metric_learn_client.testing import FakeServable, Faults
 from tests.integration.client.conftest import fake_process
 from tests.integration.client.jobs.conftest import Job, data, kill, make_images, until

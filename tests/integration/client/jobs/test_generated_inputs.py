@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, given, seed, settings
 
 from metric_learn_client.jobs import InputError, embed_dataset, verify
 from metric_learn_client.jobs.inputs import open_input
-from metric_learn_client.jobs.layout import Layout
 from metric_learn_client.jobs.options import InputSpec
-from metric_learn_client.jobs.plan import build
-from metric_learn_client.jobs.reader import Reader
-from metric_learn_client.jobs.shard_files import read_shard, read_stats
+from metric_learn_client.jobs.output.layout import Layout
+from metric_learn_client.jobs.output.shard_files import read_shard, read_stats
+from metric_learn_client.jobs.plan.plan import build
+from metric_learn_client.jobs.work.reader import Reader
 from metric_learn_client.testing import fake_embeddings
 from tests.integration.client.jobs.generated_inputs import FAILED, KINDS, write_pictures
 

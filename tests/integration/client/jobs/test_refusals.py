@@ -161,7 +161,7 @@ def damage_norm(out):
 
 
 def restat(out, number):
-    from metric_learn_client.jobs.shard_files import file_digest
+    from metric_learn_client.jobs.output.shard_files import file_digest
 
     path = out / f"stats/{number}.json"
     stats = json.loads(path.read_text())

@@ -10,8 +10,8 @@ import pytest
 
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.jobs import InputError, RefusedError, embed_dataset, verify
-from metric_learn_client.jobs.layout import Layout
-from metric_learn_client.jobs.shard_files import read_shard, read_stats
+from metric_learn_client.jobs.output.layout import Layout
+from metric_learn_client.jobs.output.shard_files import read_shard, read_stats
 from metric_learn_client.testing import fake_embeddings
 from tests.integration.client.jobs.conftest import Job, make_images
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metric_learn_client.retrieval.embedding_set import EmbeddingSetError, read_embedding_set
-from metric_learn_client.retrieval.nearest import nearest
-from metric_learn_client.retrieval.similarity import rows_of
+from metric_learn_client.evaluation.embedding_set import EmbeddingSetError, read_embedding_set
+from metric_learn_client.evaluation.nearest import nearest
+from metric_learn_client.evaluation.similarity import rows_of
 from metric_learn_client.search.duplicates import TooManyPairs, near_duplicates
 from metric_learn_client.search.index import (
     FingerprintMismatch,

@@ -12,7 +12,8 @@ import pytest
 
 from servable.config import load_config
 from servable.config.problem import Problem
-from servable.doctor import ascend, directories, host, interpreter
+from servable.doctor import ascend, directories, interpreter
+from servable.doctor import resources as host
 from servable.doctor.consistency import inconsistencies
 from servable.doctor.examine import Examined
 from servable.exported_version import ExportedVersion

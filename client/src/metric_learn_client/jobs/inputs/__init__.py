@@ -13,9 +13,9 @@ from metric_learn_client.image_names import IMAGE_SUFFIXES
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.archives import ArchiveInput
 from metric_learn_client.jobs.inputs.folders import FolderInput
+from metric_learn_client.jobs.inputs.input_rows import Input
 from metric_learn_client.jobs.inputs.lists import ListInput
 from metric_learn_client.jobs.inputs.patterns import expand_braces, has_wildcard
-from metric_learn_client.jobs.inputs.rows import Input
 from metric_learn_client.jobs.inputs.tables import TableInput
 from metric_learn_client.jobs.options import InputSpec, spelled
 from metric_learn_client.jobs.storage import is_url

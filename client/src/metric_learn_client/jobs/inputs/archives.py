@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from metric_learn_client.image_names import as_text, is_image_name
 from metric_learn_client.jobs.errors import InputError
+from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked, planned_schema
 from metric_learn_client.jobs.inputs.members import Member, members
-from metric_learn_client.jobs.inputs.rows import Input, Row, chunked, planned_schema
 from metric_learn_client.jobs.inputs.skipped import HIDDEN, Skipped, hidden
 from metric_learn_client.jobs.inputs.sources import edges, find_sources
 from metric_learn_client.jobs.options import InputSpec

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from metric_learn_client.image_names import IMAGE_SUFFIXES, PATH_COLUMNS, SOP_HEADER, as_text, path_column
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs.rows import Input, Row, chunked, planned_schema
+from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked, planned_schema
 from metric_learn_client.jobs.inputs.text import file_lines, lines_of
 from metric_learn_client.jobs.options import InputSpec
 from metric_learn_client.jobs.storage import is_url, open_file, require

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.columns import as_type, choose, dotted, holds_images, plain
-from metric_learn_client.jobs.inputs.rows import CHUNK_ROWS, LOCATION, Input, planned_schema
+from metric_learn_client.jobs.inputs.input_rows import CHUNK_ROWS, LOCATION, Input, planned_schema
 from metric_learn_client.jobs.inputs.sources import Source, edges, find_sources
 from metric_learn_client.jobs.options import InputSpec
 from metric_learn_client.jobs.storage import is_url, open_file

@@ -1,0 +1,255 @@
+"""AsyncEmbeddingClient: the asyncio shell around the core; the same methods as EmbeddingClient, as coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from types import TracebackType
+from typing import Any, Callable, Literal, Optional, Union, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from metric_learn_client import wire
+from metric_learn_client._client.asyncio_shell import AsyncShell
+from metric_learn_client._client.base import BaseClient
+from metric_learn_client._client.client import in_turn
+from metric_learn_client._client.core import embedding
+from metric_learn_client._client.core.batches import Batch, Reading, chunks
+from metric_learn_client._client.core.calling import Deadline
+from metric_learn_client._client.core.identity import ModelInfo, ModelLimits
+from metric_learn_client._client.progress import progress_bar
+from metric_learn_client.errors import ImageFailure
+from metric_learn_client.inputs import ImageInput, check_image, check_images, check_pixels
+from metric_learn_client.results import BatchResult, Collector, EmbeddingResult, OnError, Row, check_on_error
+
+Run = Callable[[Batch], Awaitable[BatchResult]]
+Images = Union[Iterable[ImageInput], AsyncIterable[ImageInput]]
+
+
+class AsyncEmbeddingClient(BaseClient):
+    """EmbeddingClient for asyncio: same options, same methods, awaited. Cancelling a call ends it on the wire too.
+
+        async with AsyncEmbeddingClient("127.0.0.1:5500", deadline_s=30.0) as client:
+            embeddings = (await client.embed(["a.jpg", jpeg_bytes])).embeddings
+
+    It belongs to no event loop until its first call; used in another loop later, it connects anew. Files are read,
+    and pictures encoded, in threads. Not to be used by several loops at the same time.
+    """
+
+    async def embed(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        on_error: OnError = "raise",
+        show_progress: bool = False,
+        deadline_s: Optional[float] = None,
+    ) -> EmbeddingResult:
+        """As EmbeddingClient.embed."""
+        check_on_error(on_error)
+        given = check_images(images)
+        deadline = self._deadline(deadline_s)
+        collector = Collector(len(given))
+        if given:
+            limits = await self._shell.run(embedding.known_limits(self._core, deadline))
+            method, prepare = self._plan(limits)
+            batches = self._read(given, self._batch_size(limits), limits, deadline)
+            run = self._runner(method, prepare, deadline, collector)
+            await self._embed(batches, run, collector, show_progress, len(given))
+        return collector.result(on_error)
+
+    async def embed_one(self, image: ImageInput, *, deadline_s: Optional[float] = None) -> Row:
+        """As EmbeddingClient.embed_one."""
+        row: Row = (await self.embed([image], deadline_s=deadline_s)).embeddings[0]
+        return row
+
+    async def embed_pixels(
+        self,
+        pixels: Union[npt.NDArray[np.uint8], Sequence[npt.NDArray[np.uint8]]],
+        *,
+        on_error: OnError = "raise",
+        show_progress: bool = False,
+        deadline_s: Optional[float] = None,
+    ) -> EmbeddingResult:
+        """As EmbeddingClient.embed_pixels."""
+        check_on_error(on_error)
+        check_pixels(pixels)
+        deadline = self._deadline(deadline_s)
+        collector = Collector(len(pixels))
+        if len(pixels):
+            limits = await self._shell.run(embedding.known_limits(self._core, deadline))
+            no_own_limit = replace(limits, max_image_bytes=limits.max_request_bytes)
+            contents = (picture.tobytes() for picture in pixels)
+            batches = self._read(contents, self._core.options.batch_size, no_own_limit, deadline)
+            run = self._runner(wire.METHOD_EMBED_PIXELS, None, deadline, collector)
+            await self._embed(batches, run, collector, show_progress, len(pixels))
+        return collector.result(on_error)
+
+    @overload
+    def embed_iter(
+        self, images: Images, *, window: Optional[int] = ..., on_error: Literal["raise"] = ...
+    ) -> AsyncIterator[Row]: ...
+
+    @overload
+    def embed_iter(
+        self, images: Images, *, window: Optional[int] = ..., on_error: Literal["return"]
+    ) -> AsyncIterator[Union[Row, ImageFailure]]: ...
+
+    def embed_iter(
+        self, images: Images, *, window: Optional[int] = None, on_error: OnError = "raise"
+    ) -> AsyncIterator[Any]:
+        """As EmbeddingClient.embed_iter; `images` may be an asynchronous iterable."""
+        check_on_error(on_error)
+        return self._iterate(images, self._window(window), on_error)
+
+    async def is_ready(self) -> bool:
+        """As EmbeddingClient.is_ready."""
+        return await self._shell.run(embedding.check_ready(self._core, self._core.options.deadline_s)) is None
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """As EmbeddingClient.wait_ready."""
+        self._deadline(timeout_s)
+        await self._shell.run(embedding.wait_ready(self._core, timeout_s))
+
+    async def model(self) -> ModelInfo:
+        """As EmbeddingClient.model."""
+        return await self._shell.run(embedding.fetch_model(self._core, self._core.deadline(None)))
+
+    async def close(self) -> None:
+        """Ends calls in flight (they raise ClosedError), connections and threads. Can be called again."""
+        await self._shell.close()
+
+    async def __aenter__(self) -> AsyncEmbeddingClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        await self.close()
+
+    def _open(self) -> None:
+        self._shell = AsyncShell(self._core)
+
+    def _after_fork(self) -> None:
+        _inherited.append(self._shell)
+        super()._after_fork()
+
+    def _runner(
+        self,
+        method: str,
+        prepare: Optional[Callable[[Batch], Batch]],
+        deadline: Optional[Deadline],
+        collector: Optional[Collector],
+    ) -> Run:
+        """As EmbeddingClient's."""
+        core, shell = self._core, self._shell
+
+        async def run(batch: Batch) -> BatchResult:
+            limit = deadline or core.deadline(None)
+            out = None if collector is None else collector.place(batch)
+            ready = await shell.in_thread(partial(prepare, batch)) if prepare else batch
+            return await shell.run(embedding.embed_batch(core, method, ready, limit, out))
+
+        return run
+
+    async def _read(
+        self, images: Images, size: int, limits: ModelLimits, deadline: Optional[Deadline]
+    ) -> AsyncIterator[Batch]:
+        """As EmbeddingClient's: the images are taken in the loop, and what may hang is read in a thread."""
+        first = 0
+        async for chunk in _chunks(images, min(size, limits.max_instances)):
+            reading = Reading(chunk, size, limits, first)
+            first += len(chunk)
+            limit = deadline or self._core.deadline(None)
+            if not reading.may_hang:
+                batches = reading.batches()
+            else:
+                try:
+                    batches = await self._shell.in_thread(reading.batches, limit.left_s(self._core.now()))
+                except TimeoutError:
+                    raise reading.late(limit.budget_s) from None
+            for batch in batches:
+                yield batch
+
+    async def _embed(
+        self, batches: AsyncIterator[Batch], run: Run, collector: Collector, show_progress: bool, total: int
+    ) -> None:
+        bar = progress_bar(total, show_progress)
+        pending: set[asyncio.Task[BatchResult]] = set()
+        try:
+            async for batch in batches:
+                pending.add(asyncio.ensure_future(run(batch)))
+                while len(pending) >= self._core.options.max_in_flight:
+                    pending = await _collect(pending, collector, bar)
+            while pending:
+                pending = await _collect(pending, collector, bar)
+        finally:
+            bar.close()
+            await _end(pending)
+
+    async def _iterate(self, images: Images, window: int, on_error: OnError) -> AsyncIterator[Any]:
+        limits = await self._shell.run(embedding.known_limits(self._core, self._core.deadline(None)))
+        method, prepare = self._plan(limits)
+        run = self._runner(method, prepare, None, None)
+        size = min(self._batch_size(limits), window)
+        pending: deque[asyncio.Task[BatchResult]] = deque()
+        try:
+            async for batch in self._read(images, size, limits, None):
+                pending.append(asyncio.ensure_future(run(batch)))
+                if (len(pending) + 1) * size > window:
+                    for row in in_turn(await pending[0], on_error):
+                        yield row
+                    pending.popleft()
+            while pending:
+                for row in in_turn(await pending[0], on_error):
+                    yield row
+                pending.popleft()
+        finally:
+            await _end(pending)
+
+
+_inherited: list[AsyncShell] = []  # kept in a forked child: to end them, even by collection, could hang
+
+
+async def _chunks(images: Images, size: int) -> AsyncIterator[list[Any]]:
+    """As core.batches.chunks, of an asynchronous stream too."""
+    if not isinstance(images, AsyncIterable):
+        for chunk in chunks(images, size):
+            yield chunk
+        return
+    chunk = []
+    index = 0
+    async for image in images:
+        check_image(image, index)
+        index += 1
+        chunk.append(image)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+async def _collect(
+    pending: set[asyncio.Task[BatchResult]], collector: Collector, bar: Any
+) -> set[asyncio.Task[BatchResult]]:
+    done, waiting = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        part = task.result()
+        collector.add(part)
+        bar.update(len(part.rows))
+    return waiting
+
+
+async def _end(pending: Iterable[asyncio.Task[BatchResult]]) -> None:
+    """Cancels what is still running and waits until it has ended."""
+    tasks = list(pending)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

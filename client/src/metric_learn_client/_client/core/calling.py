@@ -1,0 +1,241 @@
+"""One call, with everything that makes it end well: window, choice of target, retries, deadline. No I/O.
+
+`call` yields steps (module `steps`) and returns what `read` made of the first reply that is good, or raises an error
+of module `errors`. It holds a place in the window only while something is on the wire.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Callable, Optional, TypeVar, Union
+
+from metric_learn_client import wire
+from metric_learn_client._client.core import retry
+from metric_learn_client._client.core.identity import Guard, ModelInfo
+from metric_learn_client._client.core.pool import Pool, names
+from metric_learn_client._client.core.retry import Remedy
+from metric_learn_client._client.core.steps import Failure, Reply, Resolve, Send, Sleep, Steps, WaitForTicket
+from metric_learn_client._client.core.targets import Target, host_name_of
+from metric_learn_client._client.core.window import CallWindow, Ticket
+from metric_learn_client._client.token import TokenSource
+from metric_learn_client.errors import ClosedError, DeadlineError, EndpointError, from_status
+from metric_learn_client.options import ClientOptions
+
+PROBE_S = 1.0  # a target on trial has so long to answer a health check
+CLOCK_S = 0.02  # gRPC's timers and ours may differ so much about the end of a deadline
+
+Value = TypeVar("Value")
+
+
+class TooLargeError(Exception):
+    """The target takes no message of this size; the caller may send it in parts. Never leaves the client."""
+
+
+@dataclass
+class Deadline:
+    """A point in time by which a call must have ended, and the budget it came from."""
+
+    limit: float
+    budget_s: float
+
+    def left_s(self, now: float) -> float:
+        return self.limit - now
+
+
+class Core:
+    """The state that all calls of one client share. Thread-safe. A forked child makes its own by `for_child`."""
+
+    def __init__(self, options: ClientOptions, *, now: Callable[[], float] = time.monotonic) -> None:
+        self.options = options
+        self.now = now
+        self.dice = random.Random(os.urandom(8)).random
+        self.window = CallWindow(options.max_in_flight)
+        self.pool = Pool(options.endpoints, options.proxies)
+        self.budget = retry.Budget(options.max_in_flight, now)
+        self.guard = Guard(options.expected_fingerprint, allow_change=options.allow_fingerprint_change)
+        self.token = TokenSource(options.token, options.token_file)
+        self.model: Optional[ModelInfo] = None
+        self.model_known = False  # asked, with or without an answer
+        self.closed = False
+        self._client_id = os.urandom(4).hex()
+        self._count = itertools.count(1)
+
+    def deadline(self, deadline_s: Optional[float]) -> Deadline:
+        budget_s = self.options.deadline_s if deadline_s is None else deadline_s
+        return Deadline(self.now() + budget_s, budget_s)
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Of a new call: its own request id, the same for every attempt, and the token as it is now."""
+        request_id = (wire.METADATA_REQUEST_ID, f"{self._client_id}-{next(self._count)}")
+        token = self.token.current()
+        return (request_id,) if token is None else (request_id, (wire.METADATA_AUTHORIZATION, f"Bearer {token}"))
+
+    def for_child(self) -> Core:
+        """The same client in a forked child: own window and targets, the model it has already seen."""
+        child = Core(self.options, now=self.now)
+        child.guard, child.model, child.model_known, child.closed = (
+            self.guard.copy(),
+            self.model,
+            self.model_known,
+            self.closed,
+        )
+        return child
+
+
+@dataclass
+class _Progress:
+    """Of one call: who failed, how often all did, and the last failure, which is what the caller is told."""
+
+    failed: set[Target] = field(default_factory=set)
+    rounds: int = 0
+    last: Optional[EndpointError] = None
+
+
+def call(
+    core: Core,
+    path: str,
+    body: bytes,
+    deadline: Deadline,
+    read: Callable[[Reply, Target], Union[Value, Failure]],
+    images: int = 0,
+) -> Steps[Value]:
+    """Sends `body` until `read` accepts a reply. Raises EndpointError, ClosedError, TooLargeError, or as `read`."""
+    progress = _Progress()
+    metadata = core.metadata()
+    while True:
+        yield from _resolve(core)
+        ticket = yield from _enter(core, deadline, progress)
+        try:
+            target, trial = core.pool.choose(core.now(), progress.failed)
+            try:
+                send = Send(target, path, body, 0.0, metadata)
+                outcome = yield from _attempt(core, send, trial, deadline, read, images)
+            finally:
+                core.pool.release(target)
+            if not isinstance(outcome, _Failed):
+                core.window.answered(ticket)
+                core.budget.answered()
+                return outcome
+            if outcome.remedy is Remedy.LATER:
+                core.window.overloaded(ticket)
+        finally:
+            core.window.leave(ticket)
+        pause = _after(core, progress, target, outcome, deadline, images)
+        if pause > 0:
+            yield Sleep(pause)
+
+
+@dataclass
+class _Failed:
+    remedy: Remedy
+    failure: Failure
+
+
+def _attempt(
+    core: Core,
+    send: Send,
+    trial: bool,
+    deadline: Deadline,
+    read: Callable[[Reply, Target], Union[Value, Failure]],
+    images: int,
+) -> Steps[Union[Value, _Failed]]:
+    target = send.target
+    if trial and not (yield from _lives(core, send, deadline)):
+        failure = Failure("UNAVAILABLE", "no answer to a health check", {})
+        core.pool.failed(target, core.now())
+        return _Failed(Remedy.ELSEWHERE, failure)
+    started = core.now()
+    left_s = deadline.left_s(started)
+    other = core.pool.has_other(started, (target,))
+    timeout_s = core.pool.attempt_s(left_s, images, other=other)
+    answer = yield Send(target, send.path, send.body, max(0.0, timeout_s), send.metadata)
+    value = read(answer, target) if isinstance(answer, Reply) else answer
+    if not isinstance(value, Failure):
+        core.pool.answered(target, core.now() - started, images)
+        return value
+    if core.closed:
+        raise ClosedError("the client was closed during the call")
+    remedy = retry.remedy_of(value.code, value.details, over=deadline.left_s(core.now()) < CLOCK_S)
+    if remedy is Remedy.ELSEWHERE:
+        core.pool.failed(target, core.now())
+    elif value.code != "DEADLINE_EXCEEDED":
+        core.pool.answered(target)
+    return _Failed(remedy, value)
+
+
+def _lives(core: Core, send: Send, deadline: Deadline) -> Steps[bool]:
+    """Whether a target on trial answers, and with anything but "not serving"; a server may have no health service."""
+    body = wire.HealthCheckRequest(service=wire.HEALTH_SERVICE_PREDICT).SerializeToString()
+    timeout_s = max(0.0, min(PROBE_S, deadline.left_s(core.now())))
+    answer = yield Send(send.target, wire.HEALTH_CHECK_PATH, body, timeout_s, send.metadata)
+    if isinstance(answer, Reply):
+        return is_serving(answer.body)
+    if answer.code == "UNAVAILABLE":
+        return False
+    return retry.remedy_of(answer.code, answer.details, over=False) is not Remedy.ELSEWHERE
+
+
+def is_serving(body: bytes) -> bool:
+    status: int = wire.HealthCheckResponse.FromString(body).status
+    return status == wire.ServingStatus.SERVING
+
+
+def _after(core: Core, progress: _Progress, target: Target, outcome: _Failed, deadline: Deadline, images: int) -> float:
+    """Seconds to wait before the next attempt. Raises where there is to be none."""
+    failure = outcome.failure
+    where = names(core.pool.targets) if failure.code == "UNAVAILABLE" else str(target)
+    error = from_status(failure.code, failure.details, where, deadline.budget_s)
+    if outcome.remedy is Remedy.SMALLER and images:
+        raise TooLargeError(failure.details) from error
+    if outcome.remedy in (Remedy.SMALLER, Remedy.FATAL):
+        raise error
+    progress.last = error
+    now = core.now()
+    pause = core.budget.spend()
+    if outcome.remedy is Remedy.ELSEWHERE:
+        progress.failed.add(target)
+    if outcome.remedy is Remedy.LATER or not core.pool.has_other(now, progress.failed):
+        progress.rounds += 1
+        progress.failed.clear()
+        if outcome.remedy is Remedy.ELSEWHERE and progress.rounds > core.options.retries:
+            raise error
+        pause = max(pause, retry.pause_s(progress.rounds, retry.hint_s(failure.trailing), core.dice))
+    if pause >= deadline.left_s(now):
+        raise error
+    return pause
+
+
+def _enter(core: Core, deadline: Deadline, progress: _Progress) -> Steps[Ticket]:
+    """A place in the window, within the deadline."""
+    if core.closed:
+        raise ClosedError("the client is closed")
+    ticket = core.window.enter()
+    if not ticket.granted:
+        try:
+            yield WaitForTicket(ticket, max(0.0, deadline.left_s(core.now())))
+        except BaseException:
+            core.window.leave(ticket)
+            raise
+    if not ticket.granted or core.closed or deadline.left_s(core.now()) <= 0:
+        core.window.leave(ticket)
+        if core.closed:
+            raise ClosedError("the client is closed")
+        raise progress.last or DeadlineError(
+            f"deadline_s={deadline.budget_s:g} was over before one of max_in_flight={core.options.max_in_flight} calls"
+            " to the server had ended",
+            "DEADLINE_EXCEEDED",
+        )
+    return ticket
+
+
+def _resolve(core: Core) -> Steps[None]:
+    endpoint = core.pool.unresolved(core.now())
+    if endpoint is not None:
+        name = host_name_of(endpoint)
+        assert name is not None
+        addresses = yield Resolve(*name)
+        core.pool.resolved(endpoint, addresses)

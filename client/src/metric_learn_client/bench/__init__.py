@@ -1,0 +1,1 @@
+"""Load on an endpoint, and figures only from where it is stable."""

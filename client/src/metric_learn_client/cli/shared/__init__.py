@@ -1,0 +1,1 @@
+"""What commands have in common: an endpoint's options, standard streams, files, signals, progress."""

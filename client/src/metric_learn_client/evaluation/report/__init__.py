@@ -1,0 +1,1 @@
+"""The pages that people look at: an evaluation, the results of a search."""

@@ -1,0 +1,92 @@
+"""Shards on Ray actors. The output directory and the input must be the same storage on every node.
+
+Each actor is one worker: it does one shard at a time, commits it itself, and returns its stats. An actor that dies is
+started again by Ray and its shard repeated; errors come back as values, so that Ray's own retries never repeat what
+failed for a reason.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from typing import Any, Optional
+
+from metric_learn_client.jobs.errors import InputError, JobError
+from metric_learn_client.jobs.observer import Observer
+from metric_learn_client.jobs.work.pipeline import ShardTask
+from metric_learn_client.jobs.work.sender import Stopped
+from metric_learn_client.jobs.work.worker import WorkerSpec, work
+
+_RESTARTS = -1  # without limit: the job's own progress says whether it makes sense
+_LOOK_S = 1.0
+_ROOM_S = 30.0
+
+
+class ShardWorker:
+    """One actor."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+
+    def ready(self) -> None:
+        """Answers once the actor has a place to run."""
+
+    def do(self, task: ShardTask) -> tuple[str, Any]:
+        """("stats", stats) or ("error", exception)."""
+        try:
+            return "stats", next(iter(list(work(self._spec, [task], threading.Event()))))
+        except Exception as error:
+            return "error", error
+
+
+def run(
+    spec: WorkerSpec, tasks: Sequence[ShardTask], stop: threading.Event, observer: Observer
+) -> Generator[dict[str, Any], None, None]:
+    if not tasks:
+        return
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("--engine ray needs Ray: pip install 'metric-learn-client[ray]'") from error
+
+    ours = not ray.is_initialized()
+    if ours:
+        quiet: Any = {"log_to_driver": False, "include_dashboard": False, "configure_logging": False}
+        try:
+            ray.init(address=spec.run.ray_address, **quiet)
+        except Exception as error:  # no common base: RuntimeError, ConnectionError, ValueError, RaySystemError
+            where = spec.run.ray_address or "RAY_ADDRESS, or a cluster of this host alone"
+            raise JobError(f"Ray ({where}): {str(error).splitlines()[0]}") from error
+    actor: Any = ray.remote(ShardWorker).options(max_restarts=_RESTARTS, max_task_retries=_RESTARTS, num_cpus=1)
+    actors = [actor.remote(spec) for _ in range(min(spec.run.workers, len(tasks)))]
+    todo = deque(tasks)
+    # An actor that the cluster has no room for yet gets no shard: the others would wait for it at the end.
+    running: dict[Any, tuple[Any, Optional[ShardTask]]] = {each.ready.remote(): (each, None) for each in actors}
+    patience = time.monotonic() + _ROOM_S
+    try:
+        while todo or any(task is not None for _, task in running.values()):
+            if stop.is_set():
+                raise Stopped
+            done = ray.wait(list(running), num_returns=1, timeout=_LOOK_S)[0]
+            if not done and len(running) == len(actors) and time.monotonic() > patience:
+                if all(task is None for _, task in running.values()):
+                    observer.notice("waiting for Ray: the cluster has no free CPU for a worker")
+                    patience = float("inf")
+            for each in done:
+                worker, task = running.pop(each)
+                value = ray.get(each)
+                if task is not None and value[0] == "error":
+                    raise value[1]
+                if todo:
+                    following = todo.popleft()
+                    running[worker.do.remote(following)] = (worker, following)
+                if task is not None:
+                    observer.advanced(value[1]["rows"], value[1]["failed"])
+                    yield value[1]
+    finally:
+        for each in actors:
+            ray.kill(each)
+        if ours:
+            ray.shutdown()

@@ -1,0 +1,83 @@
+"""Which model a job's embeddings come from, asked of the service once, and what its workers need to know of it."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Union
+
+from metric_learn_client.errors import EndpointError, RejectedError
+from metric_learn_client.jobs.errors import RefusedError
+from metric_learn_client.jobs.observer import Observer
+from metric_learn_client.jobs.options import JobOptions, RunOptions
+from metric_learn_client.jobs.work.sender import Patience
+from metric_learn_client.jobs.work.worker import Connect, WorkerSpec
+
+
+def job_model(
+    connect: Connect, max_outage_s: float, stop: threading.Event, observer: Observer
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(facts of the model for job.json, limits of the service); waits for a service that is not there yet.
+
+    Raises OutageError after max_outage_s, RejectedError, RefusedError where the service has no fingerprint.
+    """
+    patience = Patience(max_outage_s, stop, observer.notice)
+    with closing(connect()) as client:
+        while True:
+            try:
+                info = client.model()
+                break
+            except RejectedError:
+                raise
+            except EndpointError as error:
+                patience.wait(error)
+    if not info.fingerprint:
+        raise RefusedError(
+            "the service does not say which model it serves (no fingerprint), so that its embeddings could be "
+            "mixed with another's; start it with servable.serving_server"
+        )
+    facts = {name: getattr(info, name) for name in ("name", "version", "fingerprint", "dim", "weights")}
+    limits = {name: getattr(info.limits, name) for name in ("max_image_bytes", "max_image_px")}
+    return facts, {**limits, "preprocessing": info.preprocessing}
+
+
+def worker_spec(
+    output_dir: Union[str, Path],
+    options: JobOptions,
+    run: RunOptions,
+    connect: Connect,
+    model: dict[str, Any],
+    limits: dict[str, Any],
+    extents: int,
+) -> WorkerSpec:
+    """What every worker gets. Raises RefusedError where preprocessing here is not the service's."""
+    if run.sandbox and options.preprocess != "local":
+        raise ValueError("--sandbox says where pictures are decoded here: it needs --preprocess local")
+    if options.preprocess == "local":
+        _check_preprocessing(limits["preprocessing"])
+    return WorkerSpec(
+        output_dir=str(Path(output_dir).absolute()),
+        options=options,
+        run=replace(run, max_image_bytes=min(run.max_image_bytes, limits["max_image_bytes"])),
+        connect=connect,
+        fingerprint=model["fingerprint"],
+        version=str(model["version"]),
+        max_image_px=limits["max_image_px"],
+        extents=extents,
+    )
+
+
+def _check_preprocessing(served: str) -> None:
+    try:
+        from metric_learn_client.preprocess import PREPROCESSING_ID
+    except ImportError as error:
+        raise RefusedError(
+            "--preprocess local needs OpenCV and simplejpeg: pip install 'metric-learn-client[preprocess]'"
+        ) from error
+    if served != PREPROCESSING_ID:
+        raise RefusedError(
+            f"--preprocess local: this client prepares pictures by {PREPROCESSING_ID}, the service by "
+            f"{served or 'a way it does not name'}; use --preprocess server, or versions that fit"
+        )

@@ -1,0 +1,171 @@
+"""One worker: a client, a reader and a pipeline over some shards. The same code in every engine.
+
+Everything it needs is in WorkerSpec, which can be pickled, and in the output directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import pyarrow as pa
+
+from metric_learn_client._client.client import EmbeddingClient
+from metric_learn_client._client.resizing import preprocessor
+from metric_learn_client.jobs.errors import JobError, RowError
+from metric_learn_client.jobs.options import JobOptions, RunOptions
+from metric_learn_client.jobs.output import commit
+from metric_learn_client.jobs.output.layout import Layout
+from metric_learn_client.jobs.output.shard_files import (
+    RowFailure,
+    ShardContent,
+    ShardIdentity,
+    read_shard,
+    read_stats,
+    write_shard,
+)
+from metric_learn_client.jobs.plan.plan import Plan, load
+from metric_learn_client.jobs.work.pipeline import Pipeline, ShardRows, ShardTask
+from metric_learn_client.jobs.work.reader import Reader
+from metric_learn_client.jobs.work.sender import Patience, Sendable, Sender
+
+Connect = Callable[[], EmbeddingClient]
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """connect: makes a client; fingerprint, version: of the job's model; max_image_px: what the service decodes."""
+
+    output_dir: str
+    options: JobOptions
+    run: RunOptions
+    connect: Connect
+    fingerprint: str
+    version: str
+    max_image_px: int
+    extents: int
+
+
+def work(
+    spec: WorkerSpec,
+    tasks: Iterable[ShardTask],
+    stop: threading.Event,
+    progress: Callable[[int, int], None] = lambda rows, failed: None,
+    notice: Callable[[str], None] = lambda text: None,
+) -> Iterator[dict[str, Any]]:
+    """Does the tasks and yields the stats of each shard once it is committed. Ends early, raising, when `stop` is
+    set, the service stays away, or a file cannot be written; what is committed stays."""
+    layout = Layout(Path(spec.output_dir))
+    plan = load_plan(layout, spec.extents)
+    pipeline = make_pipeline(
+        spec, plan, lambda shard: _write(layout, plan, shard, spec), stop=stop, progress=progress, notice=notice
+    )
+    yield from pipeline.run(tasks)
+
+
+def make_pipeline(
+    spec: WorkerSpec,
+    plan: Plan,
+    write: Callable[[ShardRows], dict[str, Any]],
+    *,
+    stop: threading.Event,
+    progress: Callable[[int, int], None],
+    notice: Callable[[str], None],
+) -> Pipeline:
+    """A pipeline with a client of its own, which it closes when it ends."""
+    client = spec.connect()
+    patience = Patience(spec.run.max_outage_s, stop, notice)
+    return Pipeline(
+        plan,
+        Reader(plan, spec.run.max_image_bytes, spec.run.read_timeout_s),
+        preparation(spec.options.preprocess, spec.run.max_image_bytes, spec.max_image_px, spec.run.sandbox),
+        Sender(client, patience, stop, spec.fingerprint).send,
+        write,
+        batch_size=spec.run.batch_size,
+        in_flight=spec.run.in_flight,
+        read_threads=spec.run.read_threads,
+        stop=stop,
+        abort=client.close,
+        progress=progress,
+    )
+
+
+def load_plan(layout: Layout, extents: int) -> Plan:
+    """The plan as far as job.json knows it. Raises JobError where it is gone."""
+    plan = load(layout.plan)
+    if plan is None or len(plan.extents) < extents:
+        raise JobError(f"{layout.plan}: the plan is gone; run the command again without --retry-failed to make it anew")
+    return plan.truncated(extents)
+
+
+def preparation(where: str, max_image_bytes: int, max_image_px: int, sandbox: bool) -> Callable[[Any], Sendable]:
+    """What is done to an image before it is sent: nothing, or the servable's own preprocessing."""
+    if where == "server":
+        return lambda image: image
+    from metric_learn_client.preprocess import ImageError
+
+    decode = preprocessor(max_image_bytes, max_image_px, sandbox)
+
+    def prepare(image: Any) -> Sendable:
+        if isinstance(image, RowError):
+            return image
+        try:
+            (result,) = decode([image])
+            return result()
+        except ImageError as error:
+            return RowError(error.code, error.message)
+
+    return prepare
+
+
+def _write(layout: Layout, plan: Plan, shard: ShardRows, spec: WorkerSpec) -> dict[str, Any]:
+    content = _content(shard)
+    if shard.task.places is not None:
+        content = _merged(layout, shard, content)
+    number = shard.task.shard
+    extent = plan.extents[plan.extent_of(number)[0]]
+    identity = ShardIdentity(number, plan.span(number)[0], extent.sha256, spec.fingerprint, spec.version)
+    folder = commit.begin(layout, number)
+    try:
+        stats = write_shard(folder, content, identity, spec.options)
+        commit.finish(layout, number, folder)
+    except BaseException:
+        commit.discard(folder)
+        raise
+    return stats
+
+
+def _content(shard: ShardRows) -> ShardContent:
+    places = shard.places()
+    columns = [index for index, name in enumerate(shard.rows.schema.names) if not name.startswith("plan:")]
+    fields = [shard.rows.schema.field(index) for index in columns]
+    rows = shard.rows.take(pa.array(places))
+    kept = pa.RecordBatch.from_arrays([rows.column(index) for index in columns], schema=pa.schema(fields))
+    return ShardContent(shard.numbers[places], kept, shard.embeddings(), shard.failures)
+
+
+def _merged(layout: Layout, shard: ShardRows, new: ShardContent) -> ShardContent:
+    """The shard on the disk with the results of some of its rows replaced."""
+    stats = read_stats(layout, shard.task.shard)
+    old = read_shard(layout, stats)
+    done_again = set(shard.numbers.tolist())
+    failures: list[RowFailure] = [each for each in old.failures if each.row not in done_again] + list(new.failures)
+    failures.sort(key=lambda each: each.row)
+    if not len(old.numbers) or not len(new.numbers):
+        kept = old if len(old.numbers) else new
+        return dataclasses.replace(kept, failures=failures)
+    numbers = np.concatenate([old.numbers, new.numbers])
+    order = np.argsort(numbers, kind="stable")
+    before = pa.Table.from_batches([old.rows]).cast(new.rows.schema)
+    rows = pa.concat_tables([before, pa.Table.from_batches([new.rows])]).take(pa.array(order)).combine_chunks()
+    return ShardContent(
+        numbers[order],
+        rows.to_batches()[0],
+        np.concatenate([old.embeddings, new.embeddings.astype(old.embeddings.dtype)])[order],
+        failures,
+    )

@@ -1,0 +1,93 @@
+"""What the host must have: the runtime's libraries, shared memory, memory, file descriptors."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+
+from metric_learn_client import wire
+from servable.config.problem import NOT_READY, Problem, wrong
+from servable.config.sections import Config
+from servable.exported_version import ExportedVersion
+from servable.runtime.lite_runtime import SERVING_NAME, lite_directory
+
+GLUE = "libmindspore_core.so"  # beside SERVING_NAME in a complete runtime
+LEAST_DESCRIPTORS = 256
+WORKER_MB = 300  # a worker without weights
+WEIGHTS_FACTOR = 1.5  # resident per byte of MindIR, lower bound
+ROUNDS = 3  # buffers of an extra worker: batch x 3 items for each input and output
+
+
+def resource_problems(config: Config, versions: Sequence[ExportedVersion]) -> Iterator[Problem]:
+    yield from _lite()
+    yield from _shared_memory(config, versions)
+    yield from memory_problems(config, versions)
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft != resource.RLIM_INFINITY and soft < LEAST_DESCRIPTORS:
+        yield Problem(f"ulimit -n = {soft}: at least {LEAST_DESCRIPTORS} are needed; raise it (LimitNOFILE)", NOT_READY)
+
+
+def _lite() -> Iterator[Problem]:
+    folder = lite_directory()
+    named = "METRIC_LEARN_LITE_DIR" if os.environ.get("METRIC_LEARN_LITE_DIR") else "MindSpore Lite runtime"
+    for name in (SERVING_NAME, GLUE):
+        if not (folder / name).is_file():
+            yield Problem(f"{named} {folder}: {name} is not there; run `make server-env`", NOT_READY)
+            return
+    if (folder / SERVING_NAME).is_symlink():
+        yield Problem(
+            f"{named} {folder / SERVING_NAME}: is a symbolic link, and plugins are searched beside the file that it "
+            "points to; make it a hard link or a copy",
+            NOT_READY,
+        )
+
+
+def _shared_memory(config: Config, versions: Sequence[ExportedVersion]) -> Iterator[Problem]:
+    """Only workers beyond the devices, and only beside devices, pass tensors through /dev/shm."""
+    backend = config.backend
+    extra = 0 if backend.target == "cpu" else max(0, backend.workers - len(backend.device_ids))
+    if not extra:
+        return
+    height, width, channels = wire.PIXELS_SHAPE
+    item_bytes = height * width * channels + wire.EMBEDDING_DIM * 4
+    needed = extra * sum(ROUNDS * size * item_bytes for version in versions for size in version.batch_sizes)
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError:
+        free = 0
+    if free < needed:
+        what = (
+            f"its {extra} workers beyond the devices need {needed / 1e6:.0f} MB in /dev/shm, {free / 1e6:.0f} are free"
+        )
+        remedy = "enlarge /dev/shm (--shm-size, an emptyDir of medium Memory), or lower it"
+        yield wrong(config, "backend.workers", what, remedy, exit_code=NOT_READY)
+
+
+def memory_problems(config: Config, versions: Sequence[ExportedVersion]) -> Iterator[Problem]:
+    """A lower bound: below it the kernel would end the worker while it loads."""
+    copies = config.backend.workers if config.backend.target == "cpu" else len(config.backend.device_ids)
+    needed = sum(copies * (WORKER_MB * 2**20 + WEIGHTS_FACTOR * version.mindir_bytes) for version in versions)
+    free = min(psutil.virtual_memory().available, _cgroup_free())
+    if free < needed:
+        what = f"needs at least {needed / 2**20:.0f} MB of memory, {free / 2**20:.0f} are free"
+        remedy = "free some, raise the container's limit, or lower it"
+        yield wrong(config, "backend.workers", what, remedy, exit_code=NOT_READY)
+
+
+def _cgroup_free() -> float:
+    """Bytes left under a container's limit; infinite without one."""
+    root = Path("/sys/fs/cgroup")
+    for limit, used in (
+        (root / "memory.max", root / "memory.current"),
+        (root / "memory" / "memory.limit_in_bytes", root / "memory" / "memory.usage_in_bytes"),
+    ):
+        try:
+            return int(limit.read_text()) - int(used.read_text())
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return float("inf")

@@ -1,0 +1,91 @@
+"""Shards are cut alike every time; a shuffle is a permutation that its seed decides."""
+
+import pyarrow as pa
+import pytest
+
+from metric_learn_client.jobs.errors import InputError
+from metric_learn_client.jobs.inputs import open_input
+from metric_learn_client.jobs.options import InputSpec, RunOptions
+from metric_learn_client.jobs.plan.plan import build, cut, load
+
+
+def listed(tmp_path, count, **options):
+    lines = tmp_path / "list.txt"
+    lines.write_text("".join(f"{index}.jpg\n" for index in range(count)))
+    return InputSpec((str(lines),), **options)
+
+
+def planned(plan):
+    return [path for shard in range(plan.shards) for path in plan.read(shard).column(0).to_pylist()]
+
+
+def test_shards_hold_every_row_once_in_order(tmp_path):
+    spec = listed(tmp_path, 25)
+    plan = build(open_input(spec), spec, 10, tmp_path / "plan")
+    assert [plan.span(shard) for shard in range(plan.shards)] == [(0, 10), (10, 10), (20, 5)]
+    assert planned(load(tmp_path / "plan")) == [f"{index}.jpg" for index in range(25)]
+
+
+@pytest.mark.parametrize("sizes", [[1] * 25, [25], [3, 0, 20, 2]])
+def test_cutting_does_not_depend_on_how_rows_arrive(sizes):
+    batches, first = [], 0
+    for size in sizes:
+        batches.append(pa.RecordBatch.from_pydict({"n": pa.array(range(first, first + size), pa.int64())}))
+        first += size
+    shards = [batch.column(0).to_pylist() for batch in cut(batches, 10)]
+    assert shards == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
+
+
+def test_a_shuffle_is_a_permutation_and_its_seed_decides_it(tmp_path):
+    def order(seed, name):
+        spec = listed(tmp_path, 3000, shuffle_seed=seed)
+        return planned(build(open_input(spec), spec, 700, tmp_path / name))
+
+    one, again, other = order(1, "a"), order(1, "b"), order(2, "c")
+    plain = [f"{index}.jpg" for index in range(3000)]
+    assert one == again and one != other and one != plain and sorted(one) == sorted(plain)
+    # neighbours are not neighbours any more: a shuffle within chunks would fail here
+    places = {path: place for place, path in enumerate(one)}
+    near = sum(abs(places[f"{i}.jpg"] - places[f"{i + 1}.jpg"]) < 30 for i in range(2999))
+    assert near < 200
+
+
+def test_a_limit_takes_the_first_rows_and_of_a_shuffle_the_first_shuffled(tmp_path):
+    spec = listed(tmp_path, 3000, limit=5)
+    assert planned(build(open_input(spec), spec, 2, tmp_path / "a")) == [f"{index}.jpg" for index in range(5)]
+    whole, few = listed(tmp_path, 3000, shuffle_seed=3), listed(tmp_path, 3000, shuffle_seed=3, limit=7)
+    everything = planned(build(open_input(whole), whole, 100, tmp_path / "b"))
+    assert planned(build(open_input(few), few, 100, tmp_path / "c")) == everything[:7]
+
+
+def test_an_extension_has_shards_of_its_own_with_the_new_rows_only(tmp_path):
+    spec = listed(tmp_path, 25)
+    before = build(open_input(spec), spec, 10, tmp_path / "plan")
+    old = planned(before)
+    spec = listed(tmp_path, 40)
+    plan = build(open_input(spec), spec, 10, tmp_path / "plan", before=before)
+    assert planned(plan) == old + [f"{index}.jpg" for index in range(25, 40)]
+    assert [plan.span(shard) for shard in range(plan.shards)] == [(0, 10), (10, 10), (20, 5), (25, 10), (35, 5)]
+    same = build(open_input(spec), spec, 10, tmp_path / "plan", before=plan)
+    assert same.extents == plan.extents
+
+
+def test_too_many_shards_are_refused_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr("metric_learn_client.jobs.plan.plan.MAX_SHARDS", 3)
+    spec = listed(tmp_path, 25)
+    with pytest.raises(InputError, match="13 shards; there can be 3: raise --shard-size above 2"):
+        build(open_input(spec), spec, 2, tmp_path / "plan")
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({"engine": "spark"}, "engine=spark: is one of local, processes, ray"),
+        ({"workers": 0}, "workers=0: must be 1 or more"),
+        ({"shard_index": 2, "num_shards": 2}, "shard_index=2: with num_shards=2 it is 0 to 1"),
+        ({"max_outage_s": float("nan")}, "max_outage_s=nan"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_with_their_value(options, text):
+    with pytest.raises(ValueError, match=text):
+        RunOptions(**options)
