@@ -278,25 +278,16 @@ def secured(versions, tmp_path_factory):
     assert stop(server) == 0
 
 
-def flood_over_tls(secured, name, seconds, connections):
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
+def test_a_long_flood_over_tls_without_a_token_costs_as_little(secured, name):
     server, neighbour = secured
     with neighbour.calling():
-        done, grown_mb = attack(server, name, seconds=seconds, count=1_000_000, connections=connections, tls=True)
+        done, grown_mb = attack(server, name, seconds=10.0, count=5_000_000, connections=4, tls=True)
         pages_answer(server)
     print(f"{name} over TLS: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s")
     assert server.process.poll() is None and not neighbour.failures
     assert grown_mb < MOST_MB
-
-
-@pytest.mark.parametrize("name", ["pings", "bombs", "empty_messages"])
-def test_a_flood_over_tls_without_a_token_costs_as_little(secured, name):
-    flood_over_tls(secured, name, 1.0, 1)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", NAMES)
-def test_a_long_flood_over_tls_on_four_connections_costs_as_little(secured, name):
-    flood_over_tls(secured, name, 10.0, 4)
 
 
 @pytest.mark.long

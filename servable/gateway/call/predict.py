@@ -45,7 +45,8 @@ from servable.gateway.queue.pending import PendingCall
 from servable.gateway.security.tokens import Tokens
 
 RETRY_AFTER_DRAIN_MS = 1000
-UNREAD_SHARES, LEAST_UNREAD_BYTES = 8, 8 * 1024 * 1024
+# Replies that callers do not take, for all: a quarter of max_in_flight_bytes, since they cost about twice their size.
+UNREAD_PART, UNREAD_SHARES, LEAST_UNREAD_BYTES = 4, 8, 8 * 1024 * 1024
 _PROCESS, _count = secrets.token_hex(8), itertools.count(1)  # of the ids that are made here
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class PredictService:
         self._bodies = BodyPlaces(
             limits.max_reading_calls, settings.deadlines.read_body_s, max_waiting=limits.max_in_flight_calls
         )
-        unread_each = max(LEAST_UNREAD_BYTES, limits.max_in_flight_bytes // UNREAD_SHARES)
+        unread_each = max(LEAST_UNREAD_BYTES, limits.max_in_flight_bytes // UNREAD_PART // UNREAD_SHARES)
         self._unread = Share("bytes of replies that are not read", UNREAD_SHARES * unread_each, unread_each)
         self.draining = False
 

@@ -42,7 +42,11 @@ def fail(context: Any, error: CallError, metadata: Metadata = ()) -> None:
 
 
 class Share:
-    """An amount (calls, bytes) of which there is `total`, and `each` for one connection."""
+    """An amount (calls, bytes): `each` for one connection, `total` for all.
+
+    Beyond the total, as much again is kept for connections that hold nothing yet, or else a few that keep all they may
+    would leave the others none.
+    """
 
     def __init__(self, what: str, total: int, each: int) -> None:
         self._what = what
@@ -57,10 +61,11 @@ class Share:
         self.add(connection, 1)
 
     def check(self, connection: str) -> None:
-        """Raises CallError (RESOURCE_EXHAUSTED) while the connection, or all together, hold what they may."""
-        if self._held.get(connection, 0) >= self._each:
+        """Raises CallError (RESOURCE_EXHAUSTED) where the connection, or all together, hold what they may."""
+        held = self._held.get(connection, 0)
+        if held >= self._each:
             raise overloaded(f"{self._what}: {self._each} are the most for one connection", RETRY_AFTER_MS)
-        if self._sum >= self._total:
+        if self._sum >= (self._total if held else 2 * self._total):
             raise overloaded(f"{self._what}: {self._total} are the most", RETRY_AFTER_MS)
 
     def add(self, connection: str, amount: int) -> None:

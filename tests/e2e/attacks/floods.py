@@ -167,8 +167,8 @@ def unread_replies(open_connection):
 
 
 def unread_predictions(open_connection):
-    """Predict calls of 128 broken images, one at a time, whose replies find no window; a new connection every 200."""
-    body = message(_broken_images(128))
+    """Predict calls of 64 broken images, one at a time, whose replies find no window; a new connection every 200."""
+    body = message(_broken_images(64))
     while True:
         connection = open_connection(settings=ZERO_WINDOW)
         for _ in range(200):

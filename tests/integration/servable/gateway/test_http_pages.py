@@ -30,7 +30,7 @@ def test_a_probe_is_answered_beside_more_connections_than_there_are_places(tmp_p
         for path in ("/livez", "/readyz", "/metrics"):
             began = time.monotonic()
             assert harness.http(path)[0] == 200
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < TOTAL_S  # it does not wait for one of them to end
 
 
 def test_the_oldest_connection_goes_first(tmp_path):

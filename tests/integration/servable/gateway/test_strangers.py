@@ -10,7 +10,7 @@ import pytest
 from metric_learn_client import wire
 from servable.config.sections import DeadlinesSection, LimitsSection, SecuritySection
 from servable.gateway import grpc_server
-from servable.gateway.call.predict import LEAST_UNREAD_BYTES
+from servable.gateway.call.predict import LEAST_UNREAD_BYTES, UNREAD_SHARES
 from servable.gateway.observe.health import WATCHERS_EACH
 from tests.integration.servable.gateway.harness import Harness, config_of, predict, request, until
 
@@ -39,12 +39,13 @@ def unread_replies(harness):
     """One connection that takes no reply: calls of 100 images until the gateway refuses one, with its words."""
     body = request(*(b"%d" % index for index in range(100))).SerializeToString()
     unread = harness.gateway._predict._unread
+    before = unread._sum
     with harness.channel(options=[*OWN_CONNECTION, ("grpc.http2.bdp_probe", 0)]) as channel:
         held = []
         while True:
             assert len(held) < 20, "nothing bounds them"
             held.append(channel.unary_stream(wire.PREDICT_PATH)(body, timeout=60))  # read by `next`, so never
-            until(lambda: unread._sum > 800_000 * len(held), "a reply")
+            until(lambda: unread._sum - before > 800_000 * len(held), "a reply")
             error = refused(channel, wire.PREDICT_PATH, b"\x99")
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 break
@@ -75,7 +76,7 @@ def test_calls_that_wait_for_bodies_take_no_places_from_calls_that_have_theirs(t
                 predict(channel, request(b"good"))
 
 
-@pytest.mark.parametrize("in_flight_mb", [1, 8, 64])
+@pytest.mark.parametrize("in_flight_mb", [1, 8, 256])
 def test_replies_that_one_connection_does_not_read_are_bounded_and_leave_room_for_others(tmp_path, in_flight_mb):
     """Also where few bytes may be in flight: the share of one connection was all that there was."""
     size = in_flight_mb * 1024 * 1024
@@ -88,11 +89,20 @@ def test_replies_that_one_connection_does_not_read_are_bounded_and_leave_room_fo
                 predict(channel, request(b"good"))
 
 
+def test_many_connections_that_read_no_reply_leave_room_for_one_that_does(tmp_path):
+    with Harness(tmp_path) as harness, contextlib.ExitStack() as stack:
+        for _ in range(UNREAD_SHARES):
+            stack.enter_context(unread_replies(harness))
+        assert harness.gateway._predict._unread._sum > UNREAD_SHARES * LEAST_UNREAD_BYTES
+        with harness.channel(options=OWN_CONNECTION) as channel:
+            for _ in range(20):
+                predict(channel, request(b"good"))
+
+
 def test_a_reply_that_is_not_read_ends_with_its_connection_and_nobody_loses_a_call(tmp_path, monkeypatch):
     monkeypatch.setattr(grpc_server, "AGE_MS", 1000)
     monkeypatch.setattr(grpc_server, "TAKE_REPLY_MS", 500)
-    limits = LimitsSection(max_in_flight_bytes=8 * LEAST_UNREAD_BYTES)
-    settings = config_of(limits=limits, deadlines=DeadlinesSection(default_s=1, max_s=1))
+    settings = config_of(deadlines=DeadlinesSection(default_s=1, max_s=1))
     with Harness(tmp_path, settings) as harness, unread_replies(harness):
         with harness.channel(options=OWN_CONNECTION) as channel:
             end, unread = time.monotonic() + 15, harness.gateway._predict._unread

@@ -21,9 +21,21 @@ def test_a_connection_gets_its_share_and_all_together_the_total():
     assert caught.value.status is grpc.StatusCode.RESOURCE_EXHAUSTED and caught.value.retry_after_ms
     share.take("b")
     with pytest.raises(CallError, match="calls: 3 are the most$"):
-        share.take("c")
+        share.take("b")
     share.give_back("a")
-    share.take("c")
+    share.take("b")
+
+
+def test_beyond_the_total_there_is_as_much_again_for_connections_that_hold_nothing():
+    share = Share("calls", total=2, each=2)
+    share.take("a")
+    share.take("a")
+    for newcomer in "bc":
+        share.take(newcomer)
+        with pytest.raises(CallError, match="2 are the most$"):
+            share.take(newcomer)
+    with pytest.raises(CallError, match="2 are the most$"):
+        share.take("d")
 
 
 def test_nothing_is_kept_of_a_connection_that_holds_nothing():
