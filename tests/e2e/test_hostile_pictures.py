@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import psutil
 import pytest
@@ -17,7 +18,7 @@ from metric_learn_client import EmbeddingClient
 from metric_learn_client.jobs import embed_dataset
 
 from .conftest import REPOSITORY, stop
-from .load import IMAGES
+from .load import GOLDEN, IMAGES
 from .processes import assert_nothing_left, running, segments, server_in, tree_of, wait_until, worker_of
 from .test_jobs import make_pictures, read
 from .test_metrics import samples, total
@@ -78,24 +79,25 @@ def test_every_hostile_picture_is_its_own_error_or_what_it_shows(untouched, clie
     assert not [name for index, name in enumerate(names) if not is_right(name, errors.get(index))]
 
 
+@pytest.fixture(scope="module")
+def with_an_empty_one(client):
+    return client.embed([*GOOD[:7], b"", *GOOD[8:]], on_error="return").embeddings
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_beside_sixteen_good_pictures_it_changes_none_of_them(untouched, client, alone, name):
+def test_alone_and_among_good_pictures_it_has_its_own_outcome_and_changes_no_other(
+    untouched, client, alone, with_an_empty_one, name
+):
+    expected = [CASES[name]] * bool(CASES[name])
     began = time.monotonic()
-    errors = client.embed([HOSTILE / name], on_error="return").errors
-    assert [error.code for error in errors] == [CASES[name]] * bool(CASES[name])
+    assert [error.code for error in client.embed([HOSTILE / name], on_error="return").errors] == expected
     assert time.monotonic() - began < OTHERS_P99_S
-    result = client.embed([*GOOD[:7], HOSTILE / name, *GOOD[7:]], on_error="return")
-    assert {each.index for each in result.errors} <= {7}
-    others = np.delete(result.embeddings, 7, axis=0)
-    assert np.abs(others - alone).max() <= SAME
-
-
-def test_with_a_hostile_picture_in_place_of_another_the_others_are_bit_equal(untouched, client):
-    """The batch is the same, so there is no rounding to allow for."""
-    with_empty = client.embed([*GOOD[:7], b"", *GOOD[8:]], on_error="return").embeddings
-    for name in [name for name, code in CASES.items() if code]:
-        result = client.embed([*GOOD[:7], HOSTILE / name, *GOOD[8:]], on_error="return")
-        assert np.array_equal(result.embeddings, with_empty, equal_nan=True)
+    result = client.embed([*GOOD[:7], HOSTILE / name, *GOOD[8:]], on_error="return")
+    assert [(error.index, error.code) for error in result.errors] == [(7, code) for code in expected]
+    if expected:  # the same batch, so there is no rounding to allow for
+        assert np.array_equal(result.embeddings, with_an_empty_one, equal_nan=True)
+    else:
+        assert np.abs(np.delete(result.embeddings - alone, 7, axis=0)).max() <= SAME
 
 
 @contextlib.contextmanager
@@ -132,7 +134,7 @@ def test_a_job_of_two_hundred_has_one_failure_row_for_each_and_others_are_served
     for place, name in hostile.items():
         (pictures / place).write_bytes((HOSTILE / name).read_bytes())
     with another_caller(server) as beside_good:
-        embed_folder(server, make_pictures(tmp_path / "good", 40), tmp_path / "good_out")
+        embed_folder(server, make_pictures(tmp_path / "good", 24), tmp_path / "good_out")
     with another_caller(server) as took:
         summary = embed_folder(server, pictures, tmp_path / "out")
     codes = Counter(code for code in CASES.values() if code)
@@ -157,56 +159,73 @@ def test_the_decoders_of_a_worker_are_confined(server):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("times", [3, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
-def test_decoders_that_are_ended_or_stopped_under_load_fail_no_call(untouched, server, client, alone, number, times):
+def test_decoders_that_are_ended_or_stopped_at_work_fail_no_call(untouched, server, client, number, times):
+    photo = cv2.resize(cv2.imread(str(GOLDEN / "images" / "coffee_444_q95.jpg")), (4000, 3000))
+    images = [*GOOD[:2], cv2.imencode(".jpg", photo)[1].tobytes()]  # the photo keeps a decoder at work while it is hit
+    usual, right = len(decoders_of(server)), client.embed(images).embeddings
     before = total(samples(server), "metric_learn_decoder_restarts_total")
-    stop, problems, rounds = threading.Event(), [], [0]
+    ended, wrong, calls, codes = threading.Event(), [], [0], Counter()
 
     def load():
-        while not stop.is_set():
-            result = client.embed(GOOD, on_error="return")
-            problems.extend(error for error in result.errors if error.code != "E_CRASH")
-            rows = [index for index in range(16) if index not in {error.index for error in result.errors}]
-            if np.abs(result.embeddings[rows] - alone[rows]).max() > SAME:
-                problems.append("a wrong embedding")
-            rounds[0] += 1
+        while not ended.is_set():
+            result = client.embed(images, on_error="return")
+            codes.update(error.code for error in result.errors)
+            rows = [index for index in range(len(images)) if index not in {error.index for error in result.errors}]
+            wrong.extend(row for row in rows if np.abs(result.embeddings[row] - right[row]).max() > SAME)
+            calls[0] += 1
+
+    def hit():
+        at_work = [decoder for decoder in decoders_of(server) if decoder.status() == psutil.STATUS_RUNNING]
+        at_work[0].send_signal(number)
+        return True
 
     callers = [threading.Thread(target=load) for _ in range(2)]
     for caller in callers:
         caller.start()
     try:
-        for turn in range(times):
-            wait_until(lambda: running(decoders_of(server)), 20, "a decoder")
-            hit = running(decoders_of(server))
-            with contextlib.suppress(psutil.NoSuchProcess):
-                hit[turn % len(hit)].send_signal(number)
-            done = rounds[0]
-            wait_until(lambda done=done: rounds[0] > done, 20, "an answer")
+        for _ in range(times):
+            wait_until(hit, 20, "a decoder at work")
+            done = calls[0]
+            wait_until(lambda done=done: calls[0] > done, 20, "an answer")
     finally:
-        stop.set()
+        ended.set()
         for caller in callers:
             caller.join(60)
-    assert not problems
-    assert total(samples(server), "metric_learn_decoder_restarts_total") > before
+    restarts = total(samples(server), "metric_learn_decoder_restarts_total") - before
+    print(f"{times} times {number.name}: {calls[0]} calls, {restarts:.0f} decoders replaced, errors: {dict(codes)}")
+    assert not wrong
+    # An image is given up only where the decoder that it is tried again in is hit as well.
+    assert set(codes) <= {"E_CRASH"} and codes["E_CRASH"] <= times / 2
+    assert restarts >= times / 2  # one may be hit twice before it is gone
+    wait_until(lambda: len(decoders_of(server)) == len(running(decoders_of(server))) == usual, 20, "the usual decoders")
+    assert psutil.STATUS_STOPPED not in {decoder.status() for decoder in decoders_of(server)}
 
 
-@pytest.mark.parametrize("who", ["worker", "nursery", "server"])
-def test_nothing_is_left_of_a_decoder_when_those_above_it_are_killed(versions, tmp_path, who):
+def decoding_processes(server):
+    (nursery,) = worker_of(server).children()
+    return [nursery, *nursery.children()]
+
+
+def test_nothing_is_left_of_decoders_when_the_nursery_and_then_the_worker_is_killed(versions, tmp_path):
     before = segments()
+    with server_in(tmp_path / "run") as server, EmbeddingClient(server.endpoint, deadline_s=60) as client:
+        assert server.ready_line.startswith("ready"), server.said()
+        first, worker = decoding_processes(server), worker_of(server)
+        first[0].kill()
+        wait_until(lambda: not running(first), 15, "the end of the decoders")
+        client.embed(GOOD)
+        assert running([worker])
+        second = decoding_processes(server)
+        worker.kill()
+        wait_until(lambda: not running([worker, *second]), 15, "the end of the worker and its decoders")
+        assert stop(server) == 0
+        assert_nothing_left(tmp_path / "run", before)
+
+
+@pytest.mark.long
+def test_nothing_runs_on_when_the_server_is_killed(versions, tmp_path):
     with server_in(tmp_path / "run") as server:
         assert server.ready_line.startswith("ready"), server.said()
-        worker = worker_of(server)
-        (nursery,) = worker.children()
-        below = [nursery, *nursery.children()]
-        assert len(below) >= 2
         everything = tree_of(server)
-        {"worker": worker, "nursery": nursery, "server": psutil.Process(server.process.pid)}[who].kill()
-        wait_until(lambda: not running(below), 15, "the end of the decoders")
-        if who == "nursery":
-            with EmbeddingClient(server.endpoint, deadline_s=30) as client:
-                client.embed(GOOD)
-            assert running([worker])
-        if who == "server":
-            wait_until(lambda: not running(everything), 15, "the end of the server")
-        else:
-            assert stop(server) == 0
-            assert_nothing_left(tmp_path / "run", before)
+        server.process.kill()
+        wait_until(lambda: not running(everything), 15, "the end of the server")
