@@ -3,7 +3,7 @@
 Contract with MindSpore Serving 2.0.2 (server/worker/task.py): a batched stage receives a tuple of instances; an
 exception while item k is produced fails that instance alone, and the stage is called again with the items after k.
 
-Images are decoded in processes of their own, which can do nothing else (metric_learn_client.preprocess.decoder_pool):
+Images are decoded in processes of their own, which can do nothing else (metric_learn_client.preprocess.sandbox):
 whatever one does there is its own error, and this worker never runs a codec.
 
 All Python stages of a worker share one thread, and later stages go first. So that images are decoded while the
@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client.preprocess import DecodeLimits, ImageError
-from metric_learn_client.preprocess.decoder_pool import DecoderPool
+from metric_learn_client.preprocess.sandbox.decoder_pool import DecoderPool
 from servable.backend.batch_stats import BatchStats
 
 from .batching import plan

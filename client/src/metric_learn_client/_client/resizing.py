@@ -57,7 +57,7 @@ def preprocessor(
     limits = DecodeLimits(max_image_bytes=max_image_bytes, max_image_px=max_image_px)
     if not sandbox:
         return lambda images: (partial(preprocess, image, limits) for image in images)
-    from metric_learn_client.preprocess.decoder_pool import shared_pool
+    from metric_learn_client.preprocess.sandbox.shared_pool import shared_pool
 
     return lambda images: [shared_pool(limits).submit(image).result for image in images]
 

@@ -8,7 +8,7 @@ decoder ends with the nursery and when its own socket is closed.
 A decoder and the pool share a slot, an anonymous file of fixed size: the pool writes an encoded image to it, the
 decoder the pixels. Small packets on a socket say which. The pool believes nothing that it reads there (`read_reply`).
 
-`python -m metric_learn_client.preprocess.decoder_process DESCRIPTOR SETTINGS` with the end of a socket that is open.
+`python -m metric_learn_client.preprocess.sandbox.decoder_process DESCRIPTOR SETTINGS`, the number of an open socket.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client.preprocess import SIDE_PX, DecodeLimits, ImageError
-from metric_learn_client.preprocess.confinement import confine, end_with_parent
+from metric_learn_client.preprocess.sandbox.confinement import confine, end_with_parent
 from metric_learn_client.printable import printable
 
 Pixels = npt.NDArray[np.uint8]

@@ -9,41 +9,32 @@ Linux only. Thread-safe.
 from __future__ import annotations
 
 import collections
-import fcntl
 import hashlib
 import itertools
 import logging
-import mmap
 import os
 import selectors
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Callable, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
 
-from metric_learn_client.preprocess import SIDE_PX, DecodeLimits, ImageError, preprocess
-from metric_learn_client.preprocess.decoder_process import (
+from metric_learn_client.preprocess import DecodeLimits, ImageError, preprocess
+from metric_learn_client.preprocess.sandbox.decoder import GROUPED_BYTES, Decoder, Waiting, end_reason
+from metric_learn_client.preprocess.sandbox.decoder_process import (
     CPU_BASE_S,
-    CPU_PER_MPX_S,
     ENDED_PACKET,
-    FILE_AT,
     FORK,
     GROUP,
     KILL,
     KILL_PACKET,
-    NUMBER,
     PACKET_BYTES,
-    PIXELS_BYTES,
-    SIZE,
     DecoderSettings,
     cpu_limit_s,
     read_hello,
@@ -61,8 +52,6 @@ WALL_FACTOR = 5  # a decoder that is starved gets this many times its processor 
 WALL_BASE_S = 5.0  # ... and so much more, before its image is given up
 NOTICE_S = 0.5  # between the end of a decoder's socket and the word of how it ended
 RETIRE_AFTER = 10_000  # images of one decoder: bounds what one can do that was taken over and behaves
-GROUPED_BYTES = 512 * 1024  # of images that go to a decoder together, where many wait
-KEPT_BYTES = GROUPED_BYTES  # of a slot; what a larger file took goes back to the system
 REMEMBERED = 256  # files that ended a decoder ...
 REMEMBERED_S = 600.0  # ... and for how long the same file is refused without trying
 MAX_STARTS = 20  # in a row without one decoder that answers, with up to a second between them: nothing will
@@ -76,99 +65,6 @@ _log = logging.getLogger(__name__)
 
 class DecodersUnavailable(RuntimeError):
     """No decoder can be started on this host; says why. Never an image's fault."""
-
-
-@dataclass
-class _Job:
-    """image: the file's bytes while it waits; None while it is in a slot."""
-
-    size: int
-    image: Optional[bytes]
-    future: Future[Pixels] = field(default_factory=Future)
-    tries: int = 0
-    alone: bool = False  # a decoder ended that had it and others: which one it was is found out one by one
-
-
-class _Decoder:
-    """One decoder as the pool sees it, from the request for it to its end."""
-
-    def __init__(self, settings: DecoderSettings) -> None:
-        self.connection, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.connection.setblocking(False)
-        self.slot = os.memfd_create("metric-learn-decoder", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.slot, settings.slot_bytes)
-        # A decoder cannot make the file shorter, which would be a SIGBUS here, or longer.
-        fcntl.fcntl(self.slot, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        self._map = mmap.mmap(self.slot, settings.slot_bytes)
-        self.memory = np.frombuffer(self._map, np.uint8)
-        self.asked = time.monotonic()
-        self.pid = 0  # until it has said it
-        self.jobs: list[_Job] = []
-        self.number = 0
-        self.done = 0
-        self.began = 0.0  # with its job, by the monotonic clock ...
-        self.cpu_began = 0.0  # ... and by its own processor's
-        self.slow = False
-        self.verdict: Optional[str] = None  # why the pool ends it, if it does; empty: not for its image
-        self.killed_at = 0.0
-        self.ended_at: Optional[float] = None
-        self.status: Optional[int] = None  # its wait status, once the nursery has told it
-
-    def take(self, jobs: list[_Job], images: Sequence[Union[bytes, Pixels]], number: int) -> None:
-        start = FILE_AT
-        for job, image in zip(jobs, images):
-            encoded = np.frombuffer(image, np.uint8) if isinstance(image, bytes) else image
-            self.memory[start : start + job.size] = encoded
-            start += job.size
-            job.image = None
-        self.jobs, self.number, self.slow = jobs, number, False
-        self.began, self.cpu_began = time.monotonic(), self.cpu_s()
-        try:
-            self.connection.send(NUMBER.pack(number) + b"".join(SIZE.pack(job.size) for job in jobs))
-        except OSError:
-            return  # it has ended: its socket says so, and the images are tried elsewhere
-        for job in jobs:
-            job.tries += 1
-
-    def pixels(self, place: int) -> Pixels:
-        start = place * PIXELS_BYTES
-        pixels: Pixels = self.memory[start : start + PIXELS_BYTES].reshape(SIDE_PX, SIDE_PX, 3).copy()
-        return pixels
-
-    def files(self) -> list[bytes]:
-        """The encoded images that it has."""
-        files, start = [], FILE_AT
-        for job in self.jobs:
-            files.append(self.memory[start : start + job.size].tobytes())
-            start += job.size
-        return files
-
-    def give_back(self, size: int) -> None:
-        """The pages that a large file took."""
-        if size > KEPT_BYTES:
-            start = FILE_AT + KEPT_BYTES
-            self._map.madvise(mmap.MADV_REMOVE, start, len(self._map) - start)
-
-    def cpu_s(self) -> float:
-        """Processor time so far; of a process that is gone, 0."""
-        try:
-            return time.clock_gettime(~self.pid << 3 | 2)  # the kernel's name of a process's clock (CPUCLOCK_SCHED)
-        except OSError:
-            return 0.0
-
-    def is_stopped(self) -> bool:
-        try:
-            with open(f"/proc/{self.pid}/stat", "rb") as stat:
-                return stat.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
-        except OSError:
-            return False
-
-    def close(self) -> None:
-        self.connection.close()
-        self.theirs.close()
-        os.close(self.slot)
-        del self.memory
-        self._map.close()
 
 
 class DecoderPool:
@@ -193,15 +89,15 @@ class DecoderPool:
         self._on_restart = on_restart
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()  # of the fields up to the next empty line
-        self._idle: list[_Decoder] = []
-        self._waiting: collections.deque[_Job] = collections.deque()
+        self._idle: list[Decoder] = []
+        self._waiting: collections.deque[Waiting] = collections.deque()
         # (size, sha256) of a file -> when it ended a decoder, and what it was told
         self._crashed: dict[tuple[int, bytes], tuple[float, Optional[ImageError]]] = {}
         self._crashed_sizes: set[int] = set()
         self._closed = False
         self._failure: Optional[DecodersUnavailable] = None
 
-        self._decoders: set[_Decoder] = set()  # these belong to the thread
+        self._decoders: set[Decoder] = set()  # these belong to the thread
         self._nursery: Optional[subprocess.Popen[bytes]] = None
         self._control: Optional[socket.socket] = None
         self._answered = 0.0  # when a decoder of this nursery last said that it is there
@@ -234,7 +130,7 @@ class DecoderPool:
         The future raises ImageError, DecodersUnavailable, or RuntimeError once the pool is closed.
         """
         size = len(image)
-        job = _Job(size, None)
+        job = Waiting(size, None)
         if not 0 < size <= self._limits.max_image_bytes:
             try:
                 job.future.set_result(preprocess(image, self._limits))  # refuses by the size alone
@@ -287,7 +183,7 @@ class DecoderPool:
             when, error = self._crashed.get((len(image), digest), (0.0, None))
         return error if time.monotonic() - when < REMEMBERED_S else None
 
-    def _remember(self, job: _Job, image: bytes, error: ImageError) -> None:
+    def _remember(self, job: Waiting, image: bytes, error: ImageError) -> None:
         with self._lock:
             self._crashed[(job.size, hashlib.sha256(image).digest())] = time.monotonic(), error
             while len(self._crashed) > REMEMBERED:
@@ -315,7 +211,7 @@ class DecoderPool:
         finally:
             self._end_all()
 
-    def _handle(self, source: object, decoder: Optional[_Decoder]) -> None:
+    def _handle(self, source: object, decoder: Optional[Decoder]) -> None:
         if decoder is not None:
             if decoder in self._decoders:  # not ended by what was handled before
                 self._read_decoder(decoder)
@@ -332,7 +228,7 @@ class DecoderPool:
             self._start_nursery()
         able = sum(not decoder.slow and decoder.ended_at is None for decoder in self._decoders)
         for _ in range(min(self._count - able, 2 * self._count - len(self._decoders))):
-            decoder = _Decoder(self._settings)
+            decoder = Decoder(self._settings)
             self._decoders.add(decoder)
             self._selector.register(decoder.connection, selectors.EVENT_READ, decoder)
             assert self._control is not None
@@ -348,7 +244,7 @@ class DecoderPool:
         environment["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         environment.update(PYTHONSAFEPATH="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
         environment.update(OPENCV_FOR_THREADS_NUM="1", OPENCV_LOG_LEVEL="OFF")  # a picture writes no lines
-        module = "metric_learn_client.preprocess.decoder_process"
+        module = "metric_learn_client.preprocess.sandbox.decoder_process"
         with theirs:
             self._nursery = subprocess.Popen(
                 [sys.executable, "-m", module, str(theirs.fileno()), self._settings.to_json()],
@@ -398,7 +294,7 @@ class DecoderPool:
             self._failure = DecodersUnavailable("decoder processes end before they answer; the log says why")
             self._ready.set()
 
-    def _read_decoder(self, decoder: _Decoder) -> None:
+    def _read_decoder(self, decoder: Decoder) -> None:
         try:
             packet = decoder.connection.recv(PACKET_BYTES)
         except BlockingIOError:
@@ -427,7 +323,7 @@ class DecoderPool:
         else:
             self._read_answer(decoder, packet)
 
-    def _read_answer(self, decoder: _Decoder, packet: bytes) -> None:
+    def _read_answer(self, decoder: Decoder, packet: bytes) -> None:
         jobs = decoder.jobs
         try:
             if not jobs:
@@ -453,7 +349,7 @@ class DecoderPool:
                 else:
                     job.future.set_result(result)
 
-    def _feed(self, decoder: _Decoder) -> None:
+    def _feed(self, decoder: Decoder) -> None:
         decoder.slow = False
         with self._lock:
             jobs = self._next_jobs()
@@ -462,10 +358,10 @@ class DecoderPool:
             else:
                 self._idle.append(decoder)
 
-    def _next_jobs(self) -> list[_Job]:
+    def _next_jobs(self) -> list[Waiting]:
         """What the next decoder gets; under the lock. Several small images only where every decoder gets as many."""
         count = max(1, min(GROUP, len(self._waiting) // self._count))
-        jobs: list[_Job] = []
+        jobs: list[Waiting] = []
         size = 0
         while self._waiting and len(jobs) < count:
             size += self._waiting[0].size
@@ -491,7 +387,7 @@ class DecoderPool:
                 if self._nursery is None:
                     return
 
-    def _look_at(self, decoder: _Decoder, wall_s: float) -> None:
+    def _look_at(self, decoder: Decoder, wall_s: float) -> None:
         used_s = decoder.cpu_s() - decoder.cpu_began
         # Where the cores are shared it may only have waited for one: more decoders would wait for it as well.
         decoder.slow = used_s > SLOW_S or wall_s > WALL_BASE_S
@@ -507,7 +403,7 @@ class DecoderPool:
         elif wall_s > WALL_BASE_S + WALL_FACTOR * limit_s:
             self._kill(decoder, "" if used_s < CPU_BASE_S else f"decoding it took more than {wall_s:.0f} s")
 
-    def _kill(self, decoder: _Decoder, verdict: str) -> None:
+    def _kill(self, decoder: Decoder, verdict: str) -> None:
         """verdict: what its image is told; empty where it is not the image's fault."""
         decoder.verdict, decoder.killed_at = verdict, time.monotonic()
         assert self._control is not None
@@ -516,13 +412,13 @@ class DecoderPool:
         except OSError:
             pass  # the nursery is gone, as its socket will say
 
-    def _conclude(self, decoder: _Decoder) -> None:
+    def _conclude(self, decoder: Decoder) -> None:
         """A decoder has ended: what becomes of the images that it had."""
         jobs, files = decoder.jobs, decoder.files()
         self._forget(decoder)
         self.restarts += 1
         self._on_restart(self.restarts)
-        reason = decoder.verdict if decoder.verdict is not None else _reason(decoder.status)
+        reason = decoder.verdict if decoder.verdict is not None else end_reason(decoder.status)
         _log.warning(
             "a decoder ended (process %d, status %s)%s",
             decoder.pid,
@@ -537,7 +433,7 @@ class DecoderPool:
         for job, image in zip(reversed(jobs), reversed(files)):
             self._settle(job, image, reason)
 
-    def _settle(self, job: _Job, image: bytes, reason: str) -> None:
+    def _settle(self, job: Waiting, image: bytes, reason: str) -> None:
         """Tries the image again, or fails it."""
         if job.tries <= (0 if reason else 1):
             job.image = image
@@ -552,7 +448,7 @@ class DecoderPool:
             self._remember(job, image, error)
         job.future.set_exception(error)
 
-    def _forget(self, decoder: _Decoder) -> None:
+    def _forget(self, decoder: Decoder) -> None:
         """Its socket and slot go; a decoder that still runs ends by that."""
         self._decoders.discard(decoder)
         if decoder.ended_at is None:
@@ -581,46 +477,3 @@ class DecoderPool:
         self._ready.set()
         for job in jobs:
             job.future.set_exception(self._failure or RuntimeError("the decoder pool was closed"))
-
-
-_shared: dict[DecodeLimits, DecoderPool] = {}
-_sharing = threading.Lock()
-
-
-def shared_pool(limits: DecodeLimits) -> DecoderPool:
-    """The pool of this process for these limits, a decoder for each core: made when it is first asked for, it ends with
-    the process. Raises DecodersUnavailable."""
-    with _sharing:
-        pool = _shared.get(limits)
-        if pool is None or pool.failed:
-            pool = _shared[limits] = DecoderPool(len(os.sched_getaffinity(0)), limits)
-        return pool
-
-
-def _forget_in_child() -> None:
-    """A forked child has neither the thread nor the right to the parent's decoders: it makes a pool of its own."""
-    global _sharing
-    _sharing = threading.Lock()
-    for pool in _shared.values():
-        pool.abandon()
-    _shared.clear()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
-
-
-def _reason(status: Optional[int]) -> str:
-    """Why a decoder's end is its image's doing; empty where it is not, or not known."""
-    if status is None:
-        return ""
-    if not os.WIFSIGNALED(status):
-        return f"decoding it ended the decoder: exit code {os.WEXITSTATUS(status)}"
-    number = os.WTERMSIG(status)
-    if number in (signal.SIGPROF, signal.SIGXCPU):
-        return (
-            "decoding it took more processor time than its pixels allow:"
-            f" {CPU_BASE_S:g} s and {CPU_PER_MPX_S:g} s a megapixel"
-        )
-    if number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-        return ""
-    return f"decoding it ended the decoder: {signal.Signals(number).name}"

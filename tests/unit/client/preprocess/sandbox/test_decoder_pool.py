@@ -18,15 +18,15 @@ import psutil
 import pytest
 
 from metric_learn_client.preprocess import DecodeLimits, ImageError, preprocess
-from metric_learn_client.preprocess.decoder_pool import CODES, DecoderPool, DecodersUnavailable
-from metric_learn_client.preprocess.decoder_process import LENGTH, NUMBER, DecoderSettings, read_reply
+from metric_learn_client.preprocess.sandbox.decoder_pool import CODES, DecoderPool, DecodersUnavailable
+from metric_learn_client.preprocess.sandbox.decoder_process import LENGTH, NUMBER, DecoderSettings, read_reply
 from tests.unit.client.preprocess.mutations import mutations
 
-REPOSITORY = Path(__file__).parents[4]
+REPOSITORY = Path(__file__).parents[5]
 IMAGES = REPOSITORY / "tests" / "golden" / "images"
 GOOD = [(IMAGES / name).read_bytes() for name in ("cat_tiny_60x40.jpg", "coffee_225x224.bmp", "one_pixel.png")]
 PIXELS = [preprocess(image) for image in GOOD]
-FUNCTION = "tests.unit.client.preprocess.misbehaving_decoder:run"
+FUNCTION = "tests.unit.client.preprocess.sandbox.misbehaving_decoder:run"
 LIMITS = DecodeLimits(max_image_bytes=1024 * 1024, max_image_px=4_000_000)
 
 
@@ -269,8 +269,8 @@ def test_a_pool_that_is_closed_leaves_no_process_and_fails_what_waits():
 
 def test_no_process_outlives_a_caller_that_is_killed():
     program = (
-        "import sys, json\nfrom metric_learn_client.preprocess.decoder_pool import DecoderPool\n"
-        "from metric_learn_client.preprocess.decoder_process import DecoderSettings\n"
+        "import sys, json\nfrom metric_learn_client.preprocess.sandbox.decoder_pool import DecoderPool\n"
+        "from metric_learn_client.preprocess.sandbox.decoder_process import DecoderSettings\n"
         "pool = DecoderPool(2, settings=DecoderSettings(function=sys.argv[1]))\n"
         "pool.submit(b'!spin 30')\nprint(flush=True)\nsys.stdin.read()\n"
     )
@@ -285,7 +285,7 @@ def test_no_process_outlives_a_caller_that_is_killed():
 def test_a_forked_child_has_a_pool_of_its_own():
     program = (
         "import os, sys\nfrom metric_learn_client.preprocess import DecodeLimits\n"
-        "from metric_learn_client.preprocess.decoder_pool import shared_pool\n"
+        "from metric_learn_client.preprocess.sandbox.shared_pool import shared_pool\n"
         "image = open(sys.argv[1], 'rb').read()\n"
         "mine = shared_pool(DecodeLimits()).decode(image).sum()\n"
         "child = os.fork()\n"

@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from metric_learn_client.preprocess import ImageError, preprocess
-from metric_learn_client.preprocess.decoder_process import LENGTH, NUMBER
+from metric_learn_client.preprocess.sandbox.decoder_process import LENGTH, NUMBER
 
 
 def run(image, limits):
