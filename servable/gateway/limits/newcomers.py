@@ -14,6 +14,7 @@ import ctypes
 import logging
 import os
 import socket
+import stat
 import struct
 from collections.abc import Awaitable
 from typing import Any, Callable
@@ -72,8 +73,10 @@ def listening_sockets(port: int) -> list[socket.socket]:
     found = []
     for name in os.listdir("/proc/self/fd"):
         try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
             each = socket.socket(fileno=os.dup(int(name)))
-        except OSError:  # gone since, or no socket
+        except OSError:  # gone since
             continue
         if (
             each.family in (socket.AF_INET, socket.AF_INET6)

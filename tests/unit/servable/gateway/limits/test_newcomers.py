@@ -1,6 +1,7 @@
 """New connections wait while a call of the gateway's own does."""
 
 import asyncio
+import os
 import socket
 
 import pytest
@@ -59,9 +60,10 @@ def test_the_end_of_the_watch_lets_everybody_in(port):
     watched(port, scenario)
 
 
-def test_only_sockets_that_listen_at_the_port_are_found(port):
-    with socket.create_server(("127.0.0.1", 0)), socket.create_connection(("127.0.0.1", port)):
+def test_only_sockets_that_listen_at_the_port_are_found_and_no_other_descriptor_stays(port):
+    with socket.create_server(("127.0.0.1", 0)), socket.create_connection(("127.0.0.1", port)), open(os.devnull):
+        before = len(os.listdir("/proc/self/fd"))
         found = listening_sockets(port)
-    assert [each.getsockname()[1] for each in found] == [port]
-    for each in found:
-        each.close()
+        assert [each.getsockname()[1] for each in found] == [port]
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+    found[0].close()
