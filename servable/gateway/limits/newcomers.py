@@ -71,11 +71,9 @@ class Newcomers:
 def listening_sockets(port: int) -> list[socket.socket]:
     """This process's own TCP sockets that listen at `port`, each a duplicate to be closed: gRPC hands out none."""
     found = []
-    for name in os.listdir("/proc/self/fd"):
+    for number in [int(name) for name in os.listdir("/proc/self/fd") if _is_socket(int(name))]:
         try:
-            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                continue
-            each = socket.socket(fileno=os.dup(int(name)))
+            each = socket.socket(fileno=os.dup(number))
         except OSError:  # gone since
             continue
         if (
@@ -88,3 +86,10 @@ def listening_sockets(port: int) -> list[socket.socket]:
         else:
             each.close()
     return found
+
+
+def _is_socket(descriptor: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except OSError:  # the listing's own is closed by now
+        return False
