@@ -54,7 +54,6 @@ class Server:
             on_unhealthy=self._unhealthy,
             batch_runs=self._launcher.batch_runs,
             decoder_restarts=self._launcher.decoder_restarts,
-            run_dir=run_dir,
         )
         self._control = ControlServer(run_dir, self._order)
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Callable, Optional
 
 import grpc
@@ -29,7 +28,6 @@ from servable.gateway.call.questions import Questions
 from servable.gateway.errors import CallError, StartError
 from servable.gateway.grpc_server import make_server
 from servable.gateway.limits.admission import Admission
-from servable.gateway.limits.newcomers import ASK_AGAIN_S, Newcomers, listening_sockets
 from servable.gateway.observe.health import HealthService
 from servable.gateway.observe.http_pages import HttpPages, Page
 from servable.gateway.observe.metrics import GatewayMetrics
@@ -55,8 +53,6 @@ class Gateway:
 
     on_unhealthy: a version's backend stays wrong or silent and should be replaced; called once for each backend.
     batch_runs: batch size -> (runs, images) of the network so far; decoder_restarts: decoders that ended unasked.
-    run_dir: a private directory for the socket at which the gateway calls itself, to see how long calls wait in gRPC;
-    without one new connections are never made to wait.
     """
 
     def __init__(
@@ -67,12 +63,10 @@ class Gateway:
         on_unhealthy: Callable[[Served, str], None],
         batch_runs: Callable[[], Mapping[int, tuple[int, int]]] = _no_batch_runs,
         decoder_restarts: Callable[[], int] = lambda: 0,
-        run_dir: Optional[Path] = None,
     ) -> None:
         self._settings = settings
         self._backends = backends
         self._on_unhealthy = on_unhealthy
-        self._run_dir = run_dir
         self._admission = Admission(settings.limits, time.monotonic)
         self.metrics = GatewayMetrics(self._admission, backends, batch_runs, decoder_restarts)
         self._lanes: dict[Served, tuple[Dispatcher, asyncio.Task[None]]] = {}
@@ -81,7 +75,6 @@ class Gateway:
         self._questions = Questions()
         self._draining = False
         self._server: Optional[Any] = None
-        self._newcomers: Optional[asyncio.Task[None]] = None
         self._http: Optional[HttpPages] = None
         self._predict: Optional[PredictService] = None
         self._tokens: Optional[Tokens] = None
@@ -129,10 +122,6 @@ class Gateway:
     async def stop(self) -> None:
         """Ends everything that is left. Calls in flight are cancelled: `drain` first."""
         self._draining = True
-        if self._newcomers is not None:
-            self._newcomers.cancel()
-            await asyncio.gather(self._newcomers, return_exceptions=True)
-            self._newcomers = None
         if self._server is not None:
             await self._server.stop(grace=0.2)  # replies on their way still leave
             self._server = None
@@ -175,19 +164,9 @@ class Gateway:
                 port = server.add_secure_port(where, certificates.credentials())
         except RuntimeError as error:
             raise StartError(wrong(self._settings, GRPC, "cannot listen there", "choose another")) from error
-        own_address = None if self._run_dir is None or address.path is not None else f"unix:{self._run_dir}/own.sock"
-        if own_address is not None:
-            server.add_insecure_port(own_address)
         await server.start()
         self._server = server
-        if own_address is not None:
-            self._newcomers = asyncio.ensure_future(self._watch_newcomers(own_address, port))
         return where if address.path is not None else write_address(Address(address.host, port))
-
-    async def _watch_newcomers(self, own_address: str, port: int) -> None:
-        async with grpc.aio.insecure_channel(own_address) as channel:
-            ask = channel.unary_unary(HEALTH_CHECK_PATH)
-            await Newcomers(lambda: ask(b"", timeout=ASK_AGAIN_S), listening_sockets(port)).watch()
 
     def _handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
         assert self._predict is not None

@@ -217,16 +217,6 @@ def malformed_headers(open_connection):
         yield 5
 
 
-def short_connections(open_connection):
-    """A whole call of Health/Check on a connection of its own, closed before the answer."""
-    while True:
-        connection = open_connection()
-        stream, head = connection.headers(HEALTH_PATH)
-        connection.send(head + data(stream, message(b""), end_stream=True))
-        connection.close()
-        yield 1
-
-
 def bombs(open_connection):
     """A message of a megabyte that unpacks to a gigabyte, on every path, packed in both ways that gRPC knows."""
     bodies = {"gzip": _packed(31), "deflate": _packed(15)}
@@ -289,7 +279,6 @@ FLOODS = [
     large_metadata,
     repeated_metadata,
     malformed_headers,
-    short_connections,
 ]
 
 

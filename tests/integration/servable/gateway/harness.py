@@ -82,7 +82,6 @@ class Harness:
             self.settings,
             self.backends,
             on_unhealthy=lambda served, reason: self.unhealthy.append((served.version, reason)),
-            run_dir=self.folder,
             **self._gateway_options,
         )
         await self.serving.start(self.backend.target[len("unix:") :])
