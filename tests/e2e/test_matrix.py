@@ -110,7 +110,14 @@ def test_wheel_and_sdist_hold_the_package_its_types_and_nothing_else(distributio
     names = zipfile.ZipFile(wheel).namelist()
     inside = {name.split("/")[0] for name in names}
     assert inside == {"metric_learn_client", f"metric_learn_client-{__version__}.dist-info"}
-    for needed in ("py.typed", "wire/messages.pyi", "testing/fake.py", "cli/embed.py", "aio.py"):
+    for needed in (
+        "py.typed",
+        "wire/messages.pyi",
+        "wire/wire.desc",
+        "testing/fake.py",
+        "cli/embed.py",
+        "_client/aio.py",
+    ):
         assert f"metric_learn_client/{needed}" in names
     (metadata,) = [name for name in names if name.endswith("METADATA")]
     text = zipfile.ZipFile(wheel).read(metadata).decode()
