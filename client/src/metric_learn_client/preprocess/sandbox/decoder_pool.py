@@ -14,6 +14,7 @@ import itertools
 import logging
 import os
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -54,6 +55,9 @@ NOTICE_S = 0.5  # between the end of a decoder's socket and the word of how it e
 RETIRE_AFTER = 10_000  # images of one decoder: bounds what one can do that was taken over and behaves
 REMEMBERED = 256  # files that ended a decoder ...
 REMEMBERED_S = 600.0  # ... and for how long the same file is refused without trying
+# A nursery that was told to end is not started again for so long. MindSpore Serving that stops sends SIGINT to its
+# worker and to whatever that started, and the worker then waits up to 10 s until it has no child.
+ORDERLY_S = 2.0
 MAX_STARTS = 20  # in a row without one decoder that answers, with up to a second between them: nothing will
 
 CODES = frozenset(code.value for code in ImageErrorCode)
@@ -253,6 +257,7 @@ class DecoderPool:
                 cwd="/",
                 env=environment,
                 pass_fds=[theirs.fileno()],
+                start_new_session=True,  # a terminal's Ctrl-C is for the caller
             )
         ours.setblocking(False)  # a nursery that is stopped must not hold up this thread
         self._control, self._answered = ours, 0.0
@@ -282,6 +287,8 @@ class DecoderPool:
         _log.warning("the process that starts decoders ended (%s): it is started again", code)
         self._control = self._nursery = None
         self._start_failed()
+        if code in (-signal.SIGTERM, -signal.SIGINT):
+            self._next_start = time.monotonic() + ORDERLY_S
         with self._lock:
             self._idle.clear()
         for decoder in tuple(self._decoders):

@@ -115,7 +115,7 @@ def main() -> None:
 
 def _nursery(control: socket.socket, settings: DecoderSettings) -> None:
     end_with_parent(os.getppid())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, or of a master that stops: the pool ends this process
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # of a master that stops: no Python is needed to end
     module, _, name = settings.function.partition(":")
     preprocess: Preprocess = getattr(importlib.import_module(module), name)
     cv2.setNumThreads(1)
