@@ -79,7 +79,8 @@ def server_in(run_dir, *flags, **arguments):
         if server.process.poll() is None:
             server.process.kill()
         for process in marked(run_dir):
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended with its parent
+                process.kill()
         stop(server)
 
 

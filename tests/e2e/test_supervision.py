@@ -99,7 +99,10 @@ def test_a_terminated_server_finishes_calls_in_flight(versions, tmp_path):
         assert ended - at < 15
         in_flight = [answer for answer in load.answers if answer.began < at - 0.05 and answer.ended > at]
         assert in_flight and all(answer.status is None for answer in in_flight), in_flight
-        assert not load.failures(), load.failures()[:3]
+        # gRPC itself cancels a call that arrives as its server closes; clients send such a call to another endpoint.
+        late = {id(a) for a in load.answers if a.status is grpc.StatusCode.CANCELLED and a.began > at}
+        failures = [answer for answer in load.failures() if id(answer) not in late]
+        assert not failures, failures[:3]
         stop(server)
 
 
