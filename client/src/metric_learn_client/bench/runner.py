@@ -66,7 +66,7 @@ class Load:
         started = time.monotonic()
         for number in range(1, how.max_windows + 1):
             self._stop.wait(max(0.0, started + number * how.window_s - time.monotonic()))
-            windows.append(Window(how.window_s, tuple(self._take(started + number * how.window_s))))
+            windows.append(Window(how.window_s, tuple(self._take())))
             if self._unexpected is not None:
                 raise self._unexpected
             if self.last_error is not None and not any(not record.failed for record in windows[-1].records):
@@ -127,13 +127,13 @@ class Load:
         ended = time.monotonic()
         self._records.put(CallRecord(ended, ended - due, images, failed=not images))
 
-    def _take(self, until: float) -> Iterator[CallRecord]:
+    def _take(self) -> Iterator[CallRecord]:
         while True:
             try:
                 record = self._records.get_nowait()
             except queue.Empty:
                 return
-            yield record  # one that ended a moment after `until` counts in this window: the next has it less
+            yield record  # one that ended a moment after the window counts in it: the next has it less
 
 
 def rotating(images: Sequence[bytes], count: int) -> Callable[[], list[bytes]]:

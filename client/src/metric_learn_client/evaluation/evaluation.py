@@ -83,7 +83,7 @@ def evaluate(
         faiss=faiss,
     )
     chosen = protocol or (SELF if gallery is None else SPLIT)
-    checks = [_published(metrics, chosen, queries)] if _is_published(chosen, queries) else []
+    checks = [_published(metrics)] if _is_published(chosen, queries) else []
     if least_recall_at_1 is not None:
         value = metrics.precision_at_1
         passed = value >= least_recall_at_1
@@ -98,7 +98,7 @@ def _is_published(protocol: Protocol, queries: EmbeddingSet) -> bool:
     return protocol.name == "sop-half" and queries.identity.weights == "published"
 
 
-def _published(metrics: Metrics, protocol: Protocol, queries: EmbeddingSet) -> Check:
+def _published(metrics: Metrics) -> Check:
     difference = metrics.precision_at_1 - PUBLISHED_RECALL_AT_1
     passed = abs(difference) <= PUBLISHED_TOLERANCE
     text = (

@@ -32,7 +32,7 @@ def read_header(data: Buffer, limits: DecodeLimits) -> ImageHeader:
     else:
         raise damaged("the BMP header has a wrong length")
     check_size("BMP", width, height, limits)
-    _check_kind(data, size, bits, compression)
+    _check_kind(data, bits, compression)
     palette = entry_bytes * (entries or 1 << bits) if bits <= 8 else 0
     if entries > 256 and bits <= 8:
         raise damaged("the BMP palette is too long")
@@ -45,7 +45,7 @@ def read_header(data: Buffer, limits: DecodeLimits) -> ImageHeader:
     return ImageHeader("bmp", width, height)
 
 
-def _check_kind(data: Buffer, size: int, bits: int, compression: int) -> None:
+def _check_kind(data: Buffer, bits: int, compression: int) -> None:
     if compression in (_JPEG, _PNG):
         raise unsupported("a BMP that holds a JPEG or PNG")
     if compression == _ALPHA_BITFIELDS:

@@ -117,7 +117,7 @@ def call(
             finally:
                 core.pool.release(target)
             if not isinstance(outcome, _Failed):
-                core.window.answered(ticket)
+                core.window.answered()
                 core.budget.answered()
                 return outcome
             if outcome.remedy is Remedy.LATER:

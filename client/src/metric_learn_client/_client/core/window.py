@@ -66,7 +66,7 @@ class CallWindow:
         for callback in woken:
             callback()
 
-    def answered(self, ticket: Ticket) -> None:
+    def answered(self) -> None:
         with self._lock:
             self._size = min(self._ceiling, self._size + 1.0 / self._size)
 

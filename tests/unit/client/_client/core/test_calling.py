@@ -279,7 +279,7 @@ def test_the_window_halves_once_for_calls_of_one_generation_and_opens_slowly():
     assert window.size == 1
     for _ in range(100):
         ticket = window.enter()
-        window.answered(ticket)
+        window.answered()
         window.leave(ticket)
     assert window.size == 8
 
