@@ -1,4 +1,4 @@
-"""client/proto/inference.proto against the descriptors that other people's clients carry: the same names and numbers."""
+"""client/proto/inference.proto against the descriptors of other people's clients: the same names and numbers."""
 
 import subprocess
 import sys
