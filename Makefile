@@ -7,13 +7,14 @@ INSTALL := sh configs/environments/install.sh
 EXPORT := .venv/export/bin/python -m export
 SERVER := .venv/server/bin/python
 CLIENT := .venv/client/bin/python
+WIRES := .venv/wires/bin/python
 
-.PHONY: help demo test test-long check proto lock export serve bench export-env server-env client-env bench-env
+.PHONY: help demo test test-long check proto lock export serve bench export-env server-env client-env wires-env bench-env
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
-export-env server-env client-env bench-env:
+export-env server-env client-env wires-env bench-env:
 	@$(INSTALL) $(@:-env=)
 
 export: export-env server-env  ## CKPT=file [VERSION=n] [MODELS=directory]: checkpoint -> MindIR, verified
@@ -42,14 +43,16 @@ check: client-env server-env export-env  ## format, lint, types, generated files
 
 # unit: beside the code, in the environment that runs it. integration: the real client against an in-process fake, and
 # the gateway against a fake MindSpore Serving. e2e: the real server, from outside, so in the client's environment.
+# e2e/wires: the same, by other people's clients, which have an environment of their own.
 test: TIER := not long
 test-long: TIER := long
 test-long: NONE_IS_FINE := || [ $$? = 5 ]  # pytest's exit code for a folder without long tests
-test test-long: client-env server-env export-env
+test test-long: client-env server-env export-env wires-env
 	$(CLIENT) -m pytest -q -m "$(TIER)" tests/unit/client tests/integration/client $(NONE_IS_FINE)
 	$(SERVER) -m pytest -q -m "$(TIER)" tests/unit/client/preprocess tests/unit/servable tests/integration/servable $(NONE_IS_FINE)
 	GLOG_v=3 .venv/export/bin/python -m pytest -q -m "$(TIER)" tests/unit/export $(NONE_IS_FINE)
-	$(CLIENT) -m pytest -q -m "$(TIER)" tests/e2e tests/ascend
+	$(CLIENT) -m pytest -q -m "$(TIER)" --ignore tests/e2e/wires tests/e2e tests/ascend
+	$(WIRES) -m pytest -q -m "$(TIER)" tests/e2e/wires $(NONE_IS_FINE)
 test:  ## every test that a change must pass
 test-long:  ## chaos, soak, scale and version-matrix runs
 

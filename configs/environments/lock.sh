@@ -15,8 +15,9 @@ for name in "${@:-all}"; do
         ascend) input=requirements-ascend lock servable -c servable/requirements.txt ;;  # after servable
         export) lock export ;;
         bench) minimum=3.10 lock tests/benchmarks ;; # peers that have left 3.9 behind
+        wires) minimum=3.10 lock tests/e2e/wires ;; # clients that have left 3.9 behind
         deploy) lock configs/deploy ;;  # after servable and tests, which constrain it
         all) exec sh "$0" client tests servable ascend export deploy ;;
-        *) echo "lock.sh: unknown lock '$name': client, tests, servable, ascend, export or deploy" >&2; exit 2 ;;
+        *) echo "lock.sh: unknown lock '$name': client, tests, servable, ascend, export, bench, wires or deploy" >&2; exit 2 ;;
     esac
 done
