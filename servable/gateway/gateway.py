@@ -22,8 +22,9 @@ from servable.config.problem import wrong
 from servable.config.sections import Config
 from servable.gateway.backends import Backends, Served
 from servable.gateway.bind import GRPC, HTTP, cannot_bind, usable_hosts, write_address
+from servable.gateway.call.calls import Calls
 from servable.gateway.call.model_service import describe_model
-from servable.gateway.call.predict import PredictService
+from servable.gateway.call.predict import predict
 from servable.gateway.call.questions import Questions
 from servable.gateway.errors import CallError, StartError
 from servable.gateway.grpc_server import make_server
@@ -76,7 +77,7 @@ class Gateway:
         self._draining = False
         self._server: Optional[Any] = None
         self._http: Optional[HttpPages] = None
-        self._predict: Optional[PredictService] = None
+        self._calls: Optional[Calls] = None
         self._tokens: Optional[Tokens] = None
         self._tracer: Optional[Tracer] = None
         self.address = settings.server.address
@@ -93,7 +94,7 @@ class Gateway:
             self.metrics.watch_certificate(lambda: certificates.expires_at)
         self._tokens = None if prepared.tokens is None else Tokens(settings, prepared.tokens, reloaded)
         self._tracer = Tracer(settings.tracing)
-        self._predict = PredictService(
+        self._calls = Calls(
             settings, self._backends, self._admission, self._dispatcher_of, self._tokens, self.metrics, self._tracer
         )
         self._backends.on_added = self._add_lane
@@ -113,8 +114,8 @@ class Gateway:
         self._draining = True
         self._health.changed()
         await asyncio.sleep(min(self._settings.server.drain_notice_s, grace_s))
-        if self._predict is not None:
-            self._predict.draining = True
+        if self._calls is not None:
+            self._calls.draining = True
         while self._admission.calls and time.monotonic() - began < grace_s:
             await asyncio.sleep(0.02)
         return not self._admission.calls
@@ -169,9 +170,9 @@ class Gateway:
         return where if address.path is not None else write_address(Address(address.host, port))
 
     def _handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
-        assert self._predict is not None
+        assert self._calls is not None
         return {
-            PREDICT_PATH: grpc.stream_unary_rpc_method_handler(self._predict.predict),
+            PREDICT_PATH: grpc.stream_unary_rpc_method_handler(predict(self._calls, self._settings.limits).handle),
             HEALTH_CHECK_PATH: grpc.unary_unary_rpc_method_handler(self._questions.answers(self._health.check)),
             HEALTH_WATCH_PATH: grpc.unary_stream_rpc_method_handler(self._questions.streams(self._health.watch)),
             GET_MODEL_PATH: grpc.unary_unary_rpc_method_handler(self._questions.answers(self._get_model)),
