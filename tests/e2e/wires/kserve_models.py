@@ -51,4 +51,6 @@ def _wrong(place, kind):
 
 if __name__ == "__main__":
     documents = [each for name in sys.argv[1:] for each in yaml.safe_load_all(Path(name).read_text())]
-    json.dump([problem for each in documents for problem in problems(each, KINDS[each["kind"]], each["kind"])], sys.stdout)
+    json.dump(
+        [problem for each in documents for problem in problems(each, KINDS[each["kind"]], each["kind"])], sys.stdout
+    )
