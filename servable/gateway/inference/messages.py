@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Optional
 
 import grpc
 import numpy as np
@@ -16,9 +16,9 @@ from metric_learn_client import __version__
 from metric_learn_client.wire import SERVABLE_NAME
 from metric_learn_client.wire.messages import ModelInferResponse, ModelMetadataResponse, ServerMetadataResponse
 from servable.config.sections import LimitsSection
+from servable.gateway.call.calls import Embedded
 from servable.gateway.call.fields import FIXED64, LENGTH, VARINT, Field, Malformed, read_fields, read_varint
 from servable.gateway.call.methods import Method
-from servable.gateway.call.reply import FailedImage
 from servable.gateway.call.request import Payload
 from servable.gateway.errors import CallError, invalid
 from servable.gateway.inference.tensors import (
@@ -63,11 +63,12 @@ def read_request(body: bytes, limits: LimitsSection) -> InferRequest:
         ) from None
 
 
-def encode_response(request: InferRequest, version: int, outcomes: Sequence[Union[bytes, FailedImage]]) -> bytes:
+def encode_response(request: InferRequest, embedded: Embedded) -> bytes:
     """Raises CallError where an image failed and no row was asked for it."""
+    outcomes = embedded.outcomes
     if not request.null_failed:
         refuse_failed(outcomes)
-    reply = ModelInferResponse(model_name=SERVABLE_NAME, model_version=str(version), id=request.id)
+    reply = ModelInferResponse(model_name=SERVABLE_NAME, model_version=str(embedded.version), id=request.id)
     output = reply.outputs.add(name=OUTPUT.name, datatype=OUTPUT.datatype, shape=[len(outcomes), *OUTPUT.shape])
     for index, text in errors_of(outcomes).items():
         output.parameters[index].string_param = text

@@ -12,13 +12,14 @@ import gc
 import json
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, Optional, TypeVar, Union
+from typing import Any, Optional, TypeVar
 
 import numpy as np
 
 from metric_learn_client import __version__
 from metric_learn_client.wire import PIXELS_SHAPE, SERVABLE_NAME
 from servable.config.sections import LimitsSection
+from servable.gateway.call.calls import Embedded
 from servable.gateway.call.methods import Method
 from servable.gateway.call.reply import FailedImage
 from servable.gateway.call.request import Payload
@@ -79,10 +80,9 @@ def read_request(body: Payload, header_length: Optional[str], version: int, limi
     return InferRequest(method, version, payloads, id=id, null_failed=null_failed, binary=binary)
 
 
-def encode_response(
-    request: InferRequest, version: int, outcomes: Sequence[Union[bytes, FailedImage]]
-) -> tuple[bytes, Optional[int]]:
+def encode_response(request: InferRequest, embedded: Embedded) -> tuple[bytes, Optional[int]]:
     """(body, how many bytes of it are JSON; None: all). Raises CallError where an image failed and no row was asked."""
+    outcomes = embedded.outcomes
     if not request.null_failed:
         refuse_failed(outcomes)
     rows = rows_of(outcomes)
@@ -92,7 +92,7 @@ def encode_response(
     output: dict[str, Any] = {"name": OUTPUT.name, "datatype": OUTPUT.datatype, "shape": [len(rows), *OUTPUT.shape]}
     if parameters:
         output["parameters"] = parameters
-    reply: dict[str, Any] = {"model_name": SERVABLE_NAME, "model_version": str(version)}
+    reply: dict[str, Any] = {"model_name": SERVABLE_NAME, "model_version": str(embedded.version)}
     if request.id:
         reply["id"] = request.id
     reply["outputs"] = [output]
@@ -189,7 +189,7 @@ def _read_pixels(data: list[Any]) -> Payload:
                 raise invalid(place, f"neither one list nor lists nested as [n, {', '.join(map(str, PIXELS_SHAPE))}]")
             data = list(chain.from_iterable(data))
     try:
-        return memoryview(bytes(data))
+        return bytes(data)
     except (TypeError, ValueError):
         raise invalid(place, "pixels are whole numbers from 0 to 255") from None
 
@@ -197,12 +197,12 @@ def _read_pixels(data: list[Any]) -> Payload:
 def _read_base64(data: list[Any], images: int) -> list[Payload]:
     if len(data) != images:
         raise invalid("inputs[0].data", f"{len(data)} elements; its shape says {images}")
-    payloads = []
+    payloads: list[Payload] = []
     for index, each in enumerate(data):
         place = f"inputs[0].data[{index}]"
         text = _typed(each[0] if isinstance(each, list) and len(each) == 1 else each, str, place)
         try:
-            payloads.append(memoryview(base64.b64decode(text, validate=True)))
+            payloads.append(base64.b64decode(text, validate=True))
         except (binascii.Error, ValueError):
             raise invalid(place, "is not base64; a picture inside JSON is the base64 of its file") from None
     return payloads

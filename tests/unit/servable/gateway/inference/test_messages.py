@@ -14,6 +14,7 @@ from metric_learn_client.wire.messages import (
     ServerMetadataResponse,
 )
 from servable.config.sections import LimitsSection
+from servable.gateway.call.calls import Embedded
 from servable.gateway.call.reply import FailedImage
 from servable.gateway.errors import CallError
 from servable.gateway.inference import messages
@@ -22,6 +23,10 @@ LIMITS = LimitsSection(max_instances=8)
 PIXELS = np.random.default_rng(7).integers(0, 256, (2, 224, 224, 3), np.uint8)
 ROW = np.linspace(-1, 1, 2048, dtype="<f4").tobytes()
 BROKEN = FailedImage(3, "E_DECODE: the JPEG is cut off")
+
+
+def embedded(version, outcomes):
+    return Embedded("embed", version, 2048, list(outcomes))
 
 
 def packed(*elements):
@@ -234,7 +239,7 @@ def test_bodies_with_flipped_bytes_are_read_or_refused_and_nothing_else():
 
 def test_a_reply_holds_the_rows_as_they_are():
     request = read(image_request(b"one", b"two", id="mine"))
-    reply = ModelInferResponse.FromString(messages.encode_response(request, 3, [ROW, ROW]))
+    reply = ModelInferResponse.FromString(messages.encode_response(request, embedded(3, [ROW, ROW])))
     assert (reply.model_name, reply.model_version, reply.id) == ("metric_learn", "3", "mine")
     (output,) = reply.outputs
     assert (output.name, output.datatype, list(output.shape)) == ("embedding", "FP32", [2, 2048])
@@ -244,7 +249,7 @@ def test_a_reply_holds_the_rows_as_they_are():
 def test_a_failed_image_fails_the_call_with_its_code_and_number():
     request = read(image_request(b"one", b"two", b"three"))
     with pytest.raises(CallError) as caught:
-        messages.encode_response(request, 1, [ROW, BROKEN, BROKEN])
+        messages.encode_response(request, embedded(1, [ROW, BROKEN, BROKEN]))
     assert caught.value.status is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.message == "E_DECODE: the JPEG is cut off (image 1; failed too: 2)"
 
@@ -252,7 +257,7 @@ def test_a_failed_image_fails_the_call_with_its_code_and_number():
 def test_a_failed_image_is_a_row_of_nan_and_a_parameter_where_asked():
     request = image_request(b"one", b"two")
     request.parameters["on_error"].string_param = "null"
-    reply = ModelInferResponse.FromString(messages.encode_response(read(request), 1, [ROW, BROKEN]))
+    reply = ModelInferResponse.FromString(messages.encode_response(read(request), embedded(1, [ROW, BROKEN])))
     rows = np.frombuffer(reply.raw_output_contents[0], "<f4").reshape(2, 2048)
     assert rows[0].tobytes() == ROW and np.isnan(rows[1]).all()
     assert {key: value.string_param for key, value in reply.outputs[0].parameters.items()} == {"1": BROKEN.text}

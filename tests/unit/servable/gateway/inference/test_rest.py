@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from servable.config.sections import LimitsSection
+from servable.gateway.call.calls import Embedded
 from servable.gateway.call.reply import FailedImage
 from servable.gateway.errors import CallError
 from servable.gateway.inference import rest
@@ -18,6 +19,10 @@ LIMITS = LimitsSection(max_instances=8)
 PIXELS = np.random.default_rng(7).integers(0, 256, (2, 224, 224, 3), np.uint8)
 BROKEN = FailedImage(3, "E_DECODE: the JPEG is cut off")
 ROW = np.linspace(-1, 1, 2048, dtype="<f4").tobytes()
+
+
+def embedded(version, outcomes):
+    return Embedded("embed", version, 2048, list(outcomes))
 
 
 def packed(*elements):
@@ -222,7 +227,7 @@ def test_a_reply_in_json_gives_the_same_bits_again():
     rows = floats()
     request = read(document(image(*[b"x"] * 8), id='quote"\u00e9'))
     outcomes = [row.astype("<f4").tobytes() for row in rows]
-    body, header = rest.encode_response(request, 3, outcomes)
+    body, header = rest.encode_response(request, embedded(3, outcomes))
     assert header is None
     reply = json.loads(body)
     assert (reply["model_name"], reply["model_version"], reply["id"]) == ("metric_learn", "3", 'quote"\u00e9')
@@ -235,7 +240,7 @@ def test_a_reply_in_json_gives_the_same_bits_again():
 
 def test_a_reply_in_binary_form_is_the_rows_behind_the_json():
     request = read(document(image(b"one", b"two"), parameters={"binary_data_output": True}))
-    body, header = rest.encode_response(request, 1, [ROW, ROW])
+    body, header = rest.encode_response(request, embedded(1, [ROW, ROW]))
     reply = json.loads(body[:header])
     assert reply["outputs"][0]["parameters"] == {"binary_data_size": 2 * len(ROW)}
     assert "data" not in reply["outputs"][0] and "id" not in reply
@@ -244,7 +249,7 @@ def test_a_reply_in_binary_form_is_the_rows_behind_the_json():
 
 def test_a_failed_image_fails_the_call_with_its_code_and_number():
     with pytest.raises(CallError) as caught:
-        rest.encode_response(read(document(image(b"one", b"two"))), 1, [ROW, BROKEN])
+        rest.encode_response(read(document(image(b"one", b"two"))), embedded(1, [ROW, BROKEN]))
     assert caught.value.message == "E_DECODE: the JPEG is cut off (image 1)"
 
 
@@ -252,7 +257,7 @@ def test_a_failed_image_fails_the_call_with_its_code_and_number():
 def test_a_failed_image_is_a_row_without_numbers_where_asked(binary):
     parameters = {"on_error": "null", "binary_data_output": binary}
     request = read(document(image(b"one", b"two"), parameters=parameters))
-    body, header = rest.encode_response(request, 1, [ROW, BROKEN])
+    body, header = rest.encode_response(request, embedded(1, [ROW, BROKEN]))
     (output,) = json.loads(body[:header])["outputs"]
     assert output["parameters"].pop("1") == BROKEN.text
     rows = np.frombuffer(body[header:], "<f4") if binary else np.array(output["data"], np.float32)
