@@ -22,7 +22,7 @@ WAIT_S = 10.0
 
 def config_of(*, server=None, **sections):
     """A configuration with free ports. server: keys beside or instead of the addresses; the others are sections."""
-    free = {"address": "127.0.0.1:0", "http_address": "127.0.0.1:0"}
+    free = {"address": "127.0.0.1:0", "http_address": "127.0.0.1:0", "api_address": "127.0.0.1:0"}
     return Config(server={**free, **(server or {})}, **sections)
 
 
@@ -63,6 +63,7 @@ class Harness:
             self._end()
             raise
         self.address, self.http_address = self.gateway.address, self.gateway.http_address
+        self.api_address = self.gateway.api_address
         if self._start_backend:
             self.wait_serving()
         return self
