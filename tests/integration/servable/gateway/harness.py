@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
+import socket
 import threading
 import time
 import urllib.error
@@ -115,6 +118,36 @@ class Harness:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
+
+    def api(self, method, path, body=None, headers=(), *, context=None):
+        """(status, headers by name in lower case, body) of the API over HTTP; `body` that is no bytes goes as JSON."""
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+        kind = http.client.HTTPConnection if context is None else http.client.HTTPSConnection
+        options = {} if context is None else {"context": context}
+        connection = kind(self.api_address, timeout=WAIT_S, **options)
+        try:
+            connection.request(method, path, body, dict(headers))
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        finally:
+            connection.close()
+
+    def api_socket(self):
+        """A connection for bytes that no client of HTTP sends."""
+        host, _, port = self.api_address.rpartition(":")
+        return socket.create_connection((host, int(port)), timeout=WAIT_S)
+
+
+def answers(connection):
+    """All that comes until the end of the connection."""
+    found = b""
+    try:
+        while chunk := connection.recv(65536):
+            found += chunk
+    except ConnectionResetError:
+        pass
+    return found
 
 
 def request(*images, method="embed", version=0, name=wire.SERVABLE_NAME):
