@@ -35,6 +35,8 @@ def ambiguous(headers: Sequence[tuple[bytes, bytes]], version: str) -> str:
     What llhttp itself refuses (Content-Length twice, or beside Transfer-Encoding, folded lines, spaces before a colon)
     is looked at again where it is cheap: this must not depend on another program's strictness.
     """
+    if version not in ("1.0", "1.1"):
+        return "not HTTP/1.1"
     names = [name for name, _ in headers]
     hosts = names.count(b"host")
     if hosts > 1 or (not hosts and version == "1.1"):

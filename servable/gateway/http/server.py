@@ -7,6 +7,7 @@ every connection has one is the newcomer refused.
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import os
@@ -38,6 +39,7 @@ class HttpServer:
     def __init__(
         self, application: Application, most: int, context: Optional[Callable[[], ssl.SSLContext]] = None
     ) -> None:
+        self.application = application
         self._config = Config(
             application,
             http=Connection,
@@ -101,19 +103,25 @@ class HttpServer:
             connection = Connection(self._config, loop, peer, key, self._changed, self._gone)
             self._open.add(connection)
             self._waiting[connection] = None
-            self._greeting[connection] = asyncio.ensure_future(self._greet(connection, accepted))
+            greeting = asyncio.ensure_future(self._greet(connection, accepted))
+            self._greeting[connection] = greeting
+            greeting.add_done_callback(functools.partial(self._greeted, connection, accepted))
 
     async def _greet(self, connection: Connection, accepted: socket.socket) -> None:
         options: dict[str, Any] = {}
         if self._context is not None:
             options = {"ssl": self._context(), "ssl_handshake_timeout": HANDSHAKE_S}
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted, **options)
-        except (OSError, asyncio.CancelledError):  # gone, slow, or no TLS
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted, **options)
+
+    def _greeted(self, connection: Connection, accepted: socket.socket, greeting: asyncio.Task[None]) -> None:
+        """Also where the task was ended before it began."""
+        del self._greeting[connection]
+        error = None if greeting.cancelled() else greeting.exception()
+        if greeting.cancelled() or error is not None:
             accepted.close()
             self._gone(connection)
-        finally:
-            self._greeting.pop(connection, None)
+        if error is not None and not isinstance(error, OSError):  # gone, slow, or no TLS: nobody's fault here
+            log.error("a connection of HTTP ended by an error of the gateway", exc_info=error)
 
     def _make_room(self) -> bool:
         for connection in self._waiting:
