@@ -9,7 +9,7 @@ ENGINE := .venv/engine/bin/python
 SERVER := .venv/server/bin/python
 CLIENT := .venv/client/bin/python
 
-.PHONY: help demo test test-long check proto lock export serve bench engine-env server-env client-env export-env bench-env
+.PHONY: help demo test test-long test-pythons check proto lock export serve bench engine-env server-env client-env export-env bench-env
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -55,6 +55,13 @@ test test-long: client-env engine-env server-env export-env
 	$(SERVER) -m pytest -q -m "$(TIER)" tests/unit/servable $(IN_ENGINE:%=--ignore=%) tests/integration/servable $(NONE_IS_FINE)
 	GLOG_v=3 .venv/export/bin/python -m pytest -q -m "$(TIER)" tests/unit/export $(NONE_IS_FINE)
 	$(CLIENT) -m pytest -q -m "$(TIER)" tests/e2e tests/ascend
+# The server on each Python that it may run on, with its lock; nothing that only the engine or the network needs.
+PYTHONS ?= 3.10 3.11 3.12 3.13
+test-pythons: engine-env $(PYTHONS:%=test-python-%)  ## [PYTHONS="3.10 3.13"]: the server's own tests on other Pythons
+test-python-%:
+	@$(INSTALL) server-$*
+	.venv/server-$*/bin/python -m pytest -q -m "not long" tests/unit/servable $(IN_ENGINE:%=--ignore=%) tests/integration/servable
+test-long: test-pythons
 test:  ## every test that a change must pass
 test-long:  ## chaos, soak, scale and version-matrix runs
 
