@@ -31,6 +31,7 @@ from servable.gateway.grpc_server import connections, make_server
 from servable.gateway.http.api import api
 from servable.gateway.http.application import Application
 from servable.gateway.http.server import HttpServer
+from servable.gateway.inference.grpc_service import InferenceService
 from servable.gateway.limits.admission import Admission
 from servable.gateway.observe.health import HealthService
 from servable.gateway.observe.http_pages import HttpPages, Page
@@ -206,6 +207,14 @@ class Gateway:
             HEALTH_CHECK_PATH: grpc.unary_unary_rpc_method_handler(self._questions.answers(self._health.check)),
             HEALTH_WATCH_PATH: grpc.unary_stream_rpc_method_handler(self._questions.streams(self._health.watch)),
             GET_MODEL_PATH: grpc.unary_unary_rpc_method_handler(self._questions.answers(self._get_model)),
+            **InferenceService(
+                self._calls,
+                self._questions,
+                self._backends,
+                self._settings.limits,
+                lambda served: not self._not_ready(served),
+                self._authorize,
+            ).handlers(),
         }
 
     def _unknown(self) -> grpc.RpcMethodHandler:
@@ -217,16 +226,20 @@ class Gateway:
 
         return grpc.stream_unary_rpc_method_handler(self._questions.answers(answer))
 
-    async def _get_model(self, body: bytes, context: Any) -> bytes:
+    def _authorize(self, context: Any) -> None:
+        """Raises CallError (UNAUTHENTICATED)."""
         if self._tokens is not None:
             self._tokens.check(dict(context.invocation_metadata() or ()).get(METADATA_AUTHORIZATION))
+
+    async def _get_model(self, body: bytes, context: Any) -> bytes:
+        self._authorize(context)
         return describe_model(body, self._backends, self._settings.limits)
 
-    def _not_ready(self) -> str:
-        """Why this server should get no calls; "" when it should."""
+    def _not_ready(self, served: Optional[Served] = None) -> str:
+        """Why this server should get no calls for the version, None = the default one; "" when it should."""
         if self._draining:
             return "stopping"
-        served = self._backends.default
+        served = served or self._backends.default
         return "" if served.serving else f"version {served.version} is {served.state.value}: {served.reason}"
 
     def _readyz(self) -> Page:

@@ -7,7 +7,7 @@ before its body is read; on the wire a unary call and a stream of one message ar
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Callable
+from typing import Any, Callable, Generic, TypeVar
 
 import grpc
 
@@ -20,9 +20,10 @@ from servable.gateway.limits.connections import connection_of, fail, when_answer
 
 SPAN = "mindspore.serving.proto.MSService/Predict"
 VERSION_FIELD = "servable_spec.version_number"
+_Work = TypeVar("_Work", bound=PredictWork)
 
 
-class GrpcCalls:
+class GrpcCalls(Generic[_Work]):
     """A call of one message each way. parse: the body -> what it asks for; encode: the outcomes -> the reply.
 
     wire, span: as logs, metrics and traces name the call. Both functions are pure and may raise CallError.
@@ -34,8 +35,8 @@ class GrpcCalls:
         wire: str,
         span: str,
         version_field: str,
-        parse: Callable[[bytes], PredictWork],
-        encode: Callable[[PredictWork, Embedded], bytes],
+        parse: Callable[[bytes], _Work],
+        encode: Callable[[_Work, Embedded], bytes],
     ) -> None:
         self._calls = calls
         self._wire = wire
@@ -71,7 +72,7 @@ class GrpcCalls:
         return reply
 
 
-def predict(calls: Calls, limits: LimitsSection) -> GrpcCalls:
+def predict(calls: Calls, limits: LimitsSection) -> GrpcCalls[PredictWork]:
     """MindSpore Serving's wire."""
     return GrpcCalls(
         calls,
