@@ -125,12 +125,18 @@ class Child:
 
         Raises WrongEmbedding, Unanswered.
         """
-        count = ROUNDS * self.facts.max_batch * self._devices  # more than all but one of them hold at a time
+        batches = ROUNDS * self._devices  # more than all but one of them hold at a time
         for _ in range(PROOF_ROUNDS):
             states = device_watch.read(self.directory)
             if sum(state.proved or not psutil.pid_exists(state.pid) for state in states) >= self._devices:
                 return
-            await occupy(self.facts.target, count, deadline_s=PROOF_CALL_S)
+            await occupy(
+                self.facts.target,
+                batches,
+                self.facts.max_batch,
+                self.facts.embedding_dim,
+                deadline_s=PROOF_CALL_S,
+            )
         log.warning("version %d: not every device had work to prove itself with yet", self._version.number)
 
     def end_hung_devices(self) -> list[str]:
@@ -221,7 +227,7 @@ class Launcher:
             version=version.number,
             fingerprint=version.fingerprint,
             target=settings.address,
-            window_instances=ROUNDS * max(version.batch_sizes) * config.backend.processes,
+            window_batches=ROUNDS * config.backend.processes,
             max_batch=max(version.batch_sizes),
             embedding_dim=version.embedding_dim,
             weights=version.weights,

@@ -18,20 +18,20 @@ for size in stages.SIZES:
         f"metric_learn_b{size}.mindir", "MindIR", context=context, config_file=stages.WORKER.get("lite_config")
     )
 
-BATCH = max(stages.SIZES)
+PACKED = 64  # batches that the first stage takes at once: all that wait, so that all are decoded
 
 
 @register.register_method(output_names=["embedding"])
 def embed(image):
-    pixels = register.add_stage(stages.preprocess, image, outputs_count=1, batch_size=BATCH * stages.AHEAD)
-    features = register.add_stage(stages.embed, pixels, outputs_count=1, batch_size=BATCH)
-    embedding = register.add_stage(stages.l2_normalize, features, outputs_count=1, batch_size=BATCH)
+    ticket = register.add_stage(stages.preprocess, image, outputs_count=1, batch_size=PACKED)
+    features = register.add_stage(stages.embed, ticket, outputs_count=1, batch_size=1)
+    embedding = register.add_stage(stages.l2_normalize, features, outputs_count=1, batch_size=1)
     return embedding
 
 
 @register.register_method(output_names=["embedding"])
 def embed_pixels(pixels):
-    checked = register.add_stage(stages.check_pixels, pixels, outputs_count=1, batch_size=BATCH)
-    features = register.add_stage(stages.embed, checked, outputs_count=1, batch_size=BATCH)
-    embedding = register.add_stage(stages.l2_normalize, features, outputs_count=1, batch_size=BATCH)
+    ticket = register.add_stage(stages.check_pixels, pixels, outputs_count=1, batch_size=PACKED)
+    features = register.add_stage(stages.embed, ticket, outputs_count=1, batch_size=1)
+    embedding = register.add_stage(stages.l2_normalize, features, outputs_count=1, batch_size=1)
     return embedding

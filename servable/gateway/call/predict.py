@@ -204,7 +204,7 @@ class PredictService:
         payloads: list[Optional[Payload]] = [*work.payloads]
         for index in too_large:
             payloads[index] = None
-        job = PendingCall(work.method, payloads, body=None if too_large else work.plain, request_id=call.request_id)
+        job = PendingCall(work.method, payloads, request_id=call.request_id)
         for index in too_large:
             size = len(work.payloads[index])
             text = f"{ImageErrorCode.TOO_LARGE.value}: {size} bytes; the limit is {most}"

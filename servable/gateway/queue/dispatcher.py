@@ -133,7 +133,9 @@ class Dispatcher:
         if not self._served.serving or backend is None or channel is None:
             return
         while True:
-            part = self._next_part(backend.max_batch, backend.window_instances - self.sent)
+            if len(self._parts) >= backend.window_batches:
+                return
+            part = self._next_part(backend.max_batch)
             if part is None:
                 return
             self.sent += len(part.images)
@@ -141,7 +143,7 @@ class Dispatcher:
             self._parts[task] = part
             task.add_done_callback(self._part_ended)
 
-    def _next_part(self, max_batch: int, room: int) -> Optional[Part]:
+    def _next_part(self, most: int) -> Optional[Part]:
         if self._served.alone:
             return None
         while self._suspects:
@@ -159,7 +161,7 @@ class Dispatcher:
         first = self._jobs[0]
         images: list[tuple[PendingCall, int]] = []
         passed_over: list[PendingCall] = []  # they keep their place
-        size, most = 0, min(max_batch, room)
+        size = 0
         while self._jobs and len(images) < most:
             job = self._jobs.popleft()
             taken = 0

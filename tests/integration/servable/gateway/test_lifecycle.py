@@ -190,7 +190,7 @@ def test_retiring_fails_calls_that_outlast_the_grace_and_keeps_none_waiting(tmp_
 
 def test_a_call_never_mixes_two_models(tmp_path):
     """The successor has another fingerprint: a call with halves from both is refused, not answered."""
-    backend = FakeBackend(f"unix:{tmp_path}/b.sock", window_instances=16)
+    backend = FakeBackend(f"unix:{tmp_path}/b.sock", window_batches=1)
     with Harness(tmp_path, backend=backend) as harness, harness.channel() as channel:
         harness.serving.delay_s = 0.3
         future = predict_future(channel, request(*[b"%d" % index for index in range(64)]))
