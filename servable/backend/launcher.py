@@ -13,20 +13,23 @@ import numpy as np
 import psutil
 
 from metric_learn_client import wire
-from servable.backend import batch_stats, device_watch
 from servable.backend.bounded_log import BoundedLog
 from servable.backend.leftovers import note_workers, remove_segments
-from servable.backend.serving_process import MasterSettings, ServingProcess
+from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
 from servable.backend.warm_up import occupy, prove
 from servable.config.sections import Config
+from servable.engine import batch_stats, device_watch
+from servable.engine.master import MasterSettings
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import BackendFacts, Golden
 from servable.runtime.cann import find_cann
+from servable.runtime.engine_python import engine_python
 from servable.runtime.lite_runtime import lite_directory
 
 ROUNDS = 3  # MindSpore Serving 2.0.2 keeps at most 3 batches per worker and method under way (master/model_thread.h)
 PROOF_ROUNDS = 10
+MOST_BATCHES = 16  # of one worker at one time: the bytes of a deeper queue are better kept in the gateway
 FIRST_RUNS_FACTOR = 3.0  # of device_hang_s, until a device has proved itself: its first runs load what they need
 PROOF_CALL_S = 120.0  # the first run of a batch size initialises lazily
 log = logging.getLogger(__name__)
@@ -222,12 +225,13 @@ class Launcher:
             worker["lite_config"] = str(write_lite_config(directory, config.backend.precision_mode))
             worker["watch"] = _write_golden(directory, version, config)
         cann = None if cpu else find_cann(os.environ)
-        backend = ServingProcess(settings, directory, lite_directory(), worker, self.log, self._run_dir, cann)
+        python = engine_python(config)
+        backend = ServingProcess(python, settings, directory, lite_directory(), worker, self.log, self._run_dir, cann)
         facts = BackendFacts(
             version=version.number,
             fingerprint=version.fingerprint,
             target=settings.address,
-            window_batches=ROUNDS * config.backend.processes,
+            most_batches=MOST_BATCHES * config.backend.processes,
             max_batch=max(version.batch_sizes),
             embedding_dim=version.embedding_dim,
             weights=version.weights,

@@ -18,7 +18,7 @@ from servable.backend.direct_calls import OPTIONS
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import WrongEmbedding
 from servable.gateway.call.reply import FailedImage, Fault, read_reply
-from servable.gateway.queue.batches import encode_batch
+from servable.gateway.queue.batches import LANES, encode_batch
 
 GREY = bytes([128]) * int(np.prod(wire.PIXELS_SHAPE))
 
@@ -65,7 +65,7 @@ def relative_distance(rows: npt.NDArray[np.float32], version: ExportedVersion) -
 async def _rows(call: Any, method: str, images: list[bytes], dim: int, deadline_s: float) -> npt.NDArray[np.float32]:
     """float32 [images, dim]. Raises Unanswered."""
     try:
-        reply = await call(encode_batch(method, images), timeout=deadline_s, wait_for_ready=True)
+        reply = await call(encode_batch(method, LANES[0], images), timeout=deadline_s, wait_for_ready=True)
     except grpc.aio.AioRpcError as error:
         raise Unanswered(f"MindSpore Serving does not answer: {error.code().name}") from error
     rows = []

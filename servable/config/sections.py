@@ -71,6 +71,11 @@ class BackendSection(_Section):
     target: Literal["cpu", "ascend310", "ascend910"] = Field(
         default="cpu", description="the device; `ascend310` is 310 and 310P, `ascend910` 910A; never falls back to CPU"
     )
+    engine_python: Optional[Path] = Field(
+        default=None,
+        description="the Python 3.9 that runs MindSpore Serving; without a value that of the environment `engine` "
+        "beside the server's own (`.venv/engine`)",
+    )
     device_ids: tuple[_DeviceId, ...] = Field(default=(0,), description="Ascend devices, one worker each")
     workers: int = Field(
         default=1,
@@ -109,6 +114,11 @@ class BackendSection(_Section):
         le=3600,
         description="from start to serving; without a value 120 on a CPU, 900 on Ascend, which compiles",
     )
+
+    @field_validator("engine_python")
+    @classmethod
+    def _from_repository(cls, value: Optional[Path]) -> Optional[Path]:
+        return None if value is None else _absolute(value)
 
     @property
     def processes(self) -> int:

@@ -22,11 +22,13 @@ from servable.config.problem import wrong
 from servable.config.sections import Config
 from servable.gateway.backends import Backends, Served
 from servable.gateway.bind import GRPC, HTTP, cannot_bind, usable_hosts, write_address
+from servable.gateway.call.calls import Calls
 from servable.gateway.call.model_service import describe_model
-from servable.gateway.call.predict import PredictService
+from servable.gateway.call.predict import predict
 from servable.gateway.call.questions import Questions
 from servable.gateway.errors import CallError, StartError
 from servable.gateway.grpc_server import make_server
+from servable.gateway.inference.grpc_service import InferenceService
 from servable.gateway.limits.admission import Admission
 from servable.gateway.observe.health import HealthService
 from servable.gateway.observe.http_pages import HttpPages, Page
@@ -76,7 +78,7 @@ class Gateway:
         self._draining = False
         self._server: Optional[Any] = None
         self._http: Optional[HttpPages] = None
-        self._predict: Optional[PredictService] = None
+        self._calls: Optional[Calls] = None
         self._tokens: Optional[Tokens] = None
         self._tracer: Optional[Tracer] = None
         self.address = settings.server.address
@@ -93,7 +95,7 @@ class Gateway:
             self.metrics.watch_certificate(lambda: certificates.expires_at)
         self._tokens = None if prepared.tokens is None else Tokens(settings, prepared.tokens, reloaded)
         self._tracer = Tracer(settings.tracing)
-        self._predict = PredictService(
+        self._calls = Calls(
             settings, self._backends, self._admission, self._dispatcher_of, self._tokens, self.metrics, self._tracer
         )
         self._backends.on_added = self._add_lane
@@ -113,8 +115,8 @@ class Gateway:
         self._draining = True
         self._health.changed()
         await asyncio.sleep(min(self._settings.server.drain_notice_s, grace_s))
-        if self._predict is not None:
-            self._predict.draining = True
+        if self._calls is not None:
+            self._calls.draining = True
         while self._admission.calls and time.monotonic() - began < grace_s:
             await asyncio.sleep(0.02)
         return not self._admission.calls
@@ -169,12 +171,20 @@ class Gateway:
         return where if address.path is not None else write_address(Address(address.host, port))
 
     def _handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
-        assert self._predict is not None
+        assert self._calls is not None
         return {
-            PREDICT_PATH: grpc.stream_unary_rpc_method_handler(self._predict.predict),
+            PREDICT_PATH: grpc.stream_unary_rpc_method_handler(predict(self._calls, self._settings.limits).handle),
             HEALTH_CHECK_PATH: grpc.unary_unary_rpc_method_handler(self._questions.answers(self._health.check)),
             HEALTH_WATCH_PATH: grpc.unary_stream_rpc_method_handler(self._questions.streams(self._health.watch)),
             GET_MODEL_PATH: grpc.unary_unary_rpc_method_handler(self._questions.answers(self._get_model)),
+            **InferenceService(
+                self._calls,
+                self._questions,
+                self._backends,
+                self._settings.limits,
+                lambda served: not self._not_ready(served),
+                self._authorize,
+            ).handlers(),
         }
 
     def _unknown(self) -> grpc.RpcMethodHandler:
@@ -186,16 +196,20 @@ class Gateway:
 
         return grpc.stream_unary_rpc_method_handler(self._questions.answers(answer))
 
-    async def _get_model(self, body: bytes, context: Any) -> bytes:
+    def _authorize(self, context: Any) -> None:
+        """Raises CallError (UNAUTHENTICATED)."""
         if self._tokens is not None:
             self._tokens.check(dict(context.invocation_metadata() or ()).get(METADATA_AUTHORIZATION))
+
+    async def _get_model(self, body: bytes, context: Any) -> bytes:
+        self._authorize(context)
         return describe_model(body, self._backends, self._settings.limits)
 
-    def _not_ready(self) -> str:
-        """Why this server should get no calls; "" when it should."""
+    def _not_ready(self, served: Optional[Served] = None) -> str:
+        """Why this server should get no calls for the version, None = the default one; "" when it should."""
         if self._draining:
             return "stopping"
-        served = self._backends.default
+        served = served or self._backends.default
         return "" if served.serving else f"version {served.version} is {served.state.value}: {served.reason}"
 
     def _readyz(self) -> Page:

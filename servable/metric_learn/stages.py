@@ -26,8 +26,8 @@ import numpy.typing as npt
 
 from metric_learn_client.preprocess import DecodeLimits, ImageError
 from metric_learn_client.preprocess.sandbox.decoder_pool import DecoderPool
-from servable.backend.batch_stats import BatchStats
-from servable.packed_batch import Malformed, pack_rows, unpack_images, unpack_rows
+from servable.engine.batch_stats import BatchStats
+from servable.packed_batch import Malformed, pack_rows, unpack_images
 
 from .batching import plan
 from .device import Device, call_with_retry
@@ -72,19 +72,19 @@ def check_pixels(instances: Instances) -> Iterator[Array]:
 
 
 def embed(instances: Instances) -> Iterator[Array]:
-    """Tickets -> packed rows, not normalised, and errors of images."""
+    """Tickets -> the same: a turn in which this thread does not wait yet, but takes in the next batch of the other lane
+    (servable.gateway.queue.batches), where one has come."""
     for (ticket,) in instances:
-        try:
-            outcome = _runs.redeem(int(ticket[0]))
-        except KeyError:  # no image's fault: the gateway knows the word "worker" and asks again
-            raise StageError("this worker has lost the batch") from None
-        yield pack_rows(*outcome)
+        yield ticket
 
 
 def l2_normalize(instances: Instances) -> Iterator[Array]:
-    """Packed rows -> the same of unit norm. A zero or non-finite row is that image's error."""
-    for (packed,) in instances:
-        rows, errors = unpack_rows(packed)
+    """Tickets -> packed rows of unit norm, and errors of images. A zero or non-finite row is that image's error."""
+    for (ticket,) in instances:
+        try:
+            rows, errors = _runs.redeem(int(ticket[0]))
+        except KeyError:  # no image's fault: the gateway knows the word "worker" and asks again
+            raise StageError("this worker has lost the batch") from None
         norms = np.array([np.linalg.norm(row) for row in rows.astype(np.float64)])
         usable = np.isfinite(norms) & (norms > 0)
         norms[~usable] = 1

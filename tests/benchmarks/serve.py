@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from servable.backend.direct_calls import wait_until_serving
-from servable.backend.serving_process import MasterSettings, ServingProcess
+from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
 from servable.config.sections import Config, LogSection, ServerSection
+from servable.engine.master import MasterSettings
 from servable.gateway import Backends, Gateway, configure_logging
+from servable.runtime.engine_python import engine_python
 from servable.runtime.lite_runtime import lite_directory
 from tests.benchmarks.no_network import constant_embedding, copy_without_network
 from tests.integration.servable.gateway.fake_serving import FakeBackend, Golden
@@ -59,7 +61,7 @@ def start(kind: str, version: Path, scratch: Path) -> tuple[ServingProcess, str]
         "limits": {},
         "run_dir": str(scratch),
     }
-    backend = ServingProcess(settings, scratch, lite_directory(), worker)
+    backend = ServingProcess(engine_python(Config()), settings, scratch, lite_directory(), worker)
     wait_until_serving(address, backend.poll, START_S)
     return backend, address
 
@@ -75,7 +77,7 @@ async def front(target: str, scratch: Path) -> None:
     backends = Backends(1)
     gateway = Gateway(settings, backends, on_unhealthy=lambda served, reason: print(reason, file=sys.stderr))
     await gateway.start()
-    backends.set_ready(FakeBackend(target=target, window_instances=48, max_batch=16, golden=golden))
+    backends.set_ready(FakeBackend(target=target, most_batches=16, max_batch=16, golden=golden))
     if not await backends.wait_serving(0, 30):
         raise SystemExit(backends.default.reason)
     print(settings.server.address, flush=True)

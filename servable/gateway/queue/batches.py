@@ -12,14 +12,17 @@ from metric_learn_client import wire
 from servable.gateway.call.methods import METHODS
 from servable.packed_batch import Buffer, images_head
 
+# What is appended to a method's name. MindSpore Serving takes turns between the methods of a servable: with each method
+# there twice, a worker hears of the next batch while it waits for the one before.
+LANES = ("", "_in_turn")
 _INSTANCES, _ITEMS, _VALUE, _BYTES_VAL = b"\x12", b"\x0a", b"\x12", b"\x22"  # field 2; 1; 2 of a map's entry; 4
 
 
-def encode_batch(method: str, images: Sequence[Buffer]) -> bytes:
+def encode_batch(method: str, lane: str, images: Sequence[Buffer]) -> bytes:
     """images: encoded files for `embed`, 150,528 bytes of pixels each for `embed_pixels`; at least one."""
     packed = images_head(images)
     size = len(packed) + sum(map(len, images))
-    spec, key, tensor = _FORMS[method]
+    spec, key, tensor = _FORMS[method, lane]
     head = _BYTES_VAL + _varint(size)
     value = len(tensor) + len(head) + size
     entry_head = key + _VALUE + _varint(value)
@@ -39,14 +42,14 @@ def _varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-def _form(method: str) -> tuple[bytes, bytes, bytes]:
+def _form(method: str, lane: str) -> tuple[bytes, bytes, bytes]:
     """The servable's name, the item's key, and the tensor without its bytes."""
     request = wire.PredictRequest()
-    request.servable_spec.name, request.servable_spec.method_name = wire.SERVABLE_NAME, method
+    request.servable_spec.name, request.servable_spec.method_name = wire.SERVABLE_NAME, method + lane
     tensor = wire.Tensor(dtype=wire.DataType.MS_BYTES)
     tensor.shape.dims.append(1)
     item = METHODS[method].item.encode()
     return request.SerializeToString(), b"\x0a" + _varint(len(item)) + item, tensor.SerializeToString()
 
 
-_FORMS = {method: _form(method) for method in METHODS}
+_FORMS = {(method, lane): _form(method, lane) for method in METHODS for lane in LANES}

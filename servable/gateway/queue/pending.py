@@ -81,5 +81,5 @@ class Part:
     alone: bool
     made_at: float = field(default_factory=time.monotonic)
 
-    def encode(self) -> bytes:
-        return encode_batch(self.method.name, [job.payload(index) for job, index in self.images])
+    def encode(self, lane: str) -> bytes:
+        return encode_batch(self.method.name, lane, [job.payload(index) for job, index in self.images])

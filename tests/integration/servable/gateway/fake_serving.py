@@ -35,7 +35,7 @@ class FakeBackend:
     target: str
     version: int = 1
     fingerprint: str = "f" * 64
-    window_batches: int = 3
+    most_batches: int = 3
     max_batch: int = MAX_BATCH
     workers: int = 1
     embedding_dim: int = wire.EMBEDDING_DIM
@@ -151,7 +151,10 @@ class FakeServing:
     def _payloads(self, request) -> list[bytes]:
         (instance,) = request.instances
         ((name, tensor),) = instance.items.items()
-        assert name == {"embed": "image", "embed_pixels": "pixels"}[request.servable_spec.method_name]
+        assert (
+            name
+            == {"embed": "image", "embed_pixels": "pixels"}[request.servable_spec.method_name.replace("_in_turn", "")]
+        )
         return [image.tobytes() for image in unpack_images(np.frombuffer(tensor.bytes_val[0], np.uint8))]
 
     def _reply(self, request, payloads) -> bytes:

@@ -258,7 +258,7 @@ def test_500_random_bodies_all_get_a_status_and_the_next_good_call_succeeds(chan
 
 def test_small_calls_are_not_held_up_by_a_large_one(tmp_path):
     """One image, sent after 256 of another caller, comes back before they are done."""
-    with Harness(tmp_path, backend=FakeBackend(f"unix:{tmp_path}/b.sock", window_batches=1)) as harness:
+    with Harness(tmp_path, backend=FakeBackend(f"unix:{tmp_path}/b.sock", most_batches=1)) as harness:
         harness.serving.delay_s = 0.05
         with harness.channel() as channel:
             large = predict_future(channel, request(*[b"%d" % index for index in range(256)]))
@@ -270,7 +270,7 @@ def test_small_calls_are_not_held_up_by_a_large_one(tmp_path):
 
 def test_many_small_calls_share_batches(tmp_path):
     """64 calls of one image that arrive while the backend is busy go out as four batches of 16."""
-    with Harness(tmp_path, backend=FakeBackend(f"unix:{tmp_path}/b.sock", window_batches=1)) as harness:
+    with Harness(tmp_path, backend=FakeBackend(f"unix:{tmp_path}/b.sock", most_batches=1)) as harness:
         harness.call(harness.serving.hold)
         with harness.channel() as channel:
             first = predict_future(channel, request(*[b"first %d" % index for index in range(16)]))

@@ -228,7 +228,7 @@ def test_an_image_that_hangs_fails_and_the_golden_image_behind_it_is_not_blamed(
 
 def test_a_worker_that_hangs_beside_others_is_noticed_by_its_images(tmp_path):
     quick = ReadinessSection(interval_s=0.05, deadline_s=0.1, forced_interval_s=0.3)
-    backend = FakeBackend(f"unix:{tmp_path}/b.sock", workers=2, window_batches=6)
+    backend = FakeBackend(f"unix:{tmp_path}/b.sock", workers=2, most_batches=6)
     with Harness(tmp_path, config_of(readiness=quick), backend=backend) as harness, harness.channel() as channel:
         harness.serving.hangs_one_of_two = b"poison"
         images = [b"0", b"poison", b"1"]

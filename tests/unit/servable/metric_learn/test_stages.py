@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import psutil
 import pytest
 
 from metric_learn_client.preprocess import preprocess
-from servable.backend.batch_stats import decoder_restarts, read
-from servable.packed_batch import images_head, pack_rows, unpack_rows
+from servable.engine.batch_stats import decoder_restarts, read
+from servable.packed_batch import images_head, unpack_rows
 
 IMAGES = Path(__file__).parents[3] / "golden" / "images"
 GOOD = [(IMAGES / name).read_bytes() for name in ("cat_tiny_60x40.jpg", "coffee_225x224.bmp", "one_pixel.png")]
@@ -82,13 +83,20 @@ def packed(*images):
 
 
 def embedded(stages, *batches, first="preprocess"):
-    """Per batch: rows before the last stage, and errors."""
-    tickets = drive(getattr(stages, first), [packed(*batch) for batch in batches])
-    return [unpack_rows(outcome) for outcome in drive(stages.embed, tickets)]
+    """Per batch: rows and errors."""
+    return rows_of(stages, drive(getattr(stages, first), [packed(*batch) for batch in batches]))
+
+
+def rows_of(stages, tickets):
+    return [unpack_rows(outcome) for outcome in drive(stages.l2_normalize, drive(stages.embed, tickets))]
 
 
 def expected(image):
-    return preprocess(image).ravel()[:2048].astype(np.float32)
+    return normal(preprocess(image).ravel()[:2048].astype(np.float32))
+
+
+def normal(row):
+    return row / np.float32(np.linalg.norm(row.astype(np.float64)))
 
 
 def counted(run_dir, before):
@@ -123,7 +131,7 @@ def test_the_request_may_be_gone_once_preprocess_returned(stages):
     batch = packed(*GOOD * 4).copy()
     tickets = drive(stages.preprocess, [batch])
     batch[:] = 0
-    ((rows, _),) = [unpack_rows(outcome) for outcome in drive(stages.embed, tickets)]
+    ((rows, _),) = rows_of(stages, tickets)
     assert np.array_equal(rows, [expected(image) for image in GOOD * 4])
 
 
@@ -131,20 +139,18 @@ def test_bytes_that_are_no_batch_fail_alone(stages):
     first, wrong, last = drive(stages.preprocess, [packed(GOOD[0]), np.zeros(40, np.uint8), packed(GOOD[1])])
     assert "worker" in str(wrong)  # the gateway's word for what is not an image's fault
     for ticket, image in ((first, GOOD[0]), (last, GOOD[1])):
-        ((row,), _) = unpack_rows(drive(stages.embed, [ticket])[0])
+        (((row,), _),) = rows_of(stages, [ticket])
         assert np.array_equal(row, expected(image))
 
 
 def test_a_batch_that_is_lost_is_the_workers_fault(stages):
-    (outcome,) = drive(stages.embed, [np.array([0], np.int64)])
+    (outcome,) = drive(stages.l2_normalize, [np.array([0], np.int64)])
     assert str(outcome) == "this worker has lost the batch"
 
 
 def test_a_network_that_fails_fails_its_batch_and_the_next_one_runs(stages, monkeypatch):
-    tickets = drive(stages.preprocess, [packed(*GOOD)])
-    drive(stages.embed, tickets)
     monkeypatch.setattr(stages, "_run", lambda size, instances: 1 / 0)
-    (outcome,) = drive(stages.embed, drive(stages.preprocess, [packed(*GOOD)]))
+    (outcome,) = drive(stages.l2_normalize, drive(stages.preprocess, [packed(*GOOD)]))
     assert isinstance(outcome, ZeroDivisionError)
     monkeypatch.undo()
     ((rows, _),) = embedded(stages, GOOD)
@@ -180,21 +186,28 @@ def test_pixels_of_another_size_are_refused_alone(stages):
 
 
 @pytest.mark.parametrize("features", [np.zeros(2048), np.full(2048, np.nan), np.full(2048, np.inf)])
-def test_an_unusable_row_is_an_error_and_no_embedding(stages, features):
+def test_an_unusable_row_is_an_error_and_no_embedding(stages, monkeypatch, features):
     right = np.arange(2048, dtype=np.float32)
-    (outcome,) = drive(stages.l2_normalize, [pack_rows(np.stack([right, features, right]), [None] * 3)])
-    rows, errors = unpack_rows(outcome)
-    assert errors[1].startswith("E_NON_FINITE") and errors[0] is errors[2] is None
+    made = [(right,), (features.astype(np.float32),), (right,), (right,)]
+    monkeypatch.setattr(stages, "_run", lambda size, instances: made)
+    ((rows, errors),) = embedded(stages, [preprocess(GOOD[0]).tobytes()] * 4, first="check_pixels")
+    assert errors[1].startswith("E_NON_FINITE") and errors[0] is errors[2] is errors[3] is None
     assert np.linalg.norm(rows[0]) == pytest.approx(1) and np.array_equal(rows[0], rows[2])
 
 
-def test_an_image_that_was_not_decoded_keeps_its_own_error(stages):
-    (outcome,) = drive(stages.l2_normalize, [pack_rows(np.zeros((1, 2048), np.float32), ["E_DECODE: cut off"])])
-    assert unpack_rows(outcome)[1] == ["E_DECODE: cut off"]
-
-
-def test_normalising_a_batch_gives_the_bits_of_normalising_each_row(stages):
+def test_normalising_a_batch_gives_the_bits_of_normalising_each_row(stages, monkeypatch):
     features = np.random.default_rng(3).gamma(0.5, 2.0, (16, 2048)).astype(np.float32)
-    (outcome,) = drive(stages.l2_normalize, [pack_rows(features, [None] * 16)])
-    one_by_one = [row / np.float32(np.linalg.norm(row.astype(np.float64))) for row in features]
-    assert np.array_equal(unpack_rows(outcome)[0], one_by_one)
+    monkeypatch.setattr(stages, "_run", lambda size, instances: [(row,) for row in features])
+    ((rows, _),) = embedded(stages, [preprocess(GOOD[0]).tobytes()] * 16, first="check_pixels")
+    assert np.array_equal(rows, [normal(row) for row in features])
+
+
+def test_a_ticket_is_passed_on_before_its_batch_has_run(stages, monkeypatch):
+    may_run = threading.Event()
+    right = stages._run
+    monkeypatch.setattr(stages, "_run", lambda size, instances: may_run.wait(10) and right(size, instances))
+    tickets = drive(stages.preprocess, [packed(*GOOD)])
+    passed = drive(stages.embed, tickets)  # would wait here for ever
+    may_run.set()
+    ((rows, _),) = [unpack_rows(outcome) for outcome in drive(stages.l2_normalize, passed)]
+    assert np.array_equal(rows, [expected(image) for image in GOOD])
