@@ -73,8 +73,8 @@ def l2_normalize(instances):
     if _mistake() != "not-normalised":
         yield from _right_l2_normalize(instances)
     else:
-        for (features,) in instances:
-            yield np.array(features, np.float32)  # a copy: the memory is the network's
+        for (packed,) in instances:
+            yield packed
 """
 
 
