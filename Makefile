@@ -8,13 +8,14 @@ EXPORT := .venv/export/bin/python -m export
 ENGINE := .venv/engine/bin/python
 SERVER := .venv/server/bin/python
 CLIENT := .venv/client/bin/python
+WIRES := .venv/wires/bin/python
 
-.PHONY: help demo test test-long test-pythons check proto lock export serve bench engine-env server-env client-env export-env bench-env
+.PHONY: help demo test test-long test-pythons check proto lock export serve bench engine-env server-env client-env export-env wires-env bench-env
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
-engine-env server-env client-env export-env bench-env:
+engine-env server-env client-env export-env wires-env bench-env:
 	@$(INSTALL) $(@:-env=)
 
 export: export-env engine-env server-env  ## CKPT=file [VERSION=n] [MODELS=directory]: checkpoint -> MindIR, verified
@@ -45,16 +46,18 @@ check: client-env engine-env server-env export-env  ## format, lint, types, gene
 
 # unit: beside the code, in the environment that runs it. integration: the real client against an in-process fake, and
 # the gateway against a fake MindSpore Serving. e2e: the real server, from outside, so in the client's environment.
+# e2e/wires: the same, by other people's clients, which have an environment of their own.
 IN_ENGINE := tests/unit/servable/engine tests/unit/servable/metric_learn
 test: TIER := not long
 test-long: TIER := long
 test-long: NONE_IS_FINE := || [ $$? = 5 ]  # pytest's exit code for a folder without long tests
-test test-long: client-env engine-env server-env export-env
+test test-long: client-env engine-env server-env export-env wires-env
 	$(CLIENT) -m pytest -q -m "$(TIER)" tests/unit/client tests/integration/client $(NONE_IS_FINE)
 	$(ENGINE) -m pytest -q -m "$(TIER)" tests/unit/client/preprocess $(IN_ENGINE) $(NONE_IS_FINE)
 	$(SERVER) -m pytest -q -m "$(TIER)" tests/unit/servable $(IN_ENGINE:%=--ignore=%) tests/integration/servable $(NONE_IS_FINE)
 	GLOG_v=3 .venv/export/bin/python -m pytest -q -m "$(TIER)" tests/unit/export $(NONE_IS_FINE)
-	$(CLIENT) -m pytest -q -m "$(TIER)" tests/e2e tests/ascend
+	$(CLIENT) -m pytest -q -m "$(TIER)" --ignore tests/e2e/wires tests/e2e tests/ascend
+	$(WIRES) -m pytest -q -m "$(TIER)" tests/e2e/wires $(NONE_IS_FINE)
 # The server on each Python that it may run on, with its lock; nothing that only the engine or the network needs.
 PYTHONS ?= 3.10 3.11 3.12 3.13
 test-pythons: engine-env $(PYTHONS:%=test-python-%)  ## [PYTHONS="3.10 3.13"]: the server's own tests on other Pythons

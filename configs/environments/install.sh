@@ -2,7 +2,7 @@
 # install.sh NAME: makes .venv/NAME hold exactly what its lock files say; quick when it already does.
 # Safe when two run at once (a lock per environment) and after an interrupted run (a stamp is written last).
 set -eu
-name=${1:?usage: install.sh engine|server|server-3.x|client|export|bench}
+name=${1:?usage: install.sh engine|server|server-3.x|client|export|wires|bench}
 # kind: what find_python.sh is asked for; locks: what is installed
 editable=client
 case "$name" in
@@ -10,10 +10,11 @@ case "$name" in
     server|server-3.*) kind=server; locks="servable/requirements.txt configs/deploy/requirements.txt" ;;
     client) kind=client; locks=client/requirements.txt ;;
     export) kind=engine; locks=export/requirements.txt; editable= ;;
+    wires) kind=client; locks=tests/e2e/wires/requirements.txt ;;
     bench) kind=client; locks=tests/benchmarks/requirements.txt; editable= ;;
-    *) echo "install.sh: unknown environment '$name': engine, server, server-3.x, client, export or bench" >&2; exit 2 ;;
+    *) echo "install.sh: unknown environment '$name': engine, server, server-3.x, client, export, wires or bench" >&2; exit 2 ;;
 esac
-[ "$name" = bench ] || locks="$locks tests/requirements.txt"
+case "$name" in bench|wires) ;; *) locks="$locks tests/requirements.txt" ;; esac
 case "$name" in server-*) kind="server ${name#server-}" ;; esac # that Python, to try the server on it
 
 # What CANN's operator compiler imports, where there is one.

@@ -144,6 +144,16 @@ class ServerSection(_Section):
         default="127.0.0.1:5501",
         description="`/livez` `/readyz` `/metrics`: plain HTTP without secrets; `host:port` or `[ipv6]:port`",
     )
+    api_address: str = Field(
+        default="127.0.0.1:5502",
+        description="the API over HTTP/1.1, with gRPC's TLS, tokens and limits: `host:port`, `[ipv6]:port` or "
+        "`unix:/path`; empty = off",
+    )
+    rest_status_always_200: bool = Field(
+        default=False,
+        description="failures under `/model/` say 200, as MindSpore Serving's own REST does; for programs that read "
+        "`error_msg` alone",
+    )
     run_dir: Path = Field(
         default=Path(tempfile.gettempdir()) / f"metric-learn-serving-{os.getuid()}",
         description="private (0700), of one server, and no link: sockets, MindSpore Serving's log, control socket; "
@@ -172,6 +182,16 @@ class ServerSection(_Section):
     def _form(cls, value: str) -> str:
         parse_address(value)
         return value
+
+    @field_validator("api_address", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return "" if value is None else value  # how YAML reads a value that is not there
+
+    @field_validator("api_address")
+    @classmethod
+    def _form_or_off(cls, value: str) -> str:
+        return cls._form(value) if value else value
 
 
 class LimitsSection(_Section):
@@ -233,7 +253,8 @@ class LimitsSection(_Section):
         default=1024,
         ge=1,
         le=1_000_000,
-        description="connections on `server.address`; fewer where the descriptors (`ulimit -Hn`) do not suffice",
+        description="connections on `server.address`, and as many on `server.api_address`; fewer where the descriptors "
+        "(`ulimit -Hn`) do not suffice",
     )
 
 

@@ -70,7 +70,7 @@ async def front(target: str, scratch: Path) -> None:
     """The product's gateway before `target`, on a unix socket of its own."""
     golden = Golden(next((HERE.parent / "golden" / "images").glob("astronaut_420*")).read_bytes(), constant_embedding())
     settings = Config(
-        server=ServerSection(address=f"unix:{scratch}/gateway.sock", http_address="127.0.0.1:0"),
+        server=ServerSection(address=f"unix:{scratch}/gateway.sock", http_address="127.0.0.1:0", api_address=""),
         log=LogSection(access=False),
     )
     configure_logging(settings.log)
