@@ -1,6 +1,5 @@
 """Reading Predict bodies: what is accepted means the same to protobuf; what is not is refused by field."""
 
-import os
 import random
 
 import grpc
