@@ -17,7 +17,7 @@ from servable.config.sections import LimitsSection
 from servable.gateway.backends import Backends
 from servable.gateway.call.calls import Embedded
 from servable.gateway.call.methods import METHODS
-from servable.gateway.call.reply import FailedImage
+from servable.gateway.call.reply import FailedImage, Row
 from servable.gateway.errors import CallError, invalid
 from servable.gateway.http.description import (
     COUNT,
@@ -180,7 +180,7 @@ def _reply(asked: dict[str, Any], embedded: Embedded) -> dict[str, Any]:
     }
 
 
-def _entry(index: int, outcome: Union[bytes, FailedImage], as_text: bool) -> dict[str, Any]:
+def _entry(index: int, outcome: Union[Row, FailedImage], as_text: bool) -> dict[str, Any]:
     entry: dict[str, Any] = {"object": "embedding", "index": index, "embedding": None}
     if isinstance(outcome, FailedImage):
         entry["error"] = {"code": outcome.name, "message": outcome.text}
