@@ -45,7 +45,7 @@ def page(server, folder, tmp_path_factory):
             "Object.fromEntries([...document.querySelectorAll('pre')].map((each) => [each.id, each.innerText]))"
         )
         window.choose("#files", [folder / name for name in PICTURES])
-        window.until("document.querySelectorAll('.matrix td').length === 7")
+        window.until("document.querySelectorAll('.matrix td').length === 5")
         found = window.evaluate("Number(document.querySelectorAll('.matrix td')[2].textContent)")
     return examples, found
 

@@ -66,7 +66,7 @@ def test_every_command_of_the_readme_is_run_here():
         ["make", "serve"],
         [".venv/client/bin/metric-learn", "embed"],
         ["curl", "--data-binary"],
-        ["echo", "'{\"model\":"],
+        ["echo", '\'{"model":'],
     ]
 
 
