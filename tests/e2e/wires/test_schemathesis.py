@@ -1,4 +1,4 @@
-"""/openapi.json as schemathesis reads it: requests by its schemas, good ones and wrong ones, and replies held against it."""
+"""/openapi.json as schemathesis reads it: requests by its schemas, good and wrong, and replies held against it."""
 
 import subprocess
 from pathlib import Path
