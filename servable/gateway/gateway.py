@@ -164,7 +164,7 @@ class Gateway:
     async def _start_api(self, address: Address, certificates: Optional[Certificates]) -> str:
         settings = self._settings
         assert self._calls is not None
-        application = Application(settings, self._calls, api(settings, self._backends), self._tokens)
+        application = Application(settings, self._calls, api(settings, self._backends, self._is_ready), self._tokens)
         context = None if certificates is None else certificates.context
         server = HttpServer(application, self._most_connections(), context)
         try:
@@ -212,7 +212,7 @@ class Gateway:
                 self._questions,
                 self._backends,
                 self._settings.limits,
-                lambda served: not self._not_ready(served),
+                self._is_ready,
                 self._authorize,
             ).handlers(),
         }
@@ -241,6 +241,9 @@ class Gateway:
             return "stopping"
         served = served or self._backends.default
         return "" if served.serving else f"version {served.version} is {served.state.value}: {served.reason}"
+
+    def _is_ready(self, served: Optional[Served]) -> bool:
+        return not self._not_ready(served)
 
     def _readyz(self) -> Page:
         reason = self._not_ready()

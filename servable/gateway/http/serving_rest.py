@@ -18,6 +18,7 @@ from servable.config.sections import LimitsSection
 from servable.gateway.call.methods import METHODS, Method
 from servable.gateway.call.reply import FailedImage
 from servable.gateway.errors import CallError, invalid
+from servable.gateway.http.errors import plain_error
 from servable.gateway.http.images import read_base64
 from servable.gateway.http.json_text import read_json
 from servable.gateway.http.outcomes import read_work, refuse_failed, row
@@ -44,7 +45,7 @@ def serving_rest_routes(limits: LimitsSection, *, always_200: bool) -> Sequence[
         return Call("POST", path, instances, wire=WIRE, error=_error_msg, always_200=always_200)
 
     def tensorflow(path: str) -> Route:
-        return Call("POST", path, predictions, wire=TENSORFLOW_WIRE, error=_error)
+        return Call("POST", path, predictions, wire=TENSORFLOW_WIRE, error=plain_error)
 
     return (
         own("/model/{servable}:{method}"),
@@ -127,7 +128,3 @@ def _instance(outcome: Any) -> dict[str, Any]:
 
 def _error_msg(_status: int, error: CallError) -> dict[str, Any]:
     return {"error_msg": error.message}
-
-
-def _error(_status: int, error: CallError) -> dict[str, Any]:
-    return {"error": error.message}

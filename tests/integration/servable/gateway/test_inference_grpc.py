@@ -76,7 +76,7 @@ def test_a_failed_image_is_an_invalid_argument_or_a_row_of_nan(running, channel)
     message = infer_request(b"good", b"bad", b"x" * 1001)
     code, details, metadata = refused(channel, "ModelInfer", message)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert details == "E_DECODE: the JPEG is cut off (image 1; failed too: 2)"
+    assert details == "image[1]: E_DECODE: the JPEG is cut off; 2 pictures failed, also [2] E_TOO_LARGE"
     assert metadata[wire.METADATA_VERSION] == "1"
     message.parameters["on_error"].string_param = "null"
     reply, _ = ask(channel, "ModelInfer", message)
