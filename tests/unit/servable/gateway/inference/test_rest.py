@@ -184,7 +184,7 @@ def test_what_means_nothing_here_is_refused_by_name(content, words):
         (7, ONE, "1e3", "is not a number of bytes"),
         (7, ONE, "9" * 30, "is not a number of bytes"),
         (7, ONE, "99999", "99999; the body has"),
-        (7, ONE, "5", "not JSON"),
+        (7, ONE, "5", "a string has no end"),
         (7, ONE + b"x", None, "binary_data_size: 7; 8 bytes follow"),
         (8, ONE, None, "binary_data_size: 8; 7 bytes follow"),
         (-7, ONE, None, "binary_data_size: -7; 7 bytes follow"),
