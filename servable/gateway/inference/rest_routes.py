@@ -9,13 +9,17 @@ from metric_learn_client.wire import SERVABLE_NAME
 from servable.config.sections import LimitsSection
 from servable.gateway.backends import Backends, Served
 from servable.gateway.call.model_service import resolve
+from servable.gateway.errors import unavailable
+from servable.gateway.http.description import Description
 from servable.gateway.http.errors import plain_error
 from servable.gateway.http.requests import Embed, Request, Response, json_response
 from servable.gateway.http.routes import Call, Question, Route
 from servable.gateway.inference import rest
+from servable.gateway.inference.rest_schemas import LIVE, MODEL_METADATA, MODEL_READY, READY, SERVER, describe_infer
 from servable.gateway.inference.tensors import check_model
 
 WIRE = "oip"
+RETRY_AFTER_MS = 1000
 _MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 
 
@@ -44,18 +48,25 @@ def inference_routes(
         return json_response({"live": True})
 
     def server_ready(request: Request) -> Response:
-        return _ready({"ready": ready(None)})
+        return _ready(ready(None))
 
     def model_ready(request: Request) -> Response:
-        return _ready({"name": SERVABLE_NAME, "ready": ready(served_by(request.parameters))})
+        return _ready(ready(served_by(request.parameters)), name=SERVABLE_NAME)
 
+    def question(path: str, handler: Callable[[Request], Response], about: Description, public: bool = False) -> Route:
+        return Question("GET", path, handler, public=public, error=plain_error, description=about)
+
+    about_infer = describe_infer(limits)
     return (
-        Question("GET", "/v2", describe_server, error=plain_error),
-        Question("GET", "/v2/health/live", live, public=True, error=plain_error),
-        Question("GET", "/v2/health/ready", server_ready, public=True, error=plain_error),
-        *(Question("GET", path, describe_model, error=plain_error) for path in _MODEL),
-        *(Question("GET", f"{path}/ready", model_ready, public=True, error=plain_error) for path in _MODEL),
-        *(Call("POST", f"{path}/infer", infer, wire=WIRE, error=plain_error) for path in _MODEL),
+        question("/v2", describe_server, SERVER),
+        question("/v2/health/live", live, LIVE, public=True),
+        question("/v2/health/ready", server_ready, READY, public=True),
+        *(question(path, describe_model, MODEL_METADATA) for path in _MODEL),
+        *(question(f"{path}/ready", model_ready, MODEL_READY, public=True) for path in _MODEL),
+        *(
+            Call("POST", f"{path}/infer", infer, wire=WIRE, error=plain_error, description=about_infer)
+            for path in _MODEL
+        ),
     )
 
 
@@ -63,5 +74,8 @@ def _version(parameters: Mapping[str, str]) -> int:
     return check_model(parameters["model"], parameters.get("version", ""))
 
 
-def _ready(answer: Mapping[str, object]) -> Response:
-    return json_response(answer, status=200 if answer["ready"] else 503)
+def _ready(ready: bool, **more: str) -> Response:
+    """Raises CallError (UNAVAILABLE) where it is not; the reason is not told to everybody."""
+    if not ready:
+        raise unavailable("not ready; the page /readyz of server.http_address says why", RETRY_AFTER_MS)
+    return json_response({**more, "ready": True})
