@@ -23,6 +23,7 @@ from servable.config.sections import Config
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import BackendFacts, Golden
 from servable.runtime.cann import find_cann
+from servable.runtime.lite_config import ascend_context
 from servable.runtime.lite_runtime import lite_directory
 
 ROUNDS = 3  # MindSpore Serving 2.0.2 keeps at most 3 batches per worker and method under way (master/model_thread.h)
@@ -31,14 +32,6 @@ FIRST_RUNS_FACTOR = 3.0  # of device_hang_s, until a device has proved itself: i
 PROOF_CALL_S = 120.0  # the first run of a batch size initialises lazily
 log = logging.getLogger(__name__)
 LOG_NAME = "mindspore_serving.log"
-# CANN's names, which backend.precision_mode takes -> those of MindSpore Lite 2.0.0, which translates them back. It
-# refuses CANN's own names, and so does MindSpore Serving Lite's: only a configuration file gets through both.
-LITE_PRECISION = {
-    "force_fp16": "enforce_fp16",
-    "allow_fp32_to_fp16": "preferred_fp32",
-    "must_keep_origin_dtype": "enforce_origin",
-    "allow_mix_precision": "preferred_optimal",
-}
 
 
 class Child:
@@ -81,7 +74,7 @@ class Child:
     def progress(self) -> str:
         """What it does before it serves, in words; nothing where there is nothing to say. Blocks for a moment."""
         begun = self._backend.compiles_begun() if self._devices else 0
-        models = self._devices * len(self._version.batch_sizes)
+        models = self._devices * len(set(self._version.batch_sizes) - self._version.compiled_ahead)
         return f"compiling model {begun} of {models} for the device" if begun else ""
 
     def workers_alive(self) -> int:
@@ -213,7 +206,7 @@ class Launcher:
         )
         worker = worker_settings(config, version, self._run_dir)
         if not cpu:
-            worker["lite_config"] = str(write_lite_config(directory, config.backend.precision_mode))
+            worker["lite_config"] = str(write_lite_config(directory, config, version))
             worker["watch"] = _write_golden(directory, version, config)
         cann = None if cpu else find_cann(os.environ)
         backend = ServingProcess(settings, directory, lite_directory(), worker, self.log, self._run_dir, cann)
@@ -244,15 +237,16 @@ def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> 
         "preprocess_threads": config.backend.preprocess_threads or share,
         "run_overhead_images": config.backend.run_overhead_images,
         "batch_sizes": list(version.batch_sizes),
+        "models": {size: version.models[size] for size in version.batch_sizes},
         "limits": config.limits.model_dump(include={"max_image_bytes", "max_image_px"}),
         "run_dir": str(run_dir),  # outlives every child: the counters of batch_stats never go back
     }
 
 
-def write_lite_config(directory: Path, precision_mode: str) -> Path:
+def write_lite_config(directory: Path, config: Config, version: ExportedVersion) -> Path:
     """MindSpore Lite's configuration file for a device, in `directory`. Its path."""
     path = directory / "mindspore_lite.cfg"
-    path.write_text(f"[ascend_context]\nprecision_mode={LITE_PRECISION[precision_mode]}\n")
+    path.write_text(ascend_context(config.backend.precision_mode, version.aipp_config))
     return path
 
 

@@ -91,6 +91,10 @@ class BackendSection(_Section):
             "in float16",
         )
     )
+    aipp: bool = Field(
+        default=False,
+        description="Ascend: the chip's own unit normalises pixels (`export convert --aipp`); not tried on a device",
+    )
     # See metric_learn/batching.py.
     run_overhead_images: float = Field(
         default=0.2,
