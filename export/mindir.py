@@ -24,6 +24,8 @@ PROBE_FILE = "probe.npz"  # pixels and the checkpoint's own features of them, co
 PROBE_COUNT = 4
 GOLDEN_IMAGE_FILE = "golden.jpg"  # what a server's readiness sends ...
 GOLDEN_EMBEDDING_FILE = "golden.npy"  # ... and must get back: float32 [2048], unit norm
+# The same of the picture's negative. How far apart the two are tells which distance is a small one for these weights.
+GOLDEN_NEGATIVE_FILE = "golden_negative.npy"
 Progress = Callable[[str], None]  # told what begins
 
 
@@ -153,15 +155,20 @@ def _write_mindirs(
 
 
 def _write_golden(graph: PixelsToFeatures, folder: Path, facts: ModelFacts) -> dict[str, dict[str, str]]:
-    """The golden picture and the embedding that the checkpoint's network gives for its pixels."""
+    """The golden picture, and the embeddings that the checkpoint's network gives for its pixels and their negative."""
     shutil.copyfile(facts.golden_image, folder / GOLDEN_IMAGE_FILE)
-    with Image.open(facts.golden_pixels) as picture:
-        pixels = np.ascontiguousarray(np.asarray(picture.convert("RGB"))[:, :, ::-1])
-    features = graph(ms.Tensor(pixels[None])).asnumpy()[0].astype(np.float64)
-    np.save(folder / GOLDEN_EMBEDDING_FILE, (features / np.linalg.norm(features)).astype(np.float32))
+    with Image.open(facts.golden_pixels) as image:
+        pixels = np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
+    for name, picture in ((GOLDEN_EMBEDDING_FILE, pixels), (GOLDEN_NEGATIVE_FILE, 255 - pixels)):
+        features = graph(ms.Tensor(picture[None])).asnumpy()[0].astype(np.float64)
+        np.save(folder / name, (features / np.linalg.norm(features)).astype(np.float32))
     return {
         part: {"file": name, "sha256": file_sha256(folder / name)}
-        for part, name in (("image", GOLDEN_IMAGE_FILE), ("embedding", GOLDEN_EMBEDDING_FILE))
+        for part, name in (
+            ("image", GOLDEN_IMAGE_FILE),
+            ("embedding", GOLDEN_EMBEDDING_FILE),
+            ("negative", GOLDEN_NEGATIVE_FILE),
+        )
     }
 
 

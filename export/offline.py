@@ -20,6 +20,7 @@ from export.verify import read_manifest
 from servable.runtime.cann import Cann, find_cann
 from servable.runtime.child_environment import child_environment
 from servable.runtime.device_probe import chip_name, family_of
+from servable.runtime.engine_python import installed_engine_python
 from servable.runtime.lite_config import ascend_context
 from servable.runtime.lite_converter import LIBRARY, Converter, find_converter
 from servable.runtime.lite_runtime import lite_directory
@@ -44,13 +45,16 @@ def convert_for_device(
     """
     manifest = read_manifest(folder)
     sources = _sources(folder, manifest, batch_sizes, aipp)
-    converter = find_converter()
+    python = installed_engine_python()
+    if not python.exists():
+        raise ExportError(f"{python} does not exist: --target needs the engine's environment; run `make engine-env`")
+    converter = find_converter(python)
     if converter is None:
         raise UnusableInputError(
             f"METRIC_LEARN_LITE_DIR = {lite_directory()}: holds neither tools/converter/converter/converter_lite nor "
             f"{LIBRARY}; unset it and run `make server-env`, or name an unpacked package of MindSpore Lite 2.0.0"
         )
-    cann, chip = _chip(family)
+    cann, chip = _chip(python, family)
     there = manifest.get(SECTION, [])
     others = [each for each in there if (each["soc_version"], each["aipp"]) != (chip, aipp)]
     if len(others) < len(there) and not force:
@@ -92,7 +96,7 @@ def _sources(
     return [entries[size] for size in sorted(set(batch_sizes) or entries)]
 
 
-def _chip(family: str) -> tuple[Cann, str]:
+def _chip(python: Path, family: str) -> tuple[Cann, str]:
     """CANN of this host, and the name of its chip."""
     cann = find_cann(os.environ)
     if cann is None:
@@ -100,7 +104,7 @@ def _chip(family: str) -> tuple[Cann, str]:
             f"--target {family}: there is no CANN here, whose compiler is needed; run this on the Ascend host "
             "(CANN elsewhere than in /usr/local/Ascend: set ASCEND_HOME_PATH)"
         )
-    chip = chip_name(cann)
+    chip = chip_name(python, cann)
     if family_of(chip) != family:
         found = f"an {chip}" if chip else "not known"
         remedy = (

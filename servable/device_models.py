@@ -12,6 +12,7 @@ from servable.config.sections import Config
 from servable.exported_version import Entry, ExportedVersion, compare_digests
 from servable.runtime.cann import find_cann
 from servable.runtime.device_probe import chip_name, family_of, target_of
+from servable.runtime.engine_python import engine_python
 
 
 def for_device(version: ExportedVersion, config: Config) -> ExportedVersion:
@@ -49,7 +50,7 @@ def _offline(version: ExportedVersion, config: Config) -> Mapping[int, Entry]:
     there = [each for each in there if each.aipp == backend.aipp]
     if not there:
         return {}
-    chip = _chip()
+    chip = _chip(config)
     fitting = next((each for each in there if each.soc_version == chip or (not chip and len(there) == 1)), None)
     if fitting is None:
         names = ", ".join(sorted(each.soc_version for each in there))
@@ -65,9 +66,9 @@ def _offline(version: ExportedVersion, config: Config) -> Mapping[int, Entry]:
     return fitting.files
 
 
-def _chip() -> str:
+def _chip(config: Config) -> str:
     cann = find_cann(os.environ)
-    return chip_name(cann) if cann else ""
+    return chip_name(engine_python(config), cann) if cann else ""
 
 
 def _command(version: ExportedVersion, chip: str, aipp: bool) -> str:

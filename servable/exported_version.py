@@ -67,6 +67,7 @@ class ExportedVersion:
     golden_image: bytes
     golden_embedding: npt.NDArray[np.float32]
     exported_for: str = wire.PREPROCESSING_ID
+    golden_spread: float = 1.0  # to the embedding of the golden picture's negative; 1 where the export did not keep it
     models: Mapping[int, str] = field(default_factory=dict)  # batch size -> the file in `folder` that is loaded
     offline: tuple[OfflineModels, ...] = ()
     aipp: Optional[AippModels] = None
@@ -121,7 +122,8 @@ def open_version(folder: Path) -> ExportedVersion:
     manifest = _read_manifest(folder)
     try:
         entries = [dict(entry) for entry in manifest["mindir"]]
-        golden = {part: dict(manifest["golden"][part]) for part in ("image", "embedding")}
+        golden = {part: dict(entry) for part, entry in manifest["golden"].items()}
+        embedding = _embedding((folder / golden["embedding"]["file"]).read_bytes())
         compare_digests(folder, [*entries, *golden.values()])
         version = ExportedVersion(
             number=int(manifest["version"]),
@@ -133,7 +135,8 @@ def open_version(folder: Path) -> ExportedVersion:
             batch_sizes=tuple(sorted(int(entry["batch_size"]) for entry in entries)),
             mindir_bytes=sum((folder / entry["file"]).stat().st_size for entry in entries),
             golden_image=(folder / golden["image"]["file"]).read_bytes(),
-            golden_embedding=_embedding((folder / golden["embedding"]["file"]).read_bytes()),
+            golden_embedding=embedding,
+            golden_spread=_spread(folder, golden, embedding),
             exported_for=_text(manifest, "preprocessing"),
             models={int(entry["batch_size"]): str(entry["file"]) for entry in entries},
             offline=tuple(map(_offline, manifest.get("offline", ()))),
@@ -249,6 +252,16 @@ def _embedding(data: bytes) -> npt.NDArray[np.float32]:
         raise ValueError(f"the golden embedding is {embedding.dtype} {embedding.shape}")
     result: npt.NDArray[np.float32] = embedding
     return result
+
+
+def _spread(folder: Path, golden: Mapping[str, Entry], embedding: npt.NDArray[np.float32]) -> float:
+    if "negative" not in golden:  # of an export before it was kept
+        return 1.0
+    negative = _embedding((folder / golden["negative"]["file"]).read_bytes())
+    spread = float(np.linalg.norm(negative.astype(np.float64) - embedding))
+    if not spread > 0:
+        raise ValueError("the golden picture and its negative have the same embedding")
+    return spread
 
 
 def _text(manifest: Mapping[str, Any], key: str) -> str:

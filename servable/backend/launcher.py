@@ -13,16 +13,19 @@ import numpy as np
 import psutil
 
 from metric_learn_client import wire
-from servable.backend import batch_stats, device_watch
 from servable.backend.bounded_log import BoundedLog
 from servable.backend.leftovers import note_workers, remove_segments
-from servable.backend.serving_process import MasterSettings, ServingProcess
+from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
 from servable.backend.warm_up import occupy, prove
 from servable.config.sections import Config
+from servable.engine import batch_stats, device_watch
+from servable.engine.master import MasterSettings
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import BackendFacts, Golden
 from servable.runtime.cann import find_cann
+from servable.runtime.device_probe import dead_devices
+from servable.runtime.engine_python import engine_python
 from servable.runtime.lite_config import ascend_context
 from servable.runtime.lite_runtime import lite_directory
 
@@ -45,11 +48,12 @@ class Child:
         directory: Path,
         workers: int = 0,
         devices: int = 0,
+        dead: int = 0,
         hang_s: float = 0.0,
     ) -> None:
         """devices: how many it has, each with one of its `workers`; 0 of both on a CPU: workers are counted later.
 
-        hang_s: no run on a device takes longer.
+        dead: how many it should have had beside them, whose workers are missed. hang_s: no run takes longer.
         """
         self.facts = facts
         self.directory = directory
@@ -59,6 +63,7 @@ class Child:
         self._ids: set[int] = set()
         self._alive: Optional[int] = None  # when it was last known
         self._devices = devices
+        self._dead = dead
         self._hang_s = hang_s
 
     @property
@@ -105,6 +110,7 @@ class Child:
         await prove(
             self.facts.target,
             self._version,
+            self.facts.golden,
             deadline_s=PROOF_CALL_S,
             max_relative_distance=max_relative_distance,
         )
@@ -146,7 +152,7 @@ class Child:
     @property
     def goes_on_short(self) -> bool:
         """Whether the devices that are left serve on: to start all again would take them away for minutes."""
-        return self._devices > 1
+        return self._devices + self._dead > 1
 
     def kill(self) -> None:
         """Cuts a `stop` short that waits."""
@@ -170,6 +176,7 @@ class Launcher:
         self._run_dir = run_dir
         self._count = 0
         self._batch_runs: dict[int, tuple[int, int]] = {}
+        self._dead: dict[int, str] = {}  # of several devices, those that could not be opened last, with the reason
         self.log = BoundedLog(run_dir / LOG_NAME, config.log.backend_max_mb * 1024 * 1024)
         for old in run_dir.glob(batch_stats.PATTERN):
             old.unlink(missing_ok=True)
@@ -186,22 +193,38 @@ class Launcher:
         """Decoders of pictures that ended unasked and were replaced, since this server started."""
         return batch_stats.decoder_restarts(self._run_dir)
 
+    def look_for_devices(self) -> None:
+        """Before a launch: which of several devices can be opened. One alone shows by itself. Blocks for seconds.
+
+        A device that is lost before MindSpore Serving starts would keep it from starting at all.
+        """
+        cann, ids = find_cann(os.environ), self._config.backend.device_ids
+        if self._config.backend.target == "cpu" or cann is None or len(ids) < 2:
+            return
+        self._dead = dead_devices(engine_python(self._config), cann, ids)
+        for device, why in self._dead.items():
+            log.error("device %d cannot be opened (%s): it is left out until the next start", device, why)
+
     def launch(self, version: ExportedVersion) -> Child:
         """Returns at once, long before it serves. Raises OSError."""
         config = self._config
+        cpu = config.backend.target == "cpu"
+        device_ids = () if cpu else tuple(each for each in config.backend.device_ids if each not in self._dead)
+        if not cpu and not device_ids:
+            raise OSError("no device can be opened: " + "; ".join(f"{each}: {why}" for each, why in self._dead.items()))
+        processes = config.backend.processes - len(self._dead)
         self._count += 1
         directory = self._run_dir / f"serving-{version.number}-{self._count}"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700)
         servables = stage(Path(__file__).parents[1] / wire.SERVABLE_NAME, version.folder, directory, wire.SERVABLE_NAME)
-        cpu = config.backend.target == "cpu"
         settings = MasterSettings(
             servable_directory=str(servables),
             servable_name=wire.SERVABLE_NAME,
             version_number=STAGED_VERSION,
             address=f"unix:{directory}/grpc.sock",
             device_type=_device_type(cpu),
-            device_ids=() if cpu else config.backend.device_ids,
+            device_ids=device_ids,
             workers=config.backend.workers,
         )
         worker = worker_settings(config, version, self._run_dir)
@@ -209,22 +232,23 @@ class Launcher:
             worker["lite_config"] = str(write_lite_config(directory, config, version))
             worker["watch"] = _write_golden(directory, version, config)
         cann = None if cpu else find_cann(os.environ)
-        backend = ServingProcess(settings, directory, lite_directory(), worker, self.log, self._run_dir, cann)
+        python = engine_python(config)
+        backend = ServingProcess(python, settings, directory, lite_directory(), worker, self.log, self._run_dir, cann)
         facts = BackendFacts(
             version=version.number,
             fingerprint=version.fingerprint,
             target=settings.address,
-            window_instances=ROUNDS * max(version.batch_sizes) * config.backend.processes,
+            window_instances=ROUNDS * max(version.batch_sizes) * processes,
             max_batch=max(version.batch_sizes),
             embedding_dim=version.embedding_dim,
             weights=version.weights,
             preprocessing=version.preprocessing,
-            golden=Golden(version.golden_image, version.golden_embedding),
-            workers=config.backend.processes,
+            golden=Golden(version.golden_image, version.golden_embedding, version.golden_spread),
+            workers=processes,
         )
-        devices = 0 if cpu else len(config.backend.device_ids)
         workers = 0 if cpu else config.backend.processes
-        return Child(backend, version, facts, directory, workers, devices, config.supervision.device_hang_s)
+        hang_s = config.supervision.device_hang_s
+        return Child(backend, version, facts, directory, workers, len(device_ids), len(self._dead), hang_s)
 
 
 def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> dict[str, object]:
@@ -259,7 +283,7 @@ def _write_golden(directory: Path, version: ExportedVersion, config: Config) -> 
         "directory": str(directory),
         "golden_image": str(image),
         "golden_embedding": str(embedding),
-        "max_relative_distance": config.readiness.max_relative_distance,
+        "limit": config.readiness.max_relative_distance * version.golden_spread,
         "check_s": config.supervision.device_check_s,
     }
 

@@ -15,23 +15,24 @@ import numpy.typing as npt
 from metric_learn_client import wire
 from servable.backend.direct_calls import OPTIONS, image_request, pixels_request, predict_call, rows_of
 from servable.exported_version import ExportedVersion
-from servable.gateway.backends import WrongEmbedding
+from servable.gateway.backends import Golden, WrongEmbedding
 
 
 class Unanswered(Exception):
     """It does not answer, or with an error. Exit code 4."""
 
 
-async def prove(target: str, version: ExportedVersion, *, deadline_s: float, max_relative_distance: float) -> None:
+async def prove(
+    target: str, version: ExportedVersion, golden: Golden, *, deadline_s: float, max_relative_distance: float
+) -> None:
     """Returns when everything came back right. Raises WrongEmbedding, Unanswered; `deadline_s` is for each call."""
     name = wire.SERVABLE_NAME
     async with grpc.aio.insecure_channel(target, options=OPTIONS) as channel:
         call = predict_call(channel)
         await channel.channel_ready()
-        request = image_request(version.golden_image, servable=name, method=wire.METHOD_EMBED)
-        golden = await _rows(call, request, deadline_s)
-        distance = relative_distance(golden, version)
-        if not distance <= max_relative_distance:
+        request = image_request(golden.image, servable=name, method=wire.METHOD_EMBED)
+        distance = golden.distance((await _rows(call, request, deadline_s))[0])
+        if distance > max_relative_distance:
             raise WrongEmbedding(
                 f"version {version.number}: the golden image came back {distance:.3g} away from its embedding "
                 f"(limit {max_relative_distance:g}): this is not the exported network"
@@ -50,15 +51,6 @@ async def occupy(target: str, count: int, *, deadline_s: float) -> None:
     request = pixels_request([grey] * count, servable=wire.SERVABLE_NAME, method=wire.METHOD_EMBED_PIXELS)
     async with grpc.aio.insecure_channel(target, options=OPTIONS) as channel:
         await _rows(predict_call(channel), request, deadline_s)
-
-
-def relative_distance(rows: npt.NDArray[np.float32], version: ExportedVersion) -> float:
-    """|row - golden| / |golden|; infinite for another shape or for values that are not finite."""
-    expected = version.golden_embedding.astype(np.float64)
-    if rows.shape != (1, len(expected)):
-        return float("inf")
-    distance = float(np.linalg.norm(rows[0] - expected) / np.linalg.norm(expected))
-    return distance if np.isfinite(distance) else float("inf")
 
 
 async def _rows(call: Any, request: wire.PredictRequest, deadline_s: float) -> npt.NDArray[np.float32]:

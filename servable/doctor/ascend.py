@@ -12,7 +12,6 @@ import platform
 import pwd
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable, Optional
@@ -21,6 +20,7 @@ from servable.config.problem import NOT_READY, Problem, wrong
 from servable.config.sections import Config
 from servable.runtime.cann import ASCEND, DRIVERS, Cann, find_cann, serving_cann
 from servable.runtime.device_probe import IMPORTED, LOADED, chip_name, probe, target_of
+from servable.runtime.engine_python import engine_python
 from servable.runtime.lite_runtime import SERVING_NAME, lite_directory
 
 DEVICES = Path("/dev")
@@ -29,8 +29,11 @@ BUILT_FOR = "6.3"  # MindSpore 2.0.0's check of CANN's version takes 6.3, and 6.
 WITHOUT_310 = (8, 5)  # CANN 8.5's graph compiler no longer names the 310
 
 
-def ascend_problems(config: Config) -> Iterator[Problem]:
-    """A host without what backend.target asks for is refused; nothing falls back to CPU."""
+def ascend_problems(config: Config, *, load: bool) -> Iterator[Problem]:
+    """A host without what backend.target asks for is refused; nothing falls back to CPU.
+
+    load: whether MindSpore Serving's Python is fit to be asked.
+    """
     if config.backend.target == "cpu":
         return
     cann = find_cann(os.environ)
@@ -44,7 +47,7 @@ def ascend_problems(config: Config) -> Iterator[Problem]:
     problem = _choice(cann)
     if problem:
         yield problem
-    elif (lite_directory() / SERVING_NAME).is_file():  # else servable.doctor.resources says so
+    elif load and (lite_directory() / SERVING_NAME).is_file():  # else servable.doctor.resources says so
         yield from _loading(config, cann)
 
 
@@ -104,10 +107,11 @@ def _choice(cann: Cann) -> Optional[Problem]:
 
 
 def _loading(config: Config, cann: Cann) -> Iterator[Problem]:
-    steps = probe(cann)
+    python = engine_python(config)
+    steps = probe(python, cann)
     version = cann.version or "(of unknown version)"
     where = f"CANN {version} in {cann.root}"
-    chip = chip_name(cann)
+    chip = chip_name(python, cann)
     if chip and target_of(chip) != config.backend.target:
         yield _chip_problem(config, chip)
         return
@@ -123,7 +127,7 @@ def _loading(config: Config, cann: Cann) -> Iterator[Problem]:
     for name in IMPORTED:
         error, _ = steps.get(name, ("it ended the interpreter", None))
         if error:
-            yield Problem(_import_problem(where, cann, name, error), NOT_READY)
+            yield Problem(_import_problem(python, where, cann, name, error), NOT_READY)
             return
 
 
@@ -139,13 +143,13 @@ def _load_problem(where: str, name: str, error: str) -> str:
     return f"{where}: MindSpore Lite 2.0.0 cannot load it ({error}); it was built for CANN {BUILT_FOR}: install that"
 
 
-def _import_problem(where: str, cann: Cann, name: str, error: str) -> str:
+def _import_problem(python: Path, where: str, cann: Cann, name: str, error: str) -> str:
     absent = re.match(r"ModuleNotFoundError: No module named '([\w.]+)'", error)
     if absent and absent[1].split(".")[0] == name:
         packages = cann.root / "python" / "site-packages"
         return f"{where}: the operator compiler's package {name} is not in {packages}; install toolkit or nnae whole"
-    lacks = f"which needs {absent[1]} in {sys.executable}" if absent else f"which fails with {error}"
-    return f"{where}: the operator compiler imports {name}, {lacks}; run `make server-env` on this host"
+    lacks = f"which needs {absent[1]} in {python}" if absent else f"which fails with {error}"
+    return f"{where}: the operator compiler imports {name}, {lacks}; run `make engine-env` on this host"
 
 
 def _chip_problem(config: Config, chip: str) -> Problem:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from servable.backend.device_watch import DeviceWatch
+from servable.engine.device_watch import DeviceWatch
 
 ATTEMPTS = 3  # of a worker beside the devices: the device that it was given may have ended
 PAUSE_S = 0.2
@@ -34,7 +34,7 @@ class Device:
         self._number = number
         self._models = models
         self._golden, self._embedding = golden, embedding.astype(np.float64)
-        self._limit, self._check_s = settings["max_relative_distance"], settings["check_s"]
+        self._limit, self._check_s = settings["limit"], settings["check_s"]
         self._watch = DeviceWatch(Path(settings["directory"]), number)
 
     def run(self, size: int, instances: Sequence[Sequence[Array]]) -> Any:

@@ -29,7 +29,7 @@ def write_report(config: Config, say: Callable[[str], None]) -> tuple[str, int]:
         "verdict": "",
         "schema_version": SCHEMA_VERSION,
         "made_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "software": host.software(),
+        "software": host.software(config),
         "hardware": host.hardware(),
         "devices": host.devices(config),
         "options": host.options(config),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -20,19 +21,28 @@ from servable.doctor.ascend import DEVICES, MANAGERS
 from servable.exported_version import ExportedVersion
 from servable.runtime.cann import ASCEND, DRIVERS, Cann, find_cann
 from servable.runtime.device_probe import chip_name, dead_devices
+from servable.runtime.engine_python import engine_python
 from servable.runtime.lite_runtime import REQUIREMENT, lite_directory
 
 TOOL_S = 20.0
 NAMED = ("METRIC_LEARN_LITE_DIR", "ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME", "LD_LIBRARY_PATH", "LD_PRELOAD", "GLOG_v")
 
 
-def software() -> dict[str, Any]:
+# Asked of MindSpore Serving's Python: its version, and those of what is installed there.
+ENGINE = """
+import importlib.metadata, json, platform
+found = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
+print(json.dumps({"python": platform.python_version(), "packages": found}))
+"""
+
+
+def software(config: Config) -> dict[str, Any]:
     return {
         "product": _package("metric-learn-client"),
         "python": platform.python_version(),
-        "mindspore_serving": _package("mindspore-serving"),
+        "engine": _engine(engine_python(config)),
         "mindspore_lite": {"pinned": REQUIREMENT, "directory": str(lite_directory())},
-        "packages": {name: _package(name) for name in ("grpcio", "protobuf", "numpy", "opencv-python-headless")},
+        "packages": {name: _package(name) for name in ("grpcio", "protobuf", "numpy", "uvicorn")},
         "system": _system(),
         "kernel": platform.release(),
         "machine": platform.machine(),
@@ -57,13 +67,15 @@ def devices(config: Config) -> Optional[dict[str, Any]]:
     """Of backend.target; None on a CPU."""
     if config.backend.target == "cpu":
         return None
+    python = engine_python(config)
     cann = find_cann(os.environ)
+    asked = cann if python.exists() else None
     nodes = sorted(DEVICES.glob("davinci[0-9]*")) + [DEVICES / name for name in MANAGERS]
     return {
         "cann": {"root": str(cann.root), "version": cann.version} if cann else None,
         "driver": _driver(),
-        "chip": chip_name(cann) if cann else "",
-        "cannot_be_opened": _dead(config, cann),
+        "chip": chip_name(python, asked) if asked else "",
+        "cannot_be_opened": _dead(config, python, asked),
         "nodes": {str(node): _rights(node) for node in nodes if node.exists()},
         "npu_smi": _tool("npu-smi", "info"),
     }
@@ -101,6 +113,15 @@ def _package(name: str) -> Optional[str]:
         return None
 
 
+def _engine(python: Path) -> dict[str, Any]:
+    try:
+        done = subprocess.run([python, "-c", ENGINE], capture_output=True, text=True, timeout=TOOL_S, check=True)
+        found = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        return {"file": str(python), "cannot_be_run": str(error)}
+    return {"file": str(python), **found}
+
+
 def _system() -> str:
     try:
         text = Path("/etc/os-release").read_text()
@@ -128,8 +149,8 @@ def _driver() -> Optional[Mapping[str, str]]:
     return None
 
 
-def _dead(config: Config, cann: Optional[Cann]) -> dict[str, str]:
-    dead = dead_devices(cann, config.backend.device_ids) if cann else {}
+def _dead(config: Config, python: Path, cann: Optional[Cann]) -> dict[str, str]:
+    dead = dead_devices(python, cann, config.backend.device_ids) if cann else {}
     return {str(device): why for device, why in dead.items()}
 
 

@@ -18,6 +18,7 @@ import psutil
 
 from metric_learn_client import wire
 from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.verification.parity import TOLERANCES
 from servable.backend.direct_calls import OPTIONS, image_request, pixels_request, predict_call, rows_of
 from servable.backend.launcher import ROUNDS, Child, Launcher
 from servable.backend.warm_up import Unanswered
@@ -28,7 +29,6 @@ from servable.gateway.backends import WrongEmbedding
 POLL_S = 0.1
 MEASURE_S = 3.0  # each
 CALL_S = 120.0
-FLOAT32 = 1e-4  # worst relative distance of a row, as export/verify.py has it
 STAND_IN = REPOSITORY / "tests" / "golden"  # pictures whose embeddings are known for stand-in weights
 LAST_LINES = 40
 Say = Callable[[str], None]
@@ -51,6 +51,7 @@ async def run(config: Config, version: ExportedVersion, run_dir: Path, say: Say)
     try:
         say("starting MindSpore Serving")
         began = time.monotonic()
+        launcher.look_for_devices()
         child = launcher.launch(version)
         await _start(config, child, began, seen.setdefault("start", []), say)
         async with grpc.aio.insecure_channel(child.facts.target, options=OPTIONS) as channel:
@@ -59,9 +60,10 @@ async def run(config: Config, version: ExportedVersion, run_dir: Path, say: Say)
             seen["speed"] = await _speed(config, version, call, say)
         seen["memory_mb"] = _memory(child.pid)
         return seen, ExitCode.DONE if right else ExitCode.GATE_FAILED
-    except Failed as error:
+    except (Failed, OSError) as error:
+        code = error.exit_code if isinstance(error, Failed) else ExitCode.NOT_REACHABLE
         lines = launcher.log.path.read_text(errors="replace").splitlines() if launcher.log.path.exists() else []
-        return {**seen, "failed": str(error), "log": lines[-LAST_LINES:]}, error.exit_code
+        return {**seen, "failed": str(error), "log": lines[-LAST_LINES:]}, code
     finally:
         if child is not None:
             await asyncio.to_thread(child.stop, at_once=False)
@@ -118,7 +120,7 @@ async def _prove(config: Config, child: Child, listening: asyncio.Task[None], re
 async def _parity(config: Config, version: ExportedVersion, call: Any, say: Say) -> tuple[dict[str, Any], bool]:
     """Distances to what MindSpore gave at the export, and whether all are within the limit."""
     say("comparing embeddings")
-    limit = FLOAT32 if config.backend.target == "cpu" else config.readiness.max_relative_distance
+    limit = TOLERANCES["float32" if config.backend.target == "cpu" else "float16"]
     golden = await _embed(call, [version.golden_image])
     distances = {"golden picture": float(_distances(golden, version.golden_embedding[None])[0])}
     with np.load(version.folder / "probe.npz", allow_pickle=False) as probe:
@@ -214,7 +216,7 @@ def _unit(features: Rows) -> Rows:
 def _distances(rows: Rows, expected: Rows) -> npt.NDArray[np.float64]:
     """Of rows of unit norm; infinite where a number is not finite."""
     distance = np.linalg.norm(rows.astype(np.float64) - expected, axis=1)
-    return np.where(np.isfinite(distance), distance, np.inf)
+    return np.asarray(np.where(np.isfinite(distance), distance, np.inf), np.float64)
 
 
 def _memory(master: int) -> dict[str, int]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
+import time
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Optional
 
 from servable.runtime.cann import Cann
@@ -59,14 +60,17 @@ Steps = dict[str, tuple[str, Optional[str]]]  # name -> (error or nothing, resul
 
 
 @lru_cache(maxsize=None)
-def probe(cann: Cann) -> Steps:
-    """The chip's name, whether each of LOADED can be loaded, whether each of IMPORTED can be imported."""
-    return _ask(_run(_HOST, str(lite_directory()), cann), LOAD_S)
+def probe(python: Path, cann: Cann) -> Steps:
+    """The chip's name, whether each of LOADED can be loaded, whether each of IMPORTED can be imported.
+
+    python: MindSpore Serving's, as below. Raises OSError where it cannot be run.
+    """
+    return _ask(_run(python, _HOST, str(lite_directory()), cann), LOAD_S)
 
 
-def chip_name(cann: Cann) -> str:
+def chip_name(python: Path, cann: Cann) -> str:
     """Such as "Ascend310P3"; nothing where the runtime cannot tell."""
-    return str(probe(cann).get("chip", ("", ""))[1] or "")
+    return str(probe(python, cann).get("chip", ("", ""))[1] or "")
 
 
 def family_of(chip: str) -> str:
@@ -80,20 +84,22 @@ def target_of(chip: str) -> str:
     return "ascend310" if family == "ascend310p" else family
 
 
-def dead_devices(cann: Cann, devices: Sequence[int]) -> dict[int, str]:
+def dead_devices(python: Path, cann: Cann, devices: Sequence[int]) -> dict[int, str]:
     """Those that cannot be opened, each with the reason."""
-    asked = {device: _run(_DEVICE, str(device), cann) for device in devices}  # all at once
-    dead = {}
+    asked = {device: _run(python, _DEVICE, str(device), cann) for device in devices}  # all at once
+    limit, dead = time.monotonic() + DEVICE_S, {}
     for device, process in asked.items():
-        error, _ = _ask(process, DEVICE_S).get("opened", ("it does not come back, or ends the process", None))
+        error, _ = _ask(process, max(0.0, limit - time.monotonic())).get(
+            "opened", ("it does not come back, or ends the process", None)
+        )
         if error:
             dead[device] = error.partition(": ")[2] or error
     return dead
 
 
-def _run(program: str, argument: str, cann: Cann) -> subprocess.Popen[str]:
+def _run(python: Path, program: str, argument: str, cann: Cann) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", program, argument],
+        [str(python), "-c", program, argument],
         env=child_environment(lite_directory(), cann),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -35,13 +35,14 @@ class Converter:
     libraries: list[Path]
 
 
-def find_converter() -> Optional[Converter]:
+def find_converter(python: Path) -> Optional[Converter]:
+    """python: that of the environment `engine`, with what CANN's compiler imports inside the converter's process."""
     package = package_directory()
     if package is not None and (package / PROGRAM).is_file():
         libraries = [package / PACKAGE_LIBRARIES, package / PROGRAM_LIBRARIES]
         return Converter(PROGRAM.name, [str(package / PROGRAM), *OPTIONS], libraries)
     if (lite_directory() / LIBRARY).is_file():
-        command = [sys.executable, "-m", "servable.runtime.lite_converter", *OPTIONS]
+        command = [str(python), "-m", "servable.runtime.lite_converter", *OPTIONS]
         return Converter(REQUIREMENT, command, [lite_directory()])
     return None
 

@@ -27,7 +27,7 @@ def test_it_goes_to_stdout_with_progress_on_stderr_and_without_secrets(versions,
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["devices"] is None and told["trial"]["parity"]["worst_relative_distance"] < 1e-4
-    assert told["software"]["mindspore_serving"] == "2.0.2"
+    assert told["software"]["engine"]["packages"]["mindspore-serving"] == "2.0.2"
     assert told["options"]["security"]["tokens_file"] == "(set)"
     assert told["options"]["tracing"]["otlp_endpoint"] == "http://collector:4317"
     for secret in (TOKEN, str(tokens), "their-password"):

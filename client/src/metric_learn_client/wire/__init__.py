@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metric_learn_client.wire.contract import (
+from metric_learn_client.contract import (
     DEFAULT_MAX_IMAGE_BYTES,
     DEFAULT_MAX_IMAGE_PX,
     DEFAULT_MAX_INSTANCES,

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from servable.backend.batch_stats import BatchStats
 from servable.backend.launcher import Launcher, worker_settings
 from servable.config import load_config
+from servable.engine.batch_stats import BatchStats
 from servable.exported_version import ExportedVersion
 
 VERSION = ExportedVersion(

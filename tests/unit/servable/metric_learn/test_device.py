@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
-from servable.backend.device_watch import DeviceWatch, read
-from servable.config import REPOSITORY
+from servable.engine.device_watch import DeviceWatch, read
 from servable.metric_learn.device import call_with_retry
 
+REPOSITORY = Path(__file__).parents[4]
 # A network whose features are the first 2048 pixel values; a child, since a wrong one ends the process.
 CHILD = """
 import sys
@@ -26,7 +27,7 @@ class Network:
         rows = [(features(picture),) for (picture,) in instances]
         return WRONG(rows)
 embedding = features(golden) / np.linalg.norm(features(golden))
-settings = {"directory": sys.argv[1], "max_relative_distance": 2e-2, "check_s": CHECK_S}
+settings = {"directory": sys.argv[1], "limit": 2e-2, "check_s": CHECK_S}
 device = Device(3, {size: Network(size) for size in (1, 4)}, golden, embedding, settings)
 for _ in range(2):
     device.run(1, [[golden]])
