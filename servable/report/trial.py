@@ -129,7 +129,7 @@ async def _parity(config: Config, version: ExportedVersion, call: Any, say: Say)
         chosen = [index % len(pixels) for index in range(size)]
         rows = await _rows(call, _pixels([pixels[index] for index in chosen]))
         name = f"pixels of the export, {size} in a call"
-        distances[name] = float(_distances(rows, _unit(features)[chosen]).max())
+        distances[name] = float(np.max(_distances(rows, _unit(features)[chosen])))
     if version.weights == "stand-in" and (STAND_IN / "reference.npz").is_file():
         with np.load(STAND_IN / "reference.npz") as reference:
             names, features = [str(name) for name in reference["names"]], reference["features_f32"]
