@@ -10,7 +10,7 @@ SERVER := .venv/server/bin/python
 CLIENT := .venv/client/bin/python
 WIRES := .venv/wires/bin/python
 
-.PHONY: help demo test test-long check proto lock export serve bench engine-env server-env client-env export-env wires-env bench-env
+.PHONY: help demo test test-long test-pythons check proto lock export serve bench engine-env server-env client-env export-env wires-env bench-env
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -58,6 +58,13 @@ test test-long: client-env engine-env server-env export-env wires-env
 	GLOG_v=3 .venv/export/bin/python -m pytest -q -m "$(TIER)" tests/unit/export $(NONE_IS_FINE)
 	$(CLIENT) -m pytest -q -m "$(TIER)" --ignore tests/e2e/wires tests/e2e tests/ascend
 	$(WIRES) -m pytest -q -m "$(TIER)" tests/e2e/wires $(NONE_IS_FINE)
+# The server on each Python that it may run on, with its lock; nothing that only the engine or the network needs.
+PYTHONS ?= 3.10 3.11 3.12 3.13
+test-pythons: engine-env $(PYTHONS:%=test-python-%)  ## [PYTHONS="3.10 3.13"]: the server's own tests on other Pythons
+test-python-%:
+	@$(INSTALL) server-$*
+	.venv/server-$*/bin/python -m pytest -q -m "not long" tests/unit/servable $(IN_ENGINE:%=--ignore=%) tests/integration/servable
+test-long: test-pythons
 test:  ## every test that a change must pass
 test-long:  ## chaos, soak, scale and version-matrix runs
 

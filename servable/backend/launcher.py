@@ -31,6 +31,7 @@ from servable.runtime.lite_runtime import lite_directory
 
 ROUNDS = 3  # MindSpore Serving 2.0.2 keeps at most 3 batches per worker and method under way (master/model_thread.h)
 PROOF_ROUNDS = 10
+MOST_BATCHES = 16  # of one worker at one time: the bytes of a deeper queue are better kept in the gateway
 FIRST_RUNS_FACTOR = 3.0  # of device_hang_s, until a device has proved itself: its first runs load what they need
 PROOF_CALL_S = 120.0  # the first run of a batch size initialises lazily
 log = logging.getLogger(__name__)
@@ -124,12 +125,18 @@ class Child:
 
         Raises WrongEmbedding, Unanswered.
         """
-        count = ROUNDS * self.facts.max_batch * self._devices  # more than all but one of them hold at a time
+        batches = ROUNDS * self._devices  # more than all but one of them hold at a time
         for _ in range(PROOF_ROUNDS):
             states = device_watch.read(self.directory)
             if sum(state.proved or not psutil.pid_exists(state.pid) for state in states) >= self._devices:
                 return
-            await occupy(self.facts.target, count, deadline_s=PROOF_CALL_S)
+            await occupy(
+                self.facts.target,
+                batches,
+                self.facts.max_batch,
+                self.facts.embedding_dim,
+                deadline_s=PROOF_CALL_S,
+            )
         log.warning("version %d: not every device had work to prove itself with yet", self._version.number)
 
     def end_hung_devices(self) -> list[str]:
@@ -238,7 +245,7 @@ class Launcher:
             version=version.number,
             fingerprint=version.fingerprint,
             target=settings.address,
-            window_instances=ROUNDS * max(version.batch_sizes) * processes,
+            most_batches=MOST_BATCHES * processes,
             max_batch=max(version.batch_sizes),
             embedding_dim=version.embedding_dim,
             weights=version.weights,

@@ -39,7 +39,7 @@ class BackendFacts:
     version: int
     fingerprint: str
     target: str  # gRPC target, "unix:/path"; a restarted backend may use the same one
-    window_instances: int  # that it works on at one time: 3 x max_batch for each worker in MindSpore Serving 2.0.2
+    most_batches: int  # that it is given at one time
     max_batch: int
     embedding_dim: int
     weights: str  # "published", "custom" or "stand-in"

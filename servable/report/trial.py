@@ -6,8 +6,9 @@ In a run directory of its own, on a unix socket; nothing of it is left. One even
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -19,9 +20,9 @@ import psutil
 from metric_learn_client import wire
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.verification.parity import TOLERANCES
-from servable.backend.direct_calls import OPTIONS, image_request, pixels_request, predict_call, rows_of
+from servable.backend.direct_calls import OPTIONS
 from servable.backend.launcher import ROUNDS, Child, Launcher
-from servable.backend.warm_up import Unanswered
+from servable.backend.warm_up import GREY, Unanswered, embed_batch
 from servable.config.sections import REPOSITORY, Config
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import WrongEmbedding
@@ -55,7 +56,7 @@ async def run(config: Config, version: ExportedVersion, run_dir: Path, say: Say)
         child = launcher.launch(version)
         await _start(config, child, began, seen.setdefault("start", []), say)
         async with grpc.aio.insecure_channel(child.facts.target, options=OPTIONS) as channel:
-            call = predict_call(channel)
+            call = channel.unary_unary(wire.PREDICT_PATH)
             seen["parity"], right = await _parity(config, version, call, say)
             seen["speed"] = await _speed(config, version, call, say)
         seen["memory_mb"] = _memory(child.pid)
@@ -121,19 +122,19 @@ async def _parity(config: Config, version: ExportedVersion, call: Any, say: Say)
     """Distances to what MindSpore gave at the export, and whether all are within the limit."""
     say("comparing embeddings")
     limit = TOLERANCES["float32" if config.backend.target == "cpu" else "float16"]
-    golden = await _embed(call, [version.golden_image])
+    golden = await _embed(call, version, [version.golden_image])
     distances = {"golden picture": float(_distances(golden, version.golden_embedding[None])[0])}
     with np.load(version.folder / "probe.npz", allow_pickle=False) as probe:
         pixels, features = probe["pixels"], probe["features"]
     for size in version.batch_sizes:
         chosen = [index % len(pixels) for index in range(size)]
-        rows = await _rows(call, _pixels([pixels[index] for index in chosen]))
-        name = f"pixels of the export, {size} in a call"
+        rows = await _rows(call, wire.METHOD_EMBED_PIXELS, [pixels[index].tobytes() for index in chosen], version)
+        name = f"pixels of the export, {size} in a batch"
         distances[name] = float(np.max(_distances(rows, _unit(features)[chosen])))
     if version.weights == "stand-in" and (STAND_IN / "reference.npz").is_file():
         with np.load(STAND_IN / "reference.npz") as reference:
             names, features = [str(name) for name in reference["names"]], reference["features_f32"]
-        rows = await _embed(call, [(STAND_IN / "images" / name).read_bytes() for name in names])
+        rows = await _embed(call, version, [(STAND_IN / "images" / name).read_bytes() for name in names])
         for name, distance in zip(names, _distances(rows, _unit(features))):
             distances[name] = float(distance)
     worst = max(distances.values())
@@ -142,31 +143,31 @@ async def _parity(config: Config, version: ExportedVersion, call: Any, say: Say)
 
 
 async def _speed(config: Config, version: ExportedVersion, call: Any, say: Say) -> list[dict[str, Any]]:
-    """Pixels by batch size, one call at a time and as many as it works on; then encoded pictures."""
-    grey = np.full(wire.PIXELS_SHAPE, 128, np.uint8)
+    """Pixels by batch size, one batch at a time and as many as it works on; then encoded pictures."""
     busy = ROUNDS * config.backend.processes
     measured = []
     for size in version.batch_sizes:
-        for calls in (1, busy):
-            say(f"measuring {size} pictures' pixels in a call, {calls} calls at a time")
-            measured.append({"input": "pixels", **await _measure(call, _pixels([grey] * size), size, calls)})
+        for batches in (1, busy):
+            say(f"measuring pixels, batches of {size}, {batches} at a time")
+            work = functools.partial(_rows, call, wire.METHOD_EMBED_PIXELS, [GREY] * size, version)
+            measured.append({"input": "pixels", **await _measure(work, size, batches)})
     size = max(version.batch_sizes)
-    say(f"measuring {size} encoded pictures in a call, {busy} calls at a time")
-    request = _images([version.golden_image] * size)
-    measured.append({"input": "encoded pictures", **await _measure(call, request, size, busy)})
+    say(f"measuring encoded pictures, batches of {size}, {busy} at a time")
+    work = functools.partial(_rows, call, wire.METHOD_EMBED, [version.golden_image] * size, version)
+    measured.append({"input": "encoded pictures", **await _measure(work, size, busy)})
     return measured
 
 
-async def _measure(call: Any, request: wire.PredictRequest, images: int, at_a_time: int) -> dict[str, Any]:
-    """At least one call each after the first, which is not counted."""
-    await _rows(call, request)
+async def _measure(work: Callable[[], Awaitable[Rows]], images: int, at_a_time: int) -> dict[str, Any]:
+    """At least one batch each after the first, which is not counted."""
+    await work()
     latencies: list[float] = []
     began = time.monotonic()
 
     async def caller() -> None:
         while True:
             asked = time.monotonic()
-            await _rows(call, request)
+            await work()
             latencies.append(time.monotonic() - asked)
             if time.monotonic() - began > MEASURE_S:
                 return
@@ -174,37 +175,26 @@ async def _measure(call: Any, request: wire.PredictRequest, images: int, at_a_ti
     await asyncio.gather(*(caller() for _ in range(at_a_time)))
     spent = time.monotonic() - began
     return {
-        "images_per_call": images,
-        "calls_at_a_time": at_a_time,
-        "calls": len(latencies),
+        "batch_size": images,
+        "batches_at_a_time": at_a_time,
+        "batches": len(latencies),
         "images_per_s": round(images * len(latencies) / spent, 2),
         "p50_ms": round(1000 * float(np.percentile(latencies, 50)), 2),
         "p99_ms": round(1000 * float(np.percentile(latencies, 99)), 2),
     }
 
 
-async def _embed(call: Any, pictures: Sequence[bytes]) -> Rows:
-    return await _rows(call, _images(pictures))
+async def _embed(call: Any, version: ExportedVersion, pictures: Sequence[bytes]) -> Rows:
+    most = max(version.batch_sizes)
+    parts = [list(pictures[start : start + most]) for start in range(0, len(pictures), most)]
+    return np.concatenate([await _rows(call, wire.METHOD_EMBED, part, version) for part in parts])
 
 
-async def _rows(call: Any, request: wire.PredictRequest) -> Rows:
+async def _rows(call: Any, method: str, images: list[bytes], version: ExportedVersion) -> Rows:
     try:
-        return rows_of(await call(request, timeout=CALL_S), wire.ITEM_EMBEDDING)
-    except (grpc.aio.AioRpcError, RuntimeError, ValueError) as error:
-        text = f"{error.code().name} {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else str(error)
-        raise Failed(f"MindSpore Serving answers with an error: {text}", ExitCode.NOT_REACHABLE) from error
-
-
-def _pixels(pixels: Sequence[npt.NDArray[np.uint8]]) -> wire.PredictRequest:
-    return pixels_request(pixels, servable=wire.SERVABLE_NAME, method=wire.METHOD_EMBED_PIXELS)
-
-
-def _images(pictures: Sequence[bytes]) -> wire.PredictRequest:
-    request = image_request(pictures[0], servable=wire.SERVABLE_NAME, method=wire.METHOD_EMBED)
-    for picture in pictures[1:]:
-        more = image_request(picture, servable=wire.SERVABLE_NAME, method=wire.METHOD_EMBED)
-        request.instances.append(more.instances[0])
-    return request
+        return await embed_batch(call, method, images, version.embedding_dim, CALL_S)
+    except Unanswered as error:
+        raise Failed(str(error), ExitCode.NOT_REACHABLE) from error
 
 
 def _unit(features: Rows) -> Rows:

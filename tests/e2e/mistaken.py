@@ -73,8 +73,8 @@ def l2_normalize(instances):
     if _mistake() != "not-normalised":
         yield from _right_l2_normalize(instances)
     else:
-        for (features,) in instances:
-            yield np.array(features, np.float32)  # a copy: the memory is the network's
+        for (packed,) in instances:
+            yield packed
 """
 
 
@@ -114,8 +114,8 @@ def copy_of_the_export(folder, edits):
 
     def export(*arguments):
         python = str(conftest.REPOSITORY / ".venv" / "export" / "bin" / "python")
-        server_python = str(conftest.REPOSITORY / ".venv" / "server" / "bin" / "python")
-        environment = {**os.environ, "GLOG_v": "3", "METRIC_LEARN_SERVER_PYTHON": server_python}
+        engine_python = str(conftest.REPOSITORY / ".venv" / "engine" / "bin" / "python")
+        environment = {**os.environ, "GLOG_v": "3", "METRIC_LEARN_BACKEND__ENGINE_PYTHON": engine_python}
         command = [python, "-m", "export", *map(str, arguments)]
         subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
 

@@ -98,6 +98,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
         super().connection_lost(exc)
+        self.transport.abort()  # uvicorn leaves the transport open where the connection was reset
         self._stop_head_timer()
         self._unset_keepalive_if_required()
         self.pipeline.clear()

@@ -21,7 +21,7 @@ from metric_learn_client.wire import PIXELS_SHAPE, SERVABLE_NAME
 from servable.config.sections import LimitsSection
 from servable.gateway.call.calls import Embedded
 from servable.gateway.call.methods import Method
-from servable.gateway.call.reply import FailedImage
+from servable.gateway.call.reply import FailedImage, Row
 from servable.gateway.call.request import Payload
 from servable.gateway.errors import invalid
 from servable.gateway.inference.tensors import (
@@ -208,7 +208,7 @@ def _read_base64(data: list[Any], images: int) -> list[Payload]:
     return payloads
 
 
-def _numbers(row: bytes) -> bytes:
+def _numbers(row: Row) -> bytes:
     """The shortest decimals that give the same float32 again."""
     return b",".join(np.frombuffer(row, "<f4").astype(_FLOAT_CHARACTERS).tolist())
 

@@ -26,7 +26,7 @@ from metric_learn_client.wire import (
 )
 from servable.config.sections import LimitsSection
 from servable.gateway.call.methods import METHODS, Method
-from servable.gateway.call.reply import FailedImage
+from servable.gateway.call.reply import FailedImage, Row
 from servable.gateway.call.request import Payload, PredictWork
 from servable.gateway.errors import CallError, invalid
 
@@ -150,7 +150,7 @@ def unknown_parameter(place: str, name: str, known: Sequence[str]) -> CallError:
     return invalid(f"{place}.{name[:_SHOWN]}", f"is not a parameter of this server; {words}")
 
 
-def refuse_failed(outcomes: Sequence[Union[bytes, FailedImage]]) -> None:
+def refuse_failed(outcomes: Sequence[Union[Row, FailedImage]]) -> None:
     """Raises CallError (INVALID_ARGUMENT) where an image failed: its code, its sentence, and the images' numbers."""
     failed = {index: each for index, each in enumerate(outcomes) if isinstance(each, FailedImage)}
     if not failed:
@@ -160,12 +160,12 @@ def refuse_failed(outcomes: Sequence[Union[bytes, FailedImage]]) -> None:
     raise CallError(grpc.StatusCode.INVALID_ARGUMENT, f"{failed[first].text} (image {first}{more})")
 
 
-def rows_of(outcomes: Sequence[Union[bytes, FailedImage]]) -> list[bytes]:
+def rows_of(outcomes: Sequence[Union[Row, FailedImage]]) -> list[Row]:
     """One row an image, FP32 little-endian; NaN for a failed one."""
     return [_NAN_ROW if isinstance(each, FailedImage) else each for each in outcomes]
 
 
-def errors_of(outcomes: Sequence[Union[bytes, FailedImage]]) -> dict[str, str]:
+def errors_of(outcomes: Sequence[Union[Row, FailedImage]]) -> dict[str, str]:
     """The output's parameters: the number of each failed image -> its error."""
     return {str(index): each.text for index, each in enumerate(outcomes) if isinstance(each, FailedImage)}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -61,9 +61,9 @@ def unpack_rows(reply: bytes, out: Embeddings) -> bool:
     return True
 
 
-def join_rows(spec: bytes, rows: Sequence[bytes]) -> bytes:
+def join_rows(spec: bytes, rows: Sequence[Union[bytes, memoryview]]) -> bytes:
     """rows: 8192 bytes each. -> the reply that holds them, without errors; `spec`: a reply with its servable_spec."""
-    parts = [spec]
+    parts: list[Union[bytes, memoryview]] = [spec]
     for row in rows:
         parts.append(_FRAME_HEAD)
         parts.append(row)
