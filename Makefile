@@ -8,7 +8,7 @@ EXPORT := .venv/export/bin/python -m export
 SERVER := .venv/server/bin/python
 CLIENT := .venv/client/bin/python
 
-.PHONY: help demo test test-long check proto lock export serve bench export-env server-env client-env bench-env
+.PHONY: help demo test test-long check proto docs lock export serve bench export-env server-env client-env bench-env
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -33,8 +33,12 @@ lock:  ## compile the lock files from their *.in files
 proto: client-env  ## client/proto/*.proto -> the descriptor set and the types of the wire
 	$(CLIENT) client/proto/generate.py
 
+docs: client-env  ## client/docs/options.md and errors.md, from the source
+	$(CLIENT) client/docs/generate.py
+
 check: client-env server-env export-env  ## format, lint, types, generated files
 	$(CLIENT) client/proto/generate.py --check
+	$(CLIENT) client/docs/generate.py --check
 	.venv/client/bin/ruff format --check .
 	.venv/client/bin/ruff check .
 	.venv/client/bin/mypy client/src

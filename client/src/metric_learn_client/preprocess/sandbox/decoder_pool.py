@@ -26,6 +26,7 @@ from typing import Callable, Optional, Union
 import numpy as np
 import numpy.typing as npt
 
+from metric_learn_client.contract.image_codes import ImageErrorCode
 from metric_learn_client.preprocess import DecodeLimits, ImageError, preprocess
 from metric_learn_client.preprocess.sandbox.decoder import GROUPED_BYTES, Decoder, Waiting, end_reason
 from metric_learn_client.preprocess.sandbox.decoder_process import (
@@ -41,7 +42,6 @@ from metric_learn_client.preprocess.sandbox.decoder_process import (
     read_hello,
     read_reply,
 )
-from metric_learn_client.wire.contract import ImageErrorCode
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -92,15 +92,3 @@ class ServingCode(enum.IntEnum):
 PREPROCESSING_ID = "bgr-upright/short224-lanczos4/224x224-linear/opencv-2"
 # Ids whose exported versions take the same pixels as input: such a version is served, under a fingerprint of its own.
 FORMER_PREPROCESSING_IDS = frozenset(["bgr-exif/short224-lanczos4/224x224-linear/opencv-1"])
-
-
-class ImageErrorCode(str, enum.Enum):
-    """Stable code that starts the text of an image's error: `E_DECODE: ...`."""
-
-    DECODE = "E_DECODE"
-    TOO_LARGE = "E_TOO_LARGE"
-    EMPTY = "E_EMPTY"
-    UNSUPPORTED = "E_UNSUPPORTED"
-    SHAPE = "E_SHAPE"
-    NON_FINITE = "E_NON_FINITE"
-    CRASH = "E_CRASH"  # it ended, or held up, the process that worked on it: final, never sent again
