@@ -2,13 +2,14 @@
 # install.sh NAME: makes .venv/NAME hold exactly what its lock files say; quick when it already does.
 # Safe when two run at once (a lock per environment) and after an interrupted run (a stamp is written last).
 set -eu
-name=${1:?usage: install.sh export|server|client|bench}
+name=${1:?usage: install.sh export|server|client|bench|release}
 case "$name" in
     export) kind=3.9; locks="export/requirements.txt tests/requirements.txt"; editable= ;;
     server) kind=3.9; locks="servable/requirements.txt tests/requirements.txt configs/deploy/requirements.txt"; editable=client ;;
     client) kind=client; locks="client/requirements.txt tests/requirements.txt"; editable=client ;;
     bench) kind=client; locks=tests/benchmarks/requirements.txt; editable= ;;
-    *) echo "install.sh: unknown environment '$name': export, server, client or bench" >&2; exit 2 ;;
+    release) kind=client; locks=client/release/requirements.txt; editable= ;;
+    *) echo "install.sh: unknown environment '$name': export, server, client, bench or release" >&2; exit 2 ;;
 esac
 
 # What CANN's operator compiler imports, where there is one.

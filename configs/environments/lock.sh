@@ -16,7 +16,8 @@ for name in "${@:-all}"; do
         export) lock export ;;
         bench) minimum=3.10 lock tests/benchmarks ;; # peers that have left 3.9 behind
         deploy) lock configs/deploy ;;  # after servable and tests, which constrain it
-        all) exec sh "$0" client tests servable ascend export deploy ;;
-        *) echo "lock.sh: unknown lock '$name': client, tests, servable, ascend, export or deploy" >&2; exit 2 ;;
+        release) lock client/release ;;
+        all) exec sh "$0" client tests servable ascend export deploy release ;;
+        *) echo "lock.sh: unknown lock '$name': client, tests, servable, ascend, export, deploy or release" >&2; exit 2 ;;
     esac
 done
