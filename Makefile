@@ -8,12 +8,12 @@ EXPORT := .venv/export/bin/python -m export
 SERVER := .venv/server/bin/python
 CLIENT := .venv/client/bin/python
 
-.PHONY: help demo test test-long check proto docs lock export serve bench export-env server-env client-env bench-env
+.PHONY: help demo test test-long check proto docs lock export serve bench export-env server-env client-env bench-env release-env release
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
-export-env server-env client-env bench-env:
+export-env server-env client-env bench-env release-env:
 	@$(INSTALL) $(@:-env=)
 
 export: export-env server-env  ## CKPT=file [VERSION=n] [MODELS=directory]: checkpoint -> MindIR, verified
@@ -59,3 +59,6 @@ test-long:  ## chaos, soak, scale and version-matrix runs
 
 bench: client-env server-env export-env bench-env  ## [BENCH=short]: speed against the bare network and other servers
 	$(CLIENT) -m tests.benchmarks.suite $(if $(filter short,$(BENCH)),--short)
+
+release: release-env  ## VERSION=x.y.z [DRY_RUN=1]: sdist, wheel, SBOMs, digests and a tag of what is committed
+	.venv/release/bin/python client/release/release.py $(if $(DRY_RUN),--dry-run) "$(VERSION)"

@@ -49,7 +49,7 @@ def checked(repository: Path, version: str, dry_run: bool) -> Optional[str]:
     found = re.search(r'__version__ = "(.*)"', (repository / VERSION_FILE).read_text())
     if found is None or found[1] != version:
         raise ReleaseError(f"{VERSION_FILE} says {found and found[1]}, not {version}: change it, and commit that")
-    return released(((repository / CHANGELOG).read_text()), version, datetime.date.today())
+    return released((repository / CHANGELOG).read_text(), version, datetime.date.today())
 
 
 def released(changelog: str, version: str, date: datetime.date) -> Optional[str]:
@@ -86,6 +86,8 @@ def sbom(generated: str, name: str, version: str) -> bytes:
     for component in bom["components"]:
         component.pop("description", None)
         component.pop("externalReferences", None)
+    for tool in bom["metadata"]["tools"]["components"]:
+        tool.pop("externalReferences", None)
     root = {"type": "application", "bom-ref": "root", "name": f"metric-learn-serving-{name}", "version": version}
     bom["metadata"]["component"] = root
     bom["dependencies"].append({"ref": "root", "dependsOn": sorted(each["bom-ref"] for each in bom["components"])})
