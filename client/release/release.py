@@ -3,8 +3,8 @@
 python client/release/release.py VERSION [--dry-run] [--output FOLDER]    default folder: dist/VERSION
 
 Everything is built from the commit, never from the working tree, in two folders of different names, and refused where
-the bytes differ: whoever has the tag can build the same files again (--dry-run, with the same compiler for the wheel) and
-compare their digests. --dry-run commits and tags nothing. Nothing is uploaded.
+the bytes differ: whoever has the tag can build the same files again (--dry-run; for the wheel with the same compiler)
+and compare their digests. --dry-run commits and tags nothing. Nothing is uploaded.
 """
 
 from __future__ import annotations
