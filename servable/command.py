@@ -19,6 +19,7 @@ from servable.config import REPOSITORY, Config, ConfigError, load_config
 from servable.config.problem import CONFIGURATION, Problem, exit_code, wrong
 from servable.doctor import Examined, examine
 from servable.doctor.directories import RUN_DIR
+from servable.doctor.interpreter import interpreter_warnings
 from servable.gateway import StartError, configure_logging
 from servable.host import run_directory
 from servable.host.control import give_order
@@ -58,6 +59,8 @@ def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
     standard_error = StandardErrorLog()
     close_log = configure_logging(config.log, standard_error.stream)
     standard_error.start()
+    for warning in interpreter_warnings():
+        log.warning("%s", warning)
     try:
         raise_descriptor_limit()
         with _locked(config) as run_dir:

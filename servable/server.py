@@ -101,8 +101,15 @@ class Server:
         return (
             f"ready: {self._gateway.address} serves {wire.SERVABLE_NAME} version {version.number} on "
             f"{self._config.backend.target} ({version.weights} weights, fingerprint {version.fingerprint[:16]}) "
-            f"after {time.monotonic() - self._began:.1f} s"
+            f"after {time.monotonic() - self._began:.1f} s{self._api_words()}"
         )
+
+    def _api_words(self) -> str:
+        address = self._gateway.api_address
+        if not address:
+            return ""
+        scheme = "http" if self._config.security.tls_certificate is None else "https"
+        return f"; HTTP: {address if address.startswith('unix:') else f'{scheme}://{address}'}"
 
     async def _drain(self) -> None:
         """Readiness first, then no new calls, then the end of those in flight; a second signal cuts it short."""

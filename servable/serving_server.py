@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # copies that gRPC would have to follow.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
-PYTHON = (3, 9)  # the newest that MindSpore Serving 2.0.2 exists for, the oldest that this server is written for
+PYTHON = (3, 9)  # the oldest that this server is written for
 NOT_READY = 4  # metric_learn_client.exit_codes.NOT_REACHABLE, which cannot be imported yet
 
 
@@ -34,9 +34,9 @@ def start(config: Config) -> int:
 
 
 def main() -> None:
-    if sys.version_info[:2] != PYTHON:
+    if sys.version_info < PYTHON:
         found = ".".join(map(str, sys.version_info[:2]))
-        _refuse(f"Python {found} ({sys.executable}): MindSpore Serving needs 3.9; use .venv/server/bin/python")
+        _refuse(f"Python {found} ({sys.executable}): the server needs 3.9 or newer; use .venv/server/bin/python")
     try:
         from servable import command
     except ModuleNotFoundError as error:

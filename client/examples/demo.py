@@ -83,7 +83,7 @@ def main() -> int:
         command = [str(REPOSITORY / ".venv/server/bin/python"), "-m", "servable.serving_server"]
         command += ["--config", "configs/cpu.yaml", "--set", f"server.address={endpoint}"]
         command += ["--set", f"server.http_address={http_endpoint}", "--set", f"server.run_dir={run_dir}"]
-        command += ["--set", "log.level=warning"]
+        command += ["--set", "server.api_address=127.0.0.1:0", "--set", "log.level=warning"]
         server = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout is not None

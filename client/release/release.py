@@ -28,6 +28,7 @@ UNRELEASED = "## [Unreleased]\n"
 LOCKS = {
     "client": "client/requirements.txt",
     "server": "servable/requirements.txt",
+    "engine": "servable/engine/requirements.txt",
     "export": "export/requirements.txt",
 }
 BUILD_S = 300

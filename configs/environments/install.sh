@@ -2,18 +2,21 @@
 # install.sh NAME: makes .venv/NAME hold exactly what its lock files say; quick when it already does.
 # Safe when two run at once (a lock per environment) and after an interrupted run (a stamp is written last).
 set -eu
-name=${1:?usage: install.sh export|server|client|bench|release}
+name=${1:?usage: install.sh engine|server|client|export|wires|bench|release}
+# kind: what find_python.sh is asked for
 case "$name" in
-    export) kind=3.9; locks="export/requirements.txt tests/requirements.txt"; editable= ;;
-    server) kind=3.9; locks="servable/requirements.txt tests/requirements.txt configs/deploy/requirements.txt"; editable=client ;;
+    engine) kind=engine; locks="servable/engine/requirements.txt tests/requirements.txt"; editable=client ;;
+    server) kind=server; locks="servable/requirements.txt tests/requirements.txt configs/deploy/requirements.txt"; editable=client ;;
     client) kind=client; locks="client/requirements.txt tests/requirements.txt"; editable=client ;;
+    export) kind=engine; locks="export/requirements.txt tests/requirements.txt"; editable= ;;
+    wires) kind=client; locks=tests/e2e/wires/requirements.txt; editable=client ;;
     bench) kind=client; locks=tests/benchmarks/requirements.txt; editable= ;;
     release) kind=client; locks=client/release/requirements.txt; editable= ;;
-    *) echo "install.sh: unknown environment '$name': export, server, client, bench or release" >&2; exit 2 ;;
+    *) echo "install.sh: unknown environment '$name': engine, server, client, export, wires, bench or release" >&2; exit 2 ;;
 esac
 
 # What CANN's operator compiler imports, where there is one.
-[ "$name" = server ] && [ -d /usr/local/Ascend ] && locks="$locks servable/requirements-ascend.txt"
+[ "$name" = engine ] && [ -d /usr/local/Ascend ] && locks="$locks servable/engine/requirements-ascend.txt"
 
 mkdir -p .venv
 exec 9>".venv/.$name.lock"
@@ -38,6 +41,6 @@ fi
 if [ -n "$editable" ]; then
     "$venv/bin/python" "$editable/build_kernel.py" # again where its source is newer; quick when it is not
 fi
-if [ "$name" = server ]; then
+if [ "$name" = engine ]; then
     "$venv/bin/python" -m servable.runtime.lite_runtime
 fi

@@ -10,14 +10,17 @@ lock() { # lock FOLDER [OPTION...]
 }
 for name in "${@:-all}"; do
     case "$name" in
-        client|tests) lock "$name" ;;
-        servable) lock servable --override servable/requirements.override ;;
-        ascend) input=requirements-ascend lock servable -c servable/requirements.txt ;;  # after servable
-        export) lock export ;;
+        client|export) lock "$name" ;;
+        tests) lock tests ;; # after server
+        # 3.9.2: the oldest Python that servers run on
+        server) minimum=3.9.2 lock servable ;;
+        engine) minimum=3.9.2 lock servable/engine --excludes servable/engine/requirements.excludes ;;
+        ascend) minimum=3.9.2 input=requirements-ascend lock servable/engine -c servable/engine/requirements.txt ;; # after engine
         bench) minimum=3.10 lock tests/benchmarks ;; # peers that have left 3.9 behind
-        deploy) lock configs/deploy ;;  # after servable and tests, which constrain it
+        wires) minimum=3.10 lock tests/e2e/wires ;; # clients that have left 3.9 behind
+        deploy) minimum=3.9.2 lock configs/deploy ;;  # after server and tests, which constrain it
         release) lock client/release ;;
-        all) exec sh "$0" client tests servable ascend export deploy release ;;
-        *) echo "lock.sh: unknown lock '$name': client, tests, servable, ascend, export, deploy or release" >&2; exit 2 ;;
+        all) exec sh "$0" client server tests engine ascend export deploy release ;;
+        *) echo "lock.sh: unknown lock '$name': client, tests, server, engine, ascend, export, bench, wires, deploy or release" >&2; exit 2 ;;
     esac
 done

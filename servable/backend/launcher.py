@@ -13,16 +13,18 @@ import numpy as np
 import psutil
 
 from metric_learn_client import wire
-from servable.backend import batch_stats, device_watch
 from servable.backend.bounded_log import BoundedLog
 from servable.backend.leftovers import note_workers, remove_segments
-from servable.backend.serving_process import MasterSettings, ServingProcess
+from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
 from servable.backend.warm_up import occupy, prove
 from servable.config.sections import Config
+from servable.engine import batch_stats, device_watch
+from servable.engine.master import MasterSettings
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import BackendFacts, Golden
 from servable.runtime.cann import find_cann
+from servable.runtime.engine_python import engine_python
 from servable.runtime.lite_runtime import lite_directory
 
 ROUNDS = 3  # MindSpore Serving 2.0.2 keeps at most 3 batches per worker and method under way (master/model_thread.h)
@@ -216,7 +218,8 @@ class Launcher:
             worker["lite_config"] = str(write_lite_config(directory, config.backend.precision_mode))
             worker["watch"] = _write_golden(directory, version, config)
         cann = None if cpu else find_cann(os.environ)
-        backend = ServingProcess(settings, directory, lite_directory(), worker, self.log, self._run_dir, cann)
+        python = engine_python(config)
+        backend = ServingProcess(python, settings, directory, lite_directory(), worker, self.log, self._run_dir, cann)
         facts = BackendFacts(
             version=version.number,
             fingerprint=version.fingerprint,

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,11 +15,9 @@ import psutil
 
 from servable.backend.bounded_log import BoundedLog, Carrier
 from servable.backend.leftovers import MARKER
-from servable.backend.master import MasterSettings
+from servable.engine.master import MasterSettings
 from servable.runtime.cann import Cann
 from servable.runtime.child_environment import child_environment
-
-__all__ = ["MasterSettings", "ServingProcess"]
 
 STOP_S = 15.0  # MindSpore Serving gives its workers 10 s, then kills them
 WORKERS_END_S = 5.0  # after SIGKILL: the kernel gives their memory back
@@ -29,13 +26,14 @@ WORKER_SCRIPTS = ("start_worker.py", "start_extra_worker.py")  # of mindspore_se
 
 
 class ServingProcess:
-    """A running child. `directory` is its working directory: MindSpore Serving writes its sockets there.
+    """A running child of `python`. `directory` is its working directory: MindSpore Serving writes its sockets there.
 
     To be made in the main thread: the kernel ends the child with the thread that started it.
     """
 
     def __init__(
         self,
+        python: Path,
         settings: MasterSettings,
         directory: Path,
         library_path: Path,
@@ -54,7 +52,7 @@ class ServingProcess:
         reading, writing = os.pipe()
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "servable.backend.master", str(settings_file), str(os.getpid())],
+                [str(python), "-m", "servable.engine.master", str(settings_file), str(os.getpid())],
                 cwd=directory,
                 env=_environment(library_path, cann, worker, run_dir or directory),
                 stdin=subprocess.DEVNULL,

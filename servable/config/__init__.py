@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -110,5 +110,5 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 def _section_keys(section: str) -> list[str]:
     field = Config.model_fields.get(section)
-    annotation: Optional[type[Any]] = field.annotation if field else None
-    return list(annotation.model_fields) if annotation is not None and issubclass(annotation, BaseModel) else []
+    annotation: Any = field.annotation if field else None
+    return list(annotation.model_fields) if isinstance(annotation, type) and issubclass(annotation, BaseModel) else []

@@ -71,6 +71,11 @@ class BackendSection(_Section):
     target: Literal["cpu", "ascend310", "ascend910"] = Field(
         default="cpu", description="the device; `ascend310` is 310 and 310P, `ascend910` 910A; never falls back to CPU"
     )
+    engine_python: Optional[Path] = Field(
+        default=None,
+        description="the Python 3.9 that runs MindSpore Serving; without a value that of the environment `engine` "
+        "beside the server's own (`.venv/engine`)",
+    )
     device_ids: tuple[_DeviceId, ...] = Field(default=(0,), description="Ascend devices, one worker each")
     workers: int = Field(
         default=1,
@@ -110,6 +115,11 @@ class BackendSection(_Section):
         description="from start to serving; without a value 120 on a CPU, 900 on Ascend, which compiles",
     )
 
+    @field_validator("engine_python")
+    @classmethod
+    def _from_repository(cls, value: Optional[Path]) -> Optional[Path]:
+        return None if value is None else _absolute(value)
+
     @property
     def processes(self) -> int:
         """Of MindSpore Serving, for each version: one for a device, and the rest of `workers` beside them."""
@@ -133,6 +143,16 @@ class ServerSection(_Section):
     http_address: str = Field(
         default="127.0.0.1:5501",
         description="`/livez` `/readyz` `/metrics`: plain HTTP without secrets; `host:port` or `[ipv6]:port`",
+    )
+    api_address: str = Field(
+        default="127.0.0.1:5502",
+        description="the API over HTTP/1.1, with gRPC's TLS, tokens and limits: `host:port`, `[ipv6]:port` or "
+        "`unix:/path`; empty = off",
+    )
+    rest_status_always_200: bool = Field(
+        default=False,
+        description="failures under `/model/` say 200, as MindSpore Serving's own REST does; for programs that read "
+        "`error_msg` alone",
     )
     run_dir: Path = Field(
         default=Path(tempfile.gettempdir()) / f"metric-learn-serving-{os.getuid()}",
@@ -162,6 +182,16 @@ class ServerSection(_Section):
     def _form(cls, value: str) -> str:
         parse_address(value)
         return value
+
+    @field_validator("api_address", mode="before")
+    @classmethod
+    def _off(cls, value: Any) -> Any:
+        return "" if value is None else value  # how YAML reads a value that is not there
+
+    @field_validator("api_address")
+    @classmethod
+    def _form_or_off(cls, value: str) -> str:
+        return cls._form(value) if value else value
 
 
 class LimitsSection(_Section):
@@ -223,7 +253,8 @@ class LimitsSection(_Section):
         default=1024,
         ge=1,
         le=1_000_000,
-        description="connections on `server.address`; fewer where the descriptors (`ulimit -Hn`) do not suffice",
+        description="connections on `server.address`, and as many on `server.api_address`; fewer where the descriptors "
+        "(`ulimit -Hn`) do not suffice",
     )
 
 

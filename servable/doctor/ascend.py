@@ -14,7 +14,6 @@ import pwd
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable, Optional
@@ -23,6 +22,7 @@ from servable.config.problem import NOT_READY, Problem, wrong
 from servable.config.sections import Config
 from servable.runtime.cann import ASCEND, DRIVERS, Cann, find_cann, serving_cann
 from servable.runtime.child_environment import child_environment
+from servable.runtime.engine_python import engine_python
 from servable.runtime.lite_runtime import SERVING_NAME, lite_directory
 
 DEVICES = Path("/dev")
@@ -53,8 +53,11 @@ for name in {IMPORTED!r}: step(name, lambda: importlib.import_module(name) and N
 CHIPS = {"ascend310": r"Ascend310(P\d*)?$", "ascend910": r"Ascend910(?!B\d|_)\w*$"}  # backend.target -> names of chips
 
 
-def ascend_problems(config: Config) -> Iterator[Problem]:
-    """A host without what backend.target asks for is refused; nothing falls back to CPU."""
+def ascend_problems(config: Config, *, load: bool) -> Iterator[Problem]:
+    """A host without what backend.target asks for is refused; nothing falls back to CPU.
+
+    load: whether MindSpore Serving's Python is fit to be asked.
+    """
     if config.backend.target == "cpu":
         return
     cann = find_cann(os.environ)
@@ -68,7 +71,7 @@ def ascend_problems(config: Config) -> Iterator[Problem]:
     problem = _choice(cann)
     if problem:
         yield problem
-    elif (lite_directory() / SERVING_NAME).is_file():  # else servable.doctor.resources says so
+    elif load and (lite_directory() / SERVING_NAME).is_file():  # else servable.doctor.resources says so
         yield from _loading(config, cann)
 
 
@@ -128,7 +131,8 @@ def _choice(cann: Cann) -> Optional[Problem]:
 
 
 def _loading(config: Config, cann: Cann) -> Iterator[Problem]:
-    steps = _probe(cann)
+    python = engine_python(config)
+    steps = _probe(python, cann)
     version = cann.version or "(of unknown version)"
     where = f"CANN {version} in {cann.root}"
     chip = str(steps.get("chip", ("", ""))[1] or "")  # nothing where the runtime cannot tell
@@ -147,13 +151,13 @@ def _loading(config: Config, cann: Cann) -> Iterator[Problem]:
     for name in IMPORTED:
         error, _ = steps.get(name, ("it ended the interpreter", None))
         if error:
-            yield Problem(_import_problem(where, cann, name, error), NOT_READY)
+            yield Problem(_import_problem(python, where, cann, name, error), NOT_READY)
             return
 
 
-def _probe(cann: Cann) -> dict[str, tuple[str, Optional[str]]]:
+def _probe(python: Path, cann: Cann) -> dict[str, tuple[str, Optional[str]]]:
     """Step -> (error or nothing, result)."""
-    command = [sys.executable, "-c", PROBE, str(lite_directory())]
+    command = [str(python), "-c", PROBE, str(lite_directory())]
     environment = child_environment(lite_directory(), cann)
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LOAD_S)
@@ -180,13 +184,13 @@ def _load_problem(where: str, name: str, error: str) -> str:
     return f"{where}: MindSpore Lite 2.0.0 cannot load it ({error}); it was built for CANN {BUILT_FOR}: install that"
 
 
-def _import_problem(where: str, cann: Cann, name: str, error: str) -> str:
+def _import_problem(python: Path, where: str, cann: Cann, name: str, error: str) -> str:
     absent = re.match(r"ModuleNotFoundError: No module named '([\w.]+)'", error)
     if absent and absent[1].split(".")[0] == name:
         packages = cann.root / "python" / "site-packages"
         return f"{where}: the operator compiler's package {name} is not in {packages}; install toolkit or nnae whole"
-    lacks = f"which needs {absent[1]} in {sys.executable}" if absent else f"which fails with {error}"
-    return f"{where}: the operator compiler imports {name}, {lacks}; run `make server-env` on this host"
+    lacks = f"which needs {absent[1]} in {python}" if absent else f"which fails with {error}"
+    return f"{where}: the operator compiler imports {name}, {lacks}; run `make engine-env` on this host"
 
 
 def _chip_problem(config: Config, chip: str) -> Problem:

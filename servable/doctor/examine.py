@@ -14,7 +14,7 @@ from servable.config.sections import Config
 from servable.doctor.ascend import ascend_problems
 from servable.doctor.consistency import inconsistencies
 from servable.doctor.directories import directory_problems
-from servable.doctor.interpreter import interpreter_problems
+from servable.doctor.interpreter import engine_problems, interpreter_warnings
 from servable.doctor.resources import resource_problems
 from servable.exported_version import ExportedVersion, find_version, open_version
 from servable.gateway import StartError, prepare
@@ -40,12 +40,13 @@ class Examined:
 
 def examine(config: Config) -> Examined:
     """Reads and binds, writes nothing, starts nothing."""
-    found = Examined()
-    found.problems += ascend_problems(config)
+    found = Examined(warnings=interpreter_warnings())
+    engine = list(engine_problems(config))
+    found.problems += ascend_problems(config, load=not engine)
     if found.problems:
         return found  # on the wrong host nothing else matters
     found.problems += inconsistencies(config)
-    found.problems += interpreter_problems()
+    found.problems += engine
     found.problems += directory_problems(config)
     found.problems += _gateway(config, found)
     found.problems += _versions(config, found)
@@ -75,7 +76,7 @@ def open_configured(config: Config, number: int) -> ExportedVersion:
 
 def _gateway(config: Config, found: Examined) -> Iterable[Problem]:
     try:
-        found.warnings = prepare(config).warnings
+        found.warnings += prepare(config).warnings
     except StartError as error:
         return error.problems
     return ()

@@ -37,7 +37,7 @@ def _lite() -> Iterator[Problem]:
     named = "METRIC_LEARN_LITE_DIR" if os.environ.get("METRIC_LEARN_LITE_DIR") else "MindSpore Lite runtime"
     for name in (SERVING_NAME, GLUE):
         if not (folder / name).is_file():
-            yield Problem(f"{named} {folder}: {name} is not there; run `make server-env`", NOT_READY)
+            yield Problem(f"{named} {folder}: {name} is not there; run `make engine-env`", NOT_READY)
             return
     if (folder / SERVING_NAME).is_symlink():
         yield Problem(

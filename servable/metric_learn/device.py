@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from servable.backend.device_watch import DeviceWatch
+from servable.engine.device_watch import DeviceWatch
 
 ATTEMPTS = 3  # of a worker beside the devices: the device that it was given may have ended
 PAUSE_S = 0.2

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from metric_learn_client.preprocess import DecodeLimits, ImageError
 from metric_learn_client.preprocess.sandbox.decoder_pool import DecoderPool
-from servable.backend.batch_stats import BatchStats
+from servable.engine.batch_stats import BatchStats
 
 from .batching import plan
 from .device import Device, call_with_retry

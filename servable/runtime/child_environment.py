@@ -27,6 +27,7 @@ def child_environment(
     environment["PYTHONUNBUFFERED"] = "1"
     environment.setdefault("GLOG_v", "2")
     environment.pop("NOTIFY_SOCKET", None)  # the service manager hears the server alone
+    environment.pop("PYTHONHOME", None)  # of the server's own Python, which is another
     return environment
 
 

@@ -10,12 +10,16 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from servable.backend.direct_calls import predict_pixels, wait_until_serving
-from servable.backend.serving_process import MasterSettings, ServingProcess
+from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
+from servable.config import REPOSITORY, load_config
+from servable.engine.master import MasterSettings
+from servable.runtime.engine_python import engine_python
 from servable.runtime.lite_runtime import lite_directory
 
 SERVABLE = "metric_learn_probe"
@@ -31,7 +35,7 @@ def probe(version_directory: Path, pixels_file: Path, features_file: Path) -> No
     pixels = np.load(pixels_file)
     with tempfile.TemporaryDirectory(prefix="metric-learn-probe-") as scratch:
         run_dir = Path(scratch)
-        servables = stage(Path(__file__).parents[1] / SERVABLE, version_directory, run_dir, SERVABLE)
+        servables = stage(REPOSITORY / "servable" / "engine" / SERVABLE, version_directory, run_dir, SERVABLE)
         settings = MasterSettings(
             servable_directory=str(servables),
             servable_name=SERVABLE,
@@ -43,7 +47,9 @@ def probe(version_directory: Path, pixels_file: Path, features_file: Path) -> No
         )
         threads = os.cpu_count() or 1
         print("starting MindSpore Serving with the Lite runtime", flush=True)
-        backend = ServingProcess(settings, run_dir, lite_directory(), {"threads": threads, "batch_sizes": sizes})
+        python = engine_python(load_config(REPOSITORY / "configs" / "cpu.yaml"))
+        worker: dict[str, object] = {"threads": threads, "batch_sizes": sizes}
+        backend = ServingProcess(python, settings, run_dir, lite_directory(), worker)
         try:
             wait_until_serving(settings.address, backend.poll, START_S)
             parts = []
@@ -65,7 +71,8 @@ def probe(version_directory: Path, pixels_file: Path, features_file: Path) -> No
         finally:
             backend.stop()
     features = np.concatenate(parts).reshape(len(pixels), len(sizes), -1)
-    np.savez(features_file, **{str(size): features[:, index] for index, size in enumerate(sizes)})
+    rows: dict[str, Any] = {str(size): features[:, index] for index, size in enumerate(sizes)}
+    np.savez(features_file, **rows)
 
 
 if __name__ == "__main__":

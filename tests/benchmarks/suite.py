@@ -24,7 +24,7 @@ from typing import Any, Optional
 import numpy as np
 
 from metric_learn_client.preprocess import preprocess
-from servable.backend import batch_stats
+from servable.engine import batch_stats
 from tests.benchmarks import report, systems
 from tests.benchmarks.corpus import SIZES_PX, digest, pictures
 from tests.benchmarks.load import alone, offline, poisson

@@ -63,7 +63,7 @@ class System:
         spent: dict[str, float] = {}
         for process in self.processes():
             line, times = " ".join(process.cmdline()), process.cpu_times()
-            role = "worker" if "start_" in line else "master" if "servable.backend.master" in line else "gateway"
+            role = "worker" if "start_" in line else "master" if "servable.engine.master" in line else "gateway"
             spent[role] = spent.get(role, 0.0) + times.user + times.system
         return spent
 

@@ -42,12 +42,21 @@ def test_each_problem_is_a_line_on_stderr_and_a_wrong_configuration_exits_2(scen
     assert len(lines) == 3 and all(line.startswith("serving_server: ") for line in lines)
 
 
-@pytest.mark.skipif(sys.version_info[:2] == (3, 9), reason="these tests run in Python 3.9")
-def test_another_interpreter_is_named_and_exits_4(scene):
+def test_an_interpreter_without_the_servers_packages_is_named_and_exits_4(scene):
     done = serving_server(scene, "--check", python=sys.executable)
     assert done.returncode == 4
     (line,) = done.stderr.splitlines()
-    assert "needs 3.9" in line and ".venv/server/bin/python" in line
+    assert sys.executable in line and "is not installed; run `make server-env`" in line
+
+
+def test_without_mindspore_servings_interpreter_check_and_start_say_the_same_line_and_exit_4(scene):
+    scene.set("backend", engine_python=sys.executable)
+    for arguments in (["--check"], []):
+        done = serving_server(scene, *arguments)
+        assert done.returncode == 4 and not done.stdout
+        (line,) = done.stderr.splitlines()
+        assert sys.executable in line and "make engine-env" in line
+    assert not (scene.folder / "run").exists()
 
 
 def test_a_second_server_on_the_same_port_is_refused_before_it_starts_anything(scene):

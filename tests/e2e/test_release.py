@@ -11,7 +11,7 @@ import pytest
 from .conftest import REPOSITORY
 
 PYTHON = str(REPOSITORY / ".venv" / "release" / "bin" / "python")
-VERSION = re.search(r'"(.*)"', (REPOSITORY / "client/src/metric_learn_client/_version.py").read_text())[1]
+VERSION = re.search(r'__version__ = "(.*)"', (REPOSITORY / "client/src/metric_learn_client/_version.py").read_text())[1]
 
 
 def run(*command, **options):

@@ -9,7 +9,7 @@ from typing import Any, Callable
 import grpc
 
 from metric_learn_client.wire import METADATA_REQUEST_ID
-from servable.gateway.call.predict import refuse_repeated, request_id_of
+from servable.gateway.call.calls import refuse_repeated, request_id_of
 from servable.gateway.errors import CallError
 from servable.gateway.limits.connections import Share, connection_of, fail, when_answered
 

@@ -6,8 +6,9 @@ A body that has this form, byte for byte, is sent on as it is; of any other only
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Union
 
 import grpc
 
@@ -18,7 +19,7 @@ from servable.gateway.call.fields import LENGTH, VARINT, Field, Malformed, read_
 from servable.gateway.call.methods import METHODS, Method
 from servable.gateway.errors import CallError, invalid
 
-Payload = memoryview  # into the body: nothing is copied before a part is sent
+Payload = Union[bytes, memoryview]  # into the body where it can be: nothing is copied before a part is sent
 _SHOWN = 64  # characters of a caller's value that an error repeats
 
 
@@ -27,12 +28,14 @@ class PredictWork:
     """One call. version 0: the default. payloads: one an instance, an encoded image or 150,528 bytes of pixels.
 
     plain: the body where it is, byte for byte, what `wire.instances` makes of all payloads; it can be sent as it is.
+    failed: index -> "E_DECODE: ...": payloads that are none, for example because their base64 text is broken.
     """
 
     method: Method
     version: int
-    payloads: list[Payload]
+    payloads: Sequence[Payload]
     plain: Optional[bytes] = None
+    failed: Optional[Mapping[int, str]] = None
 
 
 def read_request(body: bytes, limits: LimitsSection) -> PredictWork:

@@ -34,11 +34,11 @@ class GatewayMetrics:
     def __init__(
         self, admission: Admission, backends: Backends, batch_runs: BatchRuns, decoder_restarts: Callable[[], int]
     ) -> None:
-        self._by_call: dict[tuple[str, str], _CallCounters] = {}
+        self._by_call: dict[tuple[str, str, str], _CallCounters] = {}
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a time beside every counter that nobody asks for
         self.registry = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=self.registry)
-        self.requests = self._counter("requests", "Calls that ended, by gRPC status.", "method", "code")
+        self.requests = self._counter("requests", "Calls that ended, by gRPC status.", "wire", "method", "code")
         self.images = self._counter("images", "Images that got an embedding.", "method")
         self.image_failures = self._counter(
             "image_failures", "Images that failed inside a good call.", "method", "code"
@@ -62,6 +62,7 @@ class GatewayMetrics:
 
     def call_ended(
         self,
+        wire: str,
         method: str,
         code: str,
         *,
@@ -75,9 +76,9 @@ class GatewayMetrics:
 
         queue_s: until its first image was sent to the backend; None where none was.
         """
-        counters = self._by_call.get((method, code))
+        counters = self._by_call.get((wire, method, code))
         if counters is None:  # looking children up by label takes longer than counting
-            counters = self._by_call[method, code] = _CallCounters(self, method, code)
+            counters = self._by_call[wire, method, code] = _CallCounters(self, wire, method, code)
         counters.requests.inc()
         counters.duration.observe(seconds)
         counters.request_bytes.inc(size)
@@ -114,10 +115,10 @@ class GatewayMetrics:
 
 
 class _CallCounters:
-    """The children of one method and code."""
+    """The children of one wire, method and code."""
 
-    def __init__(self, metrics: GatewayMetrics, method: str, code: str) -> None:
-        self.requests = metrics.requests.labels(method, code)
+    def __init__(self, metrics: GatewayMetrics, wire: str, method: str, code: str) -> None:
+        self.requests = metrics.requests.labels(wire, method, code)
         self.duration = metrics.duration.labels(method)
         self.queue_wait = metrics.queue_wait.labels(method)
         self.request_bytes = metrics.request_bytes.labels(method)

@@ -17,7 +17,7 @@ from metric_learn_client.cli.shared.job_progress import Bar, JsonLines
 from metric_learn_client.cli.shared.signals import as_flag
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.jobs.dry_run import dry_run as estimate_job
-from metric_learn_client.jobs.errors import InputError, RefusedError
+from metric_learn_client.jobs.errors import AccessError, InputError, RefusedError
 from metric_learn_client.jobs.job import run_job
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
 from metric_learn_client.jobs.output.summary import JobSummary
@@ -52,7 +52,7 @@ def embed_job(
         if dry_run:
             return _dry_run(output_dir, spec, job_options, run, connect, as_json)
         summary = _run(output_dir, spec, job_options, run, connect, overwrite, extend, retry_failed, as_json)
-    except (InputError, RefusedError, ValueError) as error:
+    except (AccessError, InputError, RefusedError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(json.dumps({"event": "summary", **summary.as_json()}) if as_json else summary.as_text())
     if summary.failed:

@@ -10,6 +10,7 @@ from typing import Any, Optional
 import click
 
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
+from metric_learn_client.cli.shared.embeddings import Embeddings
 from metric_learn_client.cli.shared.output_file import OutputFile
 from metric_learn_client.evaluation.embedding_set import EmbeddingSet, EmbeddingSetError, read_embedding_set
 from metric_learn_client.evaluation.evaluation import Evaluation, as_text, evaluate
@@ -34,9 +35,11 @@ FOLDER = click.Path(file_okay=False, writable=True, path_type=Path)
     name="evaluate",
     help="Recall@K, R-precision and MAP@R of EMBEDDINGS: the output of `embed --output-dir`, or one .parquet file.",
 )
-@click.argument("embeddings", type=PATH, required=False)
+@click.argument("embeddings", type=Embeddings(), required=False)
 @click.option("--images", type=PATH, help="embed these on the way: a folder of class folders, or lines of `path label`")
-@click.option("--gallery", type=PATH, help="embeddings to rank; without it, the queries' own, each without itself")
+@click.option(
+    "--gallery", type=Embeddings(), help="embeddings to rank; without it, the queries' own, each without itself"
+)
 @click.option("--protocol", type=click.Choice(list(SOP_LISTS)), help="a list of Stanford Online Products")
 @click.option("--sop-list", type=PATH, help="Ebay_test.txt of the data set, for --protocol")
 @click.option("--label-column", help="column with the class  [default: label, class_id or class]")

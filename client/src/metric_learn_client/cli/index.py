@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from metric_learn_client.cli.shared.embeddings import Embeddings
 from metric_learn_client.cli.shared.output_file import OutputFolder
 from metric_learn_client.evaluation.embedding_set import EmbeddingSetError, read_embedding_set
 from metric_learn_client.evaluation.similarity import rows_of
@@ -25,7 +26,7 @@ def command() -> None:
 
 
 @command.command(name="build", help="Build an index of EMBEDDINGS, the output of `embed --output-dir`.")
-@click.argument("embeddings", type=PATH)
+@click.argument("embeddings", type=Embeddings())
 @click.option("--output", required=True, type=OutputFolder(), help="a new directory")
 @click.option("--kind", type=click.Choice(KINDS), default="exact", show_default=True, help="FAISS Flat, IVF or HNSW")
 @click.option(
@@ -60,7 +61,7 @@ def build(embeddings: Path, output: Path, kind: Any, target_recall: float, as_js
 
 
 @command.command(name="duplicates", help="Report near-duplicate images of EMBEDDINGS.")
-@click.argument("embeddings", type=PATH)
+@click.argument("embeddings", type=Embeddings())
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1, min_open=True),
@@ -95,7 +96,7 @@ def duplicates(embeddings: Path, threshold: float, as_json: bool) -> ExitCode:
 
 
 @command.command(name="milvus", help="Write EMBEDDINGS into a new Milvus collection.")
-@click.argument("embeddings", type=PATH)
+@click.argument("embeddings", type=Embeddings())
 @click.option("--uri", required=True, help="server, or the path of a Milvus Lite file ending in .db")
 @click.option("--collection", required=True, help="its name; it must not exist")
 @click.option("--token", default="", envvar="MILVUS_TOKEN", show_envvar=True, help="where the server wants one")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.jobs.errors import JobError
 from metric_learn_client.jobs.output import record as records
-from metric_learn_client.jobs.output.layout import Layout
+from metric_learn_client.jobs.output.output import open_output
 from metric_learn_client.jobs.output.proof import verify as verify_output
 from metric_learn_client.jobs.output.summary import summarise
 from metric_learn_client.jobs.work.worker import load_plan
@@ -52,13 +51,13 @@ def verify(output_dir: str, complete: bool, as_json: bool) -> ExitCode:
 @click.argument("output_dir", type=click.Path(file_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 def show(output_dir: str, as_json: bool) -> ExitCode:
-    layout = Layout(Path(output_dir))
     try:
-        record = records.read(layout)
+        output = open_output(output_dir)
+        record = records.read(output)
         if record is None:
             raise JobError(f"{output_dir}: no job here (no job.json)")
-        plan = load_plan(layout, len(record.extents))
-        summary = summarise(layout, plan, list(range(plan.shards)))
+        plan = load_plan(output, len(record.extents))
+        summary = summarise(output, plan, list(range(plan.shards)))
     except JobError as error:
         raise click.ClickException(str(error)) from error
     if as_json:

@@ -18,7 +18,7 @@ from metric_learn_client.jobs.inputs import open_input
 from metric_learn_client.jobs.inputs.skipped import as_line
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
-from metric_learn_client.jobs.output.layout import Layout
+from metric_learn_client.jobs.output.output import open_output
 from metric_learn_client.jobs.plan.plan import Plan, build
 from metric_learn_client.jobs.prepare import check_first_rows
 from metric_learn_client.jobs.work.model import job_model, worker_spec
@@ -64,7 +64,8 @@ def dry_run(
     output_dir: Union[str, Path], spec: InputSpec, options: JobOptions, run: RunOptions, connect: Connect
 ) -> Estimate:
     """Counts the rows, and sends some of them for PROBE_S. Raises InputError."""
-    committed = set(Layout(Path(output_dir)).committed())
+    output = open_output(output_dir)
+    committed = set(output.committed())
     with tempfile.TemporaryDirectory(prefix="metric-learn-plan-") as folder:
         plan = build(open_input(spec), spec, options.shard_size, Path(folder))
         check_first_rows(plan)
@@ -75,7 +76,7 @@ def dry_run(
         problem: Optional[str] = None
         try:
             model, limits = job_model(connect, 0.0, threading.Event(), Observer())
-            worker = worker_spec(folder, options, run, connect, model, limits, len(plan.extents))
+            worker = worker_spec(output, options, run, connect, model, limits, len(plan.extents))
             rate = _probe(worker, plan, missing[0] if missing else 0) * (run.workers if run.engine != "local" else 1)
         except EndpointError as error:
             problem = str(error)

@@ -4,9 +4,10 @@ MetricLearnError
 |- JobError
 |  |- InputError      the input cannot be listed, or says something that cannot be
 |  |- RefusedError    the output directory belongs to another job: other input, options or model, or one that runs
+|  |- AccessError     the output's store does not let this caller in: bucket, credentials, permission
 |  `- OutputError     a file of the output could not be written or read
 `- UnreachableError
-   `- OutageError     the service stayed away longer than max_outage_s
+   `- OutageError     the service, or the output's store, stayed away longer than max_outage_s
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ class RefusedError(JobError):
     """
 
 
+class AccessError(JobError):
+    pass
+
+
 class OutputError(JobError):
     """A file of the output could not be written or read.
 
@@ -48,6 +53,10 @@ class OutageError(UnreachableError):
     Cause: as of UnreachableError.
     Do: the same call again goes on where it was.
     """
+
+
+class Stopped(Exception):
+    """The run ends; what was being sent, read or written is not needed any more. Never leaves the job."""
 
 
 class RowError(Exception):

@@ -13,13 +13,10 @@ from typing import Optional, Union
 
 import numpy as np
 
+from metric_learn_client.jobs.errors import Stopped
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
-from metric_learn_client.jobs.output import commit
-from metric_learn_client.jobs.output import record as records
-from metric_learn_client.jobs.output.durable import output_errors
-from metric_learn_client.jobs.output.layout import Layout
-from metric_learn_client.jobs.output.locks import job_lock, plan_lock
+from metric_learn_client.jobs.output.output import Output, open_output
 from metric_learn_client.jobs.output.shard_files import read_stats
 from metric_learn_client.jobs.output.summary import JobSummary, failure_column, summarise
 from metric_learn_client.jobs.plan.plan import Plan
@@ -27,7 +24,6 @@ from metric_learn_client.jobs.prepare import IF_EXISTS, open_job
 from metric_learn_client.jobs.work.engines import engine
 from metric_learn_client.jobs.work.model import job_model, worker_spec
 from metric_learn_client.jobs.work.pipeline import ShardTask
-from metric_learn_client.jobs.work.sender import Stopped
 from metric_learn_client.jobs.work.worker import Connect, WorkerSpec
 
 
@@ -55,23 +51,24 @@ def run_job(
     if run.num_shards > 1 and if_exists != "resume":
         raise ValueError(f"{if_exists} does not go with num_shards: the other parts may be at work")
     observer = observer or Observer()
-    layout = Layout(Path(output_dir))
     stop = stop or threading.Event()
-    records.check_ours(layout)
-    with job_lock(layout, run.num_shards, run.shard_index):
+    output = open_output(output_dir)
+    output.attach(run.max_outage_s, stop, observer.notice)
+    output.check()
+    with output.job_lock(run.num_shards, run.shard_index):
         model, limits = job_model(connect, run.max_outage_s, stop, observer)
-        with plan_lock(layout):
-            plan, record = open_job(layout, spec, options, model, if_exists, same_rows=not retry_failed)
+        with output.plan_lock():
+            plan, record = open_job(output, spec, options, model, if_exists, same_rows=not retry_failed)
         mine = list(range(run.shard_index, plan.shards, run.num_shards))
-        commit.prepare(layout)
-        commit.recover(layout, mine if run.num_shards > 1 else None)
-        worker = worker_spec(layout.root, options, run, connect, record.model, limits, len(plan.extents))
-        tasks = list(_failed(layout, plan, mine) if retry_failed else _missing(layout, mine))
-        return _run(layout, plan, mine, worker, tasks, stop, observer)
+        output.prepare()
+        output.recover(mine if run.num_shards > 1 else None)
+        worker = worker_spec(output, options, run, connect, record.model, limits, len(plan.extents))
+        tasks = list(_failed(output, plan, mine) if retry_failed else _missing(output, mine))
+        return _run(output, plan, mine, worker, tasks, stop, observer)
 
 
 def _run(
-    layout: Layout,
+    output: Output,
     plan: Plan,
     mine: list[int],
     worker: WorkerSpec,
@@ -79,7 +76,7 @@ def _run(
     stop: threading.Event,
     observer: Observer,
 ) -> JobSummary:
-    before = summarise(layout, plan, mine)
+    before = summarise(output, plan, mine)
     redone = {task.shard: task.places for task in tasks if task.places is not None}
     again = sum(len(places) for places in redone.values())
     done = before.succeeded + before.failed - again
@@ -102,24 +99,24 @@ def _run(
         observer.finished()
         elapsed_s = time.monotonic() - begun
         if tasks:
-            _log_run(layout, worker.run, outcome, started, elapsed_s, sent)
-    return summarise(layout, plan, mine, sent, elapsed_s)
+            _log_run(output, worker.run, outcome, started, elapsed_s, sent)
+    return summarise(output, plan, mine, sent, elapsed_s)
 
 
-def _missing(layout: Layout, mine: list[int]) -> Iterator[ShardTask]:
-    committed = set(layout.committed())
+def _missing(output: Output, mine: list[int]) -> Iterator[ShardTask]:
+    committed = set(output.committed())
     return (ShardTask(shard) for shard in mine if shard not in committed)
 
 
-def _failed(layout: Layout, plan: Plan, mine: list[int]) -> Iterator[ShardTask]:
-    committed = set(layout.committed())
+def _failed(output: Output, plan: Plan, mine: list[int]) -> Iterator[ShardTask]:
+    committed = set(output.committed())
     for shard in mine:
-        if shard in committed and (stats := read_stats(layout, shard))["failed"]:
-            numbers = np.array(failure_column(layout, stats, "row"), np.int64)
+        if shard in committed and (stats := read_stats(output, shard))["failed"]:
+            numbers = np.array(failure_column(output, stats, "row"), np.int64)
             yield ShardTask(shard, np.sort(numbers) - plan.span(shard)[0])
 
 
-def _log_run(layout: Layout, run: RunOptions, outcome: str, started: float, elapsed_s: float, sent: int) -> None:
+def _log_run(output: Output, run: RunOptions, outcome: str, started: float, elapsed_s: float, sent: int) -> None:
     line = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "elapsed_s": round(elapsed_s, 3),
@@ -130,5 +127,4 @@ def _log_run(layout: Layout, run: RunOptions, outcome: str, started: float, elap
         "part": [run.shard_index, run.num_shards],
         "host": platform.node(),
     }
-    with output_errors(layout.runs), open(layout.runs, "a") as file:
-        file.write(json.dumps(line) + "\n")
+    output.log(json.dumps(line))

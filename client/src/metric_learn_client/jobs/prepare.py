@@ -14,7 +14,7 @@ from metric_learn_client.jobs.inputs import open_input
 from metric_learn_client.jobs.options import InputSpec, JobOptions
 from metric_learn_client.jobs.output import record as records
 from metric_learn_client.jobs.output.durable import output_errors
-from metric_learn_client.jobs.output.layout import Layout
+from metric_learn_client.jobs.output.output import Output
 from metric_learn_client.jobs.output.record import JobRecord
 from metric_learn_client.jobs.plan.plan import Plan, build, check_places, listing_of, load
 from metric_learn_client.jobs.storage import is_url
@@ -25,7 +25,7 @@ IF_EXISTS = ("resume", "overwrite", "extend")
 
 
 def open_job(
-    layout: Layout, spec: InputSpec, options: JobOptions, model: dict[str, Any], if_exists: str, same_rows: bool
+    output: Output, spec: InputSpec, options: JobOptions, model: dict[str, Any], if_exists: str, same_rows: bool
 ) -> tuple[Plan, JobRecord]:
     """The plan and the record, made or found; same_rows: refuse an input that has other rows now.
 
@@ -33,27 +33,26 @@ def open_job(
     not listed again; folders and standard input are, without planning them.
     """
     check_possible(options)
-    if if_exists == "overwrite" and layout.job.exists():
-        records.clear(layout)
-    else:
-        records.check_ours(layout)
-    record = records.read(layout)
+    if if_exists == "overwrite" and output.read(records.NAME) is not None:
+        output.clear()
+    record = records.read(output)
     if record is None:
-        with output_errors(layout.plan):
-            plan = build(open_input(spec), spec, options.shard_size, layout.plan)
+        with output_errors(output.plan()):
+            plan = build(open_input(spec), spec, options.shard_size, output.plan())
         check_first_rows(plan)
+        output.save_plan()
         record = records.new_record(spec, options, model, plan)
-        records.write(layout, record)
+        records.write(output, record)
         return plan, record
-    records.check(layout, record, spec, options, model)
+    records.check(output, record, spec, options, model)
     spec = records.spec_of(record)  # `img` goes on as `img/` where it began so: its paths are spelled like that
     if if_exists == "extend":
-        return _extended(layout, spec, record)
-    if not same_rows and (stored := _stored(layout, record)) is not None:
+        return _extended(output, spec, record)
+    if not same_rows and (stored := _stored(output, record)) is not None:
         if stored.in_sources:
             check_places(open_input(spec), stored)
         return stored, record
-    return _found(layout, spec, record), record
+    return _found(output, spec, record), record
 
 
 def check_possible(options: JobOptions) -> None:
@@ -90,14 +89,17 @@ def _is_there(place: bytes) -> bool:
     return b"\0" not in place and os.path.lexists(place)
 
 
-def _found(layout: Layout, spec: InputSpec, record: JobRecord) -> Plan:
-    stored = _stored(layout, record)
+def _found(output: Output, spec: InputSpec, record: JobRecord) -> Plan:
+    stored = _stored(output, record)
     source = open_input(spec)
     if stored is None:
         if len(record.extents) > 1:
-            raise JobError(f"{layout.plan} is gone, and a job that was extended cannot be planned anew: --overwrite")
-        with output_errors(layout.plan):
-            stored = build(source, spec, record.options["shard_size"], layout.plan)
+            raise JobError(
+                f"{output.name}: the plan is gone, and a job that was extended cannot be planned anew: --overwrite"
+            )
+        with output_errors(output.plan()):
+            stored = build(source, spec, record.options["shard_size"], output.plan())
+        output.save_plan()
         listing = stored.listing
     else:
         signature = source.signature()
@@ -105,30 +107,31 @@ def _found(layout: Layout, spec: InputSpec, record: JobRecord) -> Plan:
         listing = stored.listing if unchanged else listing_of(source, spec)
     if listing != record.input["sha256"]:
         raise RefusedError(
-            f"{layout.root} holds another job: the input's rows changed (digest was {record.input['sha256'][:12]}, "
+            f"{output.name} holds another job: the input's rows changed (digest was {record.input['sha256'][:12]}, "
             f"now {listing[:12]}). --extend embeds what was added; --overwrite begins anew"
         )
     check_places(source, stored)
     return stored
 
 
-def _extended(layout: Layout, spec: InputSpec, record: JobRecord) -> tuple[Plan, JobRecord]:
+def _extended(output: Output, spec: InputSpec, record: JobRecord) -> tuple[Plan, JobRecord]:
     if spec.limit is not None:
         raise RefusedError("--extend does not go with --limit")
-    stored = _stored(layout, record)
+    stored = _stored(output, record)
     if stored is None:
-        raise JobError(f"{layout.plan} is gone: without it --extend cannot tell which rows are new")
-    with output_errors(layout.plan):
-        plan = build(open_input(spec), spec, stored.shard_size, layout.plan, before=stored)
+        raise JobError(f"{output.name}: its plan is gone: without it --extend cannot tell which rows are new")
+    with output_errors(output.plan()):
+        plan = build(open_input(spec), spec, stored.shard_size, output.plan(), before=stored)
+    output.save_plan()
     extents = [vars(extent) for extent in plan.extents]
     record = replace(record, input={**record.input, "sha256": plan.listing}, extents=extents)
-    records.write(layout, record)
+    records.write(output, record)
     return plan, record
 
 
-def _stored(layout: Layout, record: JobRecord) -> Optional[Plan]:
+def _stored(output: Output, record: JobRecord) -> Optional[Plan]:
     """The plan on the disk, as far as the record knows it; an extension that was not finished is not counted."""
-    plan = load(layout.plan)
+    plan = load(output.plan())
     if plan is None or [vars(extent) for extent in plan.extents][: len(record.extents)] != record.extents:
         return None
     return plan.truncated(len(record.extents))

@@ -23,13 +23,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from metric_learn_client.contract import PREPROCESSING_ID
 from metric_learn_client.preprocess import bmp, jpeg, png, webp
 from metric_learn_client.preprocess.header import SIDE_PX, ImageHeader, short_side_size
 from metric_learn_client.preprocess.kinds import format_of, name_of
 from metric_learn_client.preprocess.limits import DecodeLimits, ImageError, damaged, too_large
 from metric_learn_client.preprocess.orientation import orientation, upright
 from metric_learn_client.preprocess.resize_kernel import load_kernel
-from metric_learn_client.wire.names import PREPROCESSING_ID
 
 __all__ = ["KERNEL", "PREPROCESSING_ID", "SIDE_PX", "DecodeLimits", "ImageError", "decode", "preprocess", "resize"]
 

@@ -2,22 +2,7 @@
 
 from __future__ import annotations
 
-from metric_learn_client.contract.image_codes import ImageErrorCode
-from metric_learn_client.wire.messages import (
-    ErrorMsg,
-    GetModelReply,
-    GetModelRequest,
-    HealthCheckRequest,
-    HealthCheckResponse,
-    Instance,
-    PredictReply,
-    PredictRequest,
-    ServableSpec,
-    ShmTensorData,
-    Tensor,
-    TensorShape,
-)
-from metric_learn_client.wire.names import (
+from metric_learn_client.contract import (
     DEFAULT_MAX_IMAGE_BYTES,
     DEFAULT_MAX_IMAGE_PX,
     DEFAULT_MAX_INSTANCES,
@@ -44,8 +29,23 @@ from metric_learn_client.wire.names import (
     PREPROCESSING_ID,
     SERVABLE_NAME,
     DataType,
+    ImageErrorCode,
     ServingCode,
     ServingStatus,
+)
+from metric_learn_client.wire.messages import (
+    ErrorMsg,
+    GetModelReply,
+    GetModelRequest,
+    HealthCheckRequest,
+    HealthCheckResponse,
+    Instance,
+    PredictReply,
+    PredictRequest,
+    ServableSpec,
+    ShmTensorData,
+    Tensor,
+    TensorShape,
 )
 
 __all__ = [

@@ -25,6 +25,244 @@ class HealthCheckResponse(Message):
         status: int = ...,
     ) -> None: ...
 
+class ServerLiveRequest(Message):
+    def __init__(self) -> None: ...
+
+class ServerLiveResponse(Message):
+    live: bool
+    def __init__(
+        self,
+        *,
+        live: bool = ...,
+    ) -> None: ...
+
+class ServerReadyRequest(Message):
+    def __init__(self) -> None: ...
+
+class ServerReadyResponse(Message):
+    ready: bool
+    def __init__(
+        self,
+        *,
+        ready: bool = ...,
+    ) -> None: ...
+
+class ModelReadyRequest(Message):
+    name: str
+    version: str
+    def __init__(
+        self,
+        *,
+        name: str = ...,
+        version: str = ...,
+    ) -> None: ...
+
+class ModelReadyResponse(Message):
+    ready: bool
+    def __init__(
+        self,
+        *,
+        ready: bool = ...,
+    ) -> None: ...
+
+class ServerMetadataRequest(Message):
+    def __init__(self) -> None: ...
+
+class ServerMetadataResponse(Message):
+    name: str
+    version: str
+    @property
+    def extensions(self) -> MutableSequence[str]: ...
+    def __init__(
+        self,
+        *,
+        name: str = ...,
+        version: str = ...,
+        extensions: Iterable[str] = ...,
+    ) -> None: ...
+
+class ModelMetadataRequest(Message):
+    name: str
+    version: str
+    def __init__(
+        self,
+        *,
+        name: str = ...,
+        version: str = ...,
+    ) -> None: ...
+
+class ModelMetadataResponse(Message):
+    class TensorMetadata(Message):
+        name: str
+        datatype: str
+        @property
+        def shape(self) -> MutableSequence[int]: ...
+        def __init__(
+            self,
+            *,
+            name: str = ...,
+            datatype: str = ...,
+            shape: Iterable[int] = ...,
+        ) -> None: ...
+
+    name: str
+    @property
+    def versions(self) -> MutableSequence[str]: ...
+    platform: str
+    @property
+    def inputs(self) -> RepeatedMessage[ModelMetadataResponse.TensorMetadata]: ...
+    @property
+    def outputs(self) -> RepeatedMessage[ModelMetadataResponse.TensorMetadata]: ...
+    def __init__(
+        self,
+        *,
+        name: str = ...,
+        versions: Iterable[str] = ...,
+        platform: str = ...,
+        inputs: Iterable[ModelMetadataResponse.TensorMetadata] = ...,
+        outputs: Iterable[ModelMetadataResponse.TensorMetadata] = ...,
+    ) -> None: ...
+
+class ModelInferRequest(Message):
+    class InferInputTensor(Message):
+        name: str
+        datatype: str
+        @property
+        def shape(self) -> MutableSequence[int]: ...
+        @property
+        def parameters(self) -> MessageMap[InferParameter]: ...
+        @property
+        def contents(self) -> InferTensorContents: ...
+        def __init__(
+            self,
+            *,
+            name: str = ...,
+            datatype: str = ...,
+            shape: Iterable[int] = ...,
+            parameters: Mapping[str, InferParameter] = ...,
+            contents: InferTensorContents = ...,
+        ) -> None: ...
+
+    class InferRequestedOutputTensor(Message):
+        name: str
+        @property
+        def parameters(self) -> MessageMap[InferParameter]: ...
+        def __init__(
+            self,
+            *,
+            name: str = ...,
+            parameters: Mapping[str, InferParameter] = ...,
+        ) -> None: ...
+
+    model_name: str
+    model_version: str
+    id: str
+    @property
+    def parameters(self) -> MessageMap[InferParameter]: ...
+    @property
+    def inputs(self) -> RepeatedMessage[ModelInferRequest.InferInputTensor]: ...
+    @property
+    def outputs(self) -> RepeatedMessage[ModelInferRequest.InferRequestedOutputTensor]: ...
+    @property
+    def raw_input_contents(self) -> MutableSequence[bytes]: ...
+    def __init__(
+        self,
+        *,
+        model_name: str = ...,
+        model_version: str = ...,
+        id: str = ...,
+        parameters: Mapping[str, InferParameter] = ...,
+        inputs: Iterable[ModelInferRequest.InferInputTensor] = ...,
+        outputs: Iterable[ModelInferRequest.InferRequestedOutputTensor] = ...,
+        raw_input_contents: Iterable[bytes] = ...,
+    ) -> None: ...
+
+class ModelInferResponse(Message):
+    class InferOutputTensor(Message):
+        name: str
+        datatype: str
+        @property
+        def shape(self) -> MutableSequence[int]: ...
+        @property
+        def parameters(self) -> MessageMap[InferParameter]: ...
+        @property
+        def contents(self) -> InferTensorContents: ...
+        def __init__(
+            self,
+            *,
+            name: str = ...,
+            datatype: str = ...,
+            shape: Iterable[int] = ...,
+            parameters: Mapping[str, InferParameter] = ...,
+            contents: InferTensorContents = ...,
+        ) -> None: ...
+
+    model_name: str
+    model_version: str
+    id: str
+    @property
+    def parameters(self) -> MessageMap[InferParameter]: ...
+    @property
+    def outputs(self) -> RepeatedMessage[ModelInferResponse.InferOutputTensor]: ...
+    @property
+    def raw_output_contents(self) -> MutableSequence[bytes]: ...
+    def __init__(
+        self,
+        *,
+        model_name: str = ...,
+        model_version: str = ...,
+        id: str = ...,
+        parameters: Mapping[str, InferParameter] = ...,
+        outputs: Iterable[ModelInferResponse.InferOutputTensor] = ...,
+        raw_output_contents: Iterable[bytes] = ...,
+    ) -> None: ...
+
+class InferParameter(Message):
+    bool_param: bool
+    int64_param: int
+    string_param: str
+    double_param: float
+    uint64_param: int
+    def __init__(
+        self,
+        *,
+        bool_param: bool = ...,
+        int64_param: int = ...,
+        string_param: str = ...,
+        double_param: float = ...,
+        uint64_param: int = ...,
+    ) -> None: ...
+
+class InferTensorContents(Message):
+    @property
+    def bool_contents(self) -> MutableSequence[bool]: ...
+    @property
+    def int_contents(self) -> MutableSequence[int]: ...
+    @property
+    def int64_contents(self) -> MutableSequence[int]: ...
+    @property
+    def uint_contents(self) -> MutableSequence[int]: ...
+    @property
+    def uint64_contents(self) -> MutableSequence[int]: ...
+    @property
+    def fp32_contents(self) -> MutableSequence[float]: ...
+    @property
+    def fp64_contents(self) -> MutableSequence[float]: ...
+    @property
+    def bytes_contents(self) -> MutableSequence[bytes]: ...
+    def __init__(
+        self,
+        *,
+        bool_contents: Iterable[bool] = ...,
+        int_contents: Iterable[int] = ...,
+        int64_contents: Iterable[int] = ...,
+        uint_contents: Iterable[int] = ...,
+        uint64_contents: Iterable[int] = ...,
+        fp32_contents: Iterable[float] = ...,
+        fp64_contents: Iterable[float] = ...,
+        bytes_contents: Iterable[bytes] = ...,
+    ) -> None: ...
+
 class GetModelRequest(Message):
     name: str
     version: int

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from metric_learn_client.jobs import InputError, embed_dataset, verify
 from metric_learn_client.jobs.inputs import open_input
 from metric_learn_client.jobs.options import InputSpec
-from metric_learn_client.jobs.output.layout import Layout
+from metric_learn_client.jobs.output.output import open_output
 from metric_learn_client.jobs.output.shard_files import read_shard, read_stats
 from metric_learn_client.jobs.plan.plan import build
 from metric_learn_client.jobs.work.reader import Reader
@@ -99,7 +99,7 @@ def test_every_row_of_an_input_ends_in_embeddings_or_failures(tmp_path, fake, ki
 
 
 def embeddings_of(out):
-    layout = Layout(out)
+    layout = open_output(out)
     shards = [read_shard(layout, read_stats(layout, shard)) for shard in layout.committed()]
     return Counter(embedding.tobytes() for shard in shards for embedding in shard.embeddings)
 

@@ -10,7 +10,7 @@ import pytest
 
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.jobs import InputError, RefusedError, embed_dataset, verify
-from metric_learn_client.jobs.output.layout import Layout
+from metric_learn_client.jobs.output.output import open_output
 from metric_learn_client.jobs.output.shard_files import read_shard, read_stats
 from metric_learn_client.testing import fake_embeddings
 from tests.integration.client.jobs.conftest import Job, make_images
@@ -33,7 +33,7 @@ def archive(path, members, mode="w"):
 
 def rows_of(out):
     """{image_path: its embedding} of the whole output; no path twice."""
-    layout = Layout(out)
+    layout = open_output(out)
     found = {}
     for shard in layout.committed():
         content = read_shard(layout, read_stats(layout, shard))

@@ -24,6 +24,7 @@ def test_it_lists_the_services(reflecting):
     services = asked(reflecting, list_services="").list_services_response.service
     assert {service.name for service in services} == {
         "grpc.health.v1.Health",
+        "inference.GRPCInferenceService",
         "metric_learn.v1.ModelService",
         "mindspore.serving.proto.MSService",
     }

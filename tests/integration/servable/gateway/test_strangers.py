@@ -10,7 +10,7 @@ import pytest
 from metric_learn_client import wire
 from servable.config.sections import DeadlinesSection, LimitsSection, SecuritySection
 from servable.gateway import grpc_server
-from servable.gateway.call.predict import LEAST_UNREAD_BYTES, UNREAD_SHARES
+from servable.gateway.call.calls import LEAST_UNREAD_BYTES, UNREAD_SHARES
 from servable.gateway.observe.health import WATCHERS_EACH
 from tests.integration.servable.gateway.harness import Harness, config_of, predict, request, until
 
@@ -38,7 +38,7 @@ def trickling(harness, count):
 def unread_replies(harness):
     """One connection that takes no reply: calls of 100 images until the gateway refuses one, with its words."""
     body = request(*(b"%d" % index for index in range(100))).SerializeToString()
-    unread = harness.gateway._predict._unread
+    unread = harness.gateway._calls.unread
     before = unread._sum
     with harness.channel(options=[*OWN_CONNECTION, ("grpc.http2.bdp_probe", 0)]) as channel:
         held = []
@@ -83,7 +83,7 @@ def test_replies_that_one_connection_does_not_read_are_bounded_and_leave_room_fo
     limits = LimitsSection(max_in_flight_bytes=size, max_request_bytes=size, max_image_bytes=size)
     with Harness(tmp_path, config_of(limits=limits)) as harness, unread_replies(harness) as words:
         assert "the most for one connection" in words
-        assert harness.gateway._predict._unread._sum < LEAST_UNREAD_BYTES + 1_000_000
+        assert harness.gateway._calls.unread._sum < LEAST_UNREAD_BYTES + 1_000_000
         with harness.channel(options=OWN_CONNECTION) as channel:
             for _ in range(20):
                 predict(channel, request(b"good"))
@@ -93,7 +93,7 @@ def test_many_connections_that_read_no_reply_leave_room_for_one_that_does(tmp_pa
     with Harness(tmp_path) as harness, contextlib.ExitStack() as stack:
         for _ in range(UNREAD_SHARES):
             stack.enter_context(unread_replies(harness))
-        assert harness.gateway._predict._unread._sum > UNREAD_SHARES * LEAST_UNREAD_BYTES
+        assert harness.gateway._calls.unread._sum > UNREAD_SHARES * LEAST_UNREAD_BYTES
         with harness.channel(options=OWN_CONNECTION) as channel:
             for _ in range(20):
                 predict(channel, request(b"good"))
@@ -105,7 +105,7 @@ def test_a_reply_that_is_not_read_ends_with_its_connection_and_nobody_loses_a_ca
     settings = config_of(deadlines=DeadlinesSection(default_s=1, max_s=1))
     with Harness(tmp_path, settings) as harness, unread_replies(harness):
         with harness.channel(options=OWN_CONNECTION) as channel:
-            end, unread = time.monotonic() + 15, harness.gateway._predict._unread
+            end, unread = time.monotonic() + 15, harness.gateway._calls.unread
             while unread._sum > LEAST_UNREAD_BYTES / 2 and time.monotonic() < end:
                 predict(channel, request(b"good"))
             assert unread._sum < LEAST_UNREAD_BYTES / 2

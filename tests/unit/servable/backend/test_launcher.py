@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from servable.backend.batch_stats import BatchStats
 from servable.backend.launcher import LITE_PRECISION, Launcher, worker_settings, write_lite_config
 from servable.config import load_config
+from servable.engine.batch_stats import BatchStats
 from servable.exported_version import ExportedVersion
 
 VERSION = ExportedVersion(1, Path("/v/1"), "f", "custom", "p", 2048, (1, 4), 1, b"", np.zeros(2048, np.float32))

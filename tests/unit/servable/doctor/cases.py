@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import resource
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -409,6 +410,68 @@ def _a_copied_version(scene):
 # Host and environment
 
 
+@case(2, "server.yaml", "backend.engine_python = ", "/python3.9", "not a program that can be run", "make engine-env")
+def _a_configured_engine_that_is_not_there(scene):
+    scene.set("backend", engine_python=str(scene.folder / "python3.9"))
+
+
+@case(2, "backend.engine_python = ", "not a program that can be run")
+def _an_engine_that_is_a_folder(scene):
+    scene.set("backend", engine_python=str(scene.folder))
+
+
+@case(4, "/bin/python", "is not there", "MindSpore Serving needs it", "make engine-env")
+def _no_engine(scene):
+    scene.monkeypatch.setattr(sys, "prefix", str(scene.folder / "server"))
+
+
+@case(4, "needs 3.9, from 3.9.2 on", "make engine-env", "PYTHON39")
+def _an_engine_of_another_python(scene):
+    scene.set("backend", engine_python=scene.answering(version=[3, 12, 1]))
+
+
+@case(4, "is 3.9.1, and MindSpore Serving 2.0.2 needs 3.9, from 3.9.2 on")
+def _an_engine_of_an_early_3_9(scene):
+    scene.set("backend", engine_python=scene.answering(version=[3, 9, 1]))
+
+
+@case(4, "static build without libpython3.9.so.1.0", "--enable-shared", "PYTHON39")
+def _an_engine_without_its_library(scene):
+    scene.set("backend", engine_python=scene.answering(shared=False, libraries=str(scene.folder)))
+
+
+@case(4, "mindspore-serving is not installed", "make engine-env")
+def _an_engine_without_mindspore_serving(scene):
+    scene.set("backend", engine_python=scene.answering(serving=None))
+
+
+@case(4, "numpy, cv2 is not installed", "make engine-env")
+def _an_engine_without_its_packages(scene):
+    scene.set("backend", engine_python=scene.answering(missing=["numpy", "cv2"]))
+
+
+@case(4, "holds metric_learn_client 0.0.1", "must agree", "make engine-env server-env")
+def _an_engine_with_another_client_package(scene):
+    scene.set("backend", engine_python=scene.answering(client="0.0.1"))
+
+
+@case(4, "cannot be run", "Exec format error", "make engine-env")
+def _an_engine_for_another_machine(scene):
+    scene.set("backend", engine_python=scene.file("python", "no program", 0o700))
+
+
+@case(4, "cannot be run", "libpython3.9.so.1.0: cannot open", "make engine-env")
+def _an_engine_that_ends_at_once(scene):
+    script = "#!/bin/sh\necho 'python: libpython3.9.so.1.0: cannot open shared object file' >&2; exit 127\n"
+    scene.set("backend", engine_python=scene.file("python", script, 0o700))
+
+
+@case(4, "splits its command at spaces", "move the checkout")
+def _an_engine_with_a_space_in_its_path(scene):
+    (scene.folder / "my python").mkdir()
+    scene.set("backend", engine_python=scene.file("my python/python", "#!/bin/sh\n", 0o700))
+
+
 @case(4, "shadows the servable metric_learn", "metric-learn", "uninstall it")
 def _a_package_of_the_servables_name(scene):
     package = scene.folder / "site" / "metric_learn"
@@ -417,15 +480,15 @@ def _a_package_of_the_servables_name(scene):
     scene.monkeypatch.setenv("PYTHONPATH", str(package.parent))
 
 
-@case(4, "mindspore-serving 1.9.0", "made for 2.0.2", "make server-env")
+@case(4, ".venv/engine/bin/python", "mindspore-serving 1.9.0", "made for 2.0.2", "make engine-env")
 def _another_mindspore_serving(scene):
     info = scene.folder / "site" / "mindspore_serving-1.9.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mindspore-serving\nVersion: 1.9.0\n")
-    scene.monkeypatch.syspath_prepend(str(info.parent))
+    scene.monkeypatch.setenv("PYTHONPATH", str(info.parent))
 
 
-@case(4, "METRIC_LEARN_LITE_DIR", "libmindspore-lite.so is not there", "make server-env")
+@case(4, "METRIC_LEARN_LITE_DIR", "libmindspore-lite.so is not there", "make engine-env")
 def _no_lite_runtime(scene):
     scene.monkeypatch.setenv("METRIC_LEARN_LITE_DIR", str(scene.folder))
 

@@ -14,6 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from metric_learn_client import __version__ as CLIENT_VERSION
+
 REPOSITORY = Path(__file__).parents[4]
 PREPROCESSING = yaml.safe_load((REPOSITORY / "configs" / "model.yaml").read_text())["model"]["preprocessing"]
 
@@ -29,6 +31,7 @@ class Scene:
             "server": {
                 "address": f"127.0.0.1:{free_port()}",
                 "http_address": f"127.0.0.1:{free_port()}",
+                "api_address": f"127.0.0.1:{free_port()}",
                 "run_dir": str(folder / "run"),
             },
         }
@@ -78,6 +81,12 @@ class Scene:
         path.write_text(content)
         path.chmod(mode)
         return str(path)
+
+    def answering(self, **answers):
+        """A program in the place of MindSpore Serving's Python, which says this of itself, and else what is right."""
+        right = {"version": [3, 9, 18], "shared": True, "libraries": "/usr/lib", "serving": "2.0.2", "missing": []}
+        said = json.dumps({**right, "path": [], "client": CLIENT_VERSION, **answers})
+        return self.file("python", f"#!/bin/sh\necho '{said}'\n", 0o700)
 
     def certificate(self, **arguments):
         pair = trustme.CA().issue_cert("localhost", **arguments)

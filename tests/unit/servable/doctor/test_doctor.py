@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import sysconfig
 from collections import namedtuple
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
+from metric_learn_client import __version__
 from servable.config import load_config
 from servable.config.problem import Problem
 from servable.doctor import ascend, directories, interpreter
@@ -42,17 +42,16 @@ def one(problems):
     return problem
 
 
-def test_a_static_python_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(sysconfig, "get_config_var", {"Py_ENABLE_SHARED": 0, "LIBDIR": str(tmp_path)}.get)
-    problem = one(interpreter._libpython())
-    assert "libpython3.9.so.1.0" in str(problem) and "--enable-shared" in str(problem) and problem.exit_code == 4
+def test_a_static_python_beside_its_library_is_fine(tmp_path):
     (tmp_path / "libpython3.9.so.1.0").touch()
-    assert not list(interpreter._libpython())
+    answers = {"version": [3, 9, 18], "shared": False, "libraries": str(tmp_path), "serving": "2.0.2", "missing": []}
+    assert not list(interpreter._wrong_with({**answers, "path": [], "client": __version__}, {}))
 
 
-def test_a_python_path_with_spaces_is_named(monkeypatch):
-    monkeypatch.setattr(interpreter.sys, "executable", "/opt/my python/bin/python")
-    assert "without them" in str(one(interpreter.interpreter_problems()))
+@pytest.mark.parametrize(("version", "warned"), [((3, 9, 18), True), ((3, 10, 0), False), ((3, 13, 0), False)])
+def test_a_server_on_3_9_is_warned_and_on_a_newer_python_is_not(monkeypatch, version, warned):
+    monkeypatch.setattr(interpreter.sys, "version_info", version)
+    assert bool(interpreter.interpreter_warnings()) == warned
 
 
 def test_too_small_shared_memory_names_the_workers_and_what_is_needed(monkeypatch, config):
@@ -115,7 +114,8 @@ def test_devices_are_counted_whatever_their_files_are_called(monkeypatch, config
     for node in nodes:
         (tmp_path / node).touch()
     monkeypatch.setattr(ascend, "DEVICES", tmp_path)
-    text = str(one(ascend.ascend_problems(config(f"backend: {{target: ascend310, device_ids: {device_ids}}}"))))
+    configured = config(f"backend: {{target: ascend310, device_ids: {device_ids}}}")
+    text = str(one(ascend.ascend_problems(configured, load=True)))
     assert ("/dev/davinci*" in text) == missing and "CANN" in text
 
 

@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
-from servable.backend.device_watch import DeviceWatch, read
-from servable.config import REPOSITORY
+from servable.engine.device_watch import DeviceWatch, read
 from servable.metric_learn.device import call_with_retry
 
+REPOSITORY = Path(__file__).parents[4]
 # A network whose features are the first 2048 pixel values; a child, since a wrong one ends the process.
 CHILD = """
 import sys

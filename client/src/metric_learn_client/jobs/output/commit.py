@@ -11,6 +11,7 @@ repeats 3. A reader that knows nothing of this sees complete files only, because
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Optional
 
 from metric_learn_client.jobs.output.durable import output_errors, sync_folder
-from metric_learn_client.jobs.output.layout import DATA_FOLDERS, Layout
+from metric_learn_client.jobs.output.layout import DATA_FOLDERS, Layout, name_of, names_of
 
 _unique = itertools.count()
 
@@ -69,22 +70,26 @@ def _put_in_place(layout: Layout, committed: Path) -> None:
     """Step 3, from wherever it was left."""
     names = sorted(os.listdir(committed), key=lambda name: (name.endswith(".json"), name))
     for name in names:
-        folder = layout.root / folder_of(name)
-        with output_errors(folder):
-            folder.mkdir(exist_ok=True)
+        place = layout.root / name_of(name)
+        with output_errors(place.parent):
+            place.parent.mkdir(exist_ok=True)
             if name.endswith(".json"):  # the mark comes after what it stands for, also on the disk
-                for other in DATA_FOLDERS:
+                _remove_others(layout, committed / name)
+                for other in (*DATA_FOLDERS, ".seen"):
                     if (layout.root / other).is_dir():
                         sync_folder(layout.root / other)
-            os.replace(committed / name, folder / name)
+            os.replace(committed / name, place)
     sync_folder(layout.root / "stats")
     with output_errors(committed):
         committed.rmdir()
 
 
-def folder_of(name: str) -> str:
-    """The folder that a file of a shard belongs to: img_emb_00000.npy -> img_emb, 00000.json -> stats."""
-    return "stats" if name.endswith(".json") else name.rsplit("_", 1)[0]
+def _remove_others(layout: Layout, stats: Path) -> None:
+    """The files that the shard had before and has not any more: embeddings, where now all of its rows failed."""
+    kept = json.loads(stats.read_text())["files"]
+    for name in names_of(int(stats.stem)):
+        if name.startswith(DATA_FOLDERS) and not name.startswith("stats/") and name not in kept:
+            (layout.root / name).unlink(missing_ok=True)
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The names inside an output directory. Paths only: nothing here touches the disk.
+"""The names inside an output directory, relative to it, and the paths of one that is a folder.
 
 OUT/job.json                              what the job is: input, options, model
 OUT/img_emb/img_emb_00000.npy             format npy: float32 or float16 [n, 2048]
@@ -7,6 +7,7 @@ OUT/embeddings/embeddings_00000.parquet   format parquet: the same columns and `
 OUT/failures/failures_00000.parquet       row, image_path, code, message
 OUT/stats/00000.json                      written last: the shard is there
 OUT/runs.jsonl                            one line a run: times and rates; not part of the data
+OUT/.seen/seen_00000.parquet              the files that the rows were read from: size, time, digest
 OUT/.plan  .partial  .commit  .locks      the job's own
 """
 
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DATA_FOLDERS = ("img_emb", "metadata", "embeddings", "failures", "stats")
-OWN_FOLDERS = (".plan", ".partial", ".commit", ".locks")
+OWN_FOLDERS = (".plan", ".seen", ".partial", ".commit", ".locks")
 FILES = ("runs.jsonl", "job.json")
 
 
@@ -35,19 +36,29 @@ def stats_file(shard: int) -> str:
     return f"stats/{shard:05d}.json"
 
 
+def seen_file(shard: int) -> str:
+    return f".seen/seen_{shard:05d}.parquet"
+
+
+def names_of(shard: int) -> tuple[str, ...]:
+    """Every file that a shard can have, its stats last."""
+    data = dict.fromkeys([*data_files("npy", shard), *data_files("parquet", shard)])
+    return (*data, seen_file(shard), stats_file(shard))
+
+
+def name_of(base: str) -> str:
+    """img_emb_00000.npy -> img_emb/img_emb_00000.npy, 00000.json -> stats/00000.json."""
+    if base.endswith(".json"):
+        return f"stats/{base}"
+    folder = base.rsplit("_", 1)[0]
+    return f"{'.seen' if folder == 'seen' else folder}/{base}"
+
+
 @dataclass(frozen=True)
 class Layout:
-    """One output directory."""
+    """One output directory that is a folder."""
 
     root: Path
-
-    @property
-    def job(self) -> Path:
-        return self.root / "job.json"
-
-    @property
-    def runs(self) -> Path:
-        return self.root / "runs.jsonl"
 
     @property
     def plan(self) -> Path:
@@ -69,10 +80,3 @@ class Layout:
         """Where a shard's file is at present: where it belongs, or committed and not yet put there."""
         waiting = self.commit / f"{shard:05d}" / Path(name).name
         return waiting if waiting.exists() else self.root / name
-
-    def committed(self) -> list[int]:
-        """The shards that are there, ascending."""
-        folder = self.root / "stats"
-        if not folder.is_dir():
-            return []
-        return sorted(int(file.stem) for file in folder.glob("*.json") if file.stem.isdigit())

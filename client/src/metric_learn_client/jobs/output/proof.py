@@ -16,8 +16,8 @@ import pyarrow as pa
 from metric_learn_client.jobs.errors import InputError, JobError, OutputError
 from metric_learn_client.jobs.inputs import open_input
 from metric_learn_client.jobs.output import record as records
-from metric_learn_client.jobs.output.layout import Layout
-from metric_learn_client.jobs.output.shard_files import ShardContent, file_digest, read_shard, read_stats
+from metric_learn_client.jobs.output.output import Output, open_output
+from metric_learn_client.jobs.output.shard_files import ShardContent, digest_of, read_shard, read_stats
 from metric_learn_client.jobs.plan.plan import Plan, known_rows, load
 
 _TRIES = 3  # a shard that --retry-failed replaces while it is being read
@@ -51,11 +51,11 @@ class Verification:
 def verify(output_dir: Union[str, Path], *, with_input: bool = False) -> Verification:
     """Reads everything below `output_dir`; with_input: lists the input again, too, and looks whether each of its rows
     is one of the job's. Raises JobError where there is no job."""
-    layout = Layout(Path(output_dir))
-    record = records.read(layout)
+    output = open_output(output_dir)
+    record = records.read(output)
     if record is None:
-        raise JobError(f"{layout.root}: no job here (no job.json)")
-    plan = load(layout.plan)
+        raise JobError(f"{output.name}: no job here (no job.json)")
+    plan = load(output.plan())
     if plan is not None and len(plan.extents) >= len(record.extents):
         plan = plan.truncated(len(record.extents))
     else:
@@ -63,12 +63,12 @@ def verify(output_dir: Union[str, Path], *, with_input: bool = False) -> Verific
     spans = list(_spans(record))
     problems: list[str] = []
     succeeded = failed = 0
-    done = layout.committed()
+    done = output.committed()
     for shard in done:
         if shard >= len(spans):
             problems.append(f"shard {shard}: the job has {len(spans)} shards")
             continue
-        found, counts = _shard(layout, record, plan, shard, spans[shard])
+        found, counts = _shard(output, record, plan, shard, spans[shard])
         problems += found
         succeeded += counts[0]
         failed += counts[1]
@@ -83,7 +83,7 @@ def verify(output_dir: Union[str, Path], *, with_input: bool = False) -> Verific
         except InputError as error:
             not_compared = str(error)
     return Verification(
-        output_dir=str(layout.root),
+        output_dir=output.name,
         rows=sum(count for _, count, _ in spans),
         shards=len(spans),
         done_shards=len(done),
@@ -130,45 +130,43 @@ def _spans(record: records.JobRecord) -> Iterator[tuple[int, int, str]]:
 
 
 def _shard(
-    layout: Layout, record: records.JobRecord, plan: Optional[Plan], shard: int, span: tuple[int, int, str]
+    output: Output, record: records.JobRecord, plan: Optional[Plan], shard: int, span: tuple[int, int, str]
 ) -> tuple[list[str], tuple[int, int]]:
     problems: list[str] = []
     counts = (0, 0)
     for _ in range(_TRIES):
-        before = _stats(layout, shard)
+        before = _stats(output, shard)
         if isinstance(before, str):
             return [before], (0, 0)
         counts = (before.get("succeeded", 0), before.get("failed", 0))
         try:
-            problems = [f"shard {shard}: {text}" for text in _check(layout, record, plan, before, span)]
+            problems = [f"shard {shard}: {text}" for text in _check(output, record, plan, before, span)]
         except (OSError, ValueError, KeyError) as error:
             problems = [f"shard {shard}: {error}"]
-        if not problems or (_stats(layout, shard) == before and not _replacing(layout, shard)):
+        if not problems or (_stats(output, shard) == before and not output.replacing(shard)):
             break
     return problems, counts
 
 
-def _stats(layout: Layout, shard: int) -> Union[dict[str, Any], str]:
+def _stats(output: Output, shard: int) -> Union[dict[str, Any], str]:
     try:
-        return read_stats(layout, shard)
+        return read_stats(output, shard)
     except OutputError as error:
         return str(error)
 
 
-def _replacing(layout: Layout, shard: int) -> bool:
-    return (layout.commit / f"{shard:05d}").is_dir()
-
-
 def _check(
-    layout: Layout, record: records.JobRecord, plan: Optional[Plan], stats: dict[str, Any], span: tuple[int, int, str]
+    output: Output, record: records.JobRecord, plan: Optional[Plan], stats: dict[str, Any], span: tuple[int, int, str]
 ) -> Iterator[str]:
     first, count, sha256 = span
     for name, written in stats["files"].items():
-        path = layout.place(name, stats["shard"])
-        if not path.is_file():
+        try:
+            with output.open(name, stats["shard"]) as file:
+                found = digest_of(file)
+        except FileNotFoundError:
             yield f"{name} is missing"
             return
-        if file_digest(path) != written:
+        if found != written:
             yield f"{name} is not the file that was written: its bytes changed"
             return
     expected = {
@@ -182,7 +180,7 @@ def _check(
     for key, value in expected.items():
         if stats[key] != value:
             yield f"{key} is {stats[key]}, the job's is {value}"
-    content = read_shard(layout, stats)
+    content = read_shard(output, stats)
     if (len(content.numbers), len(content.failures)) != (stats["succeeded"], stats["failed"]):
         yield f"{len(content.numbers)} embedded and {len(content.failures)} failed; the stats say otherwise"
     yield from _rows(content, first, count, plan, stats["shard"])

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from dataclasses import dataclass
 from typing import Any, Optional
 
 from metric_learn_client._version import __version__
 from metric_learn_client.jobs.errors import OutputError, RefusedError
 from metric_learn_client.jobs.options import InputSpec, JobOptions, as_json, same_spelling
-from metric_learn_client.jobs.output.durable import output_errors, replace
-from metric_learn_client.jobs.output.layout import DATA_FOLDERS, FILES, OWN_FOLDERS, Layout
+from metric_learn_client.jobs.output.output import Output
 from metric_learn_client.jobs.plan.plan import Plan
 
+NAME = "job.json"
 SCHEMA = 1
 
 
@@ -47,28 +46,26 @@ def spec_of(record: JobRecord) -> InputSpec:
     return InputSpec(**kept)
 
 
-def read(layout: Layout) -> Optional[JobRecord]:
+def read(output: Output) -> Optional[JobRecord]:
     """The record, None where the directory has none. Raises OutputError, RefusedError for a newer schema."""
+    content = output.read(NAME)
+    if content is None:
+        return None
     try:
-        with output_errors(layout.job):
-            facts = json.loads(layout.job.read_text())
+        facts = json.loads(content)
         schema = facts.get("schema")
         if schema != SCHEMA:
-            raise RefusedError(f"{layout.job}: schema {schema}; this version reads {SCHEMA}")
+            raise RefusedError(f"{output.name}/{NAME}: schema {schema}; this version reads {SCHEMA}")
         return JobRecord(**facts)
-    except OutputError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            return None
-        raise
     except (ValueError, TypeError, AttributeError) as error:
-        raise OutputError(f"{layout.job}: not a job's record: {error}; --overwrite begins anew") from error
+        raise OutputError(f"{output.name}/{NAME}: not a job's record: {error}; --overwrite begins anew") from error
 
 
-def write(layout: Layout, record: JobRecord) -> None:
-    replace(layout.job, (json.dumps(vars(record), indent=1) + "\n").encode())
+def write(output: Output, record: JobRecord) -> None:
+    output.write(NAME, (json.dumps(vars(record), indent=1) + "\n").encode())
 
 
-def check(layout: Layout, record: JobRecord, spec: InputSpec, options: JobOptions, model: dict[str, Any]) -> None:
+def check(output: Output, record: JobRecord, spec: InputSpec, options: JobOptions, model: dict[str, Any]) -> None:
     """Raises RefusedError where the record is another job's; the changed rows of the input are not looked at."""
     differences = [
         f"{name.replace('_', ' ')} was {_shown(was)}, now {_shown(now)}"
@@ -83,28 +80,8 @@ def check(layout: Layout, record: JobRecord, spec: InputSpec, options: JobOption
         differences.append(f"the model was {record.model.get('fingerprint')}, now {model['fingerprint']}")
     if differences:
         raise RefusedError(
-            f"{layout.root} holds another job: {'; '.join(differences)}. Name another directory, or give --overwrite"
+            f"{output.name} holds another job: {'; '.join(differences)}. Name another directory, or give --overwrite"
         )
-
-
-def clear(layout: Layout) -> None:
-    """Removes a job's files, the marks of its shards first, and nothing that is not a job's."""
-    with output_errors(layout.root):
-        for folder in ("stats", *OWN_FOLDERS, *DATA_FOLDERS):
-            if folder != ".locks" and (layout.root / folder).is_dir():
-                shutil.rmtree(layout.root / folder)
-        for name in FILES:
-            (layout.root / name).unlink(missing_ok=True)
-
-
-def check_ours(layout: Layout) -> None:
-    """Raises RefusedError for a directory that holds something and no job: its files are somebody's."""
-    if layout.job.exists() or not layout.root.exists():
-        return
-    with output_errors(layout.root):
-        others = [path.name for path in layout.root.iterdir() if path.name not in (*OWN_FOLDERS, "lost+found")]
-    if others:
-        raise RefusedError(f"{layout.root} is not empty and holds no job ({min(others)}); name another directory")
 
 
 def _shown(value: Any) -> str:

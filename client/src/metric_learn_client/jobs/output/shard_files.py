@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,8 @@ from metric_learn_client._version import __version__
 from metric_learn_client.jobs.errors import OutputError
 from metric_learn_client.jobs.options import JobOptions
 from metric_learn_client.jobs.output.durable import output_errors, synced
-from metric_learn_client.jobs.output.layout import Layout, data_files, stats_file
+from metric_learn_client.jobs.output.layout import data_files, stats_file
+from metric_learn_client.jobs.output.output import Output
 
 FAILURES_SCHEMA = pa.schema(
     [
@@ -115,30 +116,36 @@ def write_shard(folder: Path, content: ShardContent, identity: ShardIdentity, op
     return stats
 
 
-def read_stats(layout: Layout, shard: int) -> dict[str, Any]:
+def read_stats(output: Output, shard: int) -> dict[str, Any]:
     """Raises OutputError where the file is not as written."""
-    path = layout.place(stats_file(shard), shard)
-    with output_errors(path):
-        content = path.read_text()
+    name = stats_file(shard)
+    with output_errors(Path(output.name) / name), output.open(name, shard) as file:
+        content = file.read()
     try:
         stats: dict[str, Any] = json.loads(content)
         return stats
     except ValueError as error:
-        raise OutputError(f"{path}: not the stats of a shard: {error}") from error
+        raise OutputError(f"{output.name}/{name}: not the stats of a shard: {error}") from error
 
 
-def read_shard(layout: Layout, stats: dict[str, Any]) -> ShardContent:
+def read_shard(output: Output, stats: dict[str, Any]) -> ShardContent:
     """What `write_shard` wrote."""
-    names = [layout.place(name, stats["shard"]) for name in stats["files"]]
-    failures = [RowFailure(**each) for each in pq.read_table(names[-1], partitioning=None).to_pylist()]
+    names = list(stats["files"])
+
+    def table_of(name: str) -> pa.Table:
+        with output.open(name, stats["shard"]) as file:
+            return pq.read_table(file, partitioning=None)
+
+    failures = [RowFailure(**each) for each in table_of(names[-1]).to_pylist()]
     if len(names) == 1:
         nothing = pa.RecordBatch.from_pylist([], schema=pa.schema([pa.field("image_path", pa.string())]))
         return ShardContent(np.empty(0, np.int64), nothing, np.empty((0, stats["dim"]), stats["dtype"]), failures)
     if stats["output_format"] == "npy":
-        embeddings = np.load(names[0], allow_pickle=False)
-        table = pq.read_table(names[1], partitioning=None)
+        with output.open(names[0], stats["shard"]) as file:
+            embeddings = np.load(file, allow_pickle=False)
+        table = table_of(names[1])
     else:
-        table = pq.read_table(names[0], partitioning=None)
+        table = table_of(names[0])
         column = table.column(stats["embedding_column"]).combine_chunks()
         embeddings = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
         table = table.drop_columns([stats["embedding_column"]])
@@ -147,12 +154,17 @@ def read_shard(layout: Layout, stats: dict[str, Any]) -> ShardContent:
 
 
 def file_digest(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        return digest_of(file)
+
+
+def digest_of(file: BinaryIO) -> dict[str, Any]:
+    """Of what is left of an open file."""
     sha256 = hashlib.sha256()
     size = 0
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            sha256.update(block)
-            size += len(block)
+    while block := file.read(1 << 20):
+        sha256.update(block)
+        size += len(block)
     return {"bytes": size, "sha256": sha256.hexdigest()}
 
 

@@ -9,7 +9,7 @@ from typing import Any, Optional
 import pyarrow.parquet as pq
 
 from metric_learn_client.jobs.inputs.skipped import as_line
-from metric_learn_client.jobs.output.layout import Layout
+from metric_learn_client.jobs.output.output import Output
 from metric_learn_client.jobs.output.shard_files import read_stats
 from metric_learn_client.jobs.plan.plan import Plan
 
@@ -52,22 +52,22 @@ class JobSummary:
         return "\n".join(lines)
 
 
-def summarise(layout: Layout, plan: Plan, shards: list[int], sent: int = 0, elapsed_s: float = 0.0) -> JobSummary:
+def summarise(output: Output, plan: Plan, shards: list[int], sent: int = 0, elapsed_s: float = 0.0) -> JobSummary:
     """shards: those to count, done or not."""
-    committed = set(layout.committed())
+    committed = set(output.committed())
     done = [shard for shard in shards if shard in committed]
     succeeded = failed = 0
     codes: Counter[str] = Counter()
     fingerprint: Optional[str] = None
     for shard in done:
-        stats = read_stats(layout, shard)
+        stats = read_stats(output, shard)
         succeeded += stats["succeeded"]
         failed += stats["failed"]
         fingerprint = stats["fingerprint"]
         if stats["failed"]:
-            codes.update(failure_column(layout, stats, "code"))
+            codes.update(failure_column(output, stats, "code"))
     return JobSummary(
-        output_dir=str(layout.root),
+        output_dir=output.name,
         rows=sum(plan.span(shard)[1] for shard in shards),
         shards=len(shards),
         done_shards=len(done),
@@ -81,9 +81,10 @@ def summarise(layout: Layout, plan: Plan, shards: list[int], sent: int = 0, elap
     )
 
 
-def failure_column(layout: Layout, stats: dict[str, Any], column: str) -> list[Any]:
+def failure_column(output: Output, stats: dict[str, Any], column: str) -> list[Any]:
     """One column of a shard's failures."""
     name = list(stats["files"])[-1]
-    table = pq.read_table(layout.place(name, stats["shard"]), columns=[column], partitioning=None)
+    with output.open(name, stats["shard"]) as file:
+        table = pq.read_table(file, columns=[column], partitioning=None)
     values: list[Any] = table.column(0).to_pylist()
     return values

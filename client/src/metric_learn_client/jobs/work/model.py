@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 from metric_learn_client.errors import EndpointError, RejectedError
 from metric_learn_client.jobs.errors import RefusedError
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import JobOptions, RunOptions
+from metric_learn_client.jobs.output.output import Output
 from metric_learn_client.jobs.work.sender import Patience
 from metric_learn_client.jobs.work.worker import Connect, WorkerSpec
 
@@ -44,7 +44,7 @@ def job_model(
 
 
 def worker_spec(
-    output_dir: Union[str, Path],
+    output: Output,
     options: JobOptions,
     run: RunOptions,
     connect: Connect,
@@ -58,7 +58,7 @@ def worker_spec(
     if options.preprocess == "local":
         _check_preprocessing(limits["preprocessing"])
     return WorkerSpec(
-        output_dir=str(Path(output_dir).absolute()),
+        output=output,
         options=options,
         run=replace(run, max_image_bytes=min(run.max_image_bytes, limits["max_image_bytes"])),
         connect=connect,

@@ -22,10 +22,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from metric_learn_client._client.daemon_threads import Workers
+from metric_learn_client.jobs.errors import Stopped
 from metric_learn_client.jobs.output.shard_files import RowFailure
 from metric_learn_client.jobs.plan.plan import Plan
 from metric_learn_client.jobs.work.reader import Reader
-from metric_learn_client.jobs.work.sender import Sendable, Sent, Stopped
+from metric_learn_client.jobs.work.sender import Sendable, Sent
 
 _LOOK_S = 0.2  # so soon it is seen that the run is to end
 _READERS_END_S = 1.0  # readers that have not ended by then hang in a file, and end with the process
@@ -130,12 +131,14 @@ class Pipeline:
             while self._pending:
                 yield from self._collect()
             yield from self._settle()
+        except BaseException:
+            self._stop.set()  # nothing waits any more; after a run that did all of it there is nothing to stop
+            raise
         finally:
             self.close()
 
     def close(self) -> None:
         """Ends the threads. What is being written is finished: it is whole; all else is dropped."""
-        self._stop.set()
         self._send_pool.shutdown(wait=False, cancel_futures=True)
         for read in list(self._reads):  # whoever waits for it is not to wait for a file that hangs
             with suppress(InvalidStateError):

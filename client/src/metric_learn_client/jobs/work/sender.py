@@ -26,7 +26,7 @@ from metric_learn_client.errors import (
     ServerError,
     UnreachableError,
 )
-from metric_learn_client.jobs.errors import OutageError, RefusedError, RowError
+from metric_learn_client.jobs.errors import OutageError, RefusedError, RowError, Stopped
 
 Sendable = Union[bytes, npt.NDArray[np.uint8], RowError]
 
@@ -37,10 +37,6 @@ _INTERNAL = "E_INTERNAL"  # the service's fault, not the image's: worth another 
 _INTERNAL_TRIES = 3
 # RejectedError for these means that no call of this job can succeed; for the others it can be one image's fault.
 _HOPELESS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND", "UNIMPLEMENTED", "FAILED_PRECONDITION")
-
-
-class Stopped(Exception):
-    """The run ends; what was being sent is not needed any more."""
 
 
 class Sent(NamedTuple):

@@ -6,10 +6,10 @@ Everything it needs is in WorkerSpec, which can be pickled, and in the output di
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
@@ -19,8 +19,7 @@ from metric_learn_client._client.client import EmbeddingClient
 from metric_learn_client._client.resizing import preprocessor
 from metric_learn_client.jobs.errors import JobError, RowError
 from metric_learn_client.jobs.options import JobOptions, RunOptions
-from metric_learn_client.jobs.output import commit
-from metric_learn_client.jobs.output.layout import Layout
+from metric_learn_client.jobs.output.output import Output
 from metric_learn_client.jobs.output.shard_files import (
     RowFailure,
     ShardContent,
@@ -41,7 +40,7 @@ Connect = Callable[[], EmbeddingClient]
 class WorkerSpec:
     """connect: makes a client; fingerprint, version: of the job's model; max_image_px: what the service decodes."""
 
-    output_dir: str
+    output: Output
     options: JobOptions
     run: RunOptions
     connect: Connect
@@ -60,10 +59,10 @@ def work(
 ) -> Iterator[dict[str, Any]]:
     """Does the tasks and yields the stats of each shard once it is committed. Ends early, raising, when `stop` is
     set, the service stays away, or a file cannot be written; what is committed stays."""
-    layout = Layout(Path(spec.output_dir))
-    plan = load_plan(layout, spec.extents)
+    spec.output.attach(spec.run.max_outage_s, stop, notice)
+    plan = load_plan(spec.output, spec.extents)
     pipeline = make_pipeline(
-        spec, plan, lambda shard: _write(layout, plan, shard, spec), stop=stop, progress=progress, notice=notice
+        spec, plan, lambda shard: _write(plan, shard, spec), stop=stop, progress=progress, notice=notice
     )
     yield from pipeline.run(tasks)
 
@@ -95,11 +94,11 @@ def make_pipeline(
     )
 
 
-def load_plan(layout: Layout, extents: int) -> Plan:
+def load_plan(output: Output, extents: int) -> Plan:
     """The plan as far as job.json knows it. Raises JobError where it is gone."""
-    plan = load(layout.plan)
+    plan = load(output.plan())
     if plan is None or len(plan.extents) < extents:
-        raise JobError(f"{layout.plan}: the plan is gone; run the command again without --retry-failed to make it anew")
+        raise JobError(f"{output.name}: its plan is gone; run the command again without --retry-failed to make it anew")
     return plan.truncated(extents)
 
 
@@ -123,20 +122,20 @@ def preparation(where: str, max_image_bytes: int, max_image_px: int, sandbox: bo
     return prepare
 
 
-def _write(layout: Layout, plan: Plan, shard: ShardRows, spec: WorkerSpec) -> dict[str, Any]:
+def _write(plan: Plan, shard: ShardRows, spec: WorkerSpec) -> dict[str, Any]:
     content = _content(shard)
     if shard.task.places is not None:
-        content = _merged(layout, shard, content)
+        content = _merged(spec.output, shard, content)
     number = shard.task.shard
     extent = plan.extents[plan.extent_of(number)[0]]
     identity = ShardIdentity(number, plan.span(number)[0], extent.sha256, spec.fingerprint, spec.version)
-    folder = commit.begin(layout, number)
+    folder = spec.output.begin(number)
     try:
         stats = write_shard(folder, content, identity, spec.options)
-        commit.finish(layout, number, folder)
     except BaseException:
-        commit.discard(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
+    spec.output.finish(number, folder)
     return stats
 
 
@@ -149,10 +148,10 @@ def _content(shard: ShardRows) -> ShardContent:
     return ShardContent(shard.numbers[places], kept, shard.embeddings(), shard.failures)
 
 
-def _merged(layout: Layout, shard: ShardRows, new: ShardContent) -> ShardContent:
+def _merged(output: Output, shard: ShardRows, new: ShardContent) -> ShardContent:
     """The shard on the disk with the results of some of its rows replaced."""
-    stats = read_stats(layout, shard.task.shard)
-    old = read_shard(layout, stats)
+    stats = read_stats(output, shard.task.shard)
+    old = read_shard(output, stats)
     done_again = set(shard.numbers.tolist())
     failures: list[RowFailure] = [each for each in old.failures if each.row not in done_again] + list(new.failures)
     failures.sort(key=lambda each: each.row)

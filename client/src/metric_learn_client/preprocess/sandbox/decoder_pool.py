@@ -26,7 +26,7 @@ from typing import Callable, Optional, Union
 import numpy as np
 import numpy.typing as npt
 
-from metric_learn_client.contract.image_codes import ImageErrorCode
+from metric_learn_client.contract import ImageErrorCode
 from metric_learn_client.preprocess import DecodeLimits, ImageError, preprocess
 from metric_learn_client.preprocess.sandbox.decoder import GROUPED_BYTES, Decoder, Waiting, end_reason
 from metric_learn_client.preprocess.sandbox.decoder_process import (

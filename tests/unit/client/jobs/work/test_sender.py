@@ -15,8 +15,8 @@ from metric_learn_client.errors import (
     ServerError,
     UnreachableError,
 )
-from metric_learn_client.jobs.errors import OutageError, RefusedError, RowError
-from metric_learn_client.jobs.work.sender import Patience, Sender, Stopped
+from metric_learn_client.jobs.errors import OutageError, RefusedError, RowError, Stopped
+from metric_learn_client.jobs.work.sender import Patience, Sender
 
 
 @dataclass

@@ -14,10 +14,9 @@ from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Optional
 
-from metric_learn_client.jobs.errors import JobError
+from metric_learn_client.jobs.errors import JobError, Stopped
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.work.pipeline import ShardTask
-from metric_learn_client.jobs.work.sender import Stopped
 from metric_learn_client.jobs.work.worker import WorkerSpec, work
 
 _AHEAD = 2  # shards a worker holds: the one it does and the next, so that it never waits for this process

@@ -13,10 +13,9 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any, Optional
 
-from metric_learn_client.jobs.errors import InputError, JobError
+from metric_learn_client.jobs.errors import InputError, JobError, Stopped
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.work.pipeline import ShardTask
-from metric_learn_client.jobs.work.sender import Stopped
 from metric_learn_client.jobs.work.worker import WorkerSpec, work
 
 _RESTARTS = -1  # without limit: the job's own progress says whether it makes sense

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from servable.backend.batch_stats import BatchStats, read
+from servable.engine.batch_stats import BatchStats, read
 
 REPOSITORY = Path(__file__).parents[4]
 
@@ -21,7 +21,7 @@ def test_runs_and_images_add_up_by_batch_size(tmp_path):
 
 def test_another_process_is_read_while_it_runs_and_after_it_was_killed(tmp_path):
     program = (
-        "import sys, pathlib; from servable.backend.batch_stats import BatchStats\n"
+        "import sys, pathlib; from servable.engine.batch_stats import BatchStats\n"
         "BatchStats(pathlib.Path(sys.argv[1]), (1, 4)).count(4, images=3); print(flush=True); sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]

@@ -1,4 +1,4 @@
-"""Becomes the MindSpore Serving master: `python -m servable.backend.master SETTINGS.json PARENT_PID`.
+"""Becomes the MindSpore Serving master: `python -m servable.engine.master SETTINGS.json PARENT_PID`.
 
 Imports nothing but the standard library before MindSpore Serving itself, so that it starts at once.
 """

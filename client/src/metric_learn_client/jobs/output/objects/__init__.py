@@ -1,0 +1,1 @@
+"""The output of a job as objects of a store: conditional writes, and what is built on them: leases and commits."""

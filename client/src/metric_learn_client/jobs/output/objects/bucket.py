@@ -1,0 +1,284 @@
+"""The output of a job as objects below a prefix: leases for locks, and commits by conditional writes.
+
+1. The shard's files are written to `.partial/<shard>-<unique>/`.
+2. `.commit/<shard>.json` is written where there is none: the moment from which the shard is there. It names the files,
+   what is in them, and which objects they replace.
+3. The files are written to their places, each over the object that it replaces and no other, the stats last; then 2
+   and 1 are removed.
+
+As in a folder (see commit), whoever comes next repeats 3. Step 3 sends what 1 has sent once more, because a copy within
+the store is not conditional everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, Callable, Optional
+
+from metric_learn_client.jobs.errors import OutputError, RefusedError
+from metric_learn_client.jobs.output.durable import output_errors
+from metric_learn_client.jobs.output.layout import DATA_FOLDERS, FILES, OWN_FOLDERS, name_of, names_of, stats_file
+from metric_learn_client.jobs.output.objects.leases import Busy, Lease, check_owner, wait_until_free
+from metric_learn_client.jobs.output.objects.store import ObjectStore
+from metric_learn_client.jobs.output.output import Output
+
+_PLAN = ".locks/plan"
+_LOG_TRIES = 5  # parts of a divided job may add their lines at one time
+
+
+class Bucket(Output):
+    def __init__(self, url: str) -> None:
+        self._store = ObjectStore(url)
+        self.name = self._store.url
+        self._stop = threading.Event()
+        self._lock: Optional[tuple[str, str]] = None  # the job's: (key, owner)
+        self._seen: dict[
+            str, tuple[Optional[str], Optional[bytes]]
+        ] = {}  # name: (ETag, SHA-256), as this run last saw it
+        self._scratch: Optional[tempfile.TemporaryDirectory[str]] = None
+        self._plan_is_here = False
+        self._plan_of_job: Optional[Path] = None  # a worker's, where the job that started it is on the same machine
+
+    def __getstate__(self) -> dict[str, Any]:
+        plan = self._folder() / "plan" if self._plan_is_here else None
+        return {"name": self.name, "lock": self._lock, "plan": plan}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["name"])  # type: ignore[misc]
+        self._lock = state["lock"]
+        self._plan_of_job = state["plan"]
+
+    def attach(self, limit_s: float, stop: threading.Event, notice: Callable[[str], None]) -> None:
+        self._stop = stop
+        self._store = ObjectStore(self.name, limit_s, stop, notice)
+
+    def check(self) -> None:
+        self._store.probe()
+        if self.read("job.json") is None:
+            other = self._store.any_other_than(tuple(f"{folder}/" for folder in OWN_FOLDERS))
+            if other is not None:
+                raise RefusedError(f"{self.name} is not empty and holds no job ({other}); name another prefix")
+
+    @contextmanager
+    def job_lock(self, num_shards: int, shard_index: int) -> Iterator[None]:
+        key = f".locks/part-{shard_index}-of-{num_shards}"
+        lease = Lease(self._store, key, self._stop)
+        try:
+            lease.acquire(wait=False)
+        except Busy as busy:
+            part = f" part {shard_index} of" if num_shards > 1 else ""
+            raise RefusedError(
+                f"{self.name}: another job works on{part} this directory, on {busy}; wait for it, or name another one"
+            ) from None
+        try:
+            for other in self._store.list(".locks/part-"):
+                if not other.endswith(f"-of-{num_shards}"):
+                    wait_until_free(self._store, other, self._stop)
+            self._lock = (key, lease.owner)
+            yield
+        except Busy as busy:
+            raise RefusedError(
+                f"{self.name}: a job of another number of parts works on this directory, on {busy}; wait for it"
+            ) from None
+        finally:
+            self._lock = None
+            lease.release()
+            self._end()
+
+    @contextmanager
+    def plan_lock(self) -> Iterator[None]:
+        lease = Lease(self._store, _PLAN, self._stop)
+        lease.acquire(wait=True)
+        try:
+            yield
+        finally:
+            lease.release()
+
+    def read(self, name: str) -> Optional[bytes]:
+        found = self._store.get(name)
+        self._seen[name] = (None, None) if found is None else (found.etag, hashlib.sha256(found.content).digest())
+        return None if found is None else found.content
+
+    def write(self, name: str, content: bytes) -> None:
+        if name not in self._seen:
+            self.read(name)
+        etag, sha256 = self._seen[name]
+        if sha256 == hashlib.sha256(content).digest():
+            return
+        etag = self._store.put(name, content, replaces=etag)
+        if etag is None:
+            raise OutputError(
+                f"{self._store.shown(name)}: somebody else changed it meanwhile; run the same command again"
+            )
+        self._seen[name] = (etag, hashlib.sha256(content).digest())
+
+    def log(self, line: str) -> None:
+        for _ in range(_LOG_TRIES):
+            found = self._store.get("runs.jsonl")
+            before = b"" if found is None else found.content
+            if self._store.put("runs.jsonl", before + f"{line}\n".encode(), replaces=found and found.etag) is not None:
+                return
+
+    def plan(self) -> Path:
+        if self._plan_of_job is not None and self._plan_of_job.is_dir():
+            return self._plan_of_job
+        folder = self._folder() / "plan"
+        if not self._plan_is_here:
+            with output_errors(folder):
+                folder.mkdir(exist_ok=True)
+                for key in self._store.list(".plan/"):
+                    (folder / key.rpartition("/")[2]).write_bytes(self.read(key) or b"")
+            self._plan_is_here = True
+        return folder
+
+    def save_plan(self) -> None:
+        for path in sorted(self.plan().iterdir(), key=lambda path: (path.name == "plan.json", path.name)):
+            if path.suffix in (".json", ".arrow"):
+                with output_errors(path):
+                    content = path.read_bytes()
+                self.write(f".plan/{path.name}", content)
+
+    def committed(self) -> list[int]:
+        names = (key.rpartition("/")[2] for key in self._store.list("stats/"))
+        return sorted(int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit())
+
+    def open(self, name: str, shard: int) -> BinaryIO:
+        for _ in range(2):  # the commit may end between the two
+            record = self._record(shard)
+            key = record["files"].get(name, {}).get("from", name) if record else name
+            found = self._store.get(key)
+            if found is not None:
+                return BytesIO(found.content)
+        raise FileNotFoundError(f"{self._store.shown(name)}: no such object")
+
+    def replacing(self, shard: int) -> bool:
+        return self._store.etag(_record_key(shard)) is not None
+
+    def prepare(self) -> None:
+        """There are no folders to make."""
+
+    def recover(self, shards: Optional[Iterable[int]] = None) -> None:
+        mine = None if shards is None else set(shards)
+        for key in self._store.list(".commit/"):
+            shard = int(key[len(".commit/") : -len(".json")])
+            if mine is None or shard in mine:
+                self._put_in_place(shard)
+        for key in self._store.list(".partial/"):
+            if mine is None or int(key[len(".partial/") :].split("-")[0]) in mine:
+                self._store.delete(key)
+
+    def begin(self, shard: int) -> Path:
+        folder = self._folder() / f"{shard:05d}-{uuid.uuid4().hex}"
+        with output_errors(folder):
+            folder.mkdir()
+        return folder
+
+    def finish(self, shard: int, folder: Path) -> None:
+        if self._lock is not None:
+            check_owner(self._store, *self._lock)
+        staged = f".partial/{folder.name}/"
+        try:
+            contents = {path.name: path.read_bytes() for path in folder.iterdir()}
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._put_in_place(shard)  # what another run committed and did not finish
+        there = self._store.etag(stats_file(shard)) is not None
+        wanted = {name_of(base): base for base in contents}
+        files = {
+            name: {
+                "from": staged + base,
+                "sha256": hashlib.sha256(contents[base]).hexdigest(),
+                "replaces": self._store.etag(name) if there else None,
+            }
+            for name, base in sorted(wanted.items(), key=lambda each: (each[0].startswith("stats/"), each[0]))
+        }
+        gone = [name for name in names_of(shard) if name not in wanted] if there else []
+        for base, content in contents.items():
+            self._store.put(staged + base, content, replaces=None)
+        record = json.dumps({"token": folder.name, "files": files, "gone": gone}).encode()
+        if self._store.put(_record_key(shard), record, replaces=None) is None:
+            raise OutputError(f"{self.name}: another job commits shard {shard}; run the same command again")
+        self._put_in_place(shard, contents)
+
+    def clear(self) -> None:
+        folders = ("stats", *OWN_FOLDERS, *DATA_FOLDERS)
+        keys = [key for folder in folders if folder != ".locks" for key in self._store.list(f"{folder}/")]
+        for key in [*keys, *FILES]:
+            self._store.delete(key)
+        self._seen.clear()
+        self._end()
+
+    def _put_in_place(self, shard: int, contents: Optional[dict[str, bytes]] = None) -> None:
+        """Step 3, from wherever it was left; contents: of the files by their base names, where they are at hand."""
+        record = self._record(shard)
+        if record is None:
+            return
+        if self._is_current(record):
+            for name, facts in record["files"].items():
+                if name.startswith("stats/"):
+                    for other in record["gone"]:
+                        self._store.delete(other)
+                content = self._content(facts, contents)
+                if content is None or self._store.put(name, content, replaces=facts["replaces"]) is None:
+                    if not self._is_in_place(name, facts):
+                        raise OutputError(
+                            f"{self._store.shown(name)}: somebody else changed it; run the same command again"
+                        )
+        if self._record(shard) == record:
+            self._store.delete(_record_key(shard))
+        for key in self._store.list(f".partial/{record['token']}/"):
+            self._store.delete(key)
+
+    def _is_current(self, record: dict[str, Any]) -> bool:
+        """Whether every file is what the commit replaces, or what it puts there. Else it is the late one of a run that
+        lost its lock, and the shard has been replaced since."""
+        files = record["files"].items()
+        return all(
+            self._store.etag(name) == facts["replaces"] or self._is_in_place(name, facts) for name, facts in files
+        )
+
+    def _is_in_place(self, name: str, facts: dict[str, Any]) -> bool:
+        found = self._store.get(name)
+        return found is not None and hashlib.sha256(found.content).hexdigest() == facts["sha256"]
+
+    def _content(self, facts: dict[str, Any], contents: Optional[dict[str, bytes]]) -> Optional[bytes]:
+        base = facts["from"].rpartition("/")[2]
+        if contents is not None and base in contents:
+            if hashlib.sha256(contents[base]).hexdigest() == facts["sha256"]:  # else the record is another run's
+                return contents[base]
+        found = self._store.get(facts["from"])
+        return None if found is None else found.content
+
+    def _record(self, shard: int) -> Optional[dict[str, Any]]:
+        found = self._store.get(_record_key(shard))
+        record: Optional[dict[str, Any]] = None if found is None else json.loads(found.content)
+        return record
+
+    def _changed(self, name: str) -> OutputError:
+        return OutputError(f"{self._store.shown(name)}: somebody else changed it; run the same command again")
+
+    def _folder(self) -> Path:
+        if self._scratch is None:
+            with output_errors(Path(tempfile.gettempdir())):
+                self._scratch = tempfile.TemporaryDirectory(prefix="metric-learn-job-")
+        return Path(self._scratch.name)
+
+    def _end(self) -> None:
+        """The copies on this machine go."""
+        self._plan_is_here = False
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
+
+
+def _record_key(shard: int) -> str:
+    return f".commit/{shard:05d}.json"
