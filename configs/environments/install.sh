@@ -2,7 +2,7 @@
 # install.sh NAME: makes .venv/NAME hold exactly what its lock files say; quick when it already does.
 # Safe when two run at once (a lock per environment) and after an interrupted run (a stamp is written last).
 set -eu
-name=${1:?usage: install.sh engine|server|client|export|wires|bench|release}
+name=${1:?usage: install.sh engine|server|client|export|wires|bench}
 # kind: what find_python.sh is asked for
 case "$name" in
     engine) kind=engine; locks="servable/engine/requirements.txt tests/requirements.txt"; editable=client ;;
@@ -11,8 +11,7 @@ case "$name" in
     export) kind=engine; locks="export/requirements.txt tests/requirements.txt"; editable= ;;
     wires) kind=client; locks=tests/e2e/wires/requirements.txt; editable=client ;;
     bench) kind=client; locks=tests/benchmarks/requirements.txt; editable= ;;
-    release) kind=client; locks=client/release/requirements.txt; editable= ;;
-    *) echo "install.sh: unknown environment '$name': engine, server, client, export, wires, bench or release" >&2; exit 2 ;;
+    *) echo "install.sh: unknown environment '$name': engine, server, client, export, wires or bench" >&2; exit 2 ;;
 esac
 
 # What CANN's operator compiler imports, where there is one.

@@ -268,7 +268,7 @@ def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> 
         "preprocess_threads": config.backend.preprocess_threads or share,
         "run_overhead_images": config.backend.run_overhead_images,
         "batch_sizes": list(version.batch_sizes),
-        "models": {size: version.models[size] for size in version.batch_sizes},
+        "models": {str(size): version.models[size] for size in version.batch_sizes},
         "limits": config.limits.model_dump(include={"max_image_bytes", "max_image_px"}),
         "run_dir": str(run_dir),
     }

@@ -37,12 +37,13 @@ class WatchSettings(TypedDict):
     directory: str
     golden_image: str
     golden_embedding: str
-    max_relative_distance: float
+    limit: float  # a proof's greatest distance from the golden embedding
     check_s: float
 
 
 class _EveryWorker(ProbeSettings):
     device: str  # "cpu", "ascend"
+    models: dict[str, str]  # batch size, as JSON writes it -> file that is loaded
     preprocess_threads: int
     run_overhead_images: float
     limits: dict[str, int]  # of metric_learn_client.preprocess.DecodeLimits
