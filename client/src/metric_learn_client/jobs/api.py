@@ -57,9 +57,15 @@ def embed_dataset(
     """Embeds every image of `inputs` into files below `output_dir`; called again, it does what is missing.
 
     inputs: folders, globs, image files, lists, parquet tables, tar archives ("{000..150}.tar"), URLs, or "-". Every
-    row ends in exactly one of the embeddings and the failures. endpoint: "host:port[,host:port...]"; connect: makes
-    the client instead (TLS, tokens); pickled for engines other than "local". if_exists: "resume", "overwrite" or
-    "extend". retry_failed: only the rows that failed, again. The other arguments: jobs.options.
+        row ends in exactly one of the embeddings and the failures.
+    output_dir: a directory for the files, on a file system with working locks.
+    connect: makes the client in place of endpoint and deadline_s, for TLS and tokens; pickled for engines other than
+        "local".
+    columns: columns of a table to keep (None: all); of archives, text members, as ("txt", "json").
+    if_exists: "resume", "overwrite" or "extend" what is in the directory.
+    retry_failed: only the rows that failed, again.
+    observer: is told of progress.
+    All others: as the options of `metric-learn embed`.
 
     Returns what the directory holds. Raises ValueError for an option that cannot be, InputError, RefusedError
     (another job's directory, another model), OutputError, OutageError, RejectedError. Whatever is raised, committed
