@@ -52,14 +52,16 @@ def embed_dataset(
     sandbox: bool = False,
     if_exists: str = "resume",
     retry_failed: bool = False,
+    sync_by: str = "time",
     observer: Optional[Observer] = None,
 ) -> JobSummary:
     """Embeds every image of `inputs` into files below `output_dir`; called again, it does what is missing.
 
     inputs: folders, globs, image files, lists, parquet tables, tar archives ("{000..150}.tar"), URLs, or "-". Every
     row ends in exactly one of the embeddings and the failures. endpoint: "host:port[,host:port...]"; connect: makes
-    the client instead (TLS, tokens); pickled for engines other than "local". if_exists: "resume", "overwrite" or
-    "extend". retry_failed: only the rows that failed, again. The other arguments: jobs.options.
+    the client instead (TLS, tokens); pickled for engines other than "local". if_exists: "resume", "overwrite",
+    "extend" (what was added) or "sync" (what was added, changed or went away; sync_by: "time" or "digest").
+    retry_failed: only the rows that failed, again. The other arguments: jobs.options.
 
     Returns what the directory holds. Raises ValueError for an option that cannot be, InputError, RefusedError
     (another job's directory, another model), OutputError, OutageError, RejectedError. Whatever is raised, committed
@@ -100,5 +102,6 @@ def embed_dataset(
         connect or make,
         if_exists=if_exists,
         retry_failed=retry_failed,
+        sync_by=sync_by,
         observer=observer,
     )

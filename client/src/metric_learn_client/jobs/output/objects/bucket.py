@@ -7,9 +7,9 @@
    the shard has not any more, 2 and 1 are removed.
 
 As in a folder (see commit), whoever comes next repeats 3. Step 3 sends what 1 has sent once more, because a copy within
-the store is not conditional everywhere. The lock is looked at before each write of step 3. What is left: a writer that is
-stopped right after it looked, until another one has replaced the same shard with an older file's very bytes, replaces
-that file once more, because an ETag is a digest of the content; `job verify` finds it.
+the store is not conditional everywhere. The lock is looked at before each write of step 3. What is left: a writer that
+is stopped right after it looked, until another one has replaced the same shard with an older file's very bytes,
+replaces that file once more, because an ETag is a digest of the content; `job verify` finds it.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Bucket(Output):
         return folder
 
     def save_plan(self) -> None:
-        for path in sorted(self.plan().iterdir(), key=lambda path: (path.name == "plan.json", path.name)):
+        for path in sorted(self.plan().iterdir(), key=lambda path: (path.suffix == ".json", path.name)):
             if path.suffix in (".json", ".arrow"):
                 with output_errors(path):
                     content = path.read_bytes()
