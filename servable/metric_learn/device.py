@@ -35,7 +35,7 @@ class Device:
         self._number = number
         self._models = models
         self._golden, self._embedding = golden, embedding.astype(np.float64)
-        self._limit, self._check_s = settings["max_relative_distance"], settings["check_s"]
+        self._limit, self._check_s = settings["limit"], settings["check_s"]
         self._watch = DeviceWatch(Path(settings["directory"]), number)
 
     def run(self, size: int, instances: Sequence[Sequence[Array]]) -> Any:

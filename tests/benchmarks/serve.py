@@ -77,7 +77,7 @@ async def front(target: str, scratch: Path) -> None:
     backends = Backends(1)
     gateway = Gateway(settings, backends, on_unhealthy=lambda served, reason: print(reason, file=sys.stderr))
     await gateway.start()
-    backends.set_ready(FakeBackend(target=target, window_instances=48, max_batch=16, golden=golden))
+    backends.set_ready(FakeBackend(target=target, most_batches=16, max_batch=16, golden=golden))
     if not await backends.wait_serving(0, 30):
         raise SystemExit(backends.default.reason)
     print(settings.server.address, flush=True)

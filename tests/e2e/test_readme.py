@@ -1,5 +1,6 @@
 """The README's commands, run as they stand there, against stand-in weights in a directory of their own."""
 
+import json
 import os
 import re
 import shlex
@@ -8,6 +9,8 @@ import subprocess
 
 import numpy as np
 import pytest
+
+from metric_learn_client import EmbeddingClient
 
 from .conftest import REPOSITORY, free_port
 
@@ -28,6 +31,7 @@ def environment(tmp_path_factory):
         "MODELS": str(tmp_path_factory.mktemp("models")),
         "METRIC_LEARN_ENDPOINT": f"127.0.0.1:{free_port()}",
         "METRIC_LEARN_SERVER__HTTP_ADDRESS": f"127.0.0.1:{free_port()}",
+        "METRIC_LEARN_SERVER__API_ADDRESS": f"127.0.0.1:{free_port()}",
         "METRIC_LEARN_SERVER__RUN_DIR": str(tmp_path_factory.mktemp("run")),
     }
 
@@ -61,6 +65,8 @@ def test_every_command_of_the_readme_is_run_here():
         ["make", "export"],
         ["make", "serve"],
         [".venv/client/bin/metric-learn", "embed"],
+        ["curl", "--data-binary"],
+        ["echo", '\'{"model":'],
     ]
 
 
@@ -83,6 +89,30 @@ def test_the_embed_command_writes_its_rows(served, environment, tmp_path):
     arguments = [pictures.pop(0) if part.endswith((".jpg", ".png")) else part for part in command]
     subprocess.run(arguments, cwd=tmp_path, env=environment, check=True)
     assert np.load(tmp_path / "x.npy").shape == (2, 2048)
+
+
+def curl_lines():
+    """As they stand there, quotes and pipes and all."""
+    return [
+        line
+        for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+        for line in block.splitlines()
+        if "curl" in line
+    ]
+
+
+def test_the_curl_lines_give_the_pictures_embedding(served, environment):
+    rows = []
+    for line in curl_lines():
+        command = line.replace("127.0.0.1:5502", environment["METRIC_LEARN_SERVER__API_ADDRESS"])
+        answer = json.loads(
+            subprocess.run(["sh", "-c", command], cwd=REPOSITORY, capture_output=True, check=True).stdout
+        )
+        rows.append(answer["data"][0]["embedding"] if "data" in answer else answer["embedding"])
+    with EmbeddingClient(environment["METRIC_LEARN_ENDPOINT"]) as client:
+        expected = client.embed([REPOSITORY / "tests/golden/images/coffee_rgb.png"]).embeddings[0]
+    assert len(rows) == 2
+    assert all(np.array_equal(np.float32(row), expected) for row in rows)
 
 
 def test_the_python_of_the_readme_runs(served, environment, monkeypatch):

@@ -93,11 +93,13 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # a drained buffer is with the kernel: who does not read is seen
+        # A drained buffer is with the kernel: who does not read is seen. Not 0, at which TLS never takes a byte again.
+        transport.set_write_buffer_limits(high=1, low=0)
         self._head_timer = self.loop.call_later(HEAD_S, self._head_late)
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
         super().connection_lost(exc)
+        self.transport.abort()  # uvicorn leaves the transport open where the connection was reset
         self._stop_head_timer()
         self._unset_keepalive_if_required()
         self.pipeline.clear()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from email.message import Message
 from typing import Any
 
 import numpy as np
-from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import MultipartParser, parse_options_header
 
 from metric_learn_client.wire import EMBEDDING_DIM, SERVABLE_NAME
 from servable.config.sections import LimitsSection
@@ -18,6 +18,20 @@ from servable.gateway.call.methods import METHODS
 from servable.gateway.call.reply import FailedImage
 from servable.gateway.call.request import Payload
 from servable.gateway.errors import invalid
+from servable.gateway.http.description import (
+    BYTES,
+    COUNT,
+    IMAGE_ERROR,
+    JSON,
+    MODEL,
+    TEXT,
+    VECTOR,
+    Description,
+    Schema,
+    listed,
+    or_null,
+    record,
+)
 from servable.gateway.http.errors import HttpError
 from servable.gateway.http.outcomes import null_wanted, read_work, refuse_failed, row
 from servable.gateway.http.requests import Embed, Request, Response, json_response
@@ -61,88 +75,72 @@ def upload_routes(limits: LimitsSection) -> Sequence[Route]:
             return _array(embedded)
         return json_response(_several(uploads, embedded) if several else _single(embedded))
 
-    return (Call("POST", "/embed", embed_files, wire=WIRE),)
+    return (Call("POST", "/embed", embed_files, wire=WIRE, description=_description(limits)),)
+
+
+def _description(limits: LimitsSection) -> Description:
+    identity: Mapping[str, Schema] = {"model": MODEL, "version": COUNT}
+    single = record({"embedding": or_null(VECTOR), **identity}, {"error": IMAGE_ERROR})
+    failed = record({"index": COUNT, "name": TEXT, "code": TEXT, "message": TEXT})
+    several = record(
+        {"embeddings": listed(or_null(VECTOR)), "names": listed(TEXT), "errors": listed(failed), **identity}
+    )
+    files = {"type": "array", "items": BYTES, "minItems": 1, "maxItems": limits.max_instances}
+    return Description(
+        "The embedding of the picture that is the body, or those of the pictures of a form.",
+        {JSON: {"anyOf": [single, several]}, NPY: BYTES},
+        {"application/octet-stream": BYTES, MULTIPART: {"type": "object", "additionalProperties": files}},
+        query={"on_error": {"enum": ["fail", "null"], "description": "null: failed pictures are null in a good reply"}},
+    )
 
 
 def read_multipart(body: bytes, content_type: str, most: int) -> list[Upload]:
-    """Each part is a file, whatever its field is called. Raises CallError (INVALID_ARGUMENT)."""
-    boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+    """Each part is a file, whatever its field is called; its content is a view of the body.
+
+    Source: RFC 7578, and RFC 2046 section 5.1.1 for the delimiters. Raises CallError (INVALID_ARGUMENT).
+    """
+    boundary = _parameters("content-type", content_type).get_boundary("").encode("latin-1", "replace")
     if not 0 < len(boundary) <= MOST_BOUNDARY:
         raise invalid("content-type", f"has no boundary of 1 to {MOST_BOUNDARY} characters")
-    parts = _Parts(body, most)
-    try:
-        parser = MultipartParser(boundary, parts.callbacks())
-        parser.write(body)
-        parser.finalize()
-    except MultipartParseError:
-        raise invalid("body", "not multipart/form-data with the boundary that content-type names") from None
-    if not parts.ended:
-        raise invalid("body", "the multipart body is cut off: its last boundary is missing")
-    return parts.uploads
+    view, uploads = memoryview(body), list[Upload]()
+    delimiter = b"\r\n--" + boundary
+    at = -2 if body.startswith(delimiter[2:]) else body.find(delimiter)
+    while at != -1:
+        at += len(delimiter)
+        if body.startswith(b"--", at):
+            return uploads
+        place = f"files[{len(uploads)}]"
+        if len(uploads) == most:
+            raise invalid("files", f"more than {most}; split them over several calls")
+        line = body.find(b"\r\n", at, at + MOST_PART_HEAD_BYTES)
+        end = body.find(b"\r\n\r\n", line, line + MOST_PART_HEAD_BYTES)
+        if line < 0 or end < 0 or body[at:line].strip(b" \t"):
+            raise invalid(place, f"no headers of at most {MOST_PART_HEAD_BYTES} bytes after its boundary")
+        start = end + 4
+        at = body.find(delimiter, end + 2)
+        uploads.append(Upload(_file_name(body[line:end], place), view[start : max(start, at)]))
+    raise invalid("body", "not multipart/form-data with the boundary of content-type, or cut off before its end")
 
 
-class _Parts:
-    """Collects the parts. A part's content is a view of the body where it came in one piece."""
+def _file_name(head: bytes, place: str) -> str:
+    """Of a part with these headers: its file's, else its field's."""
+    headers = [line.partition(":") for line in head.decode("latin-1").split("\r\n")]
+    values = {name.strip().lower(): value.strip() for name, _, value in headers}
+    if values.get("content-transfer-encoding", "binary").lower() not in ("binary", "8bit", "7bit"):
+        raise invalid(place, "content-transfer-encoding is not taken; send the bytes as they are")
+    disposition = _parameters("content-disposition", values.get("content-disposition", "form-data"))
+    name = disposition.get_filename() or disposition.get_param("name", "", "content-disposition")
+    # Browsers write UTF-8 where RFC 7578 lets them; a name in the form of RFC 2231 is decoded already.
+    text = name if isinstance(name, str) else ""
+    with contextlib.suppress(UnicodeError):
+        text = text.encode("latin-1").decode("utf-8")
+    return text[:_SHOWN]
 
-    def __init__(self, body: bytes, most: int) -> None:
-        self._view = memoryview(body)
-        self._most = most
-        self._head = 0
-        self._field = b""
-        self._value = b""
-        self._headers: dict[bytes, bytes] = {}
-        self._pieces: list[memoryview] = []
-        self.uploads: list[Upload] = []
-        self.ended = False
 
-    def callbacks(self) -> Any:
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": self._name,
-            "on_header_value": self._content,
-            "on_header_end": self._header,
-            "on_part_data": self._data,
-            "on_part_end": self._end,
-            "on_end": self._last,
-        }
-
-    def _begin(self) -> None:
-        if len(self.uploads) >= self._most:
-            raise invalid("files", f"more than {self._most}; split them over several calls")
-        self._head, self._headers, self._pieces = 0, {}, []
-        self._field = self._value = b""
-
-    def _name(self, data: bytes, start: int, end: int) -> None:
-        self._count(end - start)
-        self._field += data[start:end]
-
-    def _content(self, data: bytes, start: int, end: int) -> None:
-        self._count(end - start)
-        self._value += data[start:end]
-
-    def _count(self, size: int) -> None:
-        self._head += size
-        if self._head > MOST_PART_HEAD_BYTES:
-            raise invalid("files", f"more than {MOST_PART_HEAD_BYTES} bytes of headers in a part")
-
-    def _header(self) -> None:
-        self._headers[self._field.lower()] = self._value
-        self._field = self._value = b""
-
-    def _data(self, _data: bytes, start: int, end: int) -> None:
-        self._pieces.append(self._view[start:end])
-
-    def _end(self) -> None:
-        place = f"files[{len(self.uploads)}]"
-        if self._headers.get(b"content-transfer-encoding", b"binary").lower() not in (b"binary", b"8bit", b"7bit"):
-            raise invalid(place, "content-transfer-encoding is not taken; send the bytes as they are")
-        options = parse_options_header(self._headers.get(b"content-disposition", b""))[1]
-        name = options.get(b"filename", options.get(b"name", b"")).decode("utf-8", "replace")
-        payload: Payload = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self.uploads.append(Upload(name[:_SHOWN], payload))
-
-    def _last(self) -> None:
-        self.ended = True
+def _parameters(name: str, value: str) -> Message:
+    message = Message()
+    message[name] = value
+    return message
 
 
 def _single(embedded: Embedded) -> Mapping[str, Any]:

@@ -24,6 +24,12 @@ HEAD = b"POST /embed HTTP/1.1\r\nhost: a\r\n"
 PICTURE = HEAD + b"content-length: 3\r\n\r\nabc"
 
 
+@pytest.fixture(autouse=True)
+def short_lingering(monkeypatch):
+    """None of these callers closes before the server does."""
+    monkeypatch.setattr(application, "LINGER_S", 0.1)
+
+
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory):
     with Harness(
@@ -321,7 +327,8 @@ def test_where_every_connection_has_a_call_the_newcomer_is_told_to_come_again(tm
         busy = [stack.enter_context(harness.api_socket()) for _ in range(2)]
         for each in busy:
             each.sendall(PICTURE)
-        until(lambda: not harness.gateway._api._waiting, "both calls")
+        api = harness.gateway._api
+        until(lambda: len(api._open) == 2 and not api._waiting, "both calls")
         answer = sent(harness)
         assert status_of(answer) == 503 and b"retry-after: 1" in answer
         harness.call(harness.serving.release)
