@@ -63,7 +63,7 @@ def embed_dataset(
     connect: makes the client in place of endpoint and deadline_s, for TLS and tokens; pickled for engines other than
         "local".
     columns: columns of a table to keep (None: all); of archives, text members, as ("txt", "json").
-    if_exists: what becomes of what is in the directory: "resume", "overwrite", "extend" (what was added to the input) or
+    if_exists: what becomes of what is there: "resume", "overwrite", "extend" (what was added to the input) or
         "sync" (what was added, changed or went away).
     sync_by: how "sync" tells a changed file: "time" (and size) or "digest".
     retry_failed: only the rows that failed, again.
