@@ -101,8 +101,15 @@ class Server:
         return (
             f"ready: {self._gateway.address} serves {wire.SERVABLE_NAME} version {version.number} on "
             f"{self._config.backend.target} ({version.weights} weights, fingerprint {version.fingerprint[:16]}) "
-            f"after {time.monotonic() - self._began:.1f} s"
+            f"after {time.monotonic() - self._began:.1f} s{self._api_words()}"
         )
+
+    def _api_words(self) -> str:
+        address = self._gateway.api_address
+        if not address:
+            return ""
+        scheme = "http" if self._config.security.tls_certificate is None else "https"
+        return f"; HTTP: {address if address.startswith('unix:') else f'{scheme}://{address}'}"
 
     async def _drain(self) -> None:
         """Readiness first, then no new calls, then the end of those in flight; a second signal cuts it short."""
@@ -154,6 +161,7 @@ class Server:
             self._config.supervision,
             start_timeout_s=self._config.backend.start_timeout_s,
             max_relative_distance=self._config.readiness.max_relative_distance,
+            before_launch=self._launcher.look_for_devices,
         )
 
     def _unhealthy(self, served: Served, reason: str) -> None:

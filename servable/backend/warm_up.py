@@ -16,7 +16,7 @@ import numpy.typing as npt
 from metric_learn_client import wire
 from servable.backend.direct_calls import OPTIONS
 from servable.exported_version import ExportedVersion
-from servable.gateway.backends import WrongEmbedding
+from servable.gateway.backends import Golden, WrongEmbedding
 from servable.gateway.call.reply import FailedImage, Fault, read_reply
 from servable.gateway.queue.batches import LANES, encode_batch
 
@@ -27,20 +27,22 @@ class Unanswered(Exception):
     """It does not answer, or with an error. Exit code 4."""
 
 
-async def prove(target: str, version: ExportedVersion, *, deadline_s: float, max_relative_distance: float) -> None:
+async def prove(
+    target: str, version: ExportedVersion, golden: Golden, *, deadline_s: float, max_relative_distance: float
+) -> None:
     """Returns when everything came back right. Raises WrongEmbedding, Unanswered; `deadline_s` is for each call."""
     async with grpc.aio.insecure_channel(target, options=OPTIONS) as channel:
         call = channel.unary_unary(wire.PREDICT_PATH)
         await channel.channel_ready()
-        golden = await _rows(call, wire.METHOD_EMBED, [version.golden_image], version.embedding_dim, deadline_s)
-        distance = relative_distance(golden, version)
-        if not distance <= max_relative_distance:
+        rows = await embed_batch(call, wire.METHOD_EMBED, [golden.image], version.embedding_dim, deadline_s)
+        distance = golden.distance(rows[0])
+        if distance > max_relative_distance:
             raise WrongEmbedding(
                 f"version {version.number}: the golden image came back {distance:.3g} away from its embedding "
                 f"(limit {max_relative_distance:g}): this is not the exported network"
             )
         for size in version.batch_sizes:
-            rows = await _rows(call, wire.METHOD_EMBED_PIXELS, [GREY] * size, version.embedding_dim, deadline_s)
+            rows = await embed_batch(call, wire.METHOD_EMBED_PIXELS, [GREY] * size, version.embedding_dim, deadline_s)
             if not np.isfinite(rows).all():
                 raise WrongEmbedding(f"version {version.number}: batch size {size} gave values that are not finite")
 
@@ -49,21 +51,14 @@ async def occupy(target: str, batches: int, size: int, dim: int, *, deadline_s: 
     """So many batches at one time, so that every worker has something to do. Raises Unanswered."""
     async with grpc.aio.insecure_channel(target, options=OPTIONS) as channel:
         call = channel.unary_unary(wire.PREDICT_PATH)
-        work = [_rows(call, wire.METHOD_EMBED_PIXELS, [GREY] * size, dim, deadline_s) for _ in range(batches)]
+        work = [embed_batch(call, wire.METHOD_EMBED_PIXELS, [GREY] * size, dim, deadline_s) for _ in range(batches)]
         await asyncio.gather(*work)
 
 
-def relative_distance(rows: npt.NDArray[np.float32], version: ExportedVersion) -> float:
-    """|row - golden| / |golden|; infinite for another shape or for values that are not finite."""
-    expected = version.golden_embedding.astype(np.float64)
-    if rows.shape != (1, len(expected)):
-        return float("inf")
-    distance = float(np.linalg.norm(rows[0] - expected) / np.linalg.norm(expected))
-    return distance if np.isfinite(distance) else float("inf")
-
-
-async def _rows(call: Any, method: str, images: list[bytes], dim: int, deadline_s: float) -> npt.NDArray[np.float32]:
-    """float32 [images, dim]. Raises Unanswered."""
+async def embed_batch(
+    call: Any, method: str, images: list[bytes], dim: int, deadline_s: float
+) -> npt.NDArray[np.float32]:
+    """float32 [images, dim]. call: Predict, bytes to bytes. Raises Unanswered."""
     try:
         reply = await call(encode_batch(method, LANES[0], images), timeout=deadline_s, wait_for_ready=True)
     except grpc.aio.AioRpcError as error:

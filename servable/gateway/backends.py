@@ -21,6 +21,15 @@ class Golden:
 
     image: bytes  # an encoded file, as a caller would send it
     embedding: npt.NDArray[np.float32]  # [2048], unit norm
+    # From its embedding to that of the image's negative: pictures lie as far apart as the weights put them.
+    spread: float = 1.0
+
+    def distance(self, row: npt.NDArray[np.float32]) -> float:
+        """|row - embedding| as a share of the spread; infinite for another shape and for values that are not finite."""
+        if row.shape != self.embedding.shape:
+            return float("inf")
+        distance = float(np.linalg.norm(row.astype(np.float64) - self.embedding)) / self.spread
+        return distance if np.isfinite(distance) else float("inf")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where the gateway listens: two addresses that fit each other, safe in plain text or with TLS, and free right now."""
+"""Where the gateway listens: addresses that fit each other, safe in plain text or with TLS, and free right now."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from servable.config.addresses import Address, parse_address
-from servable.config.problem import CONFIGURATION, NOT_READY, Problem, wrong
+from servable.config.problem import CONFIGURATION, NOT_READY, Problem, value_of, wrong
 from servable.config.sections import Config
 
-GRPC, HTTP = "server.address", "server.http_address"
+GRPC, API, HTTP = "server.address", "server.api_address", "server.http_address"
 _REMEDIES = {
     errno.EADDRINUSE: "end the process that has it (`ss -ltnp`), or choose another port",
     errno.EADDRNOTAVAIL: "choose an address of this host, or 0.0.0.0",
@@ -23,23 +23,30 @@ _REMEDIES = {
 
 def address_problems(config: Config) -> Iterator[Problem]:
     """Each address is bound for a moment and released: gRPC itself only says that it could not bind."""
-    server, security = config.server, config.security
-    grpc, http = parse_address(server.address), parse_address(server.http_address)
-    if server.address == server.http_address and (grpc.port or grpc.path):
-        yield wrong(config, HTTP, "is server.address too", "choose another port for one of them")
-    if not grpc.loopback and security.tls_certificate is None and not security.allow_insecure:
-        yield wrong(
-            config,
-            GRPC,
-            "others can reach it in plain text",
-            "set security.tls_certificate and security.tls_private_key, use 127.0.0.1, or, behind a mesh that "
-            "encrypts, security.allow_insecure: true",
-        )
-    yield from _unix(config, Path(grpc.path)) if grpc.path is not None else _tcp(config, GRPC, grpc)
-    if http.path is not None:
-        yield wrong(config, HTTP, "probes and metrics speak HTTP over TCP", "give host:port")
-    else:
-        yield from _tcp(config, HTTP, http)
+    addresses = {key: value_of(config, key) for key in (GRPC, API, HTTP) if value_of(config, key)}
+    seen: dict[str, str] = {}
+    for key, text in addresses.items():
+        address = parse_address(text)
+        if text in seen and (address.port or address.path):
+            yield wrong(config, key, f"is {seen[text]} too", "choose another port for one of them")
+        seen.setdefault(text, key)
+        if key == HTTP and address.path is not None:
+            yield wrong(config, key, "probes and metrics speak HTTP over TCP", "give host:port")
+            continue
+        if key != HTTP and _exposed(config, address):
+            yield wrong(
+                config,
+                key,
+                "others can reach it in plain text",
+                "set security.tls_certificate and security.tls_private_key, use 127.0.0.1, or, behind a mesh that "
+                "encrypts, security.allow_insecure: true",
+            )
+        yield from _unix(config, key, Path(address.path)) if address.path is not None else _tcp(config, key, address)
+
+
+def _exposed(config: Config, address: Address) -> bool:
+    security = config.security
+    return not address.loopback and security.tls_certificate is None and not security.allow_insecure
 
 
 def write_address(address: Address) -> str:
@@ -90,15 +97,15 @@ def _tcp(config: Config, key: str, address: Address) -> Iterator[Problem]:
         yield cannot_bind(config, key, error)
 
 
-def _unix(config: Config, path: Path) -> Iterator[Problem]:
+def _unix(config: Config, key: str, path: Path) -> Iterator[Problem]:
     if not path.parent.is_dir():
-        yield wrong(config, GRPC, f"{path.parent} is not a directory", "create it")
+        yield wrong(config, key, f"{path.parent} is not a directory", "create it")
     elif not os.access(path.parent, os.W_OK | os.X_OK):
-        yield wrong(config, GRPC, f"{path.parent} is not writable for this user", "choose another")
+        yield wrong(config, key, f"{path.parent} is not writable for this user", "choose another")
     elif path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-        yield wrong(config, GRPC, "exists and is not a socket", "choose another path")
+        yield wrong(config, key, "exists and is not a socket", "choose another path")
     elif path.exists() and _answers(path):
-        yield wrong(config, GRPC, "another server answers there", "stop it, or choose another", exit_code=NOT_READY)
+        yield wrong(config, key, "another server answers there", "stop it, or choose another", exit_code=NOT_READY)
 
 
 def _answers(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The gateway as a whole: both ports, and one lane (queue and readiness) for each served version."""
+"""The gateway as a whole: its ports, and one lane (queue and readiness) for each served version."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ from servable.config.addresses import Address, parse_address
 from servable.config.problem import wrong
 from servable.config.sections import Config
 from servable.gateway.backends import Backends, Served
-from servable.gateway.bind import GRPC, HTTP, cannot_bind, usable_hosts, write_address
+from servable.gateway.bind import API, GRPC, HTTP, cannot_bind, usable_hosts, write_address
 from servable.gateway.call.calls import Calls
 from servable.gateway.call.model_service import describe_model
 from servable.gateway.call.predict import predict
 from servable.gateway.call.questions import Questions
 from servable.gateway.errors import CallError, StartError
-from servable.gateway.grpc_server import make_server
+from servable.gateway.grpc_server import connections, make_server
+from servable.gateway.http.api import api
+from servable.gateway.http.application import Application
+from servable.gateway.http.page import State
+from servable.gateway.http.server import HttpServer
 from servable.gateway.inference.grpc_service import InferenceService
 from servable.gateway.limits.admission import Admission
 from servable.gateway.observe.health import HealthService
@@ -78,14 +82,16 @@ class Gateway:
         self._draining = False
         self._server: Optional[Any] = None
         self._http: Optional[HttpPages] = None
+        self._api: Optional[HttpServer] = None
         self._calls: Optional[Calls] = None
         self._tokens: Optional[Tokens] = None
         self._tracer: Optional[Tracer] = None
         self.address = settings.server.address
         self.http_address = settings.server.http_address
+        self.api_address = settings.server.api_address
 
     async def start(self) -> None:
-        """Binds both ports. Raises StartError with all problems; nothing is left bound then."""
+        """Binds all ports. Raises StartError with all problems; nothing is left bound then."""
         settings = self._settings
         prepared = prepare(settings)
         reloaded = self._count_reload
@@ -104,6 +110,8 @@ class Gateway:
             self._add_lane(served)
         try:
             self.http_address = await self._start_http(parse_address(settings.server.http_address))
+            if settings.server.api_address:
+                self.api_address = await self._start_api(parse_address(settings.server.api_address), certificates)
             self.address = await self._start_grpc(parse_address(settings.server.address), certificates)
         except BaseException:
             await self.stop()
@@ -117,6 +125,8 @@ class Gateway:
         await asyncio.sleep(min(self._settings.server.drain_notice_s, grace_s))
         if self._calls is not None:
             self._calls.draining = True
+        if self._api is not None:
+            self._api.finish()
         while self._admission.calls and time.monotonic() - began < grace_s:
             await asyncio.sleep(0.02)
         return not self._admission.calls
@@ -127,6 +137,9 @@ class Gateway:
         if self._server is not None:
             await self._server.stop(grace=0.2)  # replies on their way still leave
             self._server = None
+        if self._api is not None:
+            await self._api.stop()
+            self._api = None
         for served in list(self._lanes):
             self._drop_lane(served)
         if self._closing:
@@ -149,6 +162,26 @@ class Gateway:
         self._http = http
         return write_address(Address(address.host, port))
 
+    async def _start_api(self, address: Address, certificates: Optional[Certificates]) -> str:
+        settings = self._settings
+        assert self._calls is not None
+        state = State(self._not_ready, lambda: parse_address(self.address).port or None)
+        application = Application(
+            settings, self._calls, api(settings, self._backends, self._tokens, state, self._is_ready), self._tokens
+        )
+        context = None if certificates is None else certificates.context
+        server = HttpServer(application, self._most_connections(), context)
+        try:
+            port = await server.start(address)
+        except OSError as error:
+            raise StartError(cannot_bind(settings, API, error)) from error
+        self._api = server
+        return write_address(address if address.path is not None else Address(address.host, port))
+
+    def _most_connections(self) -> int:
+        """On each of the public ports."""
+        return connections(self._settings.limits.max_connections, 2 if self._settings.server.api_address else 1)
+
     async def _start_grpc(self, address: Address, certificates: Optional[Certificates]) -> str:
         settings = self._settings
         server = make_server(
@@ -156,6 +189,7 @@ class Gateway:
             self._unknown(),
             settings.limits,
             settings.deadlines,
+            most_connections=self._most_connections(),
             reflection=settings.server.reflection,
         )
         where = write_address(address)
@@ -182,7 +216,7 @@ class Gateway:
                 self._questions,
                 self._backends,
                 self._settings.limits,
-                lambda served: not self._not_ready(served),
+                self._is_ready,
                 self._authorize,
             ).handlers(),
         }
@@ -211,6 +245,9 @@ class Gateway:
             return "stopping"
         served = served or self._backends.default
         return "" if served.serving else f"version {served.version} is {served.state.value}: {served.reason}"
+
+    def _is_ready(self, served: Optional[Served]) -> bool:
+        return not self._not_ready(served)
 
     def _readyz(self) -> Page:
         reason = self._not_ready()

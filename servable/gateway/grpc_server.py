@@ -28,6 +28,7 @@ def make_server(
     limits: LimitsSection,
     deadlines: DeadlinesSection,
     *,
+    most_connections: int,
     reflection: bool = False,
 ) -> Any:
     """A grpc.aio.Server that is not started yet and has no port.
@@ -43,7 +44,7 @@ def make_server(
             # megabyte becomes a gigabyte. Images are compressed already. The caller gets UNIMPLEMENTED, as gRPC says.
             ("grpc.compression_enabled_algorithms_bitset", 1 << grpc.Compression.NoCompression.value),
             ("grpc.max_concurrent_streams", limits.max_streams_per_connection),
-            ("grpc.max_allowed_incoming_connections", connections(limits.max_connections)),
+            ("grpc.max_allowed_incoming_connections", most_connections),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
             ("grpc.max_connection_age_ms", AGE_MS),
             ("grpc.max_connection_age_grace_ms", int(1000 * deadlines.max_s) + TAKE_REPLY_MS),
@@ -65,12 +66,12 @@ def make_server(
     return server
 
 
-def connections(wanted: int) -> int:
-    """How many connections fit beside everything else that needs a descriptor of this process."""
+def connections(wanted: int, ports: int) -> int:
+    """How many connections each port may have beside everything else that needs a descriptor of this process."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted
-    return max(1, min(wanted, soft - min(RESERVED_DESCRIPTORS, soft // 2)))
+    return max(1, min(wanted, (soft - min(RESERVED_DESCRIPTORS, soft // 2)) // ports))
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]

@@ -160,9 +160,8 @@ class Readiness:
             raise WrongEmbedding(f"the golden image failed: {outcome.name}")
         if isinstance(outcome, Fault):
             raise BackendError(outcome.reason)
-        embedding = np.frombuffer(outcome, "<f4").astype(np.float64)
-        distance = float(np.linalg.norm(embedding - golden.embedding) / np.linalg.norm(golden.embedding))
-        if not distance <= self._settings.max_relative_distance:  # also true of NaN
+        distance = golden.distance(np.frombuffer(outcome, "<f4"))
+        if distance > self._settings.max_relative_distance:
             raise WrongEmbedding(
                 f"the golden image's embedding is off by {distance:.3g}; "
                 f"the most is {self._settings.max_relative_distance:g}"

@@ -15,7 +15,7 @@ else:
 
 for size in stages.SIZES:
     stages.MODELS[size] = register.declare_model(
-        f"metric_learn_b{size}.mindir", "MindIR", context=context, config_file=stages.WORKER.get("lite_config")
+        stages.WORKER["models"][str(size)], "MindIR", context=context, config_file=stages.WORKER.get("lite_config")
     )
 
 PACKED = 64  # batches that the first stage takes at once: all that wait, so that all are decoded

@@ -106,7 +106,12 @@ class SimulatedHost:
 
     def check(self, *flags, config="configs/ascend310.yaml"):
         """`serving_server --check`."""
-        settings = [f"server.run_dir={self.run_dir}", "server.address=127.0.0.1:0", *flags]
+        settings = [
+            f"server.run_dir={self.run_dir}",
+            "server.address=127.0.0.1:0",
+            "server.api_address=127.0.0.1:0",
+            *flags,
+        ]
         arguments = [part for setting in settings for part in ("--set", setting)]
         return self.run(SERVER_PYTHON, "-m", "servable.serving_server", "--config", config, "--check", *arguments)
 

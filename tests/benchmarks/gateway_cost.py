@@ -6,26 +6,31 @@
 
 The first has an echo at the far end that answers at once, so all the time that is seen is transport and gateway; the
 second the real MindSpore Serving.
-Three ways are compared: straight to the far end, through the gateway, and through a bare pass-through that only hands
-bytes on with the same grpc.aio - what any gateway of this kind costs at least. Calls alternate between the ways, so
-that whatever else the machine does meets all alike.
+Ways that are compared: straight to the far end, through the gateway over gRPC, through a bare pass-through that only
+hands bytes on with the same grpc.aio - what any gateway of this kind costs at least - and through the gateway over
+HTTP: /v1/embeddings with base64 both ways, and /embed with an array of NumPy as its answer. Calls alternate between
+the ways, so that whatever else the machine does meets all alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
+import http.client
 import json
 import signal
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Optional
+from typing import Callable, Optional
 
 import grpc
 import grpc.aio
@@ -41,6 +46,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PHOTO = REPOSITORY / "tests" / "golden" / "images" / "astronaut_420_q90.jpg"  # 67 KB, an ordinary photo
 IMAGES_PER_CALL = (1, 8, 32)
 ROUNDS = 5  # of the throughput: the three ways alternate
+AT_A_TIME = 8  # calls
+API = ".http"  # what the path of the gateway's HTTP socket has more than that of gRPC
+HTTP_WAYS = ("openai", "embed")
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -81,7 +89,7 @@ async def serve_gateway(path: str, target: str, access_log: bool, version: Optio
     backend = FakeBackend(target=target, most_batches=16, max_batch=16, golden=golden_of(version))
     backends = Backends(backend.version)
     settings = Config(
-        server=ServerSection(address=f"unix:{path}", http_address="127.0.0.1:0"),
+        server=ServerSection(address=f"unix:{path}", http_address="127.0.0.1:0", api_address=f"unix:{path}{API}"),
         limits=LimitsSection(max_in_flight_instances=4096),
         log=LogSection(access=access_log),
     )
@@ -122,6 +130,40 @@ def body_of(images: int) -> bytes:
     return request.SerializeToString()
 
 
+class Http:
+    """One connection to the gateway's HTTP socket, kept alive."""
+
+    def __init__(self, path: str, way: str, images: int) -> None:
+        self._connection = http.client.HTTPConnection("localhost", timeout=60)
+        self._connection.sock = socket.socket(socket.AF_UNIX)
+        self._connection.sock.connect(path)
+        self._path, self._body, self._headers = (openai_request if way == "openai" else embed_request)(images)
+
+    def __call__(self) -> None:
+        self._connection.request("POST", self._path, self._body, self._headers)
+        answer = self._connection.getresponse()
+        if answer.status != 200 or not answer.read():
+            raise SystemExit(f"{self._path}: {answer.status}")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def openai_request(images: int) -> tuple[str, bytes, dict[str, str]]:
+    uri = "data:image/jpeg;base64," + base64.b64encode(PHOTO.read_bytes()).decode()
+    asked = {"model": wire.SERVABLE_NAME, "input": [uri] * images, "encoding_format": "base64"}
+    return "/v1/embeddings", json.dumps(asked).encode(), {"content-type": "application/json"}
+
+
+def embed_request(images: int) -> tuple[str, bytes, dict[str, str]]:
+    photo = PHOTO.read_bytes()
+    if images == 1:
+        return "/embed", photo, {"accept": "application/x-npy"}
+    head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n'
+    body = (head + photo + b"\r\n") * images + b"--edge--\r\n"
+    return "/embed", body, {"accept": "application/x-npy", "content-type": "multipart/form-data; boundary=edge"}
+
+
 def cpu_s(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
@@ -133,47 +175,56 @@ def measure(
     """Latencies of one caller, median in ms. With 8 callers: CPU an image of the process in between, in microseconds,
     and images per second, of which gateway_throughput is the gateway's rate over the direct one, median of rounds."""
     body = body_of(images)
-    taken: dict[str, list[float]] = {way: [] for way in targets}
     row: dict[str, float] = {"images_per_call": images}
+    between = {**children, **{way: children["gateway"] for way in HTTP_WAYS}}
     with contextlib.ExitStack() as stack:
-        channels = {way: stack.enter_context(grpc.insecure_channel(at, OPTIONS)) for way, at in targets.items()}
-        calls = {way: channel.unary_unary(wire.PREDICT_PATH) for way, channel in channels.items()}
-        for call in calls.values():
+        ways: dict[str, list[Callable[[], object]]] = {}
+        for way, at in targets.items():
+            channel = stack.enter_context(grpc.insecure_channel(at, OPTIONS))
+            call = channel.unary_unary(wire.PREDICT_PATH)
             call(body, wait_for_ready=True, timeout=60)
+            ways[way] = [lambda call=call: call(body, timeout=60)] * AT_A_TIME  # type: ignore[misc]
+        for way in HTTP_WAYS:
+            path = targets["gateway"].removeprefix("unix:") + API
+            ways[way] = [stack.enter_context(contextlib.closing(Http(path, way, images))) for _ in range(AT_A_TIME)]
+        pool = stack.enter_context(ThreadPoolExecutor(AT_A_TIME))
+        taken: dict[str, list[float]] = {way: [] for way in ways}
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            for way, call in calls.items():
+            for way, calls in ways.items():
                 began = time.perf_counter()
-                call(body, timeout=60)
+                calls[0]()
                 taken[way].append(1000 * (time.perf_counter() - began))
         for way, values in taken.items():
             row[f"{way}_ms"] = round(statistics.median(values), 3)
         for way in ("bare", "gateway"):
             row[f"{way}_adds_ms"] = round(row[f"{way}_ms"] - row["direct_ms"], 3)
-        rates: dict[str, list[float]] = {way: [] for way in targets}
-        spent, sent = dict.fromkeys(children, 0.0), dict.fromkeys(targets, 0)
+        rates: dict[str, list[float]] = {way: [] for way in ways}
+        spent, sent = dict.fromkeys(between, 0.0), dict.fromkeys(ways, 0)
         for _ in range(ROUNDS):
-            for way in targets:
-                before = cpu_s(children[way]) if way in children else 0.0
-                count, took = throughput(calls[way], body, seconds / ROUNDS)
+            for way, calls in ways.items():
+                before = cpu_s(between[way]) if way in between else 0.0
+                count, took = throughput(pool, calls, seconds / ROUNDS)
                 rates[way].append(count * images / took)
                 sent[way] += count * images
-                if way in children:
-                    spent[way] += cpu_s(children[way]) - before
+                if way in between:
+                    spent[way] += cpu_s(between[way]) - before
         for way, values in rates.items():
             row[f"{way}_images_per_s"] = round(statistics.median(values), 1)
         for way, process_s in spent.items():
             row[f"{way}_cpu_us_per_image"] = round(1e6 * process_s / sent[way], 1)
+        for way in HTTP_WAYS:
+            row[f"{way}_cpu_ratio"] = round(row[f"{way}_cpu_us_per_image"] / row["gateway_cpu_us_per_image"], 2)
         shares = [ours / direct for ours, direct in zip(rates["gateway"], rates["direct"])]
         row["gateway_throughput"] = round(statistics.median(shares), 3)
     return row
 
 
-def throughput(call: Any, body: bytes, seconds: float) -> tuple[int, float]:
+def throughput(pool: ThreadPoolExecutor, calls: list[Callable[[], object]], seconds: float) -> tuple[int, float]:
     """Calls that were answered, eight at a time, and how long it took."""
     count, began = 0, time.monotonic()
     while time.monotonic() < began + seconds:
-        for future in [call.future(body, timeout=60) for _ in range(8)]:
+        for future in [pool.submit(call) for call in calls]:
             future.result()
             count += 1
     return count, time.monotonic() - began

@@ -19,7 +19,7 @@ from servable.backend.direct_calls import wait_until_serving
 from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
 from servable.config.sections import Config, LogSection, ServerSection
-from servable.engine.master import MasterSettings
+from servable.engine.settings import MasterSettings, WorkerSettings
 from servable.gateway import Backends, Gateway, configure_logging
 from servable.runtime.engine_python import engine_python
 from servable.runtime.lite_runtime import lite_directory
@@ -52,7 +52,7 @@ def start(kind: str, version: Path, scratch: Path) -> tuple[ServingProcess, str]
         device_ids=(),
         workers=1,
     )
-    worker = {
+    worker: WorkerSettings = {
         "device": "cpu",
         "threads": cores,
         "preprocess_threads": cores,
@@ -70,7 +70,7 @@ async def front(target: str, scratch: Path) -> None:
     """The product's gateway before `target`, on a unix socket of its own."""
     golden = Golden(next((HERE.parent / "golden" / "images").glob("astronaut_420*")).read_bytes(), constant_embedding())
     settings = Config(
-        server=ServerSection(address=f"unix:{scratch}/gateway.sock", http_address="127.0.0.1:0"),
+        server=ServerSection(address=f"unix:{scratch}/gateway.sock", http_address="127.0.0.1:0", api_address=""),
         log=LogSection(access=False),
     )
     configure_logging(settings.log)

@@ -26,6 +26,7 @@ class Server:
     process: subprocess.Popen
     ready_line: str
     log: TextIO
+    api_endpoint: str = ""  # "host:port" of the API over HTTP
 
     def said(self):
         """What the server wrote to stderr, once it has ended."""
@@ -42,7 +43,7 @@ def free_port():
 
 def start(run_dir, *flags, repository=REPOSITORY, config="configs/cpu.yaml", prefix=(), environment=None):
     """`prefix`: a command that becomes the server, in its own process; `environment`: all that it gets."""
-    endpoint, http_endpoint = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    endpoint, http_endpoint, api_endpoint = (f"127.0.0.1:{free_port()}" for _ in range(3))
     command = [
         *prefix,
         str(REPOSITORY / ".venv" / "server" / "bin" / "python"),
@@ -52,6 +53,7 @@ def start(run_dir, *flags, repository=REPOSITORY, config="configs/cpu.yaml", pre
         str(config),
     ]
     settings = [f"server.address={endpoint}", f"server.http_address={http_endpoint}"]
+    settings.append(f"server.api_address={api_endpoint}")
     settings += [f"server.run_dir={run_dir}", f"model.directory={VERSIONS}", *flags]
     for setting in settings:
         command += ["--set", setting]
@@ -61,7 +63,7 @@ def start(run_dir, *flags, repository=REPOSITORY, config="configs/cpu.yaml", pre
     watchdog.start()
     line = process.stdout.readline()
     watchdog.cancel()
-    return Server(endpoint, http_endpoint, process, line.strip(), log)
+    return Server(endpoint, http_endpoint, process, line.strip(), log, api_endpoint)
 
 
 def stop(server, number=signal.SIGTERM):
@@ -76,7 +78,8 @@ def stop(server, number=signal.SIGTERM):
 def exported_versions():
     """Stand-in weights as version 1, exported again whenever the export's code or the model's facts change."""
     sources = [
-        REPOSITORY / "export" / f"{name}.py" for name in ("checkpoint", "facts", "manifest", "mindir", "network")
+        REPOSITORY / "export" / f"{name}.py"
+        for name in ("aipp", "checkpoint", "facts", "manifest", "mindir", "network")
     ]
     sources.append(REPOSITORY / "configs" / "model.yaml")
     wanted = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
@@ -101,7 +104,7 @@ def _export_stand_in():
     environment = {**os.environ, "GLOG_v": "3"}
     for arguments in (
         ["stand-in", "--output", checkpoint],
-        ["convert", "--checkpoint", checkpoint, "--version", "1", "--directory", str(VERSIONS), "--force"],
+        ["convert", "--checkpoint", checkpoint, "--version", "1", "--directory", str(VERSIONS), "--force", "--aipp"],
         ["verify", "--version", "1", "--directory", str(VERSIONS)],
     ):
         subprocess.run([python, "-m", "export", *arguments], cwd=REPOSITORY, env=environment, check=True)

@@ -52,6 +52,7 @@ class ServiceManager:
     def _start(self):
         command = [str(REPOSITORY / ".venv" / "server" / "bin" / "python"), "-m", "servable.serving_server"]
         settings = [f"server.address={self.endpoint}", f"server.http_address=127.0.0.1:{free_port()}"]
+        settings.append("server.api_address=127.0.0.1:0")
         settings += [f"server.run_dir={self._run_dir}", f"model.directory={VERSIONS}", *self._flags]
         for setting in settings:
             command += ["--set", setting]

@@ -194,7 +194,7 @@ def server_that_nobody_reads(run_dir):
     """Its standard output and its standard error are full pipes; readiness is asked over HTTP."""
     endpoint, http_endpoint = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     settings = [f"server.address={endpoint}", f"server.http_address={http_endpoint}", f"server.run_dir={run_dir}"]
-    settings += [f"model.directory={VERSIONS}", "log.format=json"]
+    settings += ["server.api_address=127.0.0.1:0", f"model.directory={VERSIONS}", "log.format=json"]
     command = [str(REPOSITORY / ".venv/server/bin/python"), "-m", "servable.serving_server"]
     for setting in settings:
         command += ["--set", setting]

@@ -128,6 +128,7 @@ def test_a_signal_while_it_starts_ends_it_and_leaves_nothing(versions, tmp_path,
     for setting in (
         f"server.address=127.0.0.1:{free_port()}",
         f"server.http_address=127.0.0.1:{free_port()}",
+        "server.api_address=127.0.0.1:0",
         f"server.run_dir={tmp_path}",
         f"model.directory={versions}",
     ):

@@ -20,6 +20,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional, TypeVar, Union
 
@@ -165,8 +166,12 @@ class Calls:
 
         Raises CallError as BodyPlaces.read does.
         """
-        with self._admission.body():
+        with self.reading():
             return await self._bodies.read(call.connection, receive)
+
+    def reading(self) -> AbstractContextManager[None]:
+        """While a body comes whose bytes the wire counts itself. Raises CallError (RESOURCE_EXHAUSTED) at its end."""
+        return self._admission.body()
 
     async def embed(self, call: Call, work: PredictWork, size: int, version_field: str) -> Embedded:
         """size: bytes of the body. version_field: how the wire writes the version that is asked for.
@@ -176,7 +181,7 @@ class Calls:
         call.bytes, call.method, call.images = size, work.method.name, len(work.payloads)
         served = resolve(self._backends, work.version, version_field)
         call.served = served
-        with self._admission.work(len(work.payloads), size), served:
+        with self._admission.work(call.connection, len(work.payloads), size), served:
             return await self._embed(call, work, served)
 
     async def _outcome(self, call: Call, handle: Callable[[], Awaitable[T]]) -> Union[T, CallError]:

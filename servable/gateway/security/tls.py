@@ -1,4 +1,4 @@
-"""Certificates of the public port: checked when read, read again when a file changes.
+"""Certificates of the public ports: checked when read, read again when a file changes.
 
 A renewed certificate serves the next connection; connections that exist keep theirs, so no call is dropped.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import logging
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,48 +27,73 @@ CERTIFICATE, PRIVATE_KEY, CLIENT_CA = (
     "security.tls_private_key",
     "security.tls_client_ca",
 )
+# X509_V_FLAG_PARTIAL_CHAIN: a CA in the file need not be a root, as with gRPC. `ssl` names it from Python 3.10 on.
+PARTIAL_CHAIN = 0x80000
 RETRY_S = 1.0  # files that could not be used are read again: a lack of descriptors or a half copied file passes
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LoadedCertificates:
-    """What the files held. expires_at: Unix time at which the server's own certificate ends. stamp: of the files."""
+    """What the files held, as gRPC takes it and as HTTP does.
+
+    expires_at: Unix time at which the server's own certificate ends. stamp: of the files.
+    """
 
     configuration: grpc.ServerCertificateConfiguration
+    context: ssl.SSLContext
     expires_at: float
     warnings: tuple[str, ...]
     stamp: Stamp
 
 
 class Certificates:
-    """`credentials` for the server; the files are looked at before every handshake."""
+    """`credentials` for gRPC, `context` for HTTP; the files are looked at before every handshake."""
 
     def __init__(
         self, config: Config, loaded: LoadedCertificates, on_reload: Callable[[bool], None] = lambda ok: None
     ) -> None:
         self._config = config
         self._on_reload = on_reload
-        self._initial = loaded.configuration
-        self._seen = loaded.stamp
+        self._lock = threading.Lock()  # gRPC asks on threads of its own
+        self._loaded = self._given = loaded  # the latest; what gRPC has
         self._failed: tuple[Optional[Stamp], float] = (None, 0.0)  # what could not be used, and when
         self._complaint = ""  # said once, not with every handshake
-        self.expires_at = loaded.expires_at
         _warn(loaded)
+
+    @property
+    def expires_at(self) -> float:
+        return self._loaded.expires_at
 
     def credentials(self) -> grpc.ServerCredentials:
         mutual = self._config.security.tls_client_ca is not None
-        return grpc.dynamic_ssl_server_credentials(self._initial, self._changed, require_client_authentication=mutual)
+        return grpc.dynamic_ssl_server_credentials(
+            self._given.configuration, self._changed, require_client_authentication=mutual
+        )
+
+    def context(self) -> ssl.SSLContext:
+        """Of the next handshake."""
+        with self._lock:
+            self._reload()
+            return self._loaded.context
 
     def _changed(self) -> Optional[grpc.ServerCertificateConfiguration]:
         """None: as before. Called by gRPC before each handshake, on a thread of its own."""
+        with self._lock:
+            self._reload()
+            if self._given is self._loaded:
+                return None
+            self._given = self._loaded
+            return self._given.configuration
+
+    def _reload(self) -> None:
         stamp = _stamp(self._config)
-        if stamp == self._seen:
+        if stamp == self._loaded.stamp:
             self._complaint = ""
-            return None
+            return
         failed, when = self._failed
         if stamp == failed and time.monotonic() - when < RETRY_S:
-            return None
+            return
         try:
             loaded = load_certificates(self._config)
         except StartError as error:
@@ -76,14 +102,12 @@ class Certificates:
                 self._complaint = str(error)
                 log.error("certificates not reloaded, the earlier ones stay: %s", error)
                 self._on_reload(False)
-            return None
+            return
         assert loaded is not None  # the keys are as they were at the start
-        self._seen, self._complaint = loaded.stamp, ""
-        self.expires_at = loaded.expires_at
+        self._loaded, self._complaint = loaded, ""
         _warn(loaded)
         log.info("certificates reloaded from %s", self._config.security.tls_certificate)
         self._on_reload(True)
-        return loaded.configuration
 
 
 def load_certificates(config: Config) -> Optional[LoadedCertificates]:
@@ -99,6 +123,7 @@ def load_certificates(config: Config) -> Optional[LoadedCertificates]:
     now = datetime.datetime.now(datetime.timezone.utc)
     problems = list(_incomplete(config))
     chain, key, authorities, leaf = b"", b"", None, None
+    context: Optional[ssl.SSLContext] = None
     warnings: tuple[str, ...] = ()
     if not problems:
         with gathered(problems):
@@ -108,15 +133,19 @@ def load_certificates(config: Config) -> Optional[LoadedCertificates]:
         with gathered(problems):
             key = read_credential(config, PRIVATE_KEY, secret=True)
             if leaf is not None:
-                _check_pair(config, key)
+                context = _check_pair(config, key)
     if security.tls_client_ca is not None:
         with gathered(problems):
             authorities = read_credential(config, CLIENT_CA)
             warnings = _check_authorities(config, authorities, now)
-    if problems or leaf is None:
+    if problems or leaf is None or context is None:
         raise StartError(*problems)
+    if authorities is not None:
+        context.load_verify_locations(cadata=authorities.decode("ascii", "ignore"))
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_flags |= PARTIAL_CHAIN
     configuration = grpc.ssl_server_certificate_configuration([(key, chain)], authorities)
-    return LoadedCertificates(configuration, leaf.not_valid_after_utc.timestamp(), warnings, stamp)
+    return LoadedCertificates(configuration, context, leaf.not_valid_after_utc.timestamp(), warnings, stamp)
 
 
 def _incomplete(config: Config) -> Iterator[Problem]:
@@ -150,11 +179,15 @@ def _check_dates(config: Config, leaf: x509.Certificate, now: datetime.datetime)
         raise StartError(wrong(config, CERTIFICATE, what, "check this host's clock"))
 
 
-def _check_pair(config: Config, key: bytes) -> None:
+def _check_pair(config: Config, key: bytes) -> ssl.SSLContext:
     """The pair as TLS itself takes it; a password would be asked for on the terminal, so an empty one is given."""
     certificate_file, key_file = path_of(config, CERTIFICATE), path_of(config, PRIVATE_KEY)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate_file, key_file, password=lambda: "")
+        context.load_cert_chain(certificate_file, key_file, password=lambda: "")
+        return context
     except (ssl.SSLError, OSError, ValueError) as error:
         if "MISMATCH" in str(error):
             what, remedy = f"is not the key of {certificate_file}", "give the pair issued together"

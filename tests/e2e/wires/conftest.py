@@ -1,10 +1,29 @@
-"""For every wire: `server` is that of tests/e2e (one a session); the golden pictures, and the rows that gRPC gives."""
+"""For every wire: `server` is that of tests/e2e (one a session); the golden pictures, and the rows that gRPC gives.
+
+`secured` is a second server, of those tests that need TLS, tokens or little room.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+import trustme
 
+from ..conftest import Server, start, stop
 from ..load import IMAGES, OPTIONS, predict_on, request_of, rows_of
+
+TOKEN = "a-token-of-16-or-more"
+
+
+@dataclass(frozen=True)
+class Secured:
+    """TLS with a certificate for 127.0.0.1 from `ca`, one token, and room for one call of all golden pictures."""
+
+    server: Server
+    ca: Path
+    token: str = TOKEN
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +41,26 @@ def grpc_rows(server):
     rows = np.stack(rows_of(reply))
     assert rows.shape == (len(IMAGES), 2048)
     return rows
+
+
+@pytest.fixture(scope="session")
+def secured(versions, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("secured")
+    authority = trustme.CA()
+    leaf = authority.issue_cert("127.0.0.1")
+    files = {name: folder / name for name in ("ca.pem", "tls.crt", "tls.key", "tokens")}
+    contents = (authority.cert_pem.bytes(), leaf.cert_chain_pems[0].bytes(), leaf.private_key_pem.bytes())
+    for path, content in zip(files.values(), (*contents, f"{TOKEN}\n".encode())):
+        path.touch(0o600)
+        path.write_bytes(content)
+    started = start(
+        tmp_path_factory.mktemp("run"),
+        f"security.tls_certificate={files['tls.crt']}",
+        f"security.tls_private_key={files['tls.key']}",
+        f"security.tokens_file={files['tokens']}",
+        f"limits.max_instances={len(IMAGES)}",
+        f"limits.max_in_flight_instances={len(IMAGES)}",
+    )
+    assert started.ready_line.startswith("ready"), started.said()
+    yield Secured(started, files["ca.pem"])
+    stop(started)

@@ -1,21 +1,18 @@
-"""python -m tests.e2e.wires.kserve_models FILE...: what of the manifests KServe's own model classes do not take.
+"""What of a manifest KServe's own model classes do not take. A process of its own runs it: see kserve_client.py."""
 
-A process of its own: the kserve package and tritonclient register the same messages, which one process takes once.
-"""
-
-import json
 import re
-import sys
-from pathlib import Path
 
 import kubernetes.client.models
-import yaml
 from kserve import models
 
 KINDS = {"ClusterServingRuntime": "V1alpha1ClusterServingRuntime", "InferenceService": "V1beta1InferenceService"}
 
 
-def problems(value, kind, place):
+def problems_of(manifest):
+    return _problems(manifest, KINDS[manifest["kind"]], manifest["kind"])
+
+
+def _problems(value, kind, place):
     """Keys that the class `kind` does not have, values of another type, and required ones that are missing."""
     listed = re.fullmatch(r"list\[(.*)\]", kind)
     mapped = re.fullmatch(r"dict\(str, (.*)\)", kind)
@@ -33,7 +30,7 @@ def problems(value, kind, place):
     found = [f"{place}.{key}: unknown to {kind}" for key in value if key not in names]
     known = {names[key]: each for key, each in value.items() if key in names}
     for name, each in known.items():
-        found += problems(each, model.openapi_types[name], f"{place}.{model.attribute_map[name]}")
+        found += _problems(each, model.openapi_types[name], f"{place}.{model.attribute_map[name]}")
     try:
         model(**known)  # its setters refuse what is required and None
     except ValueError as error:
@@ -42,15 +39,8 @@ def problems(value, kind, place):
 
 
 def _below(items, kind, place):
-    return [problem for key, each in items for problem in problems(each, kind, f"{place}[{key}]")]
+    return [problem for key, each in items for problem in _problems(each, kind, f"{place}[{key}]")]
 
 
 def _wrong(place, kind):
     return [f"{place}: is not {kind}"]
-
-
-if __name__ == "__main__":
-    documents = [each for name in sys.argv[1:] for each in yaml.safe_load_all(Path(name).read_text())]
-    json.dump(
-        [problem for each in documents for problem in problems(each, KINDS[each["kind"]], each["kind"])], sys.stdout
-    )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
+import socket
 import threading
 import time
 import urllib.error
@@ -22,7 +25,7 @@ WAIT_S = 10.0
 
 def config_of(*, server=None, **sections):
     """A configuration with free ports. server: keys beside or instead of the addresses; the others are sections."""
-    free = {"address": "127.0.0.1:0", "http_address": "127.0.0.1:0"}
+    free = {"address": "127.0.0.1:0", "http_address": "127.0.0.1:0", "api_address": "127.0.0.1:0"}
     return Config(server={**free, **(server or {})}, **sections)
 
 
@@ -63,6 +66,7 @@ class Harness:
             self._end()
             raise
         self.address, self.http_address = self.gateway.address, self.gateway.http_address
+        self.api_address = self.gateway.api_address
         if self._start_backend:
             self.wait_serving()
         return self
@@ -114,6 +118,36 @@ class Harness:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
+
+    def api(self, method, path, body=None, headers=(), *, context=None):
+        """(status, headers by name in lower case, body) of the API over HTTP; `body` that is no bytes goes as JSON."""
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+        kind = http.client.HTTPConnection if context is None else http.client.HTTPSConnection
+        options = {} if context is None else {"context": context}
+        connection = kind(self.api_address, timeout=WAIT_S, **options)
+        try:
+            connection.request(method, path, body, dict(headers))
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        finally:
+            connection.close()
+
+    def api_socket(self):
+        """A connection for bytes that no client of HTTP sends."""
+        host, _, port = self.api_address.rpartition(":")
+        return socket.create_connection((host, int(port)), timeout=WAIT_S)
+
+
+def answers(connection):
+    """All that comes until the end of the connection."""
+    found = b""
+    try:
+        while chunk := connection.recv(65536):
+            found += chunk
+    except ConnectionResetError:
+        pass
+    return found
 
 
 def request(*images, method="embed", version=0, name=wire.SERVABLE_NAME):

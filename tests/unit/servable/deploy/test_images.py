@@ -88,13 +88,23 @@ def test_the_image_holds_its_targets_configuration(image: str, dockerfile: Path)
     assert ("COPY", f"{source} /etc/metric-learn-serving/server.yaml") in stage(dockerfile, "runtime")
 
 
-def test_both_images_build_the_application_alike(deploy: Path) -> None:
-    built = [stage(deploy / "docker" / f"{image}.Dockerfile", "build") for image in IMAGES]
-    application = [
-        steps[steps.index(("COPY", "servable/requirements.txt servable/requirements.txt")) :] for steps in built
-    ]
+@pytest.mark.parametrize(("name", "folder"), [("engine", "servable/engine"), ("build", "servable")])
+def test_both_images_build_each_environment_alike(deploy: Path, name: str, folder: str) -> None:
+    built = [stage(deploy / "docker" / f"{image}.Dockerfile", name) for image in IMAGES]
+    lock = f"{folder}/requirements.txt"
+    application = [steps[steps.index(("COPY", f"{lock} {lock}")) :] for steps in built]
     assert application[0] == application[1]
     assert any("--require-hashes" in rest for _, rest in application[0])
+
+
+def test_mindspore_servings_environment_is_where_the_server_looks_for_it(dockerfile: Path) -> None:
+    made = {
+        rest.rpartition(" ")[2]
+        for name in ("engine", "build")
+        for word, rest in stage(dockerfile, name)
+        if "venv" in rest
+    }
+    assert {"/opt/venv/engine", "/opt/venv/server"} <= made  # side by side (servable/runtime/engine_python.py)
 
 
 def test_everything_copied_from_the_context_is_there_and_not_ignored(dockerfile: Path) -> None:

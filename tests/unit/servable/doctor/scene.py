@@ -31,6 +31,7 @@ class Scene:
             "server": {
                 "address": f"127.0.0.1:{free_port()}",
                 "http_address": f"127.0.0.1:{free_port()}",
+                "api_address": f"127.0.0.1:{free_port()}",
                 "run_dir": str(folder / "run"),
             },
         }

@@ -1,0 +1,1 @@
+"""The API over HTTP: one server, one application, and a form for each kind of client."""

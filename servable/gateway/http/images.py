@@ -1,0 +1,75 @@
+"""Pictures as text: data URIs (RFC 2397) and base64 as people send them. Pure; nothing is ever fetched.
+
+What the media type says does not matter: the bytes decide.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+from typing import Union
+
+import pybase64
+
+from metric_learn_client.wire import ImageErrorCode
+from servable.gateway.errors import CallError, invalid
+
+Text = Union[str, memoryview]  # memoryview: ASCII, as json_text leaves long strings
+_MOST_HEAD = 256  # characters before the comma of a data URI
+_FORM = "write data:image/jpeg;base64,..."
+_FETCHED = ("http:", "https:", "ftp:", "file:", "s3:", "gs:", "blob:", "//")
+# How base64 of the kinds that are read begins, for a hint.
+_BEGINNINGS = {"/9j/": "image/jpeg", "iVBORw0KGgo": "image/png", "UklGR": "image/webp", "Qk": "image/bmp"}
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_SPACE = b" \t\r\n\f\v"
+
+
+class BrokenBase64(ValueError):
+    """The text is no base64: the fault of this picture alone. Its words are "E_DECODE: ..."."""
+
+
+def read_data_uri(text: Text, place: str) -> bytes:
+    """The bytes of `data:[type][;parameters];base64,...`; upper case, white space and missing padding do not matter.
+
+    Raises CallError (INVALID_ARGUMENT, with `place`) for anything else, BrokenBase64.
+    """
+    begin = _beginning(text)
+    uri = begin.lstrip()
+    if uri[:5].lower() != "data:":
+        raise _no_data_uri(uri, place)
+    comma = begin.find(",")
+    if comma < 0:
+        raise invalid(place, f"the data URI has no comma within {_MOST_HEAD} characters; {_FORM}")
+    if begin[:comma].replace(":", ";").split(";")[-1].strip().lower() != "base64":
+        raise invalid(place, f"the data URI is not base64; {_FORM}")
+    return read_base64(text[comma + 1 :])
+
+
+def read_base64(text: Text) -> bytes:
+    """Both alphabets, with or without padding, white space and percent-encoding. Raises BrokenBase64."""
+    try:
+        return bytes(pybase64.b64decode(text, validate=True))
+    except ValueError:  # binascii.Error is one
+        pass
+    data = text.encode("utf-8", "replace") if isinstance(text, str) else bytes(text)
+    if b"%" in data:
+        data = urllib.parse.unquote_to_bytes(data)
+    data = data.translate(_URL_SAFE, _SPACE).rstrip(b"=")
+    try:
+        return bytes(pybase64.b64decode(data + b"=" * (-len(data) % 4), validate=True))
+    except ValueError:
+        raise BrokenBase64(f"{ImageErrorCode.DECODE.value}: the base64 text is broken or cut off") from None
+
+
+def _beginning(text: Text) -> str:
+    begin = text[:_MOST_HEAD]
+    return begin if isinstance(begin, str) else bytes(begin).decode("latin-1")
+
+
+def _no_data_uri(text: str, place: str) -> CallError:
+    if text.lower().startswith(_FETCHED):
+        what = "a URL is never fetched, for it could reach what the caller cannot; send the picture itself: " + _FORM
+        return invalid(place, what)
+    for beginning, media_type in _BEGINNINGS.items():
+        if text.startswith(beginning):
+            return invalid(place, f"base64 without its head; write data:{media_type};base64,... before it")
+    return invalid(place, f"this model embeds pictures, not text; {_FORM}")

@@ -1,0 +1,109 @@
+"""The text of a JSON body -> Python values, strictly and within bounds. Pure.
+
+Pictures travel in it as very long strings. Those are cut out before anything is parsed, where they stand, without a
+copy; what remains is small, so the parser is a strict one and its work is bounded, whatever a stranger sends.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Union
+
+from servable.gateway.errors import invalid
+
+LONG = 512  # characters of a string that is cut out
+MOST_STRINGS = 32_768  # of a body
+MOST_REST = 512 * 1024  # bytes of a body beside its long strings
+_QUOTE, _BACKSLASH = b'"', b"\\"
+Long = Union[str, memoryview]  # a long string: its bytes where they are, text where it held escapes
+
+
+class NotJson(ValueError):
+    """The text is not JSON that is taken here; the words say why."""
+
+
+def read_json(body: bytes, *, most_rest: int = MOST_REST) -> Any:
+    """What the body holds. A string beyond LONG characters is `Long`, any other value what `json` makes of it.
+
+    Raises CallError (INVALID_ARGUMENT): not JSON, not UTF-8, a key twice, NaN, too deep, too much beside the strings.
+    """
+    try:
+        rest, cut = _cut_long_strings(body, most_rest)
+        value = json.loads(rest.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+        return _put_back(value, cut) if cut else value
+    except UnicodeDecodeError as error:
+        raise invalid("body", f"not UTF-8 ({error.reason}); JSON is written in UTF-8") from None
+    except RecursionError:
+        raise invalid("body", "the JSON is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise invalid("body", f"not JSON: {error.msg}") from None
+    except ValueError as error:
+        raise invalid("body", str(error)) from None
+
+
+def _cut_long_strings(body: bytes, most_rest: int) -> tuple[bytes, list[Long]]:
+    r"""(body with each long string replaced by "\u0000" and its number, those strings). Raises NotJson.
+
+    No string of a caller's can be taken for one that was replaced: one that begins so is refused.
+    """
+    parts: list[bytes] = []
+    cut: list[Long] = []
+    view, size, at, strings = memoryview(body), 0, 0, 0
+    start = body.find(_QUOTE)
+    while start >= 0 and size + start - at <= most_rest:
+        stop = _end_of_string(body, start)
+        strings += 1
+        if strings > MOST_STRINGS:
+            raise NotJson(f"more than {MOST_STRINGS} strings")
+        if stop - start > LONG:
+            parts += (body[at:start], b'"\\u0000%d"' % len(cut))
+            size += start - at
+            escaped = body.find(_BACKSLASH, start, stop) >= 0
+            cut.append(json.loads(body[start : stop + 1]) if escaped else view[start + 1 : stop])
+            at = stop + 1
+        elif body.startswith(b"\\u0000", start + 1):
+            raise NotJson("a string begins with the character U+0000")
+        start = body.find(_QUOTE, stop + 1)
+    if size + len(body) - at > most_rest:
+        raise NotJson(f"more than {most_rest} bytes beside its long strings")
+    parts.append(body[at:])
+    return b"".join(parts), cut
+
+
+def _end_of_string(body: bytes, start: int) -> int:
+    """Where the quote is that ends the string which begins at `start`. Raises NotJson."""
+    begin, stop = start, body.find(_QUOTE, start + 1)
+    while stop >= 0:
+        if body[stop - 1] != _BACKSLASH[0]:
+            return stop
+        between = body[begin + 1 : stop]  # disjoint from the one before, so all of this is linear
+        if (len(between) - len(between.rstrip(_BACKSLASH))) % 2 == 0:
+            return stop
+        begin, stop = stop, body.find(_QUOTE, stop + 1)
+    raise NotJson("a string has no end")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of two values of one key, one program takes the first and another the last."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key.startswith("\0"):
+            raise NotJson(f"a key of more than {LONG} characters")
+        if key in found:
+            raise NotJson(f"the key {key[:64]!r} is there twice")
+        found[key] = value
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise NotJson(f"{name} is no number of JSON")
+
+
+def _put_back(value: Any, cut: list[Long]) -> Any:
+    if isinstance(value, str):
+        return cut[int(value[1:])] if value.startswith("\0") else value
+    if isinstance(value, list):
+        return [_put_back(each, cut) for each in value]
+    if isinstance(value, dict):
+        return {key: _put_back(each, cut) for key, each in value.items()}
+    return value

@@ -1,0 +1,192 @@
+"""The listening sockets of the API, and its connections: how many there are, and who goes when there are too many.
+
+A newcomer is served: the connection that waits longest for a complete request of its caller goes for it. Only where
+every connection has one is the newcomer refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from uvicorn.config import Config
+
+from servable.config.addresses import Address
+from servable.gateway.bind import usable_hosts
+from servable.gateway.http.application import Application
+from servable.gateway.http.connection import Connection
+
+# Connections that the kernel keeps while many come at once. Beyond, the caller's kernel tries again a second later.
+WAITING = 1024
+HANDSHAKE_S = 10.0
+NO_DESCRIPTOR_S = 0.5  # until the next try where the process has no descriptor left
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
+log = logging.getLogger(__name__)
+_count = itertools.count()
+
+
+class HttpServer:
+    """most: connections at one time. context: gives the TLS context of the next handshake; None: plain text."""
+
+    def __init__(
+        self, application: Application, most: int, context: Optional[Callable[[], ssl.SSLContext]] = None
+    ) -> None:
+        self.application = application
+        self._config = Config(
+            application,
+            http=Connection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+        )
+        self._config.load()
+        self._most = most
+        self._context = context
+        self._listening: list[socket.socket] = []
+        self._accepting: list[asyncio.Task[None]] = []
+        self._greeting: dict[Connection, asyncio.Task[None]] = {}
+        self._open: set[Connection] = set()
+        self._waiting: dict[Connection, None] = {}  # without a complete request, the longest first
+        self._unix_path: Optional[str] = None
+
+    async def start(self, address: Address) -> int:
+        """Listens; returns the port, 0 on a unix socket. Raises OSError."""
+        self._listening = _listen(address)
+        self._unix_path = address.path
+        for each in self._listening:
+            self._accepting.append(asyncio.ensure_future(self._accept(each)))
+        return 0 if address.path is not None else int(self._listening[0].getsockname()[1])
+
+    def finish(self) -> None:
+        """Connections end with the answer that they get; those that wait end now."""
+        for connection in list(self._open):
+            connection.finish()
+
+    async def stop(self) -> None:
+        """Ends everything; calls are cancelled."""
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        for listening in self._listening:
+            listening.close()
+        if self._unix_path is not None:
+            Path(self._unix_path).unlink(missing_ok=True)
+        tasks = [task for connection in self._open for task in connection.tasks]
+        for connection in list(self._open):
+            self._end(connection)
+        await asyncio.gather(*tasks, *self._greeting.values(), return_exceptions=True)
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = await loop.sock_accept(listening)
+            except OSError as error:  # gone before it was taken, or no descriptor is left
+                log.warning("a connection of HTTP could not be taken: %s", os.strerror(error.errno or 0))
+                await asyncio.sleep(NO_DESCRIPTOR_S)
+                continue
+            if len(self._open) >= self._most and not self._make_room():
+                self._turn_away(accepted)
+                continue
+            peer = _peer(accepted)
+            key = peer if accepted.family != socket.AF_UNIX else f"{peer}#{next(_count)}"
+            connection = Connection(self._config, loop, peer, key, self._changed, self._gone)
+            self._open.add(connection)
+            self._waiting[connection] = None
+            greeting = asyncio.ensure_future(self._greet(connection, accepted))
+            self._greeting[connection] = greeting
+            greeting.add_done_callback(functools.partial(self._greeted, connection, accepted))
+
+    async def _greet(self, connection: Connection, accepted: socket.socket) -> None:
+        options: dict[str, Any] = {}
+        if self._context is not None:
+            options = {"ssl": self._context(), "ssl_handshake_timeout": HANDSHAKE_S}
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted, **options)
+
+    def _greeted(self, connection: Connection, accepted: socket.socket, greeting: asyncio.Task[None]) -> None:
+        """Also where the task was ended before it began."""
+        del self._greeting[connection]
+        error = None if greeting.cancelled() else greeting.exception()
+        if greeting.cancelled() or error is not None:
+            accepted.close()
+            self._gone(connection)
+        if error is not None and not isinstance(error, OSError):  # gone, slow, or no TLS: nobody's fault here
+            log.error("a connection of HTTP ended by an error of the gateway", exc_info=error)
+
+    def _make_room(self) -> bool:
+        for connection in self._waiting:
+            self._end(connection)
+            return True
+        return False
+
+    def _end(self, connection: Connection) -> None:
+        self._gone(connection)
+        greeting = self._greeting.get(connection)
+        if greeting is not None:
+            greeting.cancel()
+        connection.abort()
+
+    def _turn_away(self, accepted: socket.socket) -> None:
+        try:
+            if self._context is None:
+                accepted.send(BUSY)
+        except OSError:
+            pass
+        finally:
+            accepted.close()
+
+    def _changed(self, connection: Connection, waits: bool) -> None:
+        self._waiting.pop(connection, None)
+        if waits and connection in self._open:
+            self._waiting[connection] = None
+
+    def _gone(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        self._waiting.pop(connection, None)
+
+
+def _listen(address: Address) -> list[socket.socket]:
+    """Raises OSError; nothing is left open then."""
+    found: list[socket.socket] = []
+    try:
+        if address.path is not None:
+            Path(address.path).unlink(missing_ok=True)  # of a server that is gone: bind.py asked it
+            found.append(socket.socket(socket.AF_UNIX))
+            found[0].bind(address.path)
+            found[0].listen(WAITING)
+        else:
+            hosts: Sequence[str] = usable_hosts(address)
+            for host in hosts if address.port else hosts[:1]:  # a free port is one port
+                family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                both = host == "::" and socket.has_dualstack_ipv6()  # as gRPC does
+                found.append(
+                    socket.create_server((host, address.port), family=family, backlog=WAITING, dualstack_ipv6=both)
+                )
+    except BaseException:
+        for each in found:
+            each.close()
+        raise
+    for each in found:
+        each.setblocking(False)
+    return found
+
+
+def _peer(accepted: socket.socket) -> str:
+    """As gRPC writes it."""
+    if accepted.family == socket.AF_UNIX:
+        return "unix:"
+    try:
+        name = accepted.getpeername()
+    except OSError:
+        return "gone"
+    return f"ipv6:[{name[0]}]:{name[1]}" if accepted.family == socket.AF_INET6 else f"ipv4:{name[0]}:{name[1]}"
