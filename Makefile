@@ -10,12 +10,12 @@ SERVER := .venv/server/bin/python
 CLIENT := .venv/client/bin/python
 WIRES := .venv/wires/bin/python
 
-.PHONY: help demo test test-long check proto lock export serve bench engine-env server-env client-env export-env wires-env bench-env
+.PHONY: help demo test test-long test-pythons check proto docs lock export serve bench engine-env server-env client-env export-env wires-env bench-env release-env release
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
-engine-env server-env client-env export-env wires-env bench-env:
+engine-env server-env client-env export-env wires-env bench-env release-env:
 	@$(INSTALL) $(@:-env=)
 
 export: export-env engine-env server-env  ## CKPT=file [VERSION=n] [MODELS=directory]: checkpoint -> MindIR, verified
@@ -35,14 +35,18 @@ lock:  ## compile the lock files from their *.in files
 proto: client-env  ## client/proto/*.proto -> the descriptor set and the types of the wire
 	$(CLIENT) client/proto/generate.py
 
+docs: client-env  ## client/docs/options.md and errors.md, from the source
+	$(CLIENT) client/docs/generate.py
+
 check: client-env engine-env server-env export-env  ## format, lint, types, generated files
 	$(CLIENT) client/proto/generate.py --check
+	$(CLIENT) client/docs/generate.py --check
 	.venv/client/bin/ruff format --check .
 	.venv/client/bin/ruff check .
-	.venv/client/bin/mypy client/src
+	.venv/client/bin/mypy --python-version 3.12 client/src  # NumPy's own types need 3.12
 	$(SERVER) -m mypy servable
 	$(SERVER) -m mypy --python-executable $(ENGINE) servable/engine servable/metric_learn
-	$(SERVER) -m mypy --python-executable .venv/export/bin/python export
+	$(SERVER) -m mypy --python-executable .venv/export/bin/python --follow-imports silent export
 
 # unit: beside the code, in the environment that runs it. integration: the real client against an in-process fake, and
 # the gateway against a fake MindSpore Serving. e2e: the real server, from outside, so in the client's environment.
@@ -58,8 +62,18 @@ test test-long: client-env engine-env server-env export-env wires-env
 	GLOG_v=3 .venv/export/bin/python -m pytest -q -m "$(TIER)" tests/unit/export $(NONE_IS_FINE)
 	$(CLIENT) -m pytest -q -m "$(TIER)" --ignore tests/e2e/wires tests/e2e tests/ascend
 	$(WIRES) -m pytest -q -m "$(TIER)" tests/e2e/wires $(NONE_IS_FINE)
+# The server on each Python that it may run on, with its lock; nothing that only the engine or the network needs.
+PYTHONS ?= 3.10 3.11 3.12 3.13
+test-pythons: engine-env $(PYTHONS:%=test-python-%)  ## [PYTHONS="3.10 3.13"]: the server's own tests on other Pythons
+test-python-%:
+	@$(INSTALL) server-$*
+	.venv/server-$*/bin/python -m pytest -q -m "not long" tests/unit/servable $(IN_ENGINE:%=--ignore=%) tests/integration/servable
+test-long: test-pythons
 test:  ## every test that a change must pass
 test-long:  ## chaos, soak, scale and version-matrix runs
 
 bench: client-env engine-env server-env export-env bench-env  ## [BENCH=short]: speed against the bare network and other servers
 	$(CLIENT) -m tests.benchmarks.suite $(if $(filter short,$(BENCH)),--short)
+
+release: release-env  ## VERSION=x.y.z [DRY_RUN=1]: sdist, wheel, SBOMs, digests and a tag of what is committed
+	.venv/release/bin/python client/release/release.py $(if $(DRY_RUN),--dry-run) "$(VERSION)"

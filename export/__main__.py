@@ -11,6 +11,8 @@ import click
 
 from export.errors import ExportError, ParityError
 from export.facts import REPOSITORY, model_facts
+from servable.runtime.device_probe import FAMILIES
+from servable.runtime.lite_config import LITE_PRECISION
 
 VERSIONS = REPOSITORY / "servable" / "metric_learn"
 
@@ -47,23 +49,61 @@ def stand_in_command(output: Path) -> None:
     click.echo(str(output))
 
 
-@cli.command(name="convert", help="Checkpoint -> MindIR files and manifest.json of one version.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), required=True)
+@cli.command(
+    name="convert",
+    help="Checkpoint -> MindIR files and manifest.json of one version. With --target, also those of an exported "
+    "version -> offline models for this host's Ascend chip: a start then need not compile them.",
+)
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="may be left out with --target: VERSION is there")
 @click.option("--version", type=click.IntRange(1, 2**31 - 1), required=True)
 @click.option("--directory", type=click.Path(path_type=Path), default=VERSIONS, help="default: servable/metric_learn")
 @click.option("--allow-extra-parameters", is_flag=True, help="leave out parameters that are not known")
-@click.option("--force", is_flag=True, help="replace the version if it exists")
-def convert_command(checkpoint: Path, version: int, directory: Path, allow_extra_parameters: bool, force: bool) -> None:
+@click.option("--force", is_flag=True, help="replace the version, or its offline models, if they exist")
+@click.option("--target", type=click.Choice(list(FAMILIES)), help="on an Ascend host, with its CANN: offline models")
+@click.option(
+    "--precision-mode",
+    type=click.Choice(list(LITE_PRECISION)),
+    default="force_fp16",
+    show_default=True,
+    help="of the offline models; backend.precision_mode must say the same",
+)
+@click.option("--aipp", is_flag=True, help="also models for backend.aipp, or the offline models of those")
+@click.option("--batch-size", "batch_sizes", type=int, multiple=True, help="of the offline models; default: all")
+def convert_command(
+    checkpoint: Optional[Path],
+    version: int,
+    directory: Path,
+    allow_extra_parameters: bool,
+    force: bool,
+    target: Optional[str],
+    precision_mode: str,
+    aipp: bool,
+    batch_sizes: tuple[int, ...],
+) -> None:
+    folder = directory / str(version)
+    if checkpoint is not None:
+        _convert_checkpoint(checkpoint, folder, allow_extra_parameters, force, aipp)
+    elif target is None:
+        raise click.UsageError("give --checkpoint FILE, or --target for a version that is exported already")
+    if target is not None:
+        from export.offline import convert_for_device
+
+        made = convert_for_device(folder.resolve(), target, precision_mode, batch_sizes, _say, aipp=aipp, force=force)
+        sizes = ", ".join(str(model["batch_size"]) for model in made["models"])
+        _say(f"version {version}: offline models for {made['soc_version']}, {precision_mode}, batch sizes {sizes}")
+    click.echo(str(folder))
+
+
+def _convert_checkpoint(checkpoint: Path, folder: Path, allow_extra: bool, force: bool, aipp: bool) -> None:
     from export.checkpoint import read_checkpoint
     from export.mindir import convert
 
     facts = model_facts()
-    read = read_checkpoint(checkpoint, facts.expected_extras, allow_extra_parameters)
+    read = read_checkpoint(checkpoint, facts.expected_extras, allow_extra)
     if read.skipped:
         _say(f"left out {len(read.skipped)} parameters that are not the backbone's: {', '.join(read.skipped[:8])}")
-    manifest = convert(read, checkpoint, directory / str(version), facts, force=force, progress=_say)
-    _say(f"version {version}: {manifest['weights']} weights, fingerprint {str(manifest['fingerprint'])[:16]}")
-    click.echo(str(directory / str(version)))
+    manifest = convert(read, checkpoint, folder, facts, force=force, progress=_say, aipp=aipp)
+    _say(f"version {folder.name}: {manifest['weights']} weights, fingerprint {str(manifest['fingerprint'])[:16]}")
 
 
 @cli.command(name="verify", help="Run every MindIR in the serving runtime and compare with the checkpoint.")

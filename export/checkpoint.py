@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.errors import ExportError, UnusableInputError
+from export.manifest import file_sha256
 from export.network import ResNet50, Weights
 
 
@@ -25,14 +26,6 @@ class Checkpoint:
     weights: Weights
     skipped: tuple[str, ...]
     sha256: str
-
-
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def weights_digest(weights: Weights) -> str:

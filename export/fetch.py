@@ -11,6 +11,7 @@ import click
 
 from export.errors import ExportError, SourceUnreachableError, UnusableInputError
 from export.facts import ModelFacts
+from export.manifest import file_sha256
 
 TIMEOUT_S = 30.0
 
@@ -20,7 +21,7 @@ def fetch(facts: ModelFacts, output: Path, url: str) -> None:
 
     Raises SourceUnreachableError, UnusableInputError on a wrong digest (nothing stays), ExportError.
     """
-    from export.checkpoint import file_sha256, write_sidecar
+    from export.checkpoint import write_sidecar
 
     if output.is_file():
         if file_sha256(output) == facts.published_sha256:

@@ -1,7 +1,7 @@
 """Golden pictures with the checkpoint's own embeddings of them, computed by MindSpore: what a served model must answer.
 
 Also what the network answers under mistakes that no picture can imitate, such as missing normalisation, so that a
-failed gate can be told what it looks like. Pictures are decoded and resized in the server environment, by the
+failed gate can be told what it looks like. Pictures are decoded and resized in the engine's environment, by the
 preprocessing that is served; its pixels are held to the model zoo's by tests/golden.
 """
 
@@ -103,10 +103,11 @@ def _backbone(checkpoint: Checkpoint) -> ResNet50:
 
 
 def _run(arguments: list[str]) -> None:
-    """metric_learn_client.verification in the server environment."""
-    python = Path(os.environ.get("METRIC_LEARN_SERVER_PYTHON", REPOSITORY / ".venv" / "server" / "bin" / "python"))
+    """metric_learn_client.verification in the engine's environment."""
+    own = REPOSITORY / ".venv" / "engine" / "bin" / "python"
+    python = Path(os.environ.get("METRIC_LEARN_BACKEND__ENGINE_PYTHON", own))
     if not python.exists():
-        raise ExportError(f"{python} does not exist: golden needs the server environment; run `make server-env`")
+        raise ExportError(f"{python} does not exist: golden needs the engine's environment; run `make engine-env`")
     command = [str(python), "-m", "metric_learn_client.verification", *arguments]
     done = subprocess.run(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:

@@ -11,10 +11,12 @@ import mindspore as ms
 import numpy as np
 from PIL import Image
 
-from export.checkpoint import Checkpoint, file_sha256, weights_digest
+from export.aipp import FILE_NAME as AIPP_FILE
+from export.aipp import aipp_config
+from export.checkpoint import Checkpoint, weights_digest
 from export.errors import ExportError, UnusableInputError
 from export.facts import ModelFacts
-from export.manifest import SCHEMA_VERSION, fingerprint, weights_kind, write_manifest
+from export.manifest import SCHEMA_VERSION, file_sha256, fingerprint, weights_kind, write_manifest
 from export.network import PixelsToFeatures, ResNet50, fold_batch_norms
 
 MINDIR_MB = 95  # of one batch size, measured; for the check of free space
@@ -22,6 +24,8 @@ PROBE_FILE = "probe.npz"  # pixels and the checkpoint's own features of them, co
 PROBE_COUNT = 4
 GOLDEN_IMAGE_FILE = "golden.jpg"  # what a server's readiness sends ...
 GOLDEN_EMBEDDING_FILE = "golden.npy"  # ... and must get back: float32 [2048], unit norm
+# The same of the picture's negative. How far apart the two are tells which distance is a small one for these weights.
+GOLDEN_NEGATIVE_FILE = "golden_negative.npy"
 Progress = Callable[[str], None]  # told what begins
 
 
@@ -45,9 +49,11 @@ def convert(
     *,
     force: bool,
     progress: Progress,
+    aipp: bool = False,
 ) -> dict[str, object]:
     """Writes `folder` (a version directory) whole or not at all and returns its manifest.
 
+    aipp: also the network without normalisation, and AIPP's configuration that has an Ascend chip do it.
     Raises UnusableInputError where the version exists and `force` is not given, ExportError without space.
     """
     if folder.exists() and not force:
@@ -55,7 +61,7 @@ def convert(
             f"version {folder.name} exists in {folder.parent}; choose another, or replace it with --force"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    needed_mb = MINDIR_MB * len(facts.batch_sizes)
+    needed_mb = MINDIR_MB * len(facts.batch_sizes) * (2 if aipp else 1)
     free_mb = shutil.disk_usage(folder.parent).free // 10**6
     if free_mb < needed_mb:
         raise ExportError(f"{folder.parent} has {free_mb} MB free; the export needs {needed_mb} MB")
@@ -64,7 +70,7 @@ def convert(
     aside.mkdir()
     try:
         with _write_errors(folder):
-            manifest = _write(checkpoint, source, aside, int(folder.name), facts, progress)
+            manifest = _write(checkpoint, source, aside, int(folder.name), facts, progress, aipp)
         if folder.exists():
             replaced = folder.parent / f".{folder.name}.replaced"
             shutil.rmtree(replaced, ignore_errors=True)
@@ -85,17 +91,11 @@ def _write(
     version: int,
     facts: ModelFacts,
     progress: Progress,
+    aipp: bool,
 ) -> dict[str, object]:
     exported = build_graph(checkpoint, facts, folded=True)
     side = facts.input_side_px
-    files = []
-    for step, batch in enumerate(facts.batch_sizes, start=1):
-        progress(f"MindIR for batch size {batch} ({step} of {len(facts.batch_sizes)})")
-        path = folder / f"{facts.name}_b{batch}.mindir"
-        example = ms.Tensor(np.zeros((batch, side, side, 3), np.uint8))
-        ms.export(exported, example, file_name=str(path.with_suffix("")), file_format="MINDIR")
-        path.chmod(0o644)
-        files.append({"file": path.name, "batch_size": batch, "sha256": file_sha256(path)})
+    files = _write_mindirs(exported, (side, side, 3), np.uint8, "", folder, facts, progress)
     progress("reference features")
     graph = build_graph(checkpoint, facts)
     pixels = np.random.default_rng(0).integers(0, 256, (PROBE_COUNT, side, side, 3), dtype=np.uint8)
@@ -103,7 +103,7 @@ def _write(
     np.savez(folder / PROBE_FILE, pixels=pixels, features=features)
     golden = _write_golden(graph, folder, facts)
     weights_sha256 = weights_digest(checkpoint.weights)
-    manifest = {
+    manifest: dict[str, object] = {
         "schema_version": SCHEMA_VERSION,
         "model": facts.name,
         "version": version,
@@ -123,20 +123,52 @@ def _write(
         "tools": {"mindspore": ms.__version__, "numpy": np.__version__},
         "parity": None,
     }
+    if aipp:
+        inside = exported.backbone
+        mindirs = _write_mindirs(inside, (3, side, side), np.float32, ".aipp", folder, facts, progress)
+        config = folder / AIPP_FILE
+        config.write_text(aipp_config(facts))
+        manifest["aipp"] = {"config": {"file": config.name, "sha256": file_sha256(config)}, "mindir": mindirs}
     write_manifest(folder, manifest)
     return manifest
 
 
+def _write_mindirs(
+    network: ms.nn.Cell,
+    shape: tuple[int, ...],
+    dtype: type[np.generic],
+    suffix: str,
+    folder: Path,
+    facts: ModelFacts,
+    progress: Progress,
+) -> list[dict[str, object]]:
+    """One for each batch size, of inputs [batch, *shape]; their entries of the manifest."""
+    entries = []
+    for step, batch in enumerate(facts.batch_sizes, start=1):
+        path = folder / f"{facts.name}_b{batch}{suffix}.mindir"
+        progress(f"{path.name} ({step} of {len(facts.batch_sizes)})")
+        example = ms.Tensor(np.zeros((batch, *shape), dtype))
+        ms.export(network, example, file_name=str(path.with_suffix("")), file_format="MINDIR")
+        path.chmod(0o644)
+        entries.append({"file": path.name, "batch_size": batch, "sha256": file_sha256(path)})
+    return entries
+
+
 def _write_golden(graph: PixelsToFeatures, folder: Path, facts: ModelFacts) -> dict[str, dict[str, str]]:
-    """The golden picture and the embedding that the checkpoint's network gives for its pixels."""
+    """The golden picture, and the embeddings that the checkpoint's network gives for its pixels and their negative."""
     shutil.copyfile(facts.golden_image, folder / GOLDEN_IMAGE_FILE)
-    with Image.open(facts.golden_pixels) as picture:
-        pixels = np.ascontiguousarray(np.asarray(picture.convert("RGB"))[:, :, ::-1])
-    features = graph(ms.Tensor(pixels[None])).asnumpy()[0].astype(np.float64)
-    np.save(folder / GOLDEN_EMBEDDING_FILE, (features / np.linalg.norm(features)).astype(np.float32))
+    with Image.open(facts.golden_pixels) as image:
+        pixels = np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
+    for name, picture in ((GOLDEN_EMBEDDING_FILE, pixels), (GOLDEN_NEGATIVE_FILE, 255 - pixels)):
+        features = graph(ms.Tensor(picture[None])).asnumpy()[0].astype(np.float64)
+        np.save(folder / name, (features / np.linalg.norm(features)).astype(np.float32))
     return {
         part: {"file": name, "sha256": file_sha256(folder / name)}
-        for part, name in (("image", GOLDEN_IMAGE_FILE), ("embedding", GOLDEN_EMBEDDING_FILE))
+        for part, name in (
+            ("image", GOLDEN_IMAGE_FILE),
+            ("embedding", GOLDEN_EMBEDDING_FILE),
+            ("negative", GOLDEN_NEGATIVE_FILE),
+        )
     }
 
 

@@ -6,11 +6,11 @@ compares with the features that MindSpore computed from the checkpoint at export
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from export.errors import ExportError, UnusableInputError
 from export.facts import REPOSITORY
-from export.manifest import FILE_NAME, write_manifest
+from export.manifest import FILE_NAME, file_sha256, write_manifest
 
 TOLERANCE = 1e-4  # worst relative distance of a row, float32; golden data: one pixel level already gives 2e-3
 GOLDEN = REPOSITORY / "tests" / "golden" / "reference.npz"
@@ -41,16 +41,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder} holds no exported version; run `python -m export convert --version {folder.name}`"
         )
     manifest: dict[str, Any] = json.loads(path.read_text())
-    for entry in [*manifest["mindir"], manifest["probe"], *manifest["golden"].values()]:
+    for entry in _entries(manifest):
         file = folder / entry["file"]
         if not file.is_file():
             raise UnusableInputError(f"{file} is missing; convert the version again with --force")
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest = file_sha256(file)
         if digest != entry["sha256"]:
             raise UnusableInputError(
                 f"{file.name} is damaged: its sha256 is {digest}, the manifest says {entry['sha256']}"
             )
     return manifest
+
+
+def _entries(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every file of the version, with its digest."""
+    yield from (*manifest["mindir"], manifest["probe"], *manifest["golden"].values())
+    if manifest.get("aipp"):
+        yield from (manifest["aipp"]["config"], *manifest["aipp"]["mindir"])
+    for section in manifest.get("offline", ()):
+        yield from section["models"]
 
 
 def verify(folder: Path, progress: Callable[[str], None]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import sys
@@ -115,8 +116,25 @@ def _private(config: Config, path: Path) -> Iterator[int]:
 @click.option("--check", "check_only", is_flag=True, help="check configuration, host and digests; start nothing")
 @click.option("--switch-version", type=click.IntRange(1), metavar="N", help="make N the running server's default")
 @click.option("--status", is_flag=True, help="show the versions of the running server")
-def cli(path: Path, flags: tuple[str, ...], check_only: bool, switch_version: Optional[int], status: bool) -> None:
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    help="start MindSpore Serving for a minute and write what this host is, does and gives, as JSON without secrets",
+)
+def cli(
+    path: Path,
+    flags: tuple[str, ...],
+    check_only: bool,
+    switch_version: Optional[int],
+    status: bool,
+    report: Optional[Path],
+) -> None:
     config = load_config(path, flags)
+    if report is not None:
+        sys.exit(_report(config, report))
     if switch_version is not None or status:
         order: dict[str, Any] = (
             {"command": "status"} if status else {"command": "switch-version", "version": switch_version}
@@ -130,6 +148,18 @@ def cli(path: Path, flags: tuple[str, ...], check_only: bool, switch_version: Op
         click.echo(f"ok: version {version.number}, {version.weights} weights, {config.backend.target}")
         return
     sys.exit(start(config, lambda: load_config(path, flags)))
+
+
+def _report(config: Config, file: Path) -> int:
+    from servable.report.document import write_report
+
+    text, code = write_report(config, lambda step: click.echo(f"report: {step}", err=True))
+    if str(file) == "-":
+        click.echo(text, nl=False)
+    else:
+        file.write_text(text)
+        click.echo(f"report: {json.loads(text)['verdict']}; written to {file}", err=True)
+    return code
 
 
 def _give(config: Config, order: dict[str, Any]) -> int:

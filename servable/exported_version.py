@@ -10,9 +10,9 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,27 @@ MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 MODEL_FACTS = REPOSITORY / "configs" / "model.yaml"
 _BLOCK_BYTES = 1 << 20
+
+
+Entry = Mapping[str, Any]  # of the manifest: "file" and its "sha256"
+
+
+@dataclass(frozen=True)
+class OfflineModels:
+    """Compiled ahead for one kind of chip (export/offline.py). precision_mode: CANN's name; files: by batch size."""
+
+    soc_version: str
+    precision_mode: str
+    aipp: bool
+    files: Mapping[int, Entry]
+
+
+@dataclass(frozen=True)
+class AippModels:
+    """The network without normalisation, and CANN's file that has the chip do it (export/aipp.py)."""
+
+    config: Entry
+    files: Mapping[int, Entry]
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,12 @@ class ExportedVersion:
     golden_image: bytes
     golden_embedding: npt.NDArray[np.float32]
     exported_for: str = wire.PREPROCESSING_ID
+    golden_spread: float = 1.0  # to the embedding of the golden picture's negative; 1 where the export did not keep it
+    models: Mapping[int, str] = field(default_factory=dict)  # batch size -> the file in `folder` that is loaded
+    offline: tuple[OfflineModels, ...] = ()
+    aipp: Optional[AippModels] = None
+    compiled_ahead: frozenset[int] = frozenset()  # batch sizes whose `models` are offline models
+    aipp_config: Optional[Path] = None  # for the others, where `models` need it
 
     def with_batch_sizes(self, sizes: Sequence[int]) -> ExportedVersion:
         """The same with fewer MindIRs, which are about equally large."""
@@ -95,8 +122,9 @@ def open_version(folder: Path) -> ExportedVersion:
     manifest = _read_manifest(folder)
     try:
         entries = [dict(entry) for entry in manifest["mindir"]]
-        golden = {part: dict(manifest["golden"][part]) for part in ("image", "embedding")}
-        _compare_digests(folder, [*entries, *golden.values()])
+        golden = {part: dict(entry) for part, entry in manifest["golden"].items()}
+        embedding = _embedding((folder / golden["embedding"]["file"]).read_bytes())
+        compare_digests(folder, [*entries, *golden.values()])
         version = ExportedVersion(
             number=int(manifest["version"]),
             folder=folder,
@@ -107,8 +135,12 @@ def open_version(folder: Path) -> ExportedVersion:
             batch_sizes=tuple(sorted(int(entry["batch_size"]) for entry in entries)),
             mindir_bytes=sum((folder / entry["file"]).stat().st_size for entry in entries),
             golden_image=(folder / golden["image"]["file"]).read_bytes(),
-            golden_embedding=_embedding((folder / golden["embedding"]["file"]).read_bytes()),
+            golden_embedding=embedding,
+            golden_spread=_spread(folder, golden, embedding),
             exported_for=_text(manifest, "preprocessing"),
+            models={int(entry["batch_size"]): str(entry["file"]) for entry in entries},
+            offline=tuple(map(_offline, manifest.get("offline", ()))),
+            aipp=_aipp(manifest["aipp"]) if manifest.get("aipp") else None,
         )
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}; {_again(folder)}") from error
@@ -130,6 +162,19 @@ def open_version(folder: Path) -> ExportedVersion:
                 f"{folder / MANIFEST}: {key} = {value!r}: this server takes {expected!r}; {_again(folder)}"
             )
     return version
+
+
+def _offline(section: Mapping[str, Any]) -> OfflineModels:
+    models = _by_size(section["models"])
+    return OfflineModels(_text(section, "soc_version"), _text(section, "precision_mode"), section["aipp"], models)
+
+
+def _aipp(section: Mapping[str, Any]) -> AippModels:
+    return AippModels(dict(section["config"]), _by_size(section["mindir"]))
+
+
+def _by_size(entries: Sequence[Entry]) -> dict[int, Entry]:
+    return {int(entry["batch_size"]): dict(entry) for entry in entries}
 
 
 def _is_former(manifest: Mapping[str, Any]) -> bool:
@@ -178,7 +223,8 @@ def _read_manifest(folder: Path) -> Mapping[str, Any]:
     return manifest
 
 
-def _compare_digests(folder: Path, entries: list[dict[str, Any]]) -> None:
+def compare_digests(folder: Path, entries: Sequence[Entry]) -> None:
+    """Raises ConfigError for a file that is not what the manifest says, OSError, ValueError."""
     for entry in entries:
         if Path(entry["file"]).name != entry["file"]:
             raise ValueError(f"file {entry['file']!r} is not beside it")
@@ -206,6 +252,16 @@ def _embedding(data: bytes) -> npt.NDArray[np.float32]:
         raise ValueError(f"the golden embedding is {embedding.dtype} {embedding.shape}")
     result: npt.NDArray[np.float32] = embedding
     return result
+
+
+def _spread(folder: Path, golden: Mapping[str, Entry], embedding: npt.NDArray[np.float32]) -> float:
+    if "negative" not in golden:  # of an export before it was kept
+        return 1.0
+    negative = _embedding((folder / golden["negative"]["file"]).read_bytes())
+    spread = float(np.linalg.norm(negative.astype(np.float64) - embedding))
+    if not spread > 0:
+        raise ValueError("the golden picture and its negative have the same embedding")
+    return spread
 
 
 def _text(manifest: Mapping[str, Any], key: str) -> str:

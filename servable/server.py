@@ -161,6 +161,7 @@ class Server:
             self._config.supervision,
             start_timeout_s=self._config.backend.start_timeout_s,
             max_relative_distance=self._config.readiness.max_relative_distance,
+            before_launch=self._launcher.look_for_devices,
         )
 
     def _unhealthy(self, served: Served, reason: str) -> None:

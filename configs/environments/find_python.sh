@@ -2,6 +2,7 @@
 # Prints the path of an interpreter that can hold one of the environments.
 #   find_python.sh engine   MindSpore and MindSpore Serving 2.0: 3.9.2 or a newer 3.9, built with a shared libpython
 #   find_python.sh server   gateway and supervisor: the newest of 3.13, 3.12, 3.11, 3.10; 3.9, with a warning, if all fails
+#   find_python.sh server 3.10      that one
 #   find_python.sh client   the client: the same, or whatever python3 is from 3.9 on
 # PYTHON39 (for the first) and PYTHON (for the others) win where they are set. Else those that run, else pyenv's, else,
 # as the only thing that is ever installed, one of uv's, which is kept under .runtime/.
@@ -61,7 +62,12 @@ find_engine() {
     return 2
 }
 
-find_server() {
+find_server() { # find_server [VERSION]
+    if [ -n "${1:-}" ]; then
+        installed "$1" "$server_ok" || of_uv "$1" "$server_ok" && return
+        echo "no Python $1 with the venv module was found: install it, for example with pyenv install $1" >&2
+        return 2
+    fi
     if [ -n "${PYTHON:-}" ]; then
         named PYTHON "$PYTHON" "$server_ok" "a Python from 3.9.2 to 3.13 with the venv module"
         return
@@ -93,6 +99,7 @@ find_client() {
 }
 
 case "${1:-}" in
-    engine|server|client) "find_$1" ;;
-    *) echo "usage: find_python.sh engine|server|client" >&2; exit 2 ;;
+    engine|client) "find_$1" ;;
+    server) find_server "${2:-}" ;;
+    *) echo "usage: find_python.sh engine|server [VERSION]|client" >&2; exit 2 ;;
 esac

@@ -20,27 +20,22 @@ from servable.backend.staging import STAGED_VERSION, stage
 from servable.backend.warm_up import occupy, prove
 from servable.config.sections import Config
 from servable.engine import batch_stats, device_watch
-from servable.engine.master import MasterSettings
+from servable.engine.settings import MasterSettings, WatchSettings, WorkerSettings
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import BackendFacts, Golden
 from servable.runtime.cann import find_cann
+from servable.runtime.device_probe import dead_devices
 from servable.runtime.engine_python import engine_python
+from servable.runtime.lite_config import ascend_context
 from servable.runtime.lite_runtime import lite_directory
 
 ROUNDS = 3  # MindSpore Serving 2.0.2 keeps at most 3 batches per worker and method under way (master/model_thread.h)
 PROOF_ROUNDS = 10
+MOST_BATCHES = 16  # of one worker at one time: the bytes of a deeper queue are better kept in the gateway
 FIRST_RUNS_FACTOR = 3.0  # of device_hang_s, until a device has proved itself: its first runs load what they need
 PROOF_CALL_S = 120.0  # the first run of a batch size initialises lazily
 log = logging.getLogger(__name__)
 LOG_NAME = "mindspore_serving.log"
-# CANN's names, which backend.precision_mode takes -> those of MindSpore Lite 2.0.0, which translates them back. It
-# refuses CANN's own names, and so does MindSpore Serving Lite's: only a configuration file gets through both.
-LITE_PRECISION = {
-    "force_fp16": "enforce_fp16",
-    "allow_fp32_to_fp16": "preferred_fp32",
-    "must_keep_origin_dtype": "enforce_origin",
-    "allow_mix_precision": "preferred_optimal",
-}
 
 
 class Child:
@@ -54,11 +49,12 @@ class Child:
         directory: Path,
         workers: int = 0,
         devices: int = 0,
+        dead: int = 0,
         hang_s: float = 0.0,
     ) -> None:
         """devices: how many it has, each with one of its `workers`; 0 of both on a CPU: workers are counted later.
 
-        hang_s: no run on a device takes longer.
+        dead: how many it should have had beside them, whose workers are missed. hang_s: no run takes longer.
         """
         self.facts = facts
         self.directory = directory
@@ -68,6 +64,7 @@ class Child:
         self._ids: set[int] = set()
         self._alive: Optional[int] = None  # when it was last known
         self._devices = devices
+        self._dead = dead
         self._hang_s = hang_s
 
     @property
@@ -83,7 +80,7 @@ class Child:
     def progress(self) -> str:
         """What it does before it serves, in words; nothing where there is nothing to say. Blocks for a moment."""
         begun = self._backend.compiles_begun() if self._devices else 0
-        models = self._devices * len(self._version.batch_sizes)
+        models = self._devices * len(set(self._version.batch_sizes) - self._version.compiled_ahead)
         return f"compiling model {begun} of {models} for the device" if begun else ""
 
     def workers_alive(self) -> int:
@@ -114,6 +111,7 @@ class Child:
         await prove(
             self.facts.target,
             self._version,
+            self.facts.golden,
             deadline_s=PROOF_CALL_S,
             max_relative_distance=max_relative_distance,
         )
@@ -127,12 +125,18 @@ class Child:
 
         Raises WrongEmbedding, Unanswered.
         """
-        count = ROUNDS * self.facts.max_batch * self._devices  # more than all but one of them hold at a time
+        batches = ROUNDS * self._devices  # more than all but one of them hold at a time
         for _ in range(PROOF_ROUNDS):
             states = device_watch.read(self.directory)
             if sum(state.proved or not psutil.pid_exists(state.pid) for state in states) >= self._devices:
                 return
-            await occupy(self.facts.target, count, deadline_s=PROOF_CALL_S)
+            await occupy(
+                self.facts.target,
+                batches,
+                self.facts.max_batch,
+                self.facts.embedding_dim,
+                deadline_s=PROOF_CALL_S,
+            )
         log.warning("version %d: not every device had work to prove itself with yet", self._version.number)
 
     def end_hung_devices(self) -> list[str]:
@@ -155,7 +159,7 @@ class Child:
     @property
     def goes_on_short(self) -> bool:
         """Whether the devices that are left serve on: to start all again would take them away for minutes."""
-        return self._devices > 1
+        return self._devices + self._dead > 1
 
     def kill(self) -> None:
         """Cuts a `stop` short that waits."""
@@ -179,6 +183,7 @@ class Launcher:
         self._run_dir = run_dir
         self._count = 0
         self._batch_runs: dict[int, tuple[int, int]] = {}
+        self._dead: dict[int, str] = {}  # of several devices, those that could not be opened last, with the reason
         self.log = BoundedLog(run_dir / LOG_NAME, config.log.backend_max_mb * 1024 * 1024)
         for old in run_dir.glob(batch_stats.PATTERN):
             old.unlink(missing_ok=True)
@@ -195,27 +200,43 @@ class Launcher:
         """Decoders of pictures that ended unasked and were replaced, since this server started."""
         return batch_stats.decoder_restarts(self._run_dir)
 
+    def look_for_devices(self) -> None:
+        """Before a launch: which of several devices can be opened. One alone shows by itself. Blocks for seconds.
+
+        A device that is lost before MindSpore Serving starts would keep it from starting at all.
+        """
+        cann, ids = find_cann(os.environ), self._config.backend.device_ids
+        if self._config.backend.target == "cpu" or cann is None or len(ids) < 2:
+            return
+        self._dead = dead_devices(engine_python(self._config), cann, ids)
+        for device, why in self._dead.items():
+            log.error("device %d cannot be opened (%s): it is left out until the next start", device, why)
+
     def launch(self, version: ExportedVersion) -> Child:
         """Returns at once, long before it serves. Raises OSError."""
         config = self._config
+        cpu = config.backend.target == "cpu"
+        device_ids = () if cpu else tuple(each for each in config.backend.device_ids if each not in self._dead)
+        if not cpu and not device_ids:
+            raise OSError("no device can be opened: " + "; ".join(f"{each}: {why}" for each, why in self._dead.items()))
+        processes = config.backend.processes - len(self._dead)
         self._count += 1
         directory = self._run_dir / f"serving-{version.number}-{self._count}"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700)
         servables = stage(Path(__file__).parents[1] / wire.SERVABLE_NAME, version.folder, directory, wire.SERVABLE_NAME)
-        cpu = config.backend.target == "cpu"
         settings = MasterSettings(
             servable_directory=str(servables),
             servable_name=wire.SERVABLE_NAME,
             version_number=STAGED_VERSION,
             address=f"unix:{directory}/grpc.sock",
             device_type=_device_type(cpu),
-            device_ids=() if cpu else config.backend.device_ids,
+            device_ids=device_ids,
             workers=config.backend.workers,
         )
         worker = worker_settings(config, version, self._run_dir)
         if not cpu:
-            worker["lite_config"] = str(write_lite_config(directory, config.backend.precision_mode))
+            worker["lite_config"] = str(write_lite_config(directory, config, version))
             worker["watch"] = _write_golden(directory, version, config)
         cann = None if cpu else find_cann(os.environ)
         python = engine_python(config)
@@ -224,21 +245,21 @@ class Launcher:
             version=version.number,
             fingerprint=version.fingerprint,
             target=settings.address,
-            window_instances=ROUNDS * max(version.batch_sizes) * config.backend.processes,
+            most_batches=MOST_BATCHES * processes,
             max_batch=max(version.batch_sizes),
             embedding_dim=version.embedding_dim,
             weights=version.weights,
             preprocessing=version.preprocessing,
-            golden=Golden(version.golden_image, version.golden_embedding),
-            workers=config.backend.processes,
+            golden=Golden(version.golden_image, version.golden_embedding, version.golden_spread),
+            workers=processes,
         )
-        devices = 0 if cpu else len(config.backend.device_ids)
         workers = 0 if cpu else config.backend.processes
-        return Child(backend, version, facts, directory, workers, devices, config.supervision.device_hang_s)
+        hang_s = config.supervision.device_hang_s
+        return Child(backend, version, facts, directory, workers, len(device_ids), len(self._dead), hang_s)
 
 
-def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> dict[str, object]:
-    """What the stages read from METRIC_LEARN_WORKER. Threads of all workers together never exceed the cores."""
+def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> WorkerSettings:
+    """What the stages read. Threads of all workers together never exceed the cores."""
     processes = config.backend.processes * max(1, len(config.model.versions))
     share = max(1, len(os.sched_getaffinity(0)) // processes)
     return {
@@ -247,19 +268,20 @@ def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> 
         "preprocess_threads": config.backend.preprocess_threads or share,
         "run_overhead_images": config.backend.run_overhead_images,
         "batch_sizes": list(version.batch_sizes),
+        "models": {str(size): version.models[size] for size in version.batch_sizes},
         "limits": config.limits.model_dump(include={"max_image_bytes", "max_image_px"}),
-        "run_dir": str(run_dir),  # outlives every child: the counters of batch_stats never go back
+        "run_dir": str(run_dir),
     }
 
 
-def write_lite_config(directory: Path, precision_mode: str) -> Path:
+def write_lite_config(directory: Path, config: Config, version: ExportedVersion) -> Path:
     """MindSpore Lite's configuration file for a device, in `directory`. Its path."""
     path = directory / "mindspore_lite.cfg"
-    path.write_text(f"[ascend_context]\nprecision_mode={LITE_PRECISION[precision_mode]}\n")
+    path.write_text(ascend_context(config.backend.precision_mode, version.aipp_config))
     return path
 
 
-def _write_golden(directory: Path, version: ExportedVersion, config: Config) -> dict[str, object]:
+def _write_golden(directory: Path, version: ExportedVersion, config: Config) -> WatchSettings:
     """What a device's worker proves itself with (servable.metric_learn.device)."""
     image, embedding = directory / "golden.image", directory / "golden.npy"
     image.write_bytes(version.golden_image)
@@ -268,7 +290,7 @@ def _write_golden(directory: Path, version: ExportedVersion, config: Config) -> 
         "directory": str(directory),
         "golden_image": str(image),
         "golden_embedding": str(embedding),
-        "max_relative_distance": config.readiness.max_relative_distance,
+        "limit": config.readiness.max_relative_distance * version.golden_spread,
         "check_s": config.supervision.device_check_s,
     }
 

@@ -54,11 +54,14 @@ class Supervisor:
         *,
         start_timeout_s: float,
         max_relative_distance: float,
+        before_launch: Callable[[], None] = lambda: None,
     ) -> None:
+        """before_launch: may block; `launch` may not."""
         self.version = version
         self.restarts = 0
         self.gave_up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._launch = launch
+        self._before_launch = before_launch
         self._registry = registry
         self._settings = settings
         self._start_timeout_s = start_timeout_s
@@ -104,6 +107,7 @@ class Supervisor:
         began = time.monotonic()
         self._unhealthy = asyncio.get_running_loop().create_future()
         try:
+            await asyncio.to_thread(self._before_launch)
             self._child = child = self._launch()
         except OSError as error:
             passing = error.errno in OUT_OF_RESOURCES

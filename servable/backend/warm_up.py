@@ -6,6 +6,7 @@ batch size follows, because the Lite backend initialises lazily, at the first.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc.aio
@@ -13,58 +14,59 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client import wire
-from servable.backend.direct_calls import OPTIONS, image_request, pixels_request, predict_call, rows_of
+from servable.backend.direct_calls import OPTIONS
 from servable.exported_version import ExportedVersion
-from servable.gateway.backends import WrongEmbedding
+from servable.gateway.backends import Golden, WrongEmbedding
+from servable.gateway.call.reply import FailedImage, Fault, read_reply
+from servable.gateway.queue.batches import LANES, encode_batch
+
+GREY = bytes([128]) * int(np.prod(wire.PIXELS_SHAPE))
 
 
 class Unanswered(Exception):
     """It does not answer, or with an error. Exit code 4."""
 
 
-async def prove(target: str, version: ExportedVersion, *, deadline_s: float, max_relative_distance: float) -> None:
+async def prove(
+    target: str, version: ExportedVersion, golden: Golden, *, deadline_s: float, max_relative_distance: float
+) -> None:
     """Returns when everything came back right. Raises WrongEmbedding, Unanswered; `deadline_s` is for each call."""
-    name = wire.SERVABLE_NAME
     async with grpc.aio.insecure_channel(target, options=OPTIONS) as channel:
-        call = predict_call(channel)
+        call = channel.unary_unary(wire.PREDICT_PATH)
         await channel.channel_ready()
-        request = image_request(version.golden_image, servable=name, method=wire.METHOD_EMBED)
-        golden = await _rows(call, request, deadline_s)
-        distance = relative_distance(golden, version)
-        if not distance <= max_relative_distance:
+        rows = await embed_batch(call, wire.METHOD_EMBED, [golden.image], version.embedding_dim, deadline_s)
+        distance = golden.distance(rows[0])
+        if distance > max_relative_distance:
             raise WrongEmbedding(
                 f"version {version.number}: the golden image came back {distance:.3g} away from its embedding "
                 f"(limit {max_relative_distance:g}): this is not the exported network"
             )
-        grey = np.full(wire.PIXELS_SHAPE, 128, np.uint8)
         for size in version.batch_sizes:
-            request = pixels_request([grey] * size, servable=name, method=wire.METHOD_EMBED_PIXELS)
-            rows = await _rows(call, request, deadline_s)
-            if rows.shape != (size, version.embedding_dim) or not np.isfinite(rows).all():
-                raise WrongEmbedding(f"version {version.number}: batch size {size} gave {rows.shape}")
+            rows = await embed_batch(call, wire.METHOD_EMBED_PIXELS, [GREY] * size, version.embedding_dim, deadline_s)
+            if not np.isfinite(rows).all():
+                raise WrongEmbedding(f"version {version.number}: batch size {size} gave values that are not finite")
 
 
-async def occupy(target: str, count: int, *, deadline_s: float) -> None:
-    """Pixels for `count` images in one call, so that every worker has something to do. Raises Unanswered."""
-    grey = np.full(wire.PIXELS_SHAPE, 128, np.uint8)
-    request = pixels_request([grey] * count, servable=wire.SERVABLE_NAME, method=wire.METHOD_EMBED_PIXELS)
+async def occupy(target: str, batches: int, size: int, dim: int, *, deadline_s: float) -> None:
+    """So many batches at one time, so that every worker has something to do. Raises Unanswered."""
     async with grpc.aio.insecure_channel(target, options=OPTIONS) as channel:
-        await _rows(predict_call(channel), request, deadline_s)
+        call = channel.unary_unary(wire.PREDICT_PATH)
+        work = [embed_batch(call, wire.METHOD_EMBED_PIXELS, [GREY] * size, dim, deadline_s) for _ in range(batches)]
+        await asyncio.gather(*work)
 
 
-def relative_distance(rows: npt.NDArray[np.float32], version: ExportedVersion) -> float:
-    """|row - golden| / |golden|; infinite for another shape or for values that are not finite."""
-    expected = version.golden_embedding.astype(np.float64)
-    if rows.shape != (1, len(expected)):
-        return float("inf")
-    distance = float(np.linalg.norm(rows[0] - expected) / np.linalg.norm(expected))
-    return distance if np.isfinite(distance) else float("inf")
-
-
-async def _rows(call: Any, request: wire.PredictRequest, deadline_s: float) -> npt.NDArray[np.float32]:
+async def embed_batch(
+    call: Any, method: str, images: list[bytes], dim: int, deadline_s: float
+) -> npt.NDArray[np.float32]:
+    """float32 [images, dim]. call: Predict, bytes to bytes. Raises Unanswered."""
     try:
-        return rows_of(await call(request, timeout=deadline_s, wait_for_ready=True), wire.ITEM_EMBEDDING)
+        reply = await call(encode_batch(method, LANES[0], images), timeout=deadline_s, wait_for_ready=True)
     except grpc.aio.AioRpcError as error:
         raise Unanswered(f"MindSpore Serving does not answer: {error.code().name}") from error
-    except (RuntimeError, ValueError) as error:
-        raise Unanswered(f"MindSpore Serving answers with an error: {error}") from error
+    rows = []
+    for outcome in read_reply(reply, len(images), dim):
+        if isinstance(outcome, (FailedImage, Fault)):
+            why = outcome.text if isinstance(outcome, FailedImage) else outcome.reason
+            raise Unanswered(f"MindSpore Serving answers with an error: {why}")
+        rows.append(np.frombuffer(outcome, "<f4"))
+    return np.stack(rows)

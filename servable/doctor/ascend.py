@@ -7,13 +7,11 @@ compiler's Python packages imported, in the environment that it will get.
 from __future__ import annotations
 
 import grp
-import json
 import os
 import platform
 import pwd
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable, Optional
@@ -21,7 +19,7 @@ from typing import Callable, Optional
 from servable.config.problem import NOT_READY, Problem, wrong
 from servable.config.sections import Config
 from servable.runtime.cann import ASCEND, DRIVERS, Cann, find_cann, serving_cann
-from servable.runtime.child_environment import child_environment
+from servable.runtime.device_probe import IMPORTED, LOADED, chip_name, probe, target_of
 from servable.runtime.engine_python import engine_python
 from servable.runtime.lite_runtime import SERVING_NAME, lite_directory
 
@@ -29,28 +27,6 @@ DEVICES = Path("/dev")
 MANAGERS = ("davinci_manager", "devmm_svm", "hisi_hdc")  # of the driver; every process that uses a device opens them
 BUILT_FOR = "6.3"  # MindSpore 2.0.0's check of CANN's version takes 6.3, and 6.11, its number before the release
 WITHOUT_310 = (8, 5)  # CANN 8.5's graph compiler no longer names the 310
-LOAD_S = 120.0
-# MindSpore Lite, and the three of its libraries that are linked to CANN's, in the order of their needs.
-IMPORTED = ("te", "tbe")  # by CANN's operator compiler, inside the worker's interpreter
-LOADED = (SERVING_NAME, "libmslite_shared_lib.so", "libascend_pass_plugin.so", "libascend_kernel_plugin.so")
-# One JSON line for each step: a step that ends the interpreter is the first that is missing.
-PROBE = f"""
-import ctypes, importlib, json, sys
-def step(name, work):
-    try: result = work()
-    except BaseException as error: print(json.dumps([name, type(error).__name__ + ": " + str(error), None]), flush=True)
-    else: print(json.dumps([name, "", result]), flush=True)
-def load(name):
-    ctypes.CDLL(sys.argv[1] + "/" + name, ctypes.RTLD_GLOBAL)
-def chip():
-    ask = ctypes.CDLL("libascendcl.so").aclrtGetSocName
-    ask.restype = ctypes.c_char_p
-    return (ask() or b"").decode()
-step("chip", chip)
-for name in {LOADED!r}: step(name, lambda: load(name))
-for name in {IMPORTED!r}: step(name, lambda: importlib.import_module(name) and None)
-"""
-CHIPS = {"ascend310": r"Ascend310(P\d*)?$", "ascend910": r"Ascend910(?!B\d|_)\w*$"}  # backend.target -> names of chips
 
 
 def ascend_problems(config: Config, *, load: bool) -> Iterator[Problem]:
@@ -132,11 +108,11 @@ def _choice(cann: Cann) -> Optional[Problem]:
 
 def _loading(config: Config, cann: Cann) -> Iterator[Problem]:
     python = engine_python(config)
-    steps = _probe(python, cann)
+    steps = probe(python, cann)
     version = cann.version or "(of unknown version)"
     where = f"CANN {version} in {cann.root}"
-    chip = str(steps.get("chip", ("", ""))[1] or "")  # nothing where the runtime cannot tell
-    if chip and not re.match(CHIPS[config.backend.target], chip):
+    chip = chip_name(python, cann)
+    if chip and target_of(chip) != config.backend.target:
         yield _chip_problem(config, chip)
         return
     if chip == "Ascend310" and tuple(map(int, re.findall(r"\d+", version)[:2])) >= WITHOUT_310:
@@ -153,23 +129,6 @@ def _loading(config: Config, cann: Cann) -> Iterator[Problem]:
         if error:
             yield Problem(_import_problem(python, where, cann, name, error), NOT_READY)
             return
-
-
-def _probe(python: Path, cann: Cann) -> dict[str, tuple[str, Optional[str]]]:
-    """Step -> (error or nothing, result)."""
-    command = [str(python), "-c", PROBE, str(lite_directory())]
-    environment = child_environment(lite_directory(), cann)
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LOAD_S)
-        output = done.stdout
-    except subprocess.TimeoutExpired as error:
-        output = error.stdout.decode(errors="replace") if isinstance(error.stdout, bytes) else str(error.stdout or "")
-    steps = {}
-    for line in output.splitlines():
-        if line.startswith('["'):  # CANN's libraries print what they like
-            name, problem, result = json.loads(line)
-            steps[name] = (problem, result)
-    return steps
 
 
 def _load_problem(where: str, name: str, error: str) -> str:
@@ -194,7 +153,7 @@ def _import_problem(python: Path, where: str, cann: Cann, name: str, error: str)
 
 
 def _chip_problem(config: Config, chip: str) -> Problem:
-    fitting = next((target for target, names in CHIPS.items() if re.match(names, chip)), None)
+    fitting = target_of(chip)
     remedy = (
         f"set it to {fitting}"
         if fitting

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from servable.config import ConfigError
 from servable.config.problem import CONFIGURATION, Problem, exit_code
 from servable.config.sections import Config
+from servable.device_models import for_device
 from servable.doctor.ascend import ascend_problems
 from servable.doctor.consistency import inconsistencies
 from servable.doctor.directories import directory_problems
@@ -61,7 +62,7 @@ def default_version(config: Config) -> int:
 
 
 def open_configured(config: Config, number: int) -> ExportedVersion:
-    """The exported version `number`, checked, with the batch sizes that are to be served. Raises ConfigError."""
+    """The exported version `number`, checked, with the batch sizes and files to be served. Raises ConfigError."""
     folder = find_version(config.model.root, number, config.origin("model.version"))
     version = open_version(folder)
     wanted = config.backend.batch_sizes
@@ -71,7 +72,8 @@ def open_configured(config: Config, number: int) -> ExportedVersion:
             f"{config.origin('backend.batch_sizes')}: backend.batch_sizes = {list(wanted)}: {has}; choose among them, "
             "or export the others (configs/model.yaml: batch_sizes)"
         )
-    return version.with_batch_sizes(wanted) if wanted else version
+    version = version.with_batch_sizes(wanted) if wanted else version
+    return version if config.backend.target == "cpu" else for_device(version, config)
 
 
 def _gateway(config: Config, found: Examined) -> Iterable[Problem]:

@@ -21,6 +21,15 @@ class Golden:
 
     image: bytes  # an encoded file, as a caller would send it
     embedding: npt.NDArray[np.float32]  # [2048], unit norm
+    # From its embedding to that of the image's negative: pictures lie as far apart as the weights put them.
+    spread: float = 1.0
+
+    def distance(self, row: npt.NDArray[np.float32]) -> float:
+        """|row - embedding| as a share of the spread; infinite for another shape and for values that are not finite."""
+        if row.shape != self.embedding.shape:
+            return float("inf")
+        distance = float(np.linalg.norm(row.astype(np.float64) - self.embedding)) / self.spread
+        return distance if np.isfinite(distance) else float("inf")
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class BackendFacts:
     version: int
     fingerprint: str
     target: str  # gRPC target, "unix:/path"; a restarted backend may use the same one
-    window_instances: int  # that it works on at one time: 3 x max_batch for each worker in MindSpore Serving 2.0.2
+    most_batches: int  # that it is given at one time
     max_batch: int
     embedding_dim: int
     weights: str  # "published", "custom" or "stand-in"

@@ -30,6 +30,7 @@ from servable.gateway.errors import CallError, StartError
 from servable.gateway.grpc_server import connections, make_server
 from servable.gateway.http.api import api
 from servable.gateway.http.application import Application
+from servable.gateway.http.page import State
 from servable.gateway.http.server import HttpServer
 from servable.gateway.inference.grpc_service import InferenceService
 from servable.gateway.limits.admission import Admission
@@ -164,7 +165,10 @@ class Gateway:
     async def _start_api(self, address: Address, certificates: Optional[Certificates]) -> str:
         settings = self._settings
         assert self._calls is not None
-        application = Application(settings, self._calls, api(settings, self._backends), self._tokens)
+        state = State(self._not_ready, lambda: parse_address(self.address).port or None)
+        application = Application(
+            settings, self._calls, api(settings, self._backends, self._tokens, state, self._is_ready), self._tokens
+        )
         context = None if certificates is None else certificates.context
         server = HttpServer(application, self._most_connections(), context)
         try:
@@ -212,7 +216,7 @@ class Gateway:
                 self._questions,
                 self._backends,
                 self._settings.limits,
-                lambda served: not self._not_ready(served),
+                self._is_ready,
                 self._authorize,
             ).handlers(),
         }
@@ -241,6 +245,9 @@ class Gateway:
             return "stopping"
         served = served or self._backends.default
         return "" if served.serving else f"version {served.version} is {served.state.value}: {served.reason}"
+
+    def _is_ready(self, served: Optional[Served]) -> bool:
+        return not self._not_ready(served)
 
     def _readyz(self) -> Page:
         reason = self._not_ready()

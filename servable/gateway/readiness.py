@@ -15,13 +15,13 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from metric_learn_client.wire.instances import encode_request
 from servable.config.sections import ReadinessSection
 from servable.gateway.backends import BackendFacts, Served, State, WrongEmbedding
 from servable.gateway.call.methods import METHODS
-from servable.gateway.call.reply import FailedImage, read_reply
+from servable.gateway.call.reply import FailedImage, Fault, read_reply
 from servable.gateway.channel import BackendError, Channel
 from servable.gateway.observe.metrics import GatewayMetrics
+from servable.gateway.queue.batches import LANES, encode_batch
 from servable.gateway.queue.dispatcher import Dispatcher
 
 RETRY_S = 0.25  # after a quick failure: a restarting worker answers with one at once
@@ -153,16 +153,15 @@ class Readiness:
     async def _probe(self, backend: BackendFacts, channel: Channel, deadline_s: float) -> None:
         method = METHODS["embed"]
         golden = backend.golden
-        body = encode_request(method.name, [golden.image])
+        body = encode_batch(method.name, LANES[0], [golden.image])
         reply = await channel.predict(body, deadline_s)
         outcome = read_reply(reply, 1, backend.embedding_dim)[0]
         if isinstance(outcome, FailedImage):
             raise WrongEmbedding(f"the golden image failed: {outcome.name}")
-        if not isinstance(outcome, bytes):
+        if isinstance(outcome, Fault):
             raise BackendError(outcome.reason)
-        embedding = np.frombuffer(outcome, "<f4").astype(np.float64)
-        distance = float(np.linalg.norm(embedding - golden.embedding) / np.linalg.norm(golden.embedding))
-        if not distance <= self._settings.max_relative_distance:  # also true of NaN
+        distance = golden.distance(np.frombuffer(outcome, "<f4"))
+        if distance > self._settings.max_relative_distance:
             raise WrongEmbedding(
                 f"the golden image's embedding is off by {distance:.3g}; "
                 f"the most is {self._settings.max_relative_distance:g}"

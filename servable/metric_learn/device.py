@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from servable.engine.device_watch import DeviceWatch
+from servable.engine.settings import WatchSettings
 
 ATTEMPTS = 3  # of a worker beside the devices: the device that it was given may have ended
 PAUSE_S = 0.2
@@ -29,12 +30,12 @@ class Device:
     """`models`: batch size -> Model. golden: uint8 [224, 224, 3] and its float32 [2048] of unit norm."""
 
     def __init__(
-        self, number: int, models: Mapping[int, Any], golden: Array, embedding: Array, settings: Mapping[str, Any]
+        self, number: int, models: Mapping[int, Any], golden: Array, embedding: Array, settings: WatchSettings
     ) -> None:
         self._number = number
         self._models = models
         self._golden, self._embedding = golden, embedding.astype(np.float64)
-        self._limit, self._check_s = settings["max_relative_distance"], settings["check_s"]
+        self._limit, self._check_s = settings["limit"], settings["check_s"]
         self._watch = DeviceWatch(Path(settings["directory"]), number)
 
     def run(self, size: int, instances: Sequence[Sequence[Array]]) -> Any:

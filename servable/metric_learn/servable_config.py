@@ -1,6 +1,6 @@
 """The servable metric_learn: models, stages and methods wired together, and nothing else."""
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
 # MindSpore Serving reads the signatures of methods and stages itself.
 
 from mindspore_serving.server import register
@@ -15,23 +15,44 @@ else:
 
 for size in stages.SIZES:
     stages.MODELS[size] = register.declare_model(
-        f"metric_learn_b{size}.mindir", "MindIR", context=context, config_file=stages.WORKER.get("lite_config")
+        stages.WORKER["models"][str(size)], "MindIR", context=context, config_file=stages.WORKER.get("lite_config")
     )
 
-BATCH = max(stages.SIZES)
+PACKED = 64  # batches that the first stage takes at once: all that wait, so that all are decoded
+
+
+def embed_files(batch):
+    ticket = register.add_stage(stages.preprocess, batch, outputs_count=1, batch_size=PACKED)
+    features = register.add_stage(stages.embed, ticket, outputs_count=1, batch_size=1)
+    return register.add_stage(stages.l2_normalize, features, outputs_count=1, batch_size=1)
+
+
+def embed_checked(batch):
+    ticket = register.add_stage(stages.check_pixels, batch, outputs_count=1, batch_size=PACKED)
+    features = register.add_stage(stages.embed, ticket, outputs_count=1, batch_size=1)
+    return register.add_stage(stages.l2_normalize, features, outputs_count=1, batch_size=1)
+
+
+# Each method is there twice, for MindSpore Serving to take turns between them (stages.embed).
+@register.register_method(output_names=["embedding"])
+def embed(image):
+    embedding = embed_files(image)
+    return embedding
 
 
 @register.register_method(output_names=["embedding"])
-def embed(image):
-    pixels = register.add_stage(stages.preprocess, image, outputs_count=1, batch_size=BATCH * stages.AHEAD)
-    features = register.add_stage(stages.embed, pixels, outputs_count=1, batch_size=BATCH)
-    embedding = register.add_stage(stages.l2_normalize, features, outputs_count=1, batch_size=BATCH)
+def embed_in_turn(image):
+    embedding = embed_files(image)
     return embedding
 
 
 @register.register_method(output_names=["embedding"])
 def embed_pixels(pixels):
-    checked = register.add_stage(stages.check_pixels, pixels, outputs_count=1, batch_size=BATCH)
-    features = register.add_stage(stages.embed, checked, outputs_count=1, batch_size=BATCH)
-    embedding = register.add_stage(stages.l2_normalize, features, outputs_count=1, batch_size=BATCH)
+    embedding = embed_checked(pixels)
+    return embedding
+
+
+@register.register_method(output_names=["embedding"])
+def embed_pixels_in_turn(pixels):
+    embedding = embed_checked(pixels)
     return embedding

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
 
-from servable.config.sections import REPOSITORY
 from servable.runtime.cann import Cann, cann_environment
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 LISTS = ("LD_LIBRARY_PATH", "PYTHONPATH", "PATH")
 
 

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Optional
 
 REQUIREMENT = "mindspore-lite==2.0.0"
 # machine -> (pip's platform tag, sha256 of the wheel)
@@ -26,12 +27,25 @@ WHEELS = {
 ROOT = Path(__file__).resolve().parents[2] / ".runtime"
 # MindSpore Serving opens this name; the wheel calls the same library libmindspore-extendrt_python.so.
 SERVING_NAME = "libmindspore-lite.so"
+PACKAGE_LIBRARIES = Path("runtime", "lib")  # in the package of MindSpore's download page
 
 
 def lite_directory() -> Path:
-    """Folder of the runtime's libraries. METRIC_LEARN_LITE_DIR names another, for example of Huawei's tarball."""
+    """Folder of the runtime's libraries. METRIC_LEARN_LITE_DIR names another, or an unpacked package that holds one."""
+    package = package_directory()
+    if package is not None:
+        return package / PACKAGE_LIBRARIES
     given = os.environ.get("METRIC_LEARN_LITE_DIR")
     return Path(given) if given else ROOT / "mindspore-lite-2.0.0"
+
+
+def package_directory() -> Optional[Path]:
+    """The unpacked package of MindSpore Lite that METRIC_LEARN_LITE_DIR names: itself, or its runtime/lib."""
+    given = Path(os.environ.get("METRIC_LEARN_LITE_DIR") or "/nowhere")
+    for folder in (given, given.parent.parent):
+        if (folder / PACKAGE_LIBRARIES / SERVING_NAME).is_file():
+            return folder
+    return None
 
 
 def lay_out(directory: Path) -> None:

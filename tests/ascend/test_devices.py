@@ -72,6 +72,25 @@ def test_a_device_that_fails_or_hangs_while_it_serves_loses_no_image(host, golde
     assert says in said
 
 
+def test_a_device_that_is_dead_at_the_start_is_left_out_and_its_loss_is_seen(host, golden):
+    host.set(DEVICES=2, NUMBERS="golden", FAULT="setdevice:1")
+    with host.server(*TWO) as server:
+        assert server.ready_line.startswith("ready"), server.said()
+        embed(server, golden, calls=2)
+        wait_until(lambda: missing(server), 20, "the loss in the metrics")
+        assert page(server, "readyz") == "ready, but 1 worker(s) are lost\n"
+        assert {record["device"] for record in host.records("execute")} == {0}
+        server.process.terminate()
+        assert "device 1 cannot be opened (aclrtSetDevice gives error 107001): it is left out" in server.said()
+
+
+def test_a_server_all_of_whose_devices_are_dead_ends_with_the_reason(host, versions):
+    host.set(DEVICES=2, NUMBERS="golden", FAULT="setdevice:0,setdevice:1")
+    with host.server(*TWO) as server:
+        assert not server.ready_line and server.process.wait(30) == 4
+        assert "no device can be opened: 0: aclrtSetDevice gives error 107001; 1: " in server.said()
+
+
 def test_a_server_whose_only_device_is_wrong_ends_with_the_reason(host, versions):
     host.set(NUMBERS="golden", FAULT="wrong:0")
     with host.server("backend.batch_sizes=[1]", "backend.workers=1") as server:

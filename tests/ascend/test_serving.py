@@ -21,13 +21,29 @@ ACL_UINT8 = 4  # aclDataType of CANN's public interface
 SAME = 1e-5  # relative distance; both compute in float32, in another order of additions
 
 
-@pytest.fixture(scope="module")
-def served(libraries, versions, tmp_path_factory):
-    """A simulated 310 that computes the network itself, started as the unit starts it; and its host."""
-    host = SimulatedHost(libraries, tmp_path_factory.mktemp("host"))
-    with host.server("backend.batch_sizes=[1]") as server:
+# The others take the same way; test_check.py and the test of precision modes below meet them in every run.
+CHIPS = [
+    "Ascend310",
+    pytest.param("Ascend310P3", marks=pytest.mark.long),
+    pytest.param("Ascend910A", marks=pytest.mark.long),
+]
+
+
+@pytest.fixture(scope="module", params=CHIPS)
+def served(request, libraries, versions, tmp_path_factory):
+    """A simulated chip that computes the network itself, started as the unit starts it; and its host.
+
+    It passes `--check` before, and at the end SIGTERM stops it in order.
+    """
+    host = SimulatedHost(libraries, tmp_path_factory.mktemp("host")).set(SOC=request.param)
+    config = "configs/ascend910.yaml" if "910" in request.param else "configs/ascend310.yaml"
+    checked = host.check(f"model.directory={versions}", config=config)
+    assert checked.returncode == 0, checked.stderr
+    with host.server("backend.batch_sizes=[1]", config=config) as server:
         assert server.ready_line.startswith("ready"), server.said()
         yield server, host
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0, server.said()
 
 
 def embed(endpoint, output):
@@ -81,7 +97,7 @@ def test_the_compiler_gets_the_whole_graph_for_the_chip_and_pixels_as_bytes(serv
     assert built["ops"]["Conv2D"] == 53 and built["ops"]["ReduceMean"] == 1
     assert built["options"]["ge.exec.precision_mode"] == "force_fp16"
     initialized = host.records("build_initialize")
-    assert {record["options"]["ge.socVersion"] for record in initialized} == {"Ascend310"}
+    assert {record["options"]["ge.socVersion"] for record in initialized} == {host.settings["SOC"]}
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def golden_of(version: Optional[Path]) -> Golden:
 
 
 async def serve_gateway(path: str, target: str, access_log: bool, version: Optional[Path]) -> None:
-    backend = FakeBackend(target=target, window_instances=48, max_batch=16, golden=golden_of(version))
+    backend = FakeBackend(target=target, most_batches=16, max_batch=16, golden=golden_of(version))
     backends = Backends(backend.version)
     settings = Config(
         server=ServerSection(address=f"unix:{path}", http_address="127.0.0.1:0", api_address=f"unix:{path}{API}"),

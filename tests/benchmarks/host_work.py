@@ -1,9 +1,9 @@
 """CPU of the preprocessing, one thread: the reference t_ref and the product's, in turn, on the same pictures.
 
-Run with the server's Python: `python -m tests.benchmarks.host_work PICTURES.npz ROUNDS` prints one JSON document.
+Run with the engine's Python: `python -m tests.benchmarks.host_work PICTURES.npz ROUNDS` prints one JSON document.
 
 t_ref is what a careful user of OpenCV writes: imdecode, LANCZOS4 to a short side of 224, linear to 224 x 224, then
-(pixels / 255 - mean) / std in float32 and HWC to CHW. It runs on the very OpenCV that the server uses. The product's
+(pixels / 255 - mean) / std in float32 and HWC to CHW. It runs on the very OpenCV that the engine uses. The product's
 part ends with uint8 pixels because its network normalises inside the graph, so that is part of what it saves.
 """
 

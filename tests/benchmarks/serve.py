@@ -19,7 +19,7 @@ from servable.backend.direct_calls import wait_until_serving
 from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
 from servable.config.sections import Config, LogSection, ServerSection
-from servable.engine.master import MasterSettings
+from servable.engine.settings import MasterSettings, WorkerSettings
 from servable.gateway import Backends, Gateway, configure_logging
 from servable.runtime.engine_python import engine_python
 from servable.runtime.lite_runtime import lite_directory
@@ -52,7 +52,7 @@ def start(kind: str, version: Path, scratch: Path) -> tuple[ServingProcess, str]
         device_ids=(),
         workers=1,
     )
-    worker = {
+    worker: WorkerSettings = {
         "device": "cpu",
         "threads": cores,
         "preprocess_threads": cores,
@@ -77,7 +77,7 @@ async def front(target: str, scratch: Path) -> None:
     backends = Backends(1)
     gateway = Gateway(settings, backends, on_unhealthy=lambda served, reason: print(reason, file=sys.stderr))
     await gateway.start()
-    backends.set_ready(FakeBackend(target=target, window_instances=48, max_batch=16, golden=golden))
+    backends.set_ready(FakeBackend(target=target, most_batches=16, max_batch=16, golden=golden))
     if not await backends.wait_serving(0, 30):
         raise SystemExit(backends.default.reason)
     print(settings.server.address, flush=True)

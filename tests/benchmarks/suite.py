@@ -42,13 +42,13 @@ def say(text: str) -> None:
 
 
 def host_work(short: bool) -> dict[str, Any]:
-    """t_ref and the product's preprocessing, in the server's environment."""
+    """t_ref and the product's preprocessing, in the engine's environment."""
     sets = {SMALL: pictures(SMALL, 24), MIDDLE: pictures(MIDDLE, 6), LARGE: pictures(LARGE, 2)}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pictures.npz"
         arrays = {name: np.array(images, dtype=object) for name, images in sets.items()}
         np.savez(file, **arrays)
-        command = [systems.SERVER_PYTHON, "-m", "tests.benchmarks.host_work", str(file), "3" if short else "9"]
+        command = [systems.ENGINE_PYTHON, "-m", "tests.benchmarks.host_work", str(file), "3" if short else "9"]
         done = subprocess.run(command, cwd=systems.REPOSITORY, stdout=subprocess.PIPE, check=True)
     work: dict[str, Any] = json.loads(done.stdout)
     return work

@@ -31,6 +31,7 @@ from tests.e2e.conftest import VERSIONS, exported_versions, stop
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERSION = VERSIONS / "1"
+ENGINE_PYTHON = str(REPOSITORY / ".venv" / "engine" / "bin" / "python")
 SERVER_PYTHON = str(REPOSITORY / ".venv" / "server" / "bin" / "python")
 PEER_PYTHON = str(REPOSITORY / ".venv" / "bench" / "bin" / "python")
 NETWORK = REPOSITORY / ".runtime" / "bench" / "network.onnx"

@@ -78,7 +78,8 @@ def stop(server, number=signal.SIGTERM):
 def exported_versions():
     """Stand-in weights as version 1, exported again whenever the export's code or the model's facts change."""
     sources = [
-        REPOSITORY / "export" / f"{name}.py" for name in ("checkpoint", "facts", "manifest", "mindir", "network")
+        REPOSITORY / "export" / f"{name}.py"
+        for name in ("aipp", "checkpoint", "facts", "manifest", "mindir", "network")
     ]
     sources.append(REPOSITORY / "configs" / "model.yaml")
     wanted = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
@@ -103,7 +104,7 @@ def _export_stand_in():
     environment = {**os.environ, "GLOG_v": "3"}
     for arguments in (
         ["stand-in", "--output", checkpoint],
-        ["convert", "--checkpoint", checkpoint, "--version", "1", "--directory", str(VERSIONS), "--force"],
+        ["convert", "--checkpoint", checkpoint, "--version", "1", "--directory", str(VERSIONS), "--force", "--aipp"],
         ["verify", "--version", "1", "--directory", str(VERSIONS)],
     ):
         subprocess.run([python, "-m", "export", *arguments], cwd=REPOSITORY, env=environment, check=True)

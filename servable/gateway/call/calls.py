@@ -37,7 +37,7 @@ from metric_learn_client.wire import (
 from servable.config.sections import Config
 from servable.gateway.backends import Backends, Served
 from servable.gateway.call.model_service import resolve
-from servable.gateway.call.reply import FailedImage
+from servable.gateway.call.reply import FailedImage, Row
 from servable.gateway.call.request import Payload, PredictWork
 from servable.gateway.errors import CallError, Metadata, unavailable
 from servable.gateway.limits.admission import Admission
@@ -106,7 +106,7 @@ class Embedded:
     method: str
     version: int
     dim: int
-    outcomes: list[Union[bytes, FailedImage]]
+    outcomes: list[Union[Row, FailedImage]]
 
 
 class Calls:
@@ -181,7 +181,7 @@ class Calls:
         call.bytes, call.method, call.images = size, work.method.name, len(work.payloads)
         served = resolve(self._backends, work.version, version_field)
         call.served = served
-        with self._admission.work(len(work.payloads), size), served:
+        with self._admission.work(call.connection, len(work.payloads), size), served:
             return await self._embed(call, work, served)
 
     async def _outcome(self, call: Call, handle: Callable[[], Awaitable[T]]) -> Union[T, CallError]:
@@ -233,7 +233,7 @@ class Calls:
         payloads: list[Optional[Payload]] = [*work.payloads]
         for index in failed:
             payloads[index] = None
-        job = PendingCall(work.method, payloads, body=None if failed else work.plain, request_id=call.request_id)
+        job = PendingCall(work.method, payloads, request_id=call.request_id)
         for index, text in failed.items():
             job.outcomes[index] = FailedImage(ServingCode.SYSTEM_ERROR, text)
         if job.pending:

@@ -1,4 +1,4 @@
-"""MindSpore Serving's reply -> one outcome an instance; outcomes -> the reply of the call. Pure.
+"""MindSpore Serving's reply -> one outcome an image; outcomes -> the reply of the call. Pure.
 
 MindSpore Serving 2.0.2 answers every failure inside an OK reply, with its own words, stage names and whatever an
 exception said. What may leave is decided here: a stable code and a short sentence, nothing else.
@@ -19,12 +19,12 @@ from metric_learn_client.wire import (
     ITEM_EMBEDDING,
     SERVABLE_NAME,
     DataType,
-    ErrorMsg,
     ImageErrorCode,
     PredictReply,
     ServingCode,
 )
-from metric_learn_client.wire.rows import join_rows, split_rows
+from metric_learn_client.wire.rows import join_rows
+from servable.packed_batch import Malformed, unpack_rows
 
 EMBEDDING_ITEM_BYTES = 4
 
@@ -50,7 +50,8 @@ class Fault:
     nonsense: bool = False  # the backend lives, and its reply is none
 
 
-Outcome = Union[bytes, FailedImage, Fault]  # bytes: the embedding, float32 little-endian
+Row = Union[bytes, memoryview]  # an embedding, float32 little-endian
+Outcome = Union[Row, FailedImage, Fault]
 
 INTERNAL = "E_INTERNAL: the image could not be embedded; see the server's log"
 _SENTENCES = {
@@ -69,35 +70,33 @@ _TRANSIENT = (ServingCode.INVALID_INPUTS, ServingCode.WORKER_UNAVAILABLE, Servin
 
 
 def read_reply(body: bytes, count: int, dim: int) -> list[Outcome]:
-    """One outcome for each of the `count` instances of a part, in order. A reply that does not fit is a Fault."""
-    rows = split_rows(body, count) if dim == EMBEDDING_DIM else None
-    if rows is not None:
-        return list(rows)
+    """One outcome for each of the `count` images of a batch, in order. A reply that does not fit is a Fault."""
     try:
         reply = PredictReply.FromString(body)
     except DecodeError:
         return [Fault("the reply is no PredictReply", nonsense=True)] * count
-    errors = list(reply.error_msg)
-    if len(errors) == 1 and not reply.instances:
-        return [_failure(errors[0])] * count
-    if len(reply.instances) != count or len(errors) not in (0, count):
-        reason = f"{len(reply.instances)} instances and {len(errors)} errors for {count}"
+    if len(reply.error_msg) == 1 and not reply.instances:
+        return [
+            _failure(reply.error_msg[0].error_code, reply.error_msg[0].error_msg.decode("utf-8", "replace"))
+        ] * count
+    if len(reply.instances) != 1 or reply.error_msg:
+        reason = f"{len(reply.instances)} instances and {len(reply.error_msg)} errors for one batch"
         return [Fault(reason, nonsense=True)] * count
-    outcomes: list[Outcome] = []
-    for index, instance in enumerate(reply.instances):
-        if errors and errors[index].error_code:
-            outcomes.append(_failure(errors[index]))
-            continue
-        tensor = instance.items[ITEM_EMBEDDING]
-        if tensor.dtype != DataType.MS_FLOAT32 or len(tensor.data) != dim * EMBEDDING_ITEM_BYTES:
-            reason = f"an embedding of dtype {tensor.dtype} and {len(tensor.data)} bytes"
-            outcomes.append(Fault(reason, nonsense=True))
-        else:
-            outcomes.append(tensor.data)
-    return outcomes
+    try:
+        rows, errors = unpack_rows(reply.instances[0].items[ITEM_EMBEDDING].data)
+    except Malformed as error:
+        return [Fault(f"the reply holds {error}", nonsense=True)] * count
+    if rows.shape != (count, dim):
+        return [Fault(f"embeddings of shape {rows.shape} for {count} images", nonsense=True)] * count
+    data = rows.data.cast("B")
+    size = dim * EMBEDDING_ITEM_BYTES
+    return [
+        data[index * size : (index + 1) * size] if error is None else _failure(ServingCode.SYSTEM_ERROR, error)
+        for index, error in enumerate(errors)
+    ]
 
 
-def encode_reply(method: str, version: int, outcomes: Sequence[Union[bytes, FailedImage]], dim: int) -> bytes:
+def encode_reply(method: str, version: int, outcomes: Sequence[Union[Row, FailedImage]], dim: int) -> bytes:
     """The call's reply, in the forms that MindSpore Serving's own clients know.
 
     No error: no error_msg. All failed alike: one error_msg and no instances. Otherwise one error_msg an instance,
@@ -105,7 +104,9 @@ def encode_reply(method: str, version: int, outcomes: Sequence[Union[bytes, Fail
     """
     failures = [outcome for outcome in outcomes if isinstance(outcome, FailedImage)]
     if not failures and dim == EMBEDDING_DIM:
-        return join_rows(_spec(method, version), [outcome for outcome in outcomes if isinstance(outcome, bytes)])
+        return join_rows(
+            _spec(method, version), [outcome for outcome in outcomes if not isinstance(outcome, FailedImage)]
+        )
     reply = PredictReply.FromString(_spec(method, version))
     if len(failures) == len(outcomes) and len(set(failures)) == 1:
         _add_error(reply, failures[0])
@@ -118,7 +119,7 @@ def encode_reply(method: str, version: int, outcomes: Sequence[Union[bytes, Fail
         tensor = instance.items[ITEM_EMBEDDING]
         tensor.shape.dims.append(dim)
         tensor.dtype = DataType.MS_FLOAT32
-        tensor.data = outcome
+        tensor.data = bytes(outcome)
         if failures:
             reply.error_msg.add()
     return reply.SerializeToString()
@@ -137,17 +138,16 @@ def _add_error(reply: PredictReply, error: FailedImage) -> None:
     reply.error_msg.add(error_code=error.code, error_msg=error.text.encode())
 
 
-def _failure(error: ErrorMsg) -> Outcome:
-    text = error.error_msg.decode("utf-8", "replace")
+def _failure(code: int, text: str) -> Outcome:
     found = _CODE.search(text)
     if found and found[1] in ImageErrorCode.__members__.values():
-        return FailedImage(error.error_code, image_error_text(ImageErrorCode(found[1]), found[2].strip()))
+        return FailedImage(code, image_error_text(ImageErrorCode(found[1]), found[2].strip()))
     # Codes 2, 4 and 5 without a code of ours speak of the worker: the request itself was checked before it was sent.
     if "exceeds the limit" in text:
-        return Fault(f"code {error.error_code}: {text[:200]}", overload=True)
-    if error.error_code in _TRANSIENT or "worker" in text.lower():
-        return Fault(f"code {error.error_code}: {text[:200]}")
-    return FailedImage(error.error_code, INTERNAL)
+        return Fault(f"code {code}: {text[:200]}", overload=True)
+    if code in _TRANSIENT or "worker" in text.lower():
+        return Fault(f"code {code}: {text[:200]}")
+    return FailedImage(code, INTERNAL)
 
 
 def crashed() -> FailedImage:

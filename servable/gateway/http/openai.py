@@ -7,7 +7,7 @@ of this form take them.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
 import grpc
@@ -17,8 +17,21 @@ from servable.config.sections import LimitsSection
 from servable.gateway.backends import Backends
 from servable.gateway.call.calls import Embedded
 from servable.gateway.call.methods import METHODS
-from servable.gateway.call.reply import FailedImage
+from servable.gateway.call.reply import FailedImage, Row
 from servable.gateway.errors import CallError, invalid
+from servable.gateway.http.description import (
+    COUNT,
+    IMAGE_ERROR,
+    JSON,
+    PIXEL_URI,
+    TEXT,
+    VECTOR,
+    Description,
+    Schema,
+    listed,
+    or_null,
+    record,
+)
 from servable.gateway.http.errors import HttpError
 from servable.gateway.http.images import read_data_uri
 from servable.gateway.http.json_text import read_json
@@ -57,11 +70,49 @@ def openai_routes(backends: Backends, limits: LimitsSection) -> Sequence[Route]:
             raise _no_model(name, backends)
         return json_response(_model(name))
 
+    described = _descriptions(limits)
     return (
-        Call("POST", "/v1/embeddings", embeddings, wire=WIRE, version_field="model"),
-        Question("GET", "/v1/models", models),
-        Question("GET", "/v1/models/{model}", model),
+        Call(
+            "POST", "/v1/embeddings", embeddings, wire=WIRE, version_field="model", description=described["embeddings"]
+        ),
+        Question("GET", "/v1/models", models, description=described["models"]),
+        Question("GET", "/v1/models/{model}", model, description=described["model"]),
     )
+
+
+def _descriptions(limits: LimitsSection) -> Mapping[str, Description]:
+    name: Schema = {"type": "string", "pattern": f"^{SERVABLE_NAME}(@[1-9][0-9]*)?$", "examples": [SERVABLE_NAME]}
+    uri: Schema = {"type": "string", "pattern": "^data:image/[a-z]+;base64,", "examples": [PIXEL_URI]}
+    url = {"anyOf": [uri, record({"url": uri}, {"detail": {}})]}
+    item = {"anyOf": [uri, record({"image_url": url}, {"type": {"const": "image_url"}})]}
+    base64_row = {"type": "string", "contentEncoding": "base64", "description": "little-endian float32"}
+    entry = record(
+        {
+            "object": {"const": "embedding"},
+            "index": COUNT,
+            "embedding": {"anyOf": [VECTOR, base64_row, {"type": "null"}]},
+        },
+        {"error": IMAGE_ERROR},
+    )
+    usage = record({"prompt_tokens": {"const": 0}, "total_tokens": {"const": 0}})
+    model = record({"id": name, "object": {"const": "model"}, "created": COUNT, "owned_by": TEXT})
+    optional: Mapping[str, Schema] = {
+        "encoding_format": or_null({"enum": ["float", "base64"]}),
+        "dimensions": or_null({"const": EMBEDDING_DIM}),
+        "user": or_null(TEXT),
+        "on_error": or_null(
+            {"enum": ["fail", "null"], "description": "null: failed pictures are null in a good reply"}
+        ),
+    }
+    several = listed(item, minItems=1, maxItems=limits.max_instances)
+    asked = record({"model": name, "input": {"anyOf": [item, several]}}, optional)
+    reply = record({"object": {"const": "list"}, "data": listed(entry), "model": name, "usage": usage})
+    models = record({"object": {"const": "list"}, "data": listed(model)})
+    return {
+        "embeddings": Description("Embeddings, as OpenAI's API has them.", {JSON: reply}, {JSON: asked}),
+        "models": Description("The models: the default version, and each by its number.", {JSON: models}),
+        "model": Description("One of the models.", {JSON: model}, statuses=(404,)),
+    }
 
 
 def _read_parameters(body: bytes) -> dict[str, Any]:
@@ -129,7 +180,7 @@ def _reply(asked: dict[str, Any], embedded: Embedded) -> dict[str, Any]:
     }
 
 
-def _entry(index: int, outcome: Union[bytes, FailedImage], as_text: bool) -> dict[str, Any]:
+def _entry(index: int, outcome: Union[Row, FailedImage], as_text: bool) -> dict[str, Any]:
     entry: dict[str, Any] = {"object": "embedding", "index": index, "embedding": None}
     if isinstance(outcome, FailedImage):
         entry["error"] = {"code": outcome.name, "message": outcome.text}

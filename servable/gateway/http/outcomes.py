@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from servable.gateway.call.methods import Method
-from servable.gateway.call.reply import FailedImage
+from servable.gateway.call.reply import FailedImage, Row
 from servable.gateway.call.request import Payload, PredictWork
 from servable.gateway.errors import invalid
 from servable.gateway.http.errors import HttpError
 from servable.gateway.http.images import BrokenBase64
 
-Outcome = Union[bytes, FailedImage]
+Outcome = Union[Row, FailedImage]
 MOST_NAMED = 8  # failed pictures that an error names
 TURN_BYTES = 4 * 1024 * 1024  # decoded at one turn of the event loop, some 2 ms
 T = TypeVar("T")
@@ -50,12 +50,12 @@ async def read_work(
     return PredictWork(method, version, payloads, failed=failed)
 
 
-def row(outcome: bytes) -> npt.NDArray[np.float32]:
+def row(outcome: Row) -> npt.NDArray[np.float32]:
     """float32 [dim]."""
     return np.frombuffer(outcome, "<f4")
 
 
-def refuse_failed(outcomes: Sequence[Outcome], place: Optional[str]) -> list[bytes]:
+def refuse_failed(outcomes: Sequence[Outcome], place: Optional[str]) -> list[Row]:
     """The rows. Raises HttpError (400) with the first failed picture's code and `place`[index]; None: there is one."""
     failed = [(index, outcome) for index, outcome in enumerate(outcomes) if isinstance(outcome, FailedImage)]
     if failed:
@@ -66,7 +66,7 @@ def refuse_failed(outcomes: Sequence[Outcome], place: Optional[str]) -> list[byt
             more = f" and {len(failed) - MOST_NAMED} more" if len(failed) > MOST_NAMED else ""
             words = f"{words}; {len(failed)} pictures failed, also {others}{more}"
         raise HttpError(400, words, field=place and f"{place}[{index}]", code=first.name)
-    return [outcome for outcome in outcomes if isinstance(outcome, bytes)]
+    return [outcome for outcome in outcomes if not isinstance(outcome, FailedImage)]
 
 
 def null_wanted(value: object, field: str) -> bool:

@@ -11,6 +11,7 @@ A wire adds its paths by giving a list of `Route` to `Routes` (see `servable.gat
 
 Both give a `Response` or raise `CallError` (with a status of its own: `HttpError`), which `error` writes as the form's
 own JSON. A path is a template: `{name}` stands for one or more characters other than `/` and `:`. GET answers HEAD too.
+`description` is what GET /openapi.json says beside that.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Callable, Union
 
 import grpc
 
+from servable.gateway.http.description import Description
 from servable.gateway.http.errors import ErrorForm, HttpError, openai_error
 from servable.gateway.http.requests import Embed, Request, Response
 
@@ -40,6 +42,7 @@ class Call:
     error: ErrorForm = openai_error
     version_field: str = "version"
     always_200: bool = False
+    description: Description = Description()
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Question:
     handler: Callable[[Request], Response]
     public: bool = False
     error: ErrorForm = openai_error
+    description: Description = Description()
 
 
 Route = Union[Call, Question]

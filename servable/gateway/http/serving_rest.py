@@ -18,6 +18,19 @@ from servable.config.sections import LimitsSection
 from servable.gateway.call.methods import METHODS, Method
 from servable.gateway.call.reply import FailedImage
 from servable.gateway.errors import CallError, invalid
+from servable.gateway.http.description import (
+    COUNT,
+    JSON,
+    MODEL,
+    PIXEL,
+    TEXT,
+    VECTOR,
+    Description,
+    Schema,
+    listed,
+    record,
+)
+from servable.gateway.http.errors import plain_error
 from servable.gateway.http.images import read_base64
 from servable.gateway.http.json_text import read_json
 from servable.gateway.http.outcomes import read_work, refuse_failed, row
@@ -40,17 +53,51 @@ def serving_rest_routes(limits: LimitsSection, *, always_200: bool) -> Sequence[
         embedded = await embed(await _read_instances(request, METHODS["embed"], limits.max_instances))
         return json_response({"predictions": [row(each) for each in refuse_failed(embedded.outcomes, "instances")]})
 
+    about, about_tensorflow = _describe(limits, always_200)
+
     def own(path: str) -> Route:
-        return Call("POST", path, instances, wire=WIRE, error=_error_msg, always_200=always_200)
+        return Call("POST", path, instances, wire=WIRE, error=_error_msg, always_200=always_200, description=about)
 
     def tensorflow(path: str) -> Route:
-        return Call("POST", path, predictions, wire=TENSORFLOW_WIRE, error=_error)
+        return Call("POST", path, predictions, wire=TENSORFLOW_WIRE, error=plain_error, description=about_tensorflow)
 
     return (
         own("/model/{servable}:{method}"),
         own("/model/{servable}/version/{version}:{method}"),
         tensorflow("/v1/models/{servable}:predict"),
         tensorflow("/v1/models/{servable}/versions/{version}:predict"),
+    )
+
+
+def _describe(limits: LimitsSection, always_200: bool) -> tuple[Description, Description]:
+    """(MindSpore Serving's form, TensorFlow Serving's)."""
+    base64: Schema = {"type": "string", "contentEncoding": "base64", "examples": [PIXEL]}
+    item = record({"b64": base64}, {"type": {"enum": list(TYPES.values())}, "shape": listed(COUNT)})
+    given = {"anyOf": [*(record({method.item: item}) for method in METHODS.values()), item]}
+    several = listed(given, minItems=1, maxItems=limits.max_instances)
+    asked = {JSON: record({"instances": {"anyOf": [several, given]}})}
+    failure = record({"error_msg": TEXT})
+    reply = record({"instances": listed({"anyOf": [record({ITEM_EMBEDDING: VECTOR}), failure]})})
+    path = {
+        "servable": MODEL,
+        "method": {"enum": sorted(METHODS)},
+        "version": {"type": "integer", "minimum": 0, "description": "0: the default"},
+    }
+    return (
+        Description(
+            "Embeddings, as MindSpore Serving's REST has them: each instance has its embedding or its error.",
+            {JSON: {"anyOf": [reply, failure]} if always_200 else reply},
+            asked,
+            path,
+            error=failure,
+        ),
+        Description(
+            "Embeddings, as TensorFlow Serving's row form has them.",
+            {JSON: record({"predictions": listed(VECTOR)})},
+            asked,
+            path,
+            error=record({"error": TEXT}),
+        ),
     )
 
 
@@ -127,7 +174,3 @@ def _instance(outcome: Any) -> dict[str, Any]:
 
 def _error_msg(_status: int, error: CallError) -> dict[str, Any]:
     return {"error_msg": error.message}
-
-
-def _error(_status: int, error: CallError) -> dict[str, Any]:
-    return {"error": error.message}

@@ -18,6 +18,20 @@ from servable.gateway.call.methods import METHODS
 from servable.gateway.call.reply import FailedImage
 from servable.gateway.call.request import Payload
 from servable.gateway.errors import invalid
+from servable.gateway.http.description import (
+    BYTES,
+    COUNT,
+    IMAGE_ERROR,
+    JSON,
+    MODEL,
+    TEXT,
+    VECTOR,
+    Description,
+    Schema,
+    listed,
+    or_null,
+    record,
+)
 from servable.gateway.http.errors import HttpError
 from servable.gateway.http.outcomes import null_wanted, read_work, refuse_failed, row
 from servable.gateway.http.requests import Embed, Request, Response, json_response
@@ -61,7 +75,23 @@ def upload_routes(limits: LimitsSection) -> Sequence[Route]:
             return _array(embedded)
         return json_response(_several(uploads, embedded) if several else _single(embedded))
 
-    return (Call("POST", "/embed", embed_files, wire=WIRE),)
+    return (Call("POST", "/embed", embed_files, wire=WIRE, description=_description(limits)),)
+
+
+def _description(limits: LimitsSection) -> Description:
+    identity: Mapping[str, Schema] = {"model": MODEL, "version": COUNT}
+    single = record({"embedding": or_null(VECTOR), **identity}, {"error": IMAGE_ERROR})
+    failed = record({"index": COUNT, "name": TEXT, "code": TEXT, "message": TEXT})
+    several = record(
+        {"embeddings": listed(or_null(VECTOR)), "names": listed(TEXT), "errors": listed(failed), **identity}
+    )
+    files = {"type": "array", "items": BYTES, "minItems": 1, "maxItems": limits.max_instances}
+    return Description(
+        "The embedding of the picture that is the body, or those of the pictures of a form.",
+        {JSON: {"anyOf": [single, several]}, NPY: BYTES},
+        {"application/octet-stream": BYTES, MULTIPART: {"type": "object", "additionalProperties": files}},
+        query={"on_error": {"enum": ["fail", "null"], "description": "null: failed pictures are null in a good reply"}},
+    )
 
 
 def read_multipart(body: bytes, content_type: str, most: int) -> list[Upload]:

@@ -12,17 +12,20 @@ that is there when it happens again fails, with E_CRASH, and is not sent again; 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Callable, Optional
 
-from servable.gateway.backends import Served
+from servable.gateway.backends import BackendFacts, Served
 from servable.gateway.call.reply import Fault, Outcome, crashed, read_reply
 from servable.gateway.channel import BackendError, Channel
 from servable.gateway.errors import CallError, overloaded, unavailable
 from servable.gateway.observe import logs
+from servable.gateway.queue.batches import LANES
+from servable.gateway.queue.flow import LEAST, Flow
 from servable.gateway.queue.pending import RETRY_AFTER_FAULT_MS, Part, PendingCall
 from servable.gateway.queue.suspects import REMEMBERED_S, Known, Suspects
 
@@ -41,7 +44,9 @@ class Dispatcher:
         self._jobs: deque[PendingCall] = deque()
         self._suspects: deque[tuple[PendingCall, int]] = deque()
         self._known = Suspects()
-        self._parts: dict[asyncio.Task[None], Part] = {}
+        self._parts: dict[asyncio.Task[int], Part] = {}
+        self._flow = Flow()
+        self._lanes = itertools.cycle(LANES)
         self._channel: Optional[Channel] = None
         self._generation = 0
         self._closing: set[asyncio.Task[None]] = set()
@@ -133,15 +138,34 @@ class Dispatcher:
         if not self._served.serving or backend is None or channel is None:
             return
         while True:
-            part = self._next_part(backend.max_batch, backend.window_instances - self.sent)
+            if not self._has_room(backend):
+                return
+            part = self._next_part(backend.max_batch)
             if part is None:
                 return
             self.sent += len(part.images)
+            self._flow.sent()
             task = asyncio.ensure_future(self._send(part, channel, backend.fingerprint, backend.embedding_dim))
             self._parts[task] = part
             task.add_done_callback(self._part_ended)
 
-    def _next_part(self, max_batch: int, room: int) -> Optional[Part]:
+    def _has_room(self, backend: BackendFacts) -> bool:
+        """Beyond the least that keeps the workers busy only full batches are worth a place."""
+        count = len(self._parts)
+        if count < LEAST * backend.workers:
+            return count < backend.most_batches
+        deep = min(backend.most_batches, self._flow.depth(backend.workers, backend.max_batch))
+        return count < deep and self._waits(backend.max_batch)
+
+    def _waits(self, images: int) -> bool:
+        """Whether so many images wait."""
+        for job in self._jobs:
+            images -= len(job.pending)
+            if images <= 0:
+                return True
+        return False
+
+    def _next_part(self, most: int) -> Optional[Part]:
         if self._served.alone:
             return None
         while self._suspects:
@@ -159,7 +183,7 @@ class Dispatcher:
         first = self._jobs[0]
         images: list[tuple[PendingCall, int]] = []
         passed_over: list[PendingCall] = []  # they keep their place
-        size, most = 0, min(max_batch, room)
+        size = 0
         while self._jobs and len(images) < most:
             job = self._jobs.popleft()
             taken = 0
@@ -178,7 +202,8 @@ class Dispatcher:
         self._jobs.extendleft(reversed(passed_over))
         return Part(first.method, images, alone=False) if images else None
 
-    async def _send(self, part: Part, channel: Channel, fingerprint: str, dim: int) -> None:
+    async def _send(self, part: Part, channel: Channel, fingerprint: str, dim: int) -> int:
+        """How many images it embedded."""
         logs.request_id.set("")  # this task began in some call's context and works for others too
         now = time.monotonic()
         for job, _ in part.images:
@@ -187,14 +212,14 @@ class Dispatcher:
         count = len(part.images)
         outcomes: Sequence[Outcome]
         try:
-            reply = await channel.predict(part.encode(), self._timeout_s)
+            reply = await channel.predict(part.encode(next(self._lanes)), self._timeout_s)
         except BackendError as error:
             outcomes = [Fault(str(error))] * count
         else:
             outcomes = read_reply(reply, count, dim)
-        self._settle(part, outcomes, channel, fingerprint)
+        return self._settle(part, outcomes, channel, fingerprint)
 
-    def _settle(self, part: Part, outcomes: Sequence[Outcome], channel: Channel, fingerprint: str) -> None:
+    def _settle(self, part: Part, outcomes: Sequence[Outcome], channel: Channel, fingerprint: str) -> int:
         good = 0
         faults: list[tuple[PendingCall, int, Fault]] = []
         for (job, index), outcome in zip(part.images, outcomes):
@@ -212,6 +237,7 @@ class Dispatcher:
             ((job, index),) = part.images
             self._served.suspect_images["cleared"] += 1
             self._known.forget(job.method, job.payload(index))
+        return good
 
     def _faulted(self, part: Part, faults: Sequence[tuple[PendingCall, int, Fault]], channel: Channel) -> None:
         reason = faults[0][2].reason
@@ -285,12 +311,14 @@ class Dispatcher:
             job.set(index, crashed(), None)
         return guilty
 
-    def _part_ended(self, task: asyncio.Task[None]) -> None:
+    def _part_ended(self, task: asyncio.Task[int]) -> None:
         part = self._parts.pop(task)
         self.sent -= len(part.images)
         if part.alone:
             self._served.alone = False
-        if not task.cancelled() and task.exception() is not None:
+        failed = task.cancelled() or task.exception() is not None
+        self._flow.answered(0 if failed else task.result())
+        if failed and not task.cancelled():
             log.error("a part ended by an error of the gateway", exc_info=task.exception())
             for job, _ in part.images:
                 job.fail(unavailable("the call could not be finished; send it again", RETRY_AFTER_FAULT_MS))

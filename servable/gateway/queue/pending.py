@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Optional, Union
 
-from metric_learn_client.wire.instances import encode_request
 from servable.gateway.call.methods import Method
-from servable.gateway.call.reply import FailedImage
+from servable.gateway.call.reply import FailedImage, Row
 from servable.gateway.call.request import Payload
 from servable.gateway.errors import CallError, unavailable
+from servable.gateway.queue.batches import encode_batch
 
 RETRY_AFTER_FAULT_MS = 1000
 
@@ -21,8 +21,7 @@ RETRY_AFTER_FAULT_MS = 1000
 class PendingCall:
     """The images of one call on their way. `outcomes` in the order of `payloads`, complete when `done` is.
 
-    A payload of None needs no embedding. body: all payloads as one part, where the call came in that form
-    (PredictWork.plain). request_id: for the log.
+    A payload of None needs no embedding. request_id: for the log.
     """
 
     def __init__(
@@ -30,15 +29,13 @@ class PendingCall:
         method: Method,
         payloads: Sequence[Optional[Payload]],
         *,
-        body: Optional[bytes] = None,
         request_id: str = "",
     ) -> None:
         self.method = method
         self.request_id = request_id
-        self.body = body
         self.payloads = payloads
         self.pending: deque[int] = deque(index for index, payload in enumerate(payloads) if payload is not None)
-        self.outcomes: list[Optional[Union[bytes, FailedImage]]] = [None] * len(payloads)
+        self.outcomes: list[Optional[Union[Row, FailedImage]]] = [None] * len(payloads)
         self.left = len(self.pending)
         self.fingerprint: Optional[str] = None
         self.queued_at = time.monotonic()
@@ -56,7 +53,7 @@ class PendingCall:
         if not self.done.done():
             self.done.set_exception(error)
 
-    def set(self, index: int, outcome: Union[bytes, FailedImage], fingerprint: Optional[str]) -> None:
+    def set(self, index: int, outcome: Union[Row, FailedImage], fingerprint: Optional[str]) -> None:
         """fingerprint: of the model that gave the outcome; None where none did."""
         if self.done.done():
             return
@@ -84,9 +81,5 @@ class Part:
     alone: bool
     made_at: float = field(default_factory=time.monotonic)
 
-    def encode(self) -> bytes:
-        first = self.images[0][0]
-        if first.body is not None and self.images == [(first, index) for index in range(len(first.payloads))]:
-            return first.body  # the whole of one call: nothing to copy
-        payloads = (job.payloads[index] for job, index in self.images)
-        return encode_request(self.method.name, [payload for payload in payloads if payload is not None])
+    def encode(self, lane: str) -> bytes:
+        return encode_batch(self.method.name, lane, [job.payload(index) for job, index in self.images])

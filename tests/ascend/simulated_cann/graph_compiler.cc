@@ -18,7 +18,7 @@ using std::vector;
 
 namespace ge {
 enum Format : int { ANY = 2 };
-enum DataType : int { FLOAT = 0 };
+enum DataType : int { FLOAT = 0, UINT8 = 4 };
 using graphStatus = uint32_t;
 constexpr graphStatus DONE = 0;
 
@@ -123,6 +123,31 @@ graphStatus aclgrphBuildInitialize(Options options) {
   return DONE;
 }
 
+// The file of option ge.insertOpFile, as far as it is simulated: three bytes a pixel, no change of colours or of size.
+// False for anything else in it.
+static bool read_aipp(const string &path, Compiled &compiled) {
+  std::ifstream file(path);
+  string key, value;
+  if (!(file >> key >> value) || key != "aipp_op" || value != "{") return false;
+  const std::map<string, string> fixed = {{"aipp_mode:", "static"}, {"input_format:", "RGB888_U8"},
+    {"csc_switch:", "false"}, {"rbuv_swap_switch:", "false"},
+    {"src_image_size_w:", std::to_string(compiled.dims[3])}, {"src_image_size_h:", std::to_string(compiled.dims[2])}};
+  while (file >> key && key != "}") {
+    if (!(file >> value)) return false;
+    int channel = 0;
+    if (sscanf(key.c_str(), "mean_chn_%d:", &channel) == 1) compiled.mean[channel % 3] = stoi(value);
+    else if (sscanf(key.c_str(), "min_chn_%d:", &channel) == 1) compiled.min[channel % 3] = stof(value);
+    else if (sscanf(key.c_str(), "var_reci_chn_%d:", &channel) == 1) compiled.var_reci[channel % 3] = stof(value);
+    else if (!fixed.count(key) || fixed.at(key) != value) return false;
+  }
+  const int64_t as_bytes[] = {compiled.dims[0], compiled.dims[2], compiled.dims[3], 3};
+  bool fits = key == "}" && compiled.rank == 4 && compiled.dims[1] == 3 && compiled.type == FLOAT;
+  std::copy(as_bytes, as_bytes + 4, compiled.dims);
+  compiled.type = UINT8;
+  compiled.aipp = 1;
+  return fits;
+}
+
 struct ModelBufferData { shared_ptr<uint8_t> data; uint64_t length; };
 graphStatus aclgrphBuildModel(const Graph &graph, const Options &options, ModelBufferData &result) {
   Event event("build_model");
@@ -146,12 +171,14 @@ graphStatus aclgrphBuildModel(const Graph &graph, const Options &options, ModelB
   for (const auto &one : count)
     ops += (ops.empty() ? "" : ", ") + quoted(one.first) + ": " + std::to_string(one.second);
   for (int i = 0; i < compiled.rank; i++) dims += (i ? ", " : "") + std::to_string(compiled.dims[i]);
+  int input_type = compiled.type;  // of the graph itself, as are the dims above
+  if (options.count("ge.insertOpFile") && !read_aipp(options.at("ge.insertOpFile"), compiled)) return 1343225857;
   sleep(atoi(setting("COMPILE_S", "0").c_str()));
   result.data = shared_ptr<uint8_t>(new uint8_t[sizeof compiled], std::default_delete<uint8_t[]>());
   result.length = sizeof compiled;
   memcpy(result.data.get(), &compiled, sizeof compiled);
   event.raw("options", json(options)).add("batch", compiled.dims[0]).raw("input", "[" + dims + "]");
-  event.add("input_type", compiled.type).add("constant_bytes", constant_bytes).raw("ops", "{" + ops + "}");
+  event.add("input_type", input_type).add("constant_bytes", constant_bytes).raw("ops", "{" + ops + "}");
   return DONE;
 }
 }  // namespace ge

@@ -56,6 +56,8 @@ struct Compiled {
   int32_t type, rank;  // of the one input
   int64_t dims[8];
   char folder[2048];  // where the MindIRs of this version lie
+  int32_t aipp;       // pixels come as bytes, and these make floats of them, by channel
+  float mean[3], min[3], var_reci[3];
 };
 constexpr char MAGIC[16] = "simulated CANN";
 

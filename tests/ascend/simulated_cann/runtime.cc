@@ -5,6 +5,7 @@
 #include <glob.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <mutex>
 #include <sstream>
@@ -62,6 +63,28 @@ size_t input_bytes(const Compiled &model) {
   return product;
 }
 
+// To the next float16 and back, where SIMULATED_CANN_AIPP_FLOAT16 is set: the unit of a chip computes in that.
+float rounded(float value) {
+  static bool half = !setting("AIPP_FLOAT16").empty();
+  int exponent = 0;
+  if (!half || !value) return value;
+  frexpf(value, &exponent);
+  return ldexpf(rintf(ldexpf(value, 11 - exponent)), exponent - 11);
+}
+
+// What AIPP does: uint8 [N, H, W, 3] -> float [N, 3, H, W]
+std::vector<float> aipp(const Compiled &model, const uint8_t *pixels) {
+  int64_t area = model.dims[1] * model.dims[2];
+  std::vector<float> result(model.dims[0] * 3 * area);
+  for (int64_t image = 0; image < model.dims[0]; image++)
+    for (int64_t at = 0; at < area; at++)
+      for (int channel = 0; channel < 3; channel++) {
+        float shifted = rounded(pixels[(image * area + at) * 3 + channel] - model.mean[channel] - rounded(model.min[channel]));
+        result[(image * 3 + channel) * area + at] = rounded(shifted * rounded(model.var_reci[channel]));
+      }
+  return result;
+}
+
 // network.cc is a library of its own, opened late: it needs MindSpore Lite, which loads this one.
 std::string run_network(const Compiled &model, const void *input, void *output) {
   using Run = const char *(const char *, const void *, size_t, void *, size_t);
@@ -72,9 +95,17 @@ std::string run_network(const Compiled &model, const void *input, void *output) 
   static Run *run = reinterpret_cast<Run *>(dlsym(dlopen(library.c_str(), RTLD_NOW), "simulated_network_run"));
   if (!run) return dlerror();
   glob_t found{};
-  std::string pattern = std::string(model.folder) + "/*_b" + std::to_string(model.dims[0]) + ".mindir";
+  std::string pattern = std::string(model.folder) + "/*_b" + std::to_string(model.dims[0]);
+  pattern += model.aipp ? ".aipp.mindir" : ".mindir";
   if (glob(pattern.c_str(), 0, nullptr, &found)) return "there is no " + pattern;
-  const char *error = run(found.gl_pathv[0], input, input_bytes(model), output, output_bytes(model));
+  std::vector<float> normalised;
+  size_t bytes_in = input_bytes(model);
+  if (model.aipp) {
+    normalised = aipp(model, static_cast<const uint8_t *>(input));
+    input = normalised.data();
+    bytes_in = normalised.size() * sizeof(float);
+  }
+  const char *error = run(found.gl_pathv[0], input, bytes_in, output, output_bytes(model));
   globfree(&found);
   return error ? error : "";
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -61,26 +61,13 @@ def unpack_rows(reply: bytes, out: Embeddings) -> bool:
     return True
 
 
-def join_rows(spec: bytes, rows: Sequence[bytes]) -> bytes:
+def join_rows(spec: bytes, rows: Sequence[Union[bytes, memoryview]]) -> bytes:
     """rows: 8192 bytes each. -> the reply that holds them, without errors; `spec`: a reply with its servable_spec."""
-    parts = [spec]
+    parts: list[Union[bytes, memoryview]] = [spec]
     for row in rows:
         parts.append(_FRAME_HEAD)
         parts.append(row)
     return b"".join(parts)
-
-
-def split_rows(reply: bytes, count: int) -> Optional[list[bytes]]:
-    """The rows of a serialised reply, 8192 bytes each; None where it is not exactly of the form above with so many."""
-    start = _first_frame(reply, count)
-    if start is None:
-        return None
-    rows = []
-    for at in range(start, len(reply), _FRAME_BYTES):
-        if not reply.startswith(_FRAME_HEAD, at):
-            return None
-        rows.append(reply[at + len(_FRAME_HEAD) : at + _FRAME_BYTES])
-    return rows
 
 
 def _first_frame(reply: bytes, count: int) -> Optional[int]:

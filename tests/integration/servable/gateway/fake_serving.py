@@ -15,6 +15,7 @@ import numpy as np
 
 from metric_learn_client import wire
 from servable.gateway import Golden
+from servable.packed_batch import pack_rows, unpack_images
 
 GOLDEN_IMAGE = b"golden image"
 MAX_BATCH = 16
@@ -34,7 +35,7 @@ class FakeBackend:
     target: str
     version: int = 1
     fingerprint: str = "f" * 64
-    window_instances: int = 3 * MAX_BATCH
+    most_batches: int = 3
     max_batch: int = MAX_BATCH
     workers: int = 1
     embedding_dim: int = wire.EMBEDDING_DIM
@@ -44,7 +45,7 @@ class FakeBackend:
 
 
 class FakeServing:
-    """Set the attributes to make it misbehave. `batches`: how many instances each call brought."""
+    """Set the attributes to make it misbehave. `batches`: how many images each call brought."""
 
     def __init__(self, salt: bytes = b"", echo: bool = False) -> None:
         self.salt = salt
@@ -55,7 +56,7 @@ class FakeServing:
         self.status: grpc.StatusCode | None = None
         self.raw_reply: bytes | None = None
         self.golden_right = False  # the golden image gets no raw_reply
-        self.image_errors: dict[bytes, tuple[int, str]] = {}  # payload -> its in-band error
+        self.image_errors: dict[bytes, str] = {}  # payload -> its error
         self.poison: set[bytes] = set()  # payloads that end the worker
         self.hangs_on: bytes | None = None  # a payload after which nothing is answered
         self.hangs_one_of_two: bytes | None = None  # the batch with it is never answered; the rest is
@@ -69,7 +70,7 @@ class FakeServing:
         self.keep_requests = False
         self.in_flight = self.most_in_flight = 0
         self._server = None
-        self._canned = embedding_of(b"canned").tobytes()
+        self._canned, self._golden = embedding_of(b"canned"), embedding_of(GOLDEN_IMAGE)
 
     async def start(self, path: str) -> str:
         self._server = grpc.aio.server(
@@ -97,8 +98,8 @@ class FakeServing:
 
     async def _predict(self, body: bytes, context) -> bytes:
         request = wire.PredictRequest.FromString(body)
-        count = len(request.instances)
-        payloads = [self._payload(instance) for instance in request.instances]
+        payloads = self._payloads(request)
+        count = len(payloads)
         golden = payloads == [GOLDEN_IMAGE]
         if not golden:
             self.batches.append(count)
@@ -147,28 +148,34 @@ class FakeServing:
         if crash.done():
             await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 
-    def _payload(self, instance) -> bytes:
-        (tensor,) = instance.items.values()
-        return tensor.bytes_val[0] if tensor.bytes_val else tensor.data
+    def _payloads(self, request) -> list[bytes]:
+        (instance,) = request.instances
+        ((name, tensor),) = instance.items.items()
+        assert (
+            name
+            == {"embed": "image", "embed_pixels": "pixels"}[request.servable_spec.method_name.replace("_in_turn", "")]
+        )
+        return [image.tobytes() for image in unpack_images(np.frombuffer(tensor.bytes_val[0], np.uint8))]
 
     def _reply(self, request, payloads) -> bytes:
         reply = wire.PredictReply()
         reply.servable_spec.CopyFrom(request.servable_spec)
-        errors = [self.error or self.image_errors.get(payload) for payload in payloads]
-        if all(errors) and len(set(errors)) == 1:
-            reply.error_msg.add(error_code=errors[0][0], error_msg=errors[0][1].encode())
+        if self.error is not None:
+            reply.error_msg.add(error_code=self.error[0], error_msg=self.error[1].encode())
             return reply.SerializeToString()
-        for payload, error in zip(payloads, errors):
-            instance = reply.instances.add()
-            if error is not None:
-                reply.error_msg.add(error_code=error[0], error_msg=error[1].encode())
-                continue
-            if any(errors):
-                reply.error_msg.add()
-            tensor = instance.items[wire.ITEM_EMBEDDING]
-            tensor.dtype = wire.DataType.MS_FLOAT32
-            tensor.shape.dims.append(wire.EMBEDDING_DIM)
-            tensor.data = self._canned if self.echo else embedding_of(payload, self.salt).tobytes()
-        if self.echo and payloads == [GOLDEN_IMAGE]:
-            reply.instances[0].items[wire.ITEM_EMBEDDING].data = embedding_of(GOLDEN_IMAGE).tobytes()
+        rows = np.zeros((len(payloads), wire.EMBEDDING_DIM), np.float32)
+        errors = [self.image_errors.get(payload) for payload in payloads]
+        for row, payload, error in zip(rows, payloads, errors):
+            if error is None:
+                row[:] = self._embedding(payload)
+        tensor = reply.instances.add().items[wire.ITEM_EMBEDDING]
+        packed = pack_rows(rows, errors)
+        tensor.dtype = wire.DataType.MS_UINT8
+        tensor.shape.dims.append(len(packed))
+        tensor.data = packed.tobytes()
         return reply.SerializeToString()
+
+    def _embedding(self, payload) -> np.ndarray:
+        if not self.echo:
+            return embedding_of(payload, self.salt)
+        return self._golden if payload == GOLDEN_IMAGE else self._canned

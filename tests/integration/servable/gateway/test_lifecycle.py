@@ -60,7 +60,7 @@ def test_a_call_in_flight_is_answered_by_the_successor_on_the_same_socket(tmp_pa
     with Harness(tmp_path) as harness, harness.channel() as channel:
         harness.serving.silent = True
         future = predict_future(channel, request(*[b"%d" % index for index in range(60)]))
-        until(lambda: sum(harness.serving.batches) == 48, "the window")
+        until(lambda: sum(harness.serving.batches) == 32, "the window")
         harness.run(harness.serving.stop())  # the process is gone
         harness.call(harness.backends.set_down, harness.backend, "it ended")
         assert harness.http("/readyz")[1] == "not ready: version 1 is down: it ended\n"
@@ -190,7 +190,7 @@ def test_retiring_fails_calls_that_outlast_the_grace_and_keeps_none_waiting(tmp_
 
 def test_a_call_never_mixes_two_models(tmp_path):
     """The successor has another fingerprint: a call with halves from both is refused, not answered."""
-    backend = FakeBackend(f"unix:{tmp_path}/b.sock", window_instances=16)
+    backend = FakeBackend(f"unix:{tmp_path}/b.sock", most_batches=1)
     with Harness(tmp_path, backend=backend) as harness, harness.channel() as channel:
         harness.serving.delay_s = 0.3
         future = predict_future(channel, request(*[b"%d" % index for index in range(64)]))

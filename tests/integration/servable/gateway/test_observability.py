@@ -52,7 +52,7 @@ def sum_of(found, name, **labels):
 
 
 def test_counters_equal_what_was_sent(running, channel):
-    running.serving.image_errors = {b"bad": (3, "E_DECODE: broken"), b"none": (3, "E_EMPTY: no bytes")}
+    running.serving.image_errors = {b"bad": "E_DECODE: broken", b"none": "E_EMPTY: no bytes"}
     for _ in range(7):
         predict(channel, request(b"a", b"bad", b"c"))
     predict(channel, request(b"none"))

@@ -148,7 +148,7 @@ SERVINGS_WORDS = (
 
 
 def test_one_failed_image_among_others_keeps_its_place_and_loses_servings_words(channel, serving):
-    serving.image_errors = {b"bad": (3, SERVINGS_WORDS + "E_DECODE: the JPEG is cut off: it has no end")}
+    serving.image_errors = {b"bad": SERVINGS_WORDS + "E_DECODE: the JPEG is cut off: it has no end"}
     reply, _ = predict(channel, request(b"a", b"bad", b"c"))
     assert [error.error_code for error in reply.error_msg] == [0, 3, 0]
     assert reply.error_msg[1].error_msg == b"E_DECODE: the JPEG is cut off: it has no end"
@@ -157,7 +157,7 @@ def test_one_failed_image_among_others_keeps_its_place_and_loses_servings_words(
 
 
 def test_images_that_all_fail_alike_are_one_error_as_serving_does_it(channel, serving):
-    serving.image_errors = {b"bad": (3, SERVINGS_WORDS + "E_EMPTY: the image has no bytes")}
+    serving.image_errors = {b"bad": SERVINGS_WORDS + "E_EMPTY: the image has no bytes"}
     for count in (1, 40):
         reply, _ = predict(channel, request(*[b"bad"] * count))
         assert not reply.instances
@@ -167,7 +167,7 @@ def test_images_that_all_fail_alike_are_one_error_as_serving_does_it(channel, se
 
 
 def test_images_that_fail_differently_keep_an_error_each(channel, serving):
-    serving.image_errors = {b"a": (3, "E_EMPTY: no bytes"), b"b": (3, "E_DECODE: broken")}
+    serving.image_errors = {b"a": "E_EMPTY: no bytes", b"b": "E_DECODE: broken"}
     reply, _ = predict(channel, request(b"a", b"b"))
     assert [error.error_msg for error in reply.error_msg] == [b"E_EMPTY: no bytes", b"E_DECODE: broken"]
     assert len(reply.instances) == 2
@@ -183,13 +183,13 @@ def test_images_that_fail_differently_keep_an_error_each(channel, serving):
     ],
 )
 def test_no_words_of_a_library_reach_a_caller(channel, serving, text):
-    serving.image_errors = {b"bad": (3, SERVINGS_WORDS + text)}
+    serving.image_errors = {b"bad": SERVINGS_WORDS + text}
     reply, _ = predict(channel, request(b"bad", b"good"))
     assert reply.error_msg[0].error_msg == b"E_INTERNAL: the image could not be embedded; see the server's log"
 
 
 def test_a_sentence_with_a_path_is_replaced_by_the_codes_own(channel, serving):
-    serving.image_errors = {b"bad": (3, "E_DECODE: cannot read /home/user/x.jpg")}
+    serving.image_errors = {b"bad": "E_DECODE: cannot read /home/user/x.jpg"}
     reply, _ = predict(channel, request(b"bad"))
     assert reply.error_msg[0].error_msg == b"E_DECODE: the image is broken or cut off"
 
@@ -258,7 +258,7 @@ def test_500_random_bodies_all_get_a_status_and_the_next_good_call_succeeds(chan
 
 def test_small_calls_are_not_held_up_by_a_large_one(tmp_path):
     """One image, sent after 256 of another caller, comes back before they are done."""
-    with Harness(tmp_path, backend=FakeBackend(f"unix:{tmp_path}/b.sock", window_instances=16)) as harness:
+    with Harness(tmp_path, backend=FakeBackend(f"unix:{tmp_path}/b.sock", most_batches=1)) as harness:
         harness.serving.delay_s = 0.05
         with harness.channel() as channel:
             large = predict_future(channel, request(*[b"%d" % index for index in range(256)]))
@@ -270,7 +270,7 @@ def test_small_calls_are_not_held_up_by_a_large_one(tmp_path):
 
 def test_many_small_calls_share_batches(tmp_path):
     """64 calls of one image that arrive while the backend is busy go out as four batches of 16."""
-    with Harness(tmp_path, backend=FakeBackend(f"unix:{tmp_path}/b.sock", window_instances=16)) as harness:
+    with Harness(tmp_path, backend=FakeBackend(f"unix:{tmp_path}/b.sock", most_batches=1)) as harness:
         harness.call(harness.serving.hold)
         with harness.channel() as channel:
             first = predict_future(channel, request(*[b"first %d" % index for index in range(16)]))

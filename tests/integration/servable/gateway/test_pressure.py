@@ -54,7 +54,7 @@ def test_a_longer_deadline_than_the_maximum_is_cut_to_it(tmp_path):
 
 
 def test_a_cancelled_call_frees_its_place_and_its_unsent_images(tmp_path):
-    backend = FakeBackend(f"unix:{tmp_path}/b.sock", window_instances=16)
+    backend = FakeBackend(f"unix:{tmp_path}/b.sock", most_batches=1)
     with Harness(tmp_path, backend=backend) as harness, harness.channel() as channel:
         harness.serving.delay_s = 0.2
         future = predict_future(channel, request(*[b"%d" % index for index in range(256)]))

@@ -132,15 +132,15 @@ def test_two_killers_in_one_call_both_fail(running, channel):
 
 def test_an_end_that_no_image_caused_blames_none(running, channel):
     running.serving.silent = True
-    images = [[b"%d %d" % (call, index) for index in range(20)] for call in range(2)]
+    images = [[b"%d %d" % (call, index) for index in range(16)] for call in range(2)]
     futures = [predict_future(channel, request(*each)) for each in images]
-    until(lambda: sum(running.serving.batches) == 40, "the parts")
+    until(lambda: sum(running.serving.batches) == 32, "the parts")
     running.serving.batches.clear()
     assert replace(running, "killed by the operator") is True
     for future, each in zip(futures, images):
         assert_answered(future.result(10), each)
-    assert running.serving.batches == [1] * 40
-    assert suspects(running) == {"cleared": 40, "failed": 0, "remembered": 0}
+    assert running.serving.batches == [1] * 32
+    assert suspects(running) == {"cleared": 32, "failed": 0, "remembered": 0}
     predict(channel, request(*images[0]))
     assert max(running.serving.batches) == 16  # and from now on together
 
@@ -158,7 +158,7 @@ def test_a_suspect_waits_for_what_is_there_before_it(running, channel):
     running.serving.hangs_one_of_two = b"slow"
     slow = predict_future(channel, request(b"slow"))
     until(lambda: running.serving.batches == [1], "the slow part")
-    running.serving.image_errors[b"0"] = (4, "worker is not available")
+    running.serving.image_errors[b"0"] = "worker is not available"
     suspect = predict_future(channel, request(b"0"))
     until(lambda: len(running.serving.batches) == 2, "the part that fails")
     until(lambda: running.backends.default.serving and probes_passed(running) >= 2, "ready again")
@@ -228,7 +228,7 @@ def test_an_image_that_hangs_fails_and_the_golden_image_behind_it_is_not_blamed(
 
 def test_a_worker_that_hangs_beside_others_is_noticed_by_its_images(tmp_path):
     quick = ReadinessSection(interval_s=0.05, deadline_s=0.1, forced_interval_s=0.3)
-    backend = FakeBackend(f"unix:{tmp_path}/b.sock", workers=2, window_instances=96)
+    backend = FakeBackend(f"unix:{tmp_path}/b.sock", workers=2, most_batches=6)
     with Harness(tmp_path, config_of(readiness=quick), backend=backend) as harness, harness.channel() as channel:
         harness.serving.hangs_one_of_two = b"poison"
         images = [b"0", b"poison", b"1"]

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from servable.backend.launcher import LITE_PRECISION, Launcher, worker_settings, write_lite_config
+from servable.backend.launcher import Launcher, worker_settings
 from servable.config import load_config
 from servable.engine.batch_stats import BatchStats
 from servable.exported_version import ExportedVersion
 
-VERSION = ExportedVersion(1, Path("/v/1"), "f", "custom", "p", 2048, (1, 4), 1, b"", np.zeros(2048, np.float32))
+VERSION = ExportedVersion(
+    1, Path("/v/1"), "f", "custom", "p", 2048, (1, 4), 1, b"", np.zeros(2048, np.float32), models={1: "b1", 4: "b4"}
+)
 
 
 def config_of(tmp_path, text=""):
@@ -36,13 +38,6 @@ def test_devices_and_workers_beyond_them_share_the_cores_too(tmp_path, monkeypat
     config = config_of(tmp_path, f"backend: {backend}\nmodel: {{versions: {list(range(1, versions + 1))}}}")
     settings = worker_settings(config, VERSION, tmp_path)
     assert settings["preprocess_threads"] == settings["threads"] == 192 // (max(devices, workers) * versions)
-
-
-@pytest.mark.parametrize("mode", LITE_PRECISION)
-def test_every_precision_mode_has_a_name_in_mindspore_lite(tmp_path, mode):
-    config = config_of(tmp_path, f"backend: {{precision_mode: {mode}}}")
-    text = write_lite_config(tmp_path, config.backend.precision_mode).read_text()
-    assert text == f"[ascend_context]\nprecision_mode={LITE_PRECISION[mode]}\n"
 
 
 def test_the_worker_gets_the_limits_it_knows_and_no_other(tmp_path):

@@ -27,7 +27,7 @@ class Network:
         rows = [(features(picture),) for (picture,) in instances]
         return WRONG(rows)
 embedding = features(golden) / np.linalg.norm(features(golden))
-settings = {"directory": sys.argv[1], "max_relative_distance": 2e-2, "check_s": CHECK_S}
+settings = {"directory": sys.argv[1], "limit": 2e-2, "check_s": CHECK_S}
 device = Device(3, {size: Network(size) for size in (1, 4)}, golden, embedding, settings)
 for _ in range(2):
     device.run(1, [[golden]])

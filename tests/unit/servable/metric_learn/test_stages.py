@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from metric_learn_client.preprocess import preprocess
 from servable.engine.batch_stats import decoder_restarts, read
+from servable.packed_batch import images_head, unpack_rows
 
 IMAGES = Path(__file__).parents[3] / "golden" / "images"
 GOOD = [(IMAGES / name).read_bytes() for name in ("cat_tiny_60x40.jpg", "coffee_225x224.bmp", "one_pixel.png")]
@@ -75,70 +77,92 @@ def drive(stage, values):
     return done
 
 
-def encoded(images):
-    return [np.frombuffer(image, np.uint8) for image in images]
+def packed(*images):
+    """What the gateway sends: one instance of all images."""
+    return np.frombuffer(images_head(images) + b"".join(images), np.uint8)
+
+
+def embedded(stages, *batches, first="preprocess"):
+    """Per batch: rows and errors."""
+    return rows_of(stages, drive(getattr(stages, first), [packed(*batch) for batch in batches]))
+
+
+def rows_of(stages, tickets):
+    return [unpack_rows(outcome) for outcome in drive(stages.l2_normalize, drive(stages.embed, tickets))]
 
 
 def expected(image):
-    return preprocess(image).ravel()[:2048].astype(np.float32)
+    return normal(preprocess(image).ravel()[:2048].astype(np.float32))
 
 
-def test_many_images_come_back_in_order(stages):
-    images = [GOOD[index % 3] for index in range(21)]
-    tickets = drive(stages.preprocess, encoded(images))
-    assert all(ticket.dtype == np.int64 for ticket in tickets)
-    rows = drive(stages.embed, tickets[:16]) + drive(stages.embed, tickets[16:])
-    for image, row in zip(images, rows):
-        assert np.array_equal(row, expected(image))
-    assert not stages._tickets._pending
+def normal(row):
+    return row / np.float32(np.linalg.norm(row.astype(np.float64)))
 
 
-def test_a_lone_image_is_decoded_at_once(stages):
-    (pixels,) = drive(stages.preprocess, encoded(GOOD[:1]))
-    assert np.array_equal(pixels, preprocess(GOOD[0]))
-    (row,) = drive(stages.embed, [pixels])
-    assert np.array_equal(row, expected(GOOD[0]))
+def counted(run_dir, before):
+    now = read(run_dir)
+    return {size: (now[size][0] - before[size][0], now[size][1] - before[size][1]) for size in SIZES}
+
+
+def test_the_images_of_several_batches_come_back_in_order(stages):
+    batches = [[GOOD[index % 3] for index in range(count)] for count in (16, 1, 5)]
+    for batch, (rows, errors) in zip(batches, embedded(stages, *batches)):
+        assert errors == [None] * len(batch)
+        assert np.array_equal(rows, [expected(image) for image in batch])
+    assert not stages._runs._batches
 
 
 def test_failed_images_fail_alone_and_nothing_runs_twice(stages):
     images = [GOOD[0], b"nonsense", GOOD[1], b"", GOOD[2], GOOD[0][:300]]
-    rows = drive(stages.embed, drive(stages.preprocess, encoded(images)))
-    codes = [str(row).partition(":")[0] if isinstance(row, Exception) else "" for row in rows]
-    assert codes == ["", "E_UNSUPPORTED", "", "E_EMPTY", "", "E_DECODE"]
+    ((rows, errors),) = embedded(stages, images)
+    assert [(error or "").partition(":")[0] for error in errors] == ["", "E_UNSUPPORTED", "", "E_EMPTY", "", "E_DECODE"]
     for index in (0, 2, 4):
         assert np.array_equal(rows[index], expected(images[index]))
     assert sum(sum(network.runs) for network in stages.MODELS.values()) == 3
 
 
 def test_a_batch_of_failures_runs_no_network(stages):
-    rows = drive(stages.embed, drive(stages.preprocess, encoded([b"x", b"y", b"z"])))
-    assert all(str(row).startswith("E_UNSUPPORTED") for row in rows)
+    ((_, errors),) = embedded(stages, [b"x", b"y", b"z"])
+    assert all(error.startswith("E_UNSUPPORTED") for error in errors)
     assert not any(network.runs for network in stages.MODELS.values())
 
 
 def test_the_request_may_be_gone_once_preprocess_returned(stages):
-    images = encoded(GOOD * 4)
-    views = [image.copy() for image in images]
-    tickets = drive(stages.preprocess, views)
-    for view in views:
-        view[:] = 0
-    for image, row in zip(GOOD * 4, drive(stages.embed, tickets)):
+    batch = packed(*GOOD * 4).copy()
+    tickets = drive(stages.preprocess, [batch])
+    batch[:] = 0
+    ((rows, _),) = rows_of(stages, tickets)
+    assert np.array_equal(rows, [expected(image) for image in GOOD * 4])
+
+
+def test_bytes_that_are_no_batch_fail_alone(stages):
+    first, wrong, last = drive(stages.preprocess, [packed(GOOD[0]), np.zeros(40, np.uint8), packed(GOOD[1])])
+    assert "worker" in str(wrong)  # the gateway's word for what is not an image's fault
+    for ticket, image in ((first, GOOD[0]), (last, GOOD[1])):
+        (((row,), _),) = rows_of(stages, [ticket])
         assert np.array_equal(row, expected(image))
 
 
-def test_tickets_that_are_never_redeemed_do_not_pile_up(stages):
-    for _ in range(60):
-        drive(stages.preprocess, encoded(GOOD[2:] * 16))
-    assert len(stages._tickets._pending) <= stages._tickets._kept
+def test_a_batch_that_is_lost_is_the_workers_fault(stages):
+    (outcome,) = drive(stages.l2_normalize, [np.array([0], np.int64)])
+    assert str(outcome) == "this worker has lost the batch"
+
+
+def test_a_network_that_fails_fails_its_batch_and_the_next_one_runs(stages, monkeypatch):
+    monkeypatch.setattr(stages, "_run", lambda size, instances: 1 / 0)
+    (outcome,) = drive(stages.l2_normalize, drive(stages.preprocess, [packed(*GOOD)]))
+    assert isinstance(outcome, ZeroDivisionError)
+    monkeypatch.undo()
+    ((rows, _),) = embedded(stages, GOOD)
+    assert np.array_equal(rows, [expected(image) for image in GOOD])
 
 
 def test_every_run_is_counted_with_its_images(stages, run_dir):
     before = read(run_dir)
-    drive(stages.embed, [preprocess(GOOD[0])] * 16)
-    drive(stages.embed, [preprocess(GOOD[0])] * 5)
-    now = read(run_dir)
-    counted = {size: (now[size][0] - before[size][0], now[size][1] - before[size][1]) for size in SIZES}
-    assert counted == {1: (1, 1), 4: (1, 4), 16: (1, 16)}
+    pixels = preprocess(GOOD[0]).tobytes()
+    embedded(stages, [pixels] * 16, first="check_pixels")
+    embedded(stages, [pixels] * 5, first="check_pixels")
+    assert counted(run_dir, before) == {1: (1, 1), 4: (1, 4), 16: (1, 16)}
 
 
 def test_decoders_that_end_are_replaced_and_counted(stages, run_dir):
@@ -146,27 +170,44 @@ def test_decoders_that_end_are_replaced_and_counted(stages, run_dir):
     ended = [decoder for nursery in psutil.Process().children() for decoder in nursery.children()]
     for decoder in ended:
         decoder.kill()
-    rows = drive(stages.embed, drive(stages.preprocess, encoded(GOOD * 4)))
-    for image, row in zip(GOOD * 4, rows):
-        assert np.array_equal(row, expected(image))
+    ((rows, _),) = embedded(stages, GOOD * 4)
+    assert np.array_equal(rows, [expected(image) for image in GOOD * 4])
     limit = time.monotonic() + 10
     while decoder_restarts(run_dir) < before + len(ended):  # an idle one's end is seen when it is
         assert time.monotonic() < limit
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    "pixels", [np.zeros((3, 224, 224), np.uint8), np.zeros((224, 224, 3), np.float32), np.zeros(1)]
-)
-def test_pixels_of_another_kind_are_refused_alone(stages, pixels):
-    right = preprocess(GOOD[0])
-    first, wrong, last = drive(stages.check_pixels, [right, pixels, right])
-    assert str(wrong).startswith("E_SHAPE") and np.array_equal(first, last)
+def test_pixels_of_another_size_are_refused_alone(stages):
+    right = preprocess(GOOD[0]).tobytes()
+    ((rows, errors),) = embedded(stages, [right, right[1:], right], first="check_pixels")
+    assert errors[1].startswith("E_SHAPE") and errors[0] is errors[2] is None
+    assert np.array_equal(rows[0], expected(GOOD[0])) and np.array_equal(rows[2], rows[0])
 
 
-@pytest.mark.parametrize("features", [np.zeros(2048), np.full(2048, np.nan), np.full(2048, np.inf), np.ones(7)])
-def test_an_unusable_row_is_an_error_and_no_embedding(stages, features):
+@pytest.mark.parametrize("features", [np.zeros(2048), np.full(2048, np.nan), np.full(2048, np.inf)])
+def test_an_unusable_row_is_an_error_and_no_embedding(stages, monkeypatch, features):
     right = np.arange(2048, dtype=np.float32)
-    first, wrong, last = drive(stages.l2_normalize, [right, features.astype(np.float32), right])
-    assert str(wrong).startswith("E_NON_FINITE")
-    assert np.linalg.norm(first) == pytest.approx(1) and np.array_equal(first, last)
+    made = [(right,), (features.astype(np.float32),), (right,), (right,)]
+    monkeypatch.setattr(stages, "_run", lambda size, instances: made)
+    ((rows, errors),) = embedded(stages, [preprocess(GOOD[0]).tobytes()] * 4, first="check_pixels")
+    assert errors[1].startswith("E_NON_FINITE") and errors[0] is errors[2] is errors[3] is None
+    assert np.linalg.norm(rows[0]) == pytest.approx(1) and np.array_equal(rows[0], rows[2])
+
+
+def test_normalising_a_batch_gives_the_bits_of_normalising_each_row(stages, monkeypatch):
+    features = np.random.default_rng(3).gamma(0.5, 2.0, (16, 2048)).astype(np.float32)
+    monkeypatch.setattr(stages, "_run", lambda size, instances: [(row,) for row in features])
+    ((rows, _),) = embedded(stages, [preprocess(GOOD[0]).tobytes()] * 16, first="check_pixels")
+    assert np.array_equal(rows, [normal(row) for row in features])
+
+
+def test_a_ticket_is_passed_on_before_its_batch_has_run(stages, monkeypatch):
+    may_run = threading.Event()
+    right = stages._run
+    monkeypatch.setattr(stages, "_run", lambda size, instances: may_run.wait(10) and right(size, instances))
+    tickets = drive(stages.preprocess, [packed(*GOOD)])
+    passed = drive(stages.embed, tickets)  # would wait here for ever
+    may_run.set()
+    ((rows, _),) = [unpack_rows(outcome) for outcome in drive(stages.l2_normalize, passed)]
+    assert np.array_equal(rows, [expected(image) for image in GOOD])

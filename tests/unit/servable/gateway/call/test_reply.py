@@ -2,34 +2,43 @@
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metric_learn_client import wire
 from servable.gateway.call.reply import FailedImage, Fault, encode_reply, read_reply
+from servable.packed_batch import pack_rows
 
 DIM = 4
 ROW = b"\x00\x00\x80?" * DIM
+TWO_BATCHES = wire.PredictReply(instances=[wire.Instance(), wire.Instance()]).SerializeToString()
+NO_BATCH = wire.PredictReply(instances=[wire.Instance()]).SerializeToString()
 
 
 def reply_of(*outcomes):
-    """bytes: an embedding's data; (code, text): an error."""
+    """One batch's reply. bytes: an embedding's data; text: that image's error."""
+    rows = np.stack(
+        [np.frombuffer(each, "<f4") if isinstance(each, bytes) else np.zeros(DIM, "<f4") for each in outcomes]
+    )
+    packed = pack_rows(rows, [each if isinstance(each, str) else None for each in outcomes])
     reply = wire.PredictReply()
-    for outcome in outcomes:
-        instance = reply.instances.add()
-        error = reply.error_msg.add()
-        if isinstance(outcome, bytes):
-            tensor = instance.items["embedding"]
-            tensor.dtype, tensor.data = wire.DataType.MS_FLOAT32, outcome
-        else:
-            error.error_code, error.error_msg = outcome[0], outcome[1].encode()
+    tensor = reply.instances.add().items["embedding"]
+    tensor.dtype, tensor.data = wire.DataType.MS_UINT8, packed.tobytes()
+    return reply.SerializeToString()
+
+
+def failed(code, text):
+    """The reply where all of the batch failed."""
+    reply = wire.PredictReply()
+    reply.error_msg.add(error_code=code, error_msg=text.encode())
     return reply.SerializeToString()
 
 
 @pytest.mark.parametrize("code", list(wire.ImageErrorCode))
 def test_an_error_that_could_hold_a_path_leaves_with_a_sentence_of_its_code(code):
-    (outcome,) = read_reply(reply_of((1, f"{code.value}: open('/etc/passwd') failed")), 1, DIM)
+    (outcome,) = read_reply(reply_of(f"{code.value}: open('/etc/passwd') failed"), 1, DIM)
     assert isinstance(outcome, FailedImage)
     assert outcome.text.startswith(f"{code.value}: ") and "/" not in outcome.text
 
@@ -49,19 +58,29 @@ def test_an_error_that_could_hold_a_path_leaves_with_a_sentence_of_its_code(code
     ],
 )
 def test_an_error_is_the_images_or_the_backends(code, text, kind):
-    good, failed = read_reply(reply_of(ROW, (code, text)), 2, DIM)
-    assert good == ROW and isinstance(failed, kind)
-    assert read_reply(reply_of((code, text)), 1, DIM) == [failed]
+    whole = read_reply(failed(code, text), 2, DIM)
+    assert len(whole) == 2 and all(isinstance(outcome, kind) for outcome in whole)
 
 
-@pytest.mark.parametrize("body", [b"", b"\xff", reply_of(ROW), reply_of(ROW, ROW, ROW), reply_of(ROW, ROW[:-1])])
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("E_DECODE: broken", FailedImage), ("KeyError", FailedImage), ("this worker cannot decode: no memory", Fault)],
+)
+def test_one_of_a_batch_fails_alone(text, kind):
+    good, bad = read_reply(reply_of(ROW, text), 2, DIM)
+    assert good == ROW and isinstance(bad, kind)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xff", reply_of(ROW), reply_of(ROW, ROW, ROW), reply_of(ROW[:-4], ROW[:-4]), TWO_BATCHES, NO_BATCH]
+)
 def test_a_reply_that_does_not_fit_two_images_is_a_fault(body):
     assert isinstance(read_reply(body, 2, DIM)[1], Fault)
 
 
 def test_random_replies_never_raise():
     chance = random.Random(5)
-    body = reply_of(ROW, (3, "E_EMPTY: none"))
+    body = reply_of(ROW, "E_EMPTY: none")
     for _ in range(5000):
         broken = bytearray(body)
         for _ in range(chance.randint(1, 5)):
@@ -73,15 +92,25 @@ def test_random_replies_never_raise():
 @settings(max_examples=300, deadline=None)
 def test_whatever_serving_says_one_short_safe_line_leaves(text):
     for said in (text, "E_DECODE: " + text):
-        (outcome,) = read_reply(reply_of((3, said)), 1, DIM)
+        (outcome,) = read_reply(reply_of(said or "x"), 1, DIM)
         if isinstance(outcome, FailedImage):
             assert outcome.text.isprintable() and outcome.text.isascii() and len(outcome.text) <= 200
             assert outcome.text.startswith("E_") and "/" not in outcome.text
 
 
-def test_written_replies_read_back():
-    error = FailedImage(3, "E_EMPTY: the image has no bytes")
-    for outcomes in ([ROW], [ROW, error], [error, ROW, ROW], [error], [error, error]):
-        body = encode_reply("embed", 7, outcomes, DIM)
-        assert read_reply(body, len(outcomes), DIM) == outcomes
-        assert wire.PredictReply.FromString(body).servable_spec.version_number == 7
+@pytest.mark.parametrize("dim", [DIM, wire.EMBEDDING_DIM])
+def test_written_replies_are_what_clients_read(dim):
+    row, error = memoryview(b"\x00\x00\x80?" * dim), FailedImage(3, "E_EMPTY: the image has no bytes")
+    for outcomes in ([row], [row, row], [row, error], [error, row, row], [error], [error, error]):
+        reply = wire.PredictReply.FromString(encode_reply("embed", 7, outcomes, dim))
+        assert reply.servable_spec.version_number == 7
+        if outcomes == [error] * len(outcomes):
+            assert not reply.instances and len(reply.error_msg) == 1
+            continue
+        assert len(reply.instances) == len(outcomes) and len(reply.error_msg) == (
+            len(outcomes) if error in outcomes else 0
+        )
+        for index, outcome in enumerate(outcomes):
+            good = outcome is row
+            data = reply.instances[index].items["embedding"].data if good else reply.error_msg[index].error_msg
+            assert data == (bytes(row) if good else error.text.encode())

@@ -3,11 +3,13 @@
 1. The shard's files are written to `.partial/<shard>-<unique>/`.
 2. `.commit/<shard>.json` is written where there is none: the moment from which the shard is there. It names the files,
    what is in them, and which objects they replace.
-3. The files are written to their places, each over the object that it replaces and no other, the stats last; then 2
-   and 1 are removed.
+3. The files are written to their places, each over the object that it replaces and no other, the stats last; then what
+   the shard has not any more, 2 and 1 are removed.
 
 As in a folder (see commit), whoever comes next repeats 3. Step 3 sends what 1 has sent once more, because a copy within
-the store is not conditional everywhere.
+the store is not conditional everywhere. The lock is looked at before each write of step 3. What is left: a writer that
+is stopped right after it looked, until another one has replaced the same shard with an older file's very bytes,
+replaces that file once more, because an ETag is a digest of the content; `job verify` finds it.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ import shutil
 import tempfile
 import threading
 import uuid
+import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, Optional
 
-from metric_learn_client.jobs.errors import OutputError, RefusedError
+from metric_learn_client.errors import MetricLearnError
+from metric_learn_client.jobs.errors import OutputError, RefusedError, Stopped
 from metric_learn_client.jobs.output.durable import output_errors
 from metric_learn_client.jobs.output.layout import DATA_FOLDERS, FILES, OWN_FOLDERS, name_of, names_of, stats_file
 from metric_learn_client.jobs.output.objects.leases import Busy, Lease, check_owner, wait_until_free
@@ -44,7 +48,7 @@ class Bucket(Output):
         self._seen: dict[
             str, tuple[Optional[str], Optional[bytes]]
         ] = {}  # name: (ETag, SHA-256), as this run last saw it
-        self._scratch: Optional[tempfile.TemporaryDirectory[str]] = None
+        self._scratch: Optional[Path] = None
         self._plan_is_here = False
         self._plan_of_job: Optional[Path] = None  # a worker's, where the job that started it is on the same machine
 
@@ -116,17 +120,16 @@ class Bucket(Output):
             return
         etag = self._store.put(name, content, replaces=etag)
         if etag is None:
-            raise OutputError(
-                f"{self._store.shown(name)}: somebody else changed it meanwhile; run the same command again"
-            )
+            raise self._changed(name)
         self._seen[name] = (etag, hashlib.sha256(content).digest())
 
     def log(self, line: str) -> None:
-        for _ in range(_LOG_TRIES):
-            found = self._store.get("runs.jsonl")
-            before = b"" if found is None else found.content
-            if self._store.put("runs.jsonl", before + f"{line}\n".encode(), replaces=found and found.etag) is not None:
-                return
+        with suppress(MetricLearnError, Stopped):  # it is no part of the data, and not to hide why a run ends
+            for _ in range(_LOG_TRIES):
+                found = self._store.get("runs.jsonl")
+                content = (b"" if found is None else found.content) + f"{line}\n".encode()
+                if self._store.put("runs.jsonl", content, replaces=found and found.etag) is not None:
+                    return
 
     def plan(self) -> Path:
         if self._plan_of_job is not None and self._plan_of_job.is_dir():
@@ -141,7 +144,7 @@ class Bucket(Output):
         return folder
 
     def save_plan(self) -> None:
-        for path in sorted(self.plan().iterdir(), key=lambda path: (path.name == "plan.json", path.name)):
+        for path in sorted(self.plan().iterdir(), key=lambda path: (path.suffix == ".json", path.name)):
             if path.suffix in (".json", ".arrow"):
                 with output_errors(path):
                     content = path.read_bytes()
@@ -183,8 +186,7 @@ class Bucket(Output):
         return folder
 
     def finish(self, shard: int, folder: Path) -> None:
-        if self._lock is not None:
-            check_owner(self._store, *self._lock)
+        self._check_lock()
         staged = f".partial/{folder.name}/"
         try:
             contents = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -224,19 +226,31 @@ class Bucket(Output):
             return
         if self._is_current(record):
             for name, facts in record["files"].items():
-                if name.startswith("stats/"):
-                    for other in record["gone"]:
-                        self._store.delete(other)
                 content = self._content(facts, contents)
+                self._check_lock()
                 if content is None or self._store.put(name, content, replaces=facts["replaces"]) is None:
                     if not self._is_in_place(name, facts):
-                        raise OutputError(
-                            f"{self._store.shown(name)}: somebody else changed it; run the same command again"
-                        )
+                        self._remove_strays(shard)
+                        raise self._changed(name)
+            for name in record["gone"]:
+                if self._record(shard) == record:  # a run that lost its lock here must not remove what is new
+                    self._store.delete(name)
         if self._record(shard) == record:
             self._store.delete(_record_key(shard))
         for key in self._store.list(f".partial/{record['token']}/"):
             self._store.delete(key)
+
+    def _check_lock(self) -> None:
+        if self._lock is not None:
+            check_owner(self._store, *self._lock)
+
+    def _remove_strays(self, shard: int) -> None:
+        """What this run put where the shard, which another one has replaced, has no file any more."""
+        stats = self._store.get(stats_file(shard))
+        kept = [] if stats is None else json.loads(stats.content)["files"]
+        for name in names_of(shard):
+            if stats is not None and name.startswith(DATA_FOLDERS[:-1]) and name not in kept:
+                self._store.delete(name)
 
     def _is_current(self, record: dict[str, Any]) -> bool:
         """Whether every file is what the commit replaces, or what it puts there. Else it is the late one of a run that
@@ -269,14 +283,15 @@ class Bucket(Output):
     def _folder(self) -> Path:
         if self._scratch is None:
             with output_errors(Path(tempfile.gettempdir())):
-                self._scratch = tempfile.TemporaryDirectory(prefix="metric-learn-job-")
-        return Path(self._scratch.name)
+                self._scratch = Path(tempfile.mkdtemp(prefix="metric-learn-job-"))
+            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        return self._scratch
 
     def _end(self) -> None:
         """The copies on this machine go."""
         self._plan_is_here = False
         if self._scratch is not None:
-            self._scratch.cleanup()
+            shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
 
 

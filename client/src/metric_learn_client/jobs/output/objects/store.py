@@ -30,9 +30,12 @@ from metric_learn_client.jobs.errors import (
 SCHEMES = ("s3://", "s3a://")
 MAX_OBJECT_BYTES = 5 * 1000**3  # of one PutObject. Source: S3's and OBS's limits for an upload in one part
 FIRST_CONTACT_S = 20.0  # an endpoint that is not there when a job begins is rather a wrong one
-TRY_S = 60.0  # one request, s3fs's own tries included; and more for what is large:
+TRY_S = 30.0  # one request, and more for what is large:
 _BYTES_PER_S = 1_000_000  # the slowest connection that is waited for
 _END_S = 3.0  # what a request that is under way gets once the run is to end
+# Not every store that speaks S3 takes the checksums that botocore sends since 1.36 unless told otherwise.
+_COMPATIBLE = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
+_NO_RETRIES = {"retries": {"mode": "standard", "total_max_attempts": 1}}  # this module has its own
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _LOOK_S = 0.2
 _TELL_S = 2.0  # an outage that is over sooner is not worth a word
@@ -237,7 +240,9 @@ class ObjectStore:
                 try:
                     import fsspec
 
-                    self._filesystem = fsspec.filesystem("s3")
+                    given = dict(fsspec.config.conf.get("s3", {}).get("config_kwargs", {}))
+                    self._filesystem = fsspec.filesystem("s3", config_kwargs={**_COMPATIBLE, **given, **_NO_RETRIES})
+                    self._filesystem.retries = 1
                 except ImportError as error:
                     raise InputError(f"{self.url} needs s3fs: pip install 'metric-learn-client[s3]'") from error
                 except (TypeError, ValueError, KeyError) as error:  # options that fsspec was given

@@ -1,0 +1,225 @@
+"""MindSpore Serving as the server starts it, without the gateway: how long each part takes, what it answers, how fast.
+
+In a run directory of its own, on a unix socket; nothing of it is left. One event loop, in the main thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import grpc.aio
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from metric_learn_client import wire
+from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.verification.parity import TOLERANCES
+from servable.backend.direct_calls import OPTIONS
+from servable.backend.launcher import ROUNDS, Child, Launcher
+from servable.backend.warm_up import GREY, Unanswered, embed_batch
+from servable.config.sections import REPOSITORY, Config
+from servable.exported_version import ExportedVersion
+from servable.gateway.backends import WrongEmbedding
+
+POLL_S = 0.1
+MEASURE_S = 3.0  # each
+CALL_S = 120.0
+STAND_IN = REPOSITORY / "tests" / "golden"  # pictures whose embeddings are known for stand-in weights
+LAST_LINES = 40
+Say = Callable[[str], None]
+Rows = npt.NDArray[np.float32]
+
+
+class Failed(Exception):
+    """exit_code: 5 for wrong embeddings, else 4."""
+
+    def __init__(self, reason: str, exit_code: int) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
+
+
+async def run(config: Config, version: ExportedVersion, run_dir: Path, say: Say) -> tuple[dict[str, Any], int]:
+    """What was seen, and the exit code."""
+    launcher = Launcher(config, run_dir)
+    seen: dict[str, Any] = {}
+    child: Optional[Child] = None
+    try:
+        say("starting MindSpore Serving")
+        began = time.monotonic()
+        launcher.look_for_devices()
+        child = launcher.launch(version)
+        await _start(config, child, began, seen.setdefault("start", []), say)
+        async with grpc.aio.insecure_channel(child.facts.target, options=OPTIONS) as channel:
+            call = channel.unary_unary(wire.PREDICT_PATH)
+            seen["parity"], right = await _parity(config, version, call, say)
+            seen["speed"] = await _speed(config, version, call, say)
+        seen["memory_mb"] = _memory(child.pid)
+        return seen, ExitCode.DONE if right else ExitCode.GATE_FAILED
+    except (Failed, OSError) as error:
+        code = error.exit_code if isinstance(error, Failed) else ExitCode.NOT_REACHABLE
+        lines = launcher.log.path.read_text(errors="replace").splitlines() if launcher.log.path.exists() else []
+        return {**seen, "failed": str(error), "log": lines[-LAST_LINES:]}, code
+    finally:
+        if child is not None:
+            await asyncio.to_thread(child.stop, at_once=False)
+        launcher.log.close()
+
+
+async def _start(config: Config, child: Child, began: float, parts: list[dict[str, Any]], say: Say) -> None:
+    """Until every device has given the right embedding at every batch size. Raises Failed."""
+
+    def reached(what: str) -> None:
+        if not parts or parts[-1]["part"] != what:
+            parts.append({"part": what, "after_s": round(time.monotonic() - began, 2)})
+            say(f"{what} ({parts[-1]['after_s']} s)")
+
+    listening = asyncio.create_task(_listening(child.facts.target))
+    proof = asyncio.create_task(_prove(config, child, listening, reached))
+    try:
+        while not proof.done():
+            if time.monotonic() - began > config.backend.start_timeout_s:
+                raise Failed(f"not ready after backend.start_timeout_s = {config.backend.start_timeout_s:g}", 4)
+            if child.poll() is not None:
+                why = await asyncio.to_thread(child.why)
+                wrong = "WrongEmbeddingError" in why
+                raise Failed(f"MindSpore Serving ended with exit code {child.poll()}: {why}", 5 if wrong else 4)
+            for hung in child.end_hung_devices():
+                raise Failed(hung, 4)
+            progress = "" if listening.done() else await asyncio.to_thread(child.progress)
+            if progress:
+                reached(progress)
+            await asyncio.wait({proof}, timeout=POLL_S)
+        proof.result()
+    except WrongEmbedding as error:
+        raise Failed(str(error), ExitCode.GATE_FAILED) from error
+    except Unanswered as error:
+        raise Failed(str(error), ExitCode.NOT_REACHABLE) from error
+    finally:
+        for task in (listening, proof):
+            task.cancel()
+        await asyncio.gather(listening, proof, return_exceptions=True)
+
+
+async def _listening(target: str) -> None:
+    async with grpc.aio.insecure_channel(target, options=OPTIONS) as channel:
+        await channel.channel_ready()
+
+
+async def _prove(config: Config, child: Child, listening: asyncio.Task[None], reached: Callable[[str], None]) -> None:
+    await listening
+    reached("MindSpore Serving listens: every model is loaded")
+    await child.prove(config.readiness.max_relative_distance)
+    reached("right embeddings at every batch size")
+
+
+async def _parity(config: Config, version: ExportedVersion, call: Any, say: Say) -> tuple[dict[str, Any], bool]:
+    """Distances to what MindSpore gave at the export, and whether all are within the limit."""
+    say("comparing embeddings")
+    limit = TOLERANCES["float32" if config.backend.target == "cpu" else "float16"]
+    golden = await _embed(call, version, [version.golden_image])
+    distances = {"golden picture": float(_distances(golden, version.golden_embedding[None])[0])}
+    with np.load(version.folder / "probe.npz", allow_pickle=False) as probe:
+        pixels, features = probe["pixels"], probe["features"]
+    for size in version.batch_sizes:
+        chosen = [index % len(pixels) for index in range(size)]
+        rows = await _rows(call, wire.METHOD_EMBED_PIXELS, [pixels[index].tobytes() for index in chosen], version)
+        name = f"pixels of the export, {size} in a batch"
+        distances[name] = float(np.max(_distances(rows, _unit(features)[chosen])))
+    if version.weights == "stand-in" and (STAND_IN / "reference.npz").is_file():
+        with np.load(STAND_IN / "reference.npz") as reference:
+            names, features = [str(name) for name in reference["names"]], reference["features_f32"]
+        rows = await _embed(call, version, [(STAND_IN / "images" / name).read_bytes() for name in names])
+        for name, distance in zip(names, _distances(rows, _unit(features))):
+            distances[name] = float(distance)
+    worst = max(distances.values())
+    shown = {"worst_relative_distance": worst, "limit": limit, "relative_distance": distances}
+    return shown, worst <= limit
+
+
+async def _speed(config: Config, version: ExportedVersion, call: Any, say: Say) -> list[dict[str, Any]]:
+    """Pixels by batch size, one batch at a time and as many as it works on; then encoded pictures."""
+    busy = ROUNDS * config.backend.processes
+    measured = []
+    for size in version.batch_sizes:
+        for batches in (1, busy):
+            say(f"measuring pixels, batches of {size}, {batches} at a time")
+            work = functools.partial(_rows, call, wire.METHOD_EMBED_PIXELS, [GREY] * size, version)
+            measured.append({"input": "pixels", **await _measure(work, size, batches)})
+    size = max(version.batch_sizes)
+    say(f"measuring encoded pictures, batches of {size}, {busy} at a time")
+    work = functools.partial(_rows, call, wire.METHOD_EMBED, [version.golden_image] * size, version)
+    measured.append({"input": "encoded pictures", **await _measure(work, size, busy)})
+    return measured
+
+
+async def _measure(work: Callable[[], Awaitable[Rows]], images: int, at_a_time: int) -> dict[str, Any]:
+    """At least one batch each after the first, which is not counted."""
+    await work()
+    latencies: list[float] = []
+    began = time.monotonic()
+
+    async def caller() -> None:
+        while True:
+            asked = time.monotonic()
+            await work()
+            latencies.append(time.monotonic() - asked)
+            if time.monotonic() - began > MEASURE_S:
+                return
+
+    await asyncio.gather(*(caller() for _ in range(at_a_time)))
+    spent = time.monotonic() - began
+    return {
+        "batch_size": images,
+        "batches_at_a_time": at_a_time,
+        "batches": len(latencies),
+        "images_per_s": round(images * len(latencies) / spent, 2),
+        "p50_ms": round(1000 * float(np.percentile(latencies, 50)), 2),
+        "p99_ms": round(1000 * float(np.percentile(latencies, 99)), 2),
+    }
+
+
+async def _embed(call: Any, version: ExportedVersion, pictures: Sequence[bytes]) -> Rows:
+    most = max(version.batch_sizes)
+    parts = [list(pictures[start : start + most]) for start in range(0, len(pictures), most)]
+    return np.concatenate([await _rows(call, wire.METHOD_EMBED, part, version) for part in parts])
+
+
+async def _rows(call: Any, method: str, images: list[bytes], version: ExportedVersion) -> Rows:
+    try:
+        return await embed_batch(call, method, images, version.embedding_dim, CALL_S)
+    except Unanswered as error:
+        raise Failed(str(error), ExitCode.NOT_REACHABLE) from error
+
+
+def _unit(features: Rows) -> Rows:
+    norms = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
+    unit: Rows = (features / norms).astype(np.float32)
+    return unit
+
+
+def _distances(rows: Rows, expected: Rows) -> npt.NDArray[np.float64]:
+    """Of rows of unit norm; infinite where a number is not finite."""
+    distance = np.linalg.norm(rows.astype(np.float64) - expected, axis=1)
+    return np.asarray(np.where(np.isfinite(distance), distance, np.inf), np.float64)
+
+
+def _memory(master: int) -> dict[str, int]:
+    """Resident, of each process; pages that several share count in each."""
+    found: dict[str, int] = {}
+    try:
+        processes = [psutil.Process(master), *psutil.Process(master).children(recursive=True)]
+    except psutil.Error:
+        return found
+    for process in processes:
+        try:
+            name = next((part for part in process.cmdline() if part.endswith(".py")), process.name()).rpartition("/")[2]
+            found[f"{name} {process.pid}"] = process.memory_info().rss // 2**20
+        except psutil.Error:
+            continue
+    return found

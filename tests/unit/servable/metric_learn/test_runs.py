@@ -1,0 +1,92 @@
+"""The network's thread: what runs together, what waits, and who hears of a failure."""
+
+import threading
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+
+from servable.metric_learn.runs import Runs
+
+DIM = 3
+
+
+class Network:
+    """The row of a picture is its number. It waits before a run until it may."""
+
+    def __init__(self):
+        self.runs = []
+        self.may = threading.Semaphore(0)
+        self.began = threading.Semaphore(0)
+        self.error = None
+
+    def __call__(self, pictures):
+        self.began.release()
+        assert self.may.acquire(timeout=10)
+        self.runs.append([int(picture) for picture in pictures])
+        if self.error:
+            raise self.error
+        return [np.full(DIM, picture, np.float32) for picture in pictures]
+
+
+@pytest.fixture
+def network():
+    return Network()
+
+
+def runs_of(network, kept=100):
+    return Runs(network, lambda error: f"E_X: {error}", most=4, dim=DIM, kept=kept)
+
+
+def numbers(*given):
+    return [np.array(number) for number in given]
+
+
+def test_batches_that_wait_while_the_network_runs_run_together_up_to_the_largest_size(network):
+    runs = runs_of(network)
+    tickets = [runs.submit(numbers(0))]
+    assert network.began.acquire(timeout=10)
+    tickets += [runs.submit(numbers(*batch)) for batch in ([1], [2, 3], [4], [5, 6, 7, 8], [9])]
+    network.may.release(10)
+    got = [runs.redeem(ticket)[0][:, 0].tolist() for ticket in tickets]
+    assert got == [[0], [1], [2, 3], [4], [5, 6, 7, 8], [9]]
+    assert network.runs == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9]]
+
+
+def test_a_batch_that_is_decoded_later_does_not_hold_up_the_next_one(network):
+    network.may.release(10)
+    runs, picture = runs_of(network), Future()
+    slow, quick = runs.submit([picture, *numbers(1)]), runs.submit(numbers(2))
+    assert runs.redeem(quick)[0][:, 0].tolist() == [2]
+    picture.set_result(np.array(0))
+    assert runs.redeem(slow)[0][:, 0].tolist() == [0, 1]
+    assert network.runs == [[2], [0, 1]]
+
+
+def test_a_picture_that_fails_has_its_error_and_no_run(network):
+    network.may.release(10)
+    runs, picture = runs_of(network), Future()
+    ticket = runs.submit([*numbers(1), picture, ValueError("b")])
+    picture.set_exception(ValueError("a"))
+    rows, errors = runs.redeem(ticket)
+    assert errors == [None, "E_X: a", "E_X: b"] and rows[:, 0].tolist() == [1, 0, 0]
+    assert network.runs == [[1]]
+
+
+def test_a_run_that_fails_fails_what_was_in_it_and_no_more(network):
+    network.may.release(10)
+    runs, network.error = runs_of(network), RuntimeError("lost")
+    with pytest.raises(RuntimeError, match="lost"):
+        runs.redeem(runs.submit(numbers(1)))
+    network.error = None
+    assert runs.redeem(runs.submit(numbers(2)))[0][:, 0].tolist() == [2]
+
+
+def test_batches_that_nobody_redeems_do_not_pile_up(network):
+    network.may.release(100)
+    runs = runs_of(network, kept=5)
+    tickets = [runs.submit(numbers(index)) for index in range(20)]
+    assert len(runs._batches) <= 5
+    assert runs.redeem(tickets[-1])[0][:, 0].tolist() == [19]
+    with pytest.raises(KeyError):
+        runs.redeem(tickets[0])
