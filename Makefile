@@ -46,7 +46,7 @@ check: client-env engine-env server-env export-env  ## format, lint, types, gene
 	.venv/client/bin/mypy --python-version 3.12 client/src  # NumPy's own types need 3.12
 	$(SERVER) -m mypy servable
 	$(SERVER) -m mypy --python-executable $(ENGINE) servable/engine servable/metric_learn
-	$(SERVER) -m mypy --python-executable .venv/export/bin/python export
+	$(SERVER) -m mypy --python-executable .venv/export/bin/python --follow-imports silent export
 
 # unit: beside the code, in the environment that runs it. integration: the real client against an in-process fake, and
 # the gateway against a fake MindSpore Serving. e2e: the real server, from outside, so in the client's environment.

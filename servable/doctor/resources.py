@@ -16,10 +16,14 @@ from servable.config.sections import Config
 from servable.exported_version import ExportedVersion
 from servable.runtime.lite_runtime import SERVING_NAME, lite_directory
 
+CGROUP = Path("/sys/fs/cgroup")
 GLUE = "libmindspore_core.so"  # beside SERVING_NAME in a complete runtime
 LEAST_DESCRIPTORS = 256
 WORKER_MB = 300  # a worker without weights
 WEIGHTS_FACTOR = 1.5  # resident per byte of MindIR, lower bound
+# Processes and threads: of the server and of each version's master together; of a worker and its nursery without the
+# decoders. Counted on two cores, rounded down.
+SERVER_TASKS, WORKER_TASKS = 24, 12
 ROUNDS = 3  # buffers of an extra worker: batch x 3 items for each input and output
 
 
@@ -30,6 +34,7 @@ def resource_problems(config: Config, versions: Sequence[ExportedVersion]) -> It
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if soft != resource.RLIM_INFINITY and soft < LEAST_DESCRIPTORS:
         yield Problem(f"ulimit -n = {soft}: at least {LEAST_DESCRIPTORS} are needed; raise it (LimitNOFILE)", NOT_READY)
+    yield from _tasks(config, len(versions))
 
 
 def _lite() -> Iterator[Problem]:
@@ -68,26 +73,43 @@ def _shared_memory(config: Config, versions: Sequence[ExportedVersion]) -> Itera
         yield wrong(config, "backend.workers", what, remedy, exit_code=NOT_READY)
 
 
+def _tasks(config: Config, versions: int) -> Iterator[Problem]:
+    """A lower bound: below it a worker or a decoder could not be started. root is not limited by `ulimit -u`."""
+    workers = versions * config.backend.processes
+    decoders = config.backend.preprocess_threads or max(1, len(os.sched_getaffinity(0)) // max(1, workers))
+    needed = SERVER_TASKS + workers * (WORKER_TASKS + decoders)
+    allowed = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    if os.geteuid() and resource.RLIM_INFINITY != allowed < needed:
+        yield Problem(f"ulimit -u = {allowed}: at least {needed} are needed; raise it (LimitNPROC)", NOT_READY)
+    left = _cgroup_left("pids.max", "pids.current", "pids")
+    if left < needed:
+        what = f"{left:.0f} more processes and threads may start here, and at least {needed} are needed"
+        yield Problem(f"pids.max of this container: {what}; raise it (--pids-limit, podPidsLimit, TasksMax)", NOT_READY)
+
+
 def memory_problems(config: Config, versions: Sequence[ExportedVersion]) -> Iterator[Problem]:
     """A lower bound: below it the kernel would end the worker while it loads."""
     copies = config.backend.workers if config.backend.target == "cpu" else len(config.backend.device_ids)
     needed = sum(copies * (WORKER_MB * 2**20 + WEIGHTS_FACTOR * version.mindir_bytes) for version in versions)
-    free = min(psutil.virtual_memory().available, _cgroup_free())
+    free = min(psutil.virtual_memory().available, _memory_left())
     if free < needed:
         what = f"needs at least {needed / 2**20:.0f} MB of memory, {free / 2**20:.0f} are free"
         remedy = "free some, raise the container's limit, or lower it"
         yield wrong(config, "backend.workers", what, remedy, exit_code=NOT_READY)
 
 
-def _cgroup_free() -> float:
-    """Bytes left under a container's limit; infinite without one."""
-    root = Path("/sys/fs/cgroup")
-    for limit, used in (
-        (root / "memory.max", root / "memory.current"),
-        (root / "memory" / "memory.limit_in_bytes", root / "memory" / "memory.usage_in_bytes"),
-    ):
+def _memory_left() -> float:
+    return min(
+        _cgroup_left("memory.max", "memory.current"),
+        _cgroup_left("memory.limit_in_bytes", "memory.usage_in_bytes", "memory"),
+    )
+
+
+def _cgroup_left(limit: str, used: str, former: str = "") -> float:
+    """What a container's limit leaves; infinite without one. former: the folder where version 1 keeps the two files."""
+    for root in (CGROUP, CGROUP / former):
         try:
-            return int(limit.read_text()) - int(used.read_text())
+            return int((root / limit).read_text()) - int((root / used).read_text())
         except (OSError, ValueError):  # not there, or "max"
             continue
     return float("inf")

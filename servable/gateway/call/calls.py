@@ -181,7 +181,7 @@ class Calls:
         call.bytes, call.method, call.images = size, work.method.name, len(work.payloads)
         served = resolve(self._backends, work.version, version_field)
         call.served = served
-        with self._admission.work(len(work.payloads), size), served:
+        with self._admission.work(call.connection, len(work.payloads), size), served:
             return await self._embed(call, work, served)
 
     async def _outcome(self, call: Call, handle: Callable[[], Awaitable[T]]) -> Union[T, CallError]:

@@ -40,7 +40,7 @@ SHORT_BODY_BYTES = 1024 * 1024  # it is thrown away before the refusal, and the 
 log = logging.getLogger(__name__)
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
-_ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+_ALWAYS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}  # unless a response says otherwise
 
 
 class Application:
@@ -131,12 +131,9 @@ class Application:
         """Raises CancelledError where the caller goes; who takes too long to read is put out."""
         if not body.complete and body.soon:
             await body.throw_away(SHORT_BODY_BYTES)
-        headers = [
-            *_ALWAYS,
-            (b"content-type", response.content_type.encode()),
-            (b"content-length", b"%d" % len(response.body)),
-            *((name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in response.headers.items()),
-        ]
+        named = {**_ALWAYS, "content-type": response.content_type, **response.headers}
+        headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in named.items()]
+        headers.append((b"content-length", b"%d" % len(response.body)))
         if self._calls.draining or connection.last or not body.complete:
             headers.append((b"connection", b"close"))
         self._calls.unread.add(connection.key, len(response.body))

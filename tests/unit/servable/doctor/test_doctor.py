@@ -1,5 +1,7 @@
 """Checks of the host that this host cannot be made to fail: the facts are replaced, the check is the real one."""
 
+import os
+import resource
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -148,6 +150,30 @@ def test_workers_beside_several_devices_are_refused_and_beside_one_they_are_not(
     assert "backend.workers = 3" in str(problem) and "one server for each device" in str(problem)
     for fine in ("{target: ascend310, workers: 3}", "{target: ascend310, device_ids: [0, 1], workers: 2}"):
         assert not list(inconsistencies(config(f"backend: {fine}")))
+
+
+@pytest.mark.parametrize(
+    ("user", "allowed", "files", "words"),
+    [
+        (1000, 30, {}, ["ulimit -u = 30", "LimitNPROC"]),
+        (1000, resource.RLIM_INFINITY, {}, []),
+        (0, 30, {}, []),
+        (0, 30, {"pids.max": "64", "pids.current": "50"}, ["pids.max", "14 more", "--pids-limit"]),
+        (0, 30, {"pids/pids.max": "64", "pids/pids.current": "50"}, ["pids.max", "14 more"]),
+        (0, 30, {"pids.max": "max", "pids.current": "50"}, []),
+    ],
+    ids=["ulimit", "no limit", "root", "container", "container with cgroup 1", "container without limit"],
+)
+def test_too_few_processes_and_threads_are_told(config, tmp_path, monkeypatch, user, allowed, files, words):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(host, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (allowed, allowed))
+    problems = list(map(str, host._tasks(config("backend: {preprocess_threads: 2}"), 1)))
+    assert len(problems) == bool(words) and all(word in problem for problem in problems for word in words)
+    assert all("at least 38 are needed" in problem for problem in problems)
 
 
 def test_fewer_batch_sizes_need_less_memory_and_must_be_there(config):

@@ -144,7 +144,7 @@ class Bucket(Output):
         return folder
 
     def save_plan(self) -> None:
-        for path in sorted(self.plan().iterdir(), key=lambda path: (path.name == "plan.json", path.name)):
+        for path in sorted(self.plan().iterdir(), key=lambda path: (path.suffix == ".json", path.name)):
             if path.suffix in (".json", ".arrow"):
                 with output_errors(path):
                     content = path.read_bytes()
