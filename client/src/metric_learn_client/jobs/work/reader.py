@@ -203,7 +203,7 @@ class _Tables:
         return column.field(self._inner), column.field("path") if "path" in names else None
 
     def _elsewhere(self, source: int, path: Any) -> Image:
-        """The picture of a row without bytes: a file beside the table. A table from a URL names none of this machine."""
+        """The picture of a row without bytes: a file beside its table; one from a URL names none of this machine."""
         if not isinstance(path, str) or not path:
             return RowError("E_EMPTY", "the row has neither bytes nor a path")
         table = self._sources[source]
