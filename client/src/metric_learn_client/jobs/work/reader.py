@@ -209,10 +209,11 @@ class _Tables:
         table = self._sources[source]
         if is_url(table) and (is_url(path) or path.startswith("/") or ".." in path.split("/")):
             return RowError("E_READ", "the row has no bytes, and its path leads out of the table's folder")
-        folder = table.rpartition("/")[0]
-        place = (
-            path if is_url(path) or not folder else f"{folder}/{path}" if is_url(table) else os.path.join(folder, path)
-        )
+        place = path
+        if is_url(table):
+            place = f"{table.rpartition('/')[0]}/{path}"
+        elif not is_url(path):
+            place = os.path.join(os.path.dirname(table), path)
         try:
             return read_image(place, self._limit, self._timeout_s)
         except RowError as error:
