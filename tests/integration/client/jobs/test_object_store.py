@@ -33,7 +33,8 @@ from tests.integration.client.jobs.object_store import BUCKET, Store, once  # no
 
 SHARD, BATCH, AHEAD = 50, 10, 4
 FLAGS = ("--shard-size", SHARD, "--batch-size", BATCH, "--in-flight", 2, "--read-threads", 2)
-SOME_STEPS = pytest.mark.parametrize("step", [13, pytest.param(1, marks=pytest.mark.long)], ids=["some", "every one"])
+LONG = pytest.mark.long, pytest.mark.timeout(1800)
+SOME_STEPS = pytest.mark.parametrize("step", [13, pytest.param(1, marks=LONG)], ids=["some", "every one"])
 FEW = {"shard_size": SHARD, "batch_size": BATCH, "in_flight": 2, "read_threads": 2}
 
 
@@ -139,7 +140,7 @@ def test_a_damaged_object_is_found_by_verify(tmp_path, fake, store, prefix):
     assert "is missing" in verify(url(prefix)).problems[0]
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=LONG)])
 def test_sigkill_at_random_points_changes_nothing_in_the_objects(tmp_path, fake, store, prefix, kills):
     images = make_images(tmp_path / "in", 150 * kills)
     (images / "00077.jpg").write_bytes(b"corrupt")
