@@ -132,3 +132,12 @@ def test_systemd_ends_restarts_that_cannot_help(unit: dict[str, list[str]]) -> N
     assert unit["Restart"] == ["always"]  # a server that ended with 0 without being told is gone all the same
     assert "2" in unit["RestartPreventExitStatus"][0].split()  # usage or configuration
     assert unit["Type"] == ["notify"] and float(unit["WatchdogSec"][0]) > 0
+
+
+def test_an_ascend_unit_that_comes_before_its_driver_is_tried_again_for_minutes(
+    unit: dict[str, list[str]], deploy: Path
+) -> None:
+    """DeviceAllow means the nodes that are there when the unit starts."""
+    drop_in = keys(deploy / "systemd" / "ascend.conf")
+    tried_s = float(drop_in["RestartSec"][0]) * int(drop_in["StartLimitBurst"][0])
+    assert 240 <= tried_s <= float(unit["StartLimitIntervalSec"][0])
