@@ -12,7 +12,7 @@ from tests.integration.servable.gateway.fake_serving import embedding_of
 from tests.integration.servable.gateway.harness import Harness, config_of, predict, request, rows
 
 A, B, BAD = b"picture a" * 100, b"picture b" * 100, b"bad"
-BROKEN = (3, "E_DECODE: the JPEG is cut off")
+BROKEN = "E_DECODE: the JPEG is cut off"
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +325,7 @@ def test_a_parameter_of_the_query_that_is_unknown_or_there_twice_is_refused(harn
 
 
 def test_an_empty_body_is_an_empty_picture(harness):
-    harness.serving.image_errors[b""] = (3, "E_EMPTY: the image has no bytes")
+    harness.serving.image_errors[b""] = "E_EMPTY: the image has no bytes"
     status, _, body = harness.api("POST", "/embed", b"")
     assert status == 400 and json.loads(body)["error"]["code"] == "E_EMPTY"
 
