@@ -403,6 +403,7 @@ def refused(tmp_path, fake, capfd):
         ("301 PermanentRedirect", "the bucket is in another region"),
         ("501 NotImplemented", "this store has no conditional writes"),
         ("404 NoSuchBucket", "there is no such bucket"),
+        ("403 RequestTimeTooSkewed", "the clock of this machine is wrong"),
         ("404 NoSuchKey", '"addressing_style": "virtual"'),
         ("403 VirtualHostDomainRequired", '"addressing_style": "virtual"'),
     ],
