@@ -10,12 +10,12 @@ SERVER := .venv/server/bin/python
 CLIENT := .venv/client/bin/python
 WIRES := .venv/wires/bin/python
 
-.PHONY: help demo test test-long test-pythons check proto lock export serve bench engine-env server-env client-env export-env wires-env bench-env
+.PHONY: help demo test test-long test-pythons check proto docs lock export serve bench engine-env server-env client-env export-env wires-env bench-env release-env release
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
-engine-env server-env client-env export-env wires-env bench-env:
+engine-env server-env client-env export-env wires-env bench-env release-env:
 	@$(INSTALL) $(@:-env=)
 
 export: export-env engine-env server-env  ## CKPT=file [VERSION=n] [MODELS=directory]: checkpoint -> MindIR, verified
@@ -35,14 +35,18 @@ lock:  ## compile the lock files from their *.in files
 proto: client-env  ## client/proto/*.proto -> the descriptor set and the types of the wire
 	$(CLIENT) client/proto/generate.py
 
+docs: client-env  ## client/docs/options.md and errors.md, from the source
+	$(CLIENT) client/docs/generate.py
+
 check: client-env engine-env server-env export-env  ## format, lint, types, generated files
 	$(CLIENT) client/proto/generate.py --check
+	$(CLIENT) client/docs/generate.py --check
 	.venv/client/bin/ruff format --check .
 	.venv/client/bin/ruff check .
-	.venv/client/bin/mypy client/src
+	.venv/client/bin/mypy --python-version 3.12 client/src  # NumPy's own types need 3.12
 	$(SERVER) -m mypy servable
 	$(SERVER) -m mypy --python-executable $(ENGINE) servable/engine servable/metric_learn
-	$(SERVER) -m mypy --python-executable .venv/export/bin/python export
+	$(SERVER) -m mypy --python-executable .venv/export/bin/python --follow-imports silent export
 
 # unit: beside the code, in the environment that runs it. integration: the real client against an in-process fake, and
 # the gateway against a fake MindSpore Serving. e2e: the real server, from outside, so in the client's environment.
@@ -70,3 +74,6 @@ test-long:  ## chaos, soak, scale and version-matrix runs
 
 bench: client-env engine-env server-env export-env bench-env  ## [BENCH=short]: speed against the bare network and other servers
 	$(CLIENT) -m tests.benchmarks.suite $(if $(filter short,$(BENCH)),--short)
+
+release: release-env  ## VERSION=x.y.z [DRY_RUN=1]: sdist, wheel, SBOMs, digests and a tag of what is committed
+	.venv/release/bin/python client/release/release.py $(if $(DRY_RUN),--dry-run) "$(VERSION)"

@@ -2,17 +2,21 @@
 # install.sh NAME: makes .venv/NAME hold exactly what its lock files say; quick when it already does.
 # Safe when two run at once (a lock per environment) and after an interrupted run (a stamp is written last).
 set -eu
-name=${1:?usage: install.sh engine|server|client|export|wires|bench}
-# kind: what find_python.sh is asked for
+name=${1:?usage: install.sh engine|server|server-3.x|client|export|wires|bench|release}
+# kind: what find_python.sh is asked for; locks: what is installed
+editable=client
 case "$name" in
-    engine) kind=engine; locks="servable/engine/requirements.txt tests/requirements.txt"; editable=client ;;
-    server) kind=server; locks="servable/requirements.txt tests/requirements.txt configs/deploy/requirements.txt"; editable=client ;;
-    client) kind=client; locks="client/requirements.txt tests/requirements.txt"; editable=client ;;
-    export) kind=engine; locks="export/requirements.txt tests/requirements.txt"; editable= ;;
-    wires) kind=client; locks=tests/e2e/wires/requirements.txt; editable=client ;;
+    engine) kind=engine; locks=servable/engine/requirements.txt ;;
+    server|server-3.*) kind=server; locks="servable/requirements.txt configs/deploy/requirements.txt" ;;
+    client) kind=client; locks=client/requirements.txt ;;
+    export) kind=engine; locks=export/requirements.txt; editable= ;;
+    wires) kind=client; locks=tests/e2e/wires/requirements.txt ;;
     bench) kind=client; locks=tests/benchmarks/requirements.txt; editable= ;;
-    *) echo "install.sh: unknown environment '$name': engine, server, client, export, wires or bench" >&2; exit 2 ;;
+    release) kind=client; locks=client/release/requirements.txt; editable= ;;
+    *) echo "install.sh: unknown environment '$name': engine, server, server-3.x, client, export, wires, bench or release" >&2; exit 2 ;;
 esac
+case "$name" in bench|wires|release) ;; *) locks="$locks tests/requirements.txt" ;; esac
+case "$name" in server-*) kind="server ${name#server-}" ;; esac # that Python, to try the server on it
 
 # What CANN's operator compiler imports, where there is one.
 [ "$name" = engine ] && [ -d /usr/local/Ascend ] && locks="$locks servable/engine/requirements-ascend.txt"
@@ -21,10 +25,10 @@ mkdir -p .venv
 exec 9>".venv/.$name.lock"
 flock 9
 # The environment is bound to its place: the stamp holds the folder, so a moved checkout is installed again.
-wanted=$( (pwd; cat "$0" $locks ${editable:+client/pyproject.toml}) | sha256sum | cut -d' ' -f1)
+wanted=$( (pwd; echo "$kind"; cat $locks ${editable:+client/pyproject.toml}) | sha256sum | cut -d' ' -f1)
 venv=.venv/$name
 if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$wanted" ]; then
-    python=$(sh configs/environments/find_python.sh "$kind")
+    python=$(sh configs/environments/find_python.sh $kind)
     echo "environment $name: installing into $venv with $python" >&2
     rm -rf "$venv"
     "$python" -m venv "$venv"

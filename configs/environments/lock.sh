@@ -19,7 +19,8 @@ for name in "${@:-all}"; do
         bench) minimum=3.10 lock tests/benchmarks ;; # peers that have left 3.9 behind
         wires) minimum=3.10 lock tests/e2e/wires ;; # clients that have left 3.9 behind
         deploy) minimum=3.9.2 lock configs/deploy ;;  # after server and tests, which constrain it
-        all) exec sh "$0" client server tests engine ascend export deploy ;;
-        *) echo "lock.sh: unknown lock '$name': client, tests, server, engine, ascend, export, bench, wires or deploy" >&2; exit 2 ;;
+        release) lock client/release ;;
+        all) exec sh "$0" client server tests engine ascend export deploy release ;;
+        *) echo "lock.sh: unknown lock '$name': client, tests, server, engine, ascend, export, bench, wires, deploy or release" >&2; exit 2 ;;
     esac
 done

@@ -20,7 +20,7 @@ from servable.backend.staging import STAGED_VERSION, stage
 from servable.backend.warm_up import occupy, prove
 from servable.config.sections import Config
 from servable.engine import batch_stats, device_watch
-from servable.engine.master import MasterSettings
+from servable.engine.settings import MasterSettings, WatchSettings, WorkerSettings
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import BackendFacts, Golden
 from servable.runtime.cann import find_cann
@@ -258,8 +258,8 @@ class Launcher:
         return Child(backend, version, facts, directory, workers, len(device_ids), len(self._dead), hang_s)
 
 
-def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> dict[str, object]:
-    """What the stages read from METRIC_LEARN_WORKER. Threads of all workers together never exceed the cores."""
+def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> WorkerSettings:
+    """What the stages read. Threads of all workers together never exceed the cores."""
     processes = config.backend.processes * max(1, len(config.model.versions))
     share = max(1, len(os.sched_getaffinity(0)) // processes)
     return {
@@ -268,9 +268,9 @@ def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> 
         "preprocess_threads": config.backend.preprocess_threads or share,
         "run_overhead_images": config.backend.run_overhead_images,
         "batch_sizes": list(version.batch_sizes),
-        "models": {size: version.models[size] for size in version.batch_sizes},
+        "models": {str(size): version.models[size] for size in version.batch_sizes},
         "limits": config.limits.model_dump(include={"max_image_bytes", "max_image_px"}),
-        "run_dir": str(run_dir),  # outlives every child: the counters of batch_stats never go back
+        "run_dir": str(run_dir),
     }
 
 
@@ -281,7 +281,7 @@ def write_lite_config(directory: Path, config: Config, version: ExportedVersion)
     return path
 
 
-def _write_golden(directory: Path, version: ExportedVersion, config: Config) -> dict[str, object]:
+def _write_golden(directory: Path, version: ExportedVersion, config: Config) -> WatchSettings:
     """What a device's worker proves itself with (servable.metric_learn.device)."""
     image, embedding = directory / "golden.image", directory / "golden.npy"
     image.write_bytes(version.golden_image)

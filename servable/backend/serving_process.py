@@ -15,7 +15,7 @@ import psutil
 
 from servable.backend.bounded_log import BoundedLog, Carrier
 from servable.backend.leftovers import MARKER
-from servable.engine.master import MasterSettings
+from servable.engine.settings import WORKER_VARIABLE, MasterSettings, ProbeSettings
 from servable.runtime.cann import Cann
 from servable.runtime.child_environment import child_environment
 
@@ -37,7 +37,7 @@ class ServingProcess:
         settings: MasterSettings,
         directory: Path,
         library_path: Path,
-        worker: dict[str, object],
+        worker: ProbeSettings,
         log: Optional[BoundedLog] = None,
         run_dir: Optional[Path] = None,
         cann: Optional[Cann] = None,
@@ -141,9 +141,9 @@ class ServingProcess:
             return True
 
 
-def _environment(library_path: Path, cann: Optional[Cann], worker: dict[str, object], run_dir: Path) -> dict[str, str]:
+def _environment(library_path: Path, cann: Optional[Cann], worker: ProbeSettings, run_dir: Path) -> dict[str, str]:
     environment = child_environment(library_path, cann)
-    environment["METRIC_LEARN_WORKER"] = json.dumps(worker)
+    environment[WORKER_VARIABLE] = json.dumps(worker)
     environment[MARKER] = str(run_dir)
     return environment
 

@@ -10,25 +10,12 @@ import json
 import os
 import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+
+from servable.engine.settings import MasterSettings
 
 MAX_MESSAGE_MB = 512  # MindSpore Serving's own upper bound
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-
-@dataclass(frozen=True)
-class MasterSettings:
-    """servable_directory/servable_name/version_number hold the files; address is "host:port" or "unix:path"."""
-
-    servable_directory: str
-    servable_name: str
-    version_number: int
-    address: str
-    device_type: Optional[str]  # "cpu", "ascend"; None lets the runtime choose, without three probing processes
-    device_ids: tuple[int, ...]
-    workers: int
 
 
 def serve(settings: MasterSettings) -> None:

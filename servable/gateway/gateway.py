@@ -167,7 +167,7 @@ class Gateway:
         assert self._calls is not None
         state = State(self._not_ready, lambda: parse_address(self.address).port or None)
         application = Application(
-            settings, self._calls, api(settings, self._backends, self._tokens, state), self._tokens
+            settings, self._calls, api(settings, self._backends, self._tokens, state, self._is_ready), self._tokens
         )
         context = None if certificates is None else certificates.context
         server = HttpServer(application, self._most_connections(), context)
@@ -216,7 +216,7 @@ class Gateway:
                 self._questions,
                 self._backends,
                 self._settings.limits,
-                lambda served: not self._not_ready(served),
+                self._is_ready,
                 self._authorize,
             ).handlers(),
         }
@@ -245,6 +245,9 @@ class Gateway:
             return "stopping"
         served = served or self._backends.default
         return "" if served.serving else f"version {served.version} is {served.state.value}: {served.reason}"
+
+    def _is_ready(self, served: Optional[Served]) -> bool:
+        return not self._not_ready(served)
 
     def _readyz(self) -> Page:
         reason = self._not_ready()

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from servable.engine.device_watch import DeviceWatch
+from servable.engine.settings import WatchSettings
 
 ATTEMPTS = 3  # of a worker beside the devices: the device that it was given may have ended
 PAUSE_S = 0.2
@@ -29,7 +30,7 @@ class Device:
     """`models`: batch size -> Model. golden: uint8 [224, 224, 3] and its float32 [2048] of unit norm."""
 
     def __init__(
-        self, number: int, models: Mapping[int, Any], golden: Array, embedding: Array, settings: Mapping[str, Any]
+        self, number: int, models: Mapping[int, Any], golden: Array, embedding: Array, settings: WatchSettings
     ) -> None:
         self._number = number
         self._models = models

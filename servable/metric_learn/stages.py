@@ -27,6 +27,7 @@ import numpy.typing as npt
 from metric_learn_client.preprocess import DecodeLimits, ImageError
 from metric_learn_client.preprocess.sandbox.decoder_pool import DecoderPool
 from servable.engine.batch_stats import BatchStats
+from servable.engine.settings import WORKER_VARIABLE, WorkerSettings
 from servable.packed_batch import Malformed, pack_rows, unpack_images
 
 from .batching import plan
@@ -39,7 +40,7 @@ EMBEDDING_DIM = 2048
 Array = npt.NDArray[Any]
 Instances = tuple[tuple[Array, ...], ...]  # what MindSpore Serving hands a batched stage
 
-WORKER = json.loads(os.environ["METRIC_LEARN_WORKER"])
+WORKER: WorkerSettings = json.loads(os.environ[WORKER_VARIABLE])
 LIMITS = DecodeLimits(**WORKER["limits"])
 SIZES = tuple(WORKER["batch_sizes"])
 MODELS: dict[int, Any] = {}  # batch size -> Model, filled by servable_config

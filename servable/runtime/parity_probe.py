@@ -18,7 +18,7 @@ from servable.backend.direct_calls import predict_pixels, wait_until_serving
 from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
 from servable.config import REPOSITORY, load_config
-from servable.engine.master import MasterSettings
+from servable.engine.settings import MasterSettings, ProbeSettings
 from servable.runtime.engine_python import engine_python
 from servable.runtime.lite_runtime import lite_directory
 
@@ -48,7 +48,7 @@ def probe(version_directory: Path, pixels_file: Path, features_file: Path) -> No
         threads = os.cpu_count() or 1
         print("starting MindSpore Serving with the Lite runtime", flush=True)
         python = engine_python(load_config(REPOSITORY / "configs" / "cpu.yaml"))
-        worker: dict[str, object] = {"threads": threads, "batch_sizes": sizes}
+        worker: ProbeSettings = {"threads": threads, "batch_sizes": sizes}
         backend = ServingProcess(python, settings, run_dir, lite_directory(), worker)
         try:
             wait_until_serving(settings.address, backend.poll, START_S)

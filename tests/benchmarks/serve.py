@@ -19,7 +19,7 @@ from servable.backend.direct_calls import wait_until_serving
 from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
 from servable.config.sections import Config, LogSection, ServerSection
-from servable.engine.master import MasterSettings
+from servable.engine.settings import MasterSettings, WorkerSettings
 from servable.gateway import Backends, Gateway, configure_logging
 from servable.runtime.engine_python import engine_python
 from servable.runtime.lite_runtime import lite_directory
@@ -52,7 +52,7 @@ def start(kind: str, version: Path, scratch: Path) -> tuple[ServingProcess, str]
         device_ids=(),
         workers=1,
     )
-    worker = {
+    worker: WorkerSettings = {
         "device": "cpu",
         "threads": cores,
         "preprocess_threads": cores,

@@ -15,9 +15,7 @@ MetricLearnError
 `- ImagesFailedError        some images of a good call failed; .errors has each with its index
 
 Programmer's mistakes are ValueError and TypeError, raised before anything is sent. All of these can be pickled.
-
-Codes of an ImageFailure: those of the servable (E_DECODE, E_TOO_LARGE, E_EMPTY, E_UNSUPPORTED, E_SHAPE, E_NON_FINITE,
-E_CRASH), E_READ (the file cannot be read here; nothing was sent) and E_INTERNAL (the servable failed on this image).
+Codes of an ImageFailure: contract.image_codes.
 """
 
 from __future__ import annotations
@@ -37,11 +35,14 @@ class ImageFailure:
 
 
 class MetricLearnError(Exception):
-    pass
+    """What all errors of this package are. Catch it to catch them all."""
 
 
 class EndpointError(MetricLearnError):
-    """code: the name of the gRPC status, "UNAVAILABLE". details: the server's own words."""
+    """A call failed as a whole; raised as one of the kinds below.
+
+    code: the name of the gRPC status, "UNAVAILABLE". details: the server's own words.
+    """
 
     def __init__(self, message: str, code: str, details: str = "") -> None:
         super().__init__(message)
@@ -53,42 +54,84 @@ class EndpointError(MetricLearnError):
 
 
 class UnreachableError(EndpointError):
-    pass
+    """Nothing serves at any of the endpoints, or what serves there is not ready, or was stopped.
+
+    Cause: a wrong address, a server that starts, stops or is down, a network or a proxy between.
+    Do: try again later; the client has tried `retries` rounds over all endpoints. `metric-learn status` says more.
+    """
 
 
 class DeadlineError(EndpointError):
-    pass
+    """No answer within `deadline_s`, which bounds the call as a whole, reading and retries included.
+
+    Cause: a slow or hung server or network, a file that does not answer, more images than the time is enough for.
+    Do: a longer `deadline_s`, fewer images in a call, or `embed_iter`, where it holds for each batch.
+    """
 
 
 class OverloadedError(EndpointError):
-    pass
+    """The server had no room until the deadline, or refuses a message of this size.
+
+    Cause: more callers than the server serves, or a message over its limits.
+    Do: try again later; more servers; a smaller `max_in_flight` or `batch_size`. Nothing of the refused calls was done.
+    """
 
 
 class ServerError(EndpointError):
-    pass
+    """The server failed on the call.
+
+    Cause: a fault of the server, or of a proxy before it.
+    Do: once more; where it stays, tell the operator: the server's log has the reason under the request id.
+    """
 
 
 class RejectedError(EndpointError):
-    pass
+    """The server will not take this call, however often it is sent.
+
+    Cause: another or older server than the client was made for, a version that is not served, a wrong address.
+    Do: read the message, which has the field; compare the versions of server and client.
+    """
 
 
 class AuthenticationError(RejectedError):
-    pass
+    """The server refuses this caller, or there is no TLS connection to it.
+
+    Cause: no token or a wrong one, a certificate that is expired, of another authority or for another name.
+    Do: look at `token`, `token_file` and `TlsOptions`; the message says which of them it is.
+    """
 
 
 class IdentityError(MetricLearnError):
-    pass
+    """The server's model is not the expected one, or not the one of the replies before.
+
+    Cause: a switch to another version, or endpoints that serve different models.
+    Do: never mix the two kinds of embeddings. Embed anew, or pin the model with `expected_fingerprint`.
+    """
 
 
 class ReplyError(MetricLearnError):
-    pass
+    """The server's answer does not fit the request: rows missing, of a wrong length, or no message at all.
+
+    Cause: something else than this service at the address, or a fault of it.
+    Do: look at the address; else report it.
+    """
 
 
 class ClosedError(MetricLearnError):
-    pass
+    """The client was closed, before the call or while it ran.
+
+    Cause: this program.
+    Do: make the client live as long as its calls.
+    """
 
 
 class ImagesFailedError(MetricLearnError):
+    """Some images of a call that went well failed; errors: an ImageFailure for each, with its index and code.
+
+    Cause: the images.
+    Do: `on_error="return"` gives the rows of the others.
+    """
+
     def __init__(self, errors: Sequence[ImageFailure]) -> None:
         first = errors[0]
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -100,8 +143,8 @@ class ImagesFailedError(MetricLearnError):
 
 
 BY_STATUS: dict[str, type[EndpointError]] = {
-    "OK": EndpointError,  # never the status of a failure; here so that the table is whole
-    "CANCELLED": UnreachableError,  # by the server or a proxy; the caller's own is never a status
+    "OK": EndpointError,
+    "CANCELLED": UnreachableError,
     "UNKNOWN": ServerError,
     "INVALID_ARGUMENT": RejectedError,
     "DEADLINE_EXCEEDED": DeadlineError,
@@ -118,6 +161,26 @@ BY_STATUS: dict[str, type[EndpointError]] = {
     "DATA_LOSS": ServerError,
     "UNAUTHENTICATED": AuthenticationError,
 }
+"""What each status means when this service, or what stands before it, says it.
+
+OK: never the status of a failure; here so that the table is whole.
+CANCELLED: the server or a proxy before it ended the call; the caller's own cancellation is never a status.
+UNKNOWN: a path that is not UTF-8, or a proxy's answer that is not gRPC.
+INVALID_ARGUMENT: a field of the request is missing, unknown, of a wrong type or over a limit; the text starts with it.
+DEADLINE_EXCEEDED: no answer within the caller's deadline, or the server's `deadlines.max_s`.
+NOT_FOUND: a version of the model that is not served.
+ALREADY_EXISTS: not said by this service.
+PERMISSION_DENIED: a proxy's HTTP 403; the service itself says UNAUTHENTICATED.
+RESOURCE_EXHAUSTED: no room at present, nothing of the call was done; without a retry hint: the message is too large.
+FAILED_PRECONDITION: not said by this service.
+ABORTED: not said by this service.
+OUT_OF_RANGE: not said by this service.
+UNIMPLEMENTED: no such path or method, or a compressed message; a proxy's HTTP 404.
+INTERNAL: a fault of the server, or a broken connection; the server's log has the reason under the request id.
+UNAVAILABLE: nothing listens, the server stops, its model is being restarted, or a proxy says HTTP 429, 502, 503 or 504.
+DATA_LOSS: not said by this service.
+UNAUTHENTICATED: no token, or none of the valid ones; a proxy's HTTP 401.
+"""
 
 
 # gRPC reports a failed TLS handshake as UNAVAILABLE and says why in the text alone.

@@ -25,9 +25,10 @@ Path = Union[str, "os.PathLike[str]"]
 class TlsOptions:
     """PEM files of a TLS connection.
 
-    ca_file: who may have signed the server's certificate (None: the system's roots). cert_file and key_file: this
-    client's own, for mutual TLS. server_name: the name expected in the server's certificate where it is not the
-    endpoint's host.
+    ca_file: who may have signed the server's certificate (None: the system's roots).
+    cert_file: this client's own certificate, for mutual TLS.
+    key_file: the key of cert_file.
+    server_name: the name expected in the server's certificate where it is not the endpoint's host.
     """
 
     ca_file: Optional[Path] = None

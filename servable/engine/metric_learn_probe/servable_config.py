@@ -9,7 +9,9 @@ import os
 import numpy as np
 from mindspore_serving.server import register
 
-WORKER = json.loads(os.environ["METRIC_LEARN_WORKER"])
+from servable.engine.settings import WORKER_VARIABLE, ProbeSettings
+
+WORKER: ProbeSettings = json.loads(os.environ[WORKER_VARIABLE])
 CONTEXT = register.Context(thread_num=WORKER["threads"])
 CONTEXT.append_device_info(register.CPUDeviceInfo(precision_mode="origin"))
 MODELS = [

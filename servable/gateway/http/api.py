@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Callable, Optional
 
 from servable.config.sections import Config
-from servable.gateway.backends import Backends
+from servable.gateway.backends import Backends, Served
 from servable.gateway.http.openai import openai_routes
 from servable.gateway.http.openapi import openapi_routes
 from servable.gateway.http.page import State, page_routes
 from servable.gateway.http.routes import Routes
 from servable.gateway.http.serving_rest import serving_rest_routes
 from servable.gateway.http.upload import upload_routes
+from servable.gateway.inference.rest_routes import inference_routes
 from servable.gateway.security.tokens import Tokens
 
 
-def api(settings: Config, backends: Backends, tokens: Optional[Tokens], state: State) -> Routes:
+def api(
+    settings: Config,
+    backends: Backends,
+    tokens: Optional[Tokens],
+    state: State,
+    ready: Callable[[Optional[Served]], bool],
+) -> Routes:
+    """ready: whether a version is, None for the default one."""
     routes = [
         *openai_routes(backends, settings.limits),
         *upload_routes(settings.limits),
         *serving_rest_routes(settings.limits, always_200=settings.server.rest_status_always_200),
+        *inference_routes(backends, settings.limits, ready),
         *page_routes(settings, backends, tokens, state),
     ]
     return Routes([*routes, *openapi_routes(routes)])

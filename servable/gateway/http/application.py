@@ -19,7 +19,7 @@ from servable.gateway.call.calls import Call, Calls, Embedded, refuse_repeated, 
 from servable.gateway.call.request import PredictWork
 from servable.gateway.errors import CallError, invalid
 from servable.gateway.http.connection import Connection
-from servable.gateway.http.errors import ErrorForm, HttpError, headers_of, openai_error, status_of
+from servable.gateway.http.errors import ErrorForm, HttpError, headers_of, openai_error, plain_error, status_of
 from servable.gateway.http.requests import Request, Response, json_response
 from servable.gateway.http.routes import Call as CallRoute
 from servable.gateway.http.routes import Question, Routes
@@ -28,14 +28,19 @@ from servable.gateway.limits.time_limit import TimeIsUp, TimeLimit
 from servable.gateway.security.tokens import Tokens
 
 TIMEOUT_HEADER = "x-request-timeout-s"
-ONCE = ("content-type", "content-encoding", TIMEOUT_HEADER)  # beside those that `refuse_repeated` knows
+ONCE = (
+    "content-type",
+    "content-encoding",
+    "inference-header-content-length",
+    TIMEOUT_HEADER,
+)  # beside those that `refuse_repeated` knows
 TAKE_REPLY_S = 30.0  # for a caller to take an answer; as on gRPC
 LINGER_S = 2.0  # in which what is left of a refused body is thrown away, so that the caller sees the refusal
 SHORT_BODY_BYTES = 1024 * 1024  # it is thrown away before the refusal, and the connection goes on
 log = logging.getLogger(__name__)
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
-_ALWAYS = ((b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff"))
+_ALWAYS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}  # unless a response says otherwise
 
 
 class Application:
@@ -62,7 +67,8 @@ class Application:
         try:
             route, request.parameters = self._routes.find(request.method, request.path)
         except CallError as error:
-            return _failed(error, openai_error, {METADATA_REQUEST_ID: request_id_of(request.headers)})
+            form = plain_error if request.path.startswith("/v2/") else openai_error
+            return _failed(error, form, {METADATA_REQUEST_ID: request_id_of(request.headers)})
         if isinstance(route, Question):
             return self._question(route, request)
         call = Call(
@@ -125,12 +131,9 @@ class Application:
         """Raises CancelledError where the caller goes; who takes too long to read is put out."""
         if not body.complete and body.soon:
             await body.throw_away(SHORT_BODY_BYTES)
-        headers = [
-            *_ALWAYS,
-            (b"content-type", response.content_type.encode()),
-            (b"content-length", b"%d" % len(response.body)),
-            *((name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in response.headers.items()),
-        ]
+        named = {**_ALWAYS, "content-type": response.content_type, **response.headers}
+        headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in named.items()]
+        headers.append((b"content-length", b"%d" % len(response.body)))
         if self._calls.draining or connection.last or not body.complete:
             headers.append((b"connection", b"close"))
         self._calls.unread.add(connection.key, len(response.body))

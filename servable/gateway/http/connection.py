@@ -25,6 +25,7 @@ MOST_HEAD_BYTES = 16 * 1024  # as the metadata of gRPC
 HEAD_S = 10.0  # from its first byte, or from the connection, to the end of a request's headers
 KEEP_ALIVE_S = 75.0  # longer than the load balancers' 60 s, so that they close first
 MOST_PIPELINED = 8
+_LENGTHS = (b"content-length", b"transfer-encoding")
 _BETWEEN, _HEAD, _BODY = range(3)  # where in the stream of requests the connection is
 AGE_S = 300.0  # then an answer says that it was the connection's last, as gRPC's connections end
 
@@ -80,6 +81,7 @@ class Connection(HttpToolsProtocol):
         self._heads = self._head_bytes = self._field_bytes = 0
         self._head_timer: Optional[asyncio.TimerHandle] = None
         self._refusal: Optional[HttpError] = None
+        self._offered = False  # the request offers another protocol, and its body was not begun
 
     @property
     def last(self) -> bool:
@@ -93,7 +95,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # a drained buffer is with the kernel: who does not read is seen
+        # A drained buffer is with the kernel: who does not read is seen. Not 0, at which TLS never takes a byte again.
+        transport.set_write_buffer_limits(high=1, low=0)
         self._head_timer = self.loop.call_later(HEAD_S, self._head_late)
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
@@ -123,12 +126,9 @@ class Connection(HttpToolsProtocol):
             return
         before, heads = self._at, self._heads
         try:
-            self.parser.feed_data(data)
+            self._feed(data)
         except httptools.HttpParserError:
             self._refuse(self._refusal or HttpError(400, "not a request of HTTP/1.1"))
-            return
-        except httptools.HttpParserUpgrade:
-            self._refuse(HttpError(400, "this port speaks HTTP/1.1 alone; do not ask for an upgrade"))
             return
         if self._at == _BODY or (self._at == _BETWEEN and self.busy):
             return
@@ -140,35 +140,66 @@ class Connection(HttpToolsProtocol):
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(HEAD_S, self._head_late)
 
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                data = data[offer.args[0] :]
+                self._decline()
+
+    def _decline(self) -> None:
+        """Goes on in HTTP/1.1 where another protocol was offered (RFC 9110, section 7.8), as Java's client does.
+
+        The parser takes the body for that protocol and cannot be told otherwise, so a new one reads the body: it gets
+        a head that says no more than how long the body is.
+        """
+        length = b"".join(b"%s: %s\r\n" % pair for pair in self.headers if pair[0] in _LENGTHS)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n" + length + b"\r\n")
+
     def on_message_begin(self) -> None:
+        if self._offered:
+            return
         super().on_message_begin()
         self._at, self._field_bytes = _HEAD, 0
         self.scope["state"]["connection"] = self
 
     def on_url(self, url: bytes) -> None:
+        if self._offered:
+            return
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._offered:
+            return
         self._count(len(name) + len(value) + 4)
         if self._at == _HEAD:  # trailers are counted and left: they must not become headers after these were looked at
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self._offered:
+            self._offered = False
+            return
         self._at = _BODY
         self._heads += 1
         self._head_bytes = 0
         self._stop_head_timer()
         reason = ambiguous(self.headers, self.parser.get_http_version())
-        if not reason and self.parser.should_upgrade():
-            reason = "this port speaks HTTP/1.1 alone; do not ask for an upgrade"
+        if not reason and self.parser.get_method() == b"CONNECT":
+            reason = "CONNECT is for proxies; this is none"
         if not reason and len(self.pipeline) >= MOST_PIPELINED:
             reason = f"more than {MOST_PIPELINED} requests without waiting for an answer"
         if reason:
             self._stop_parsing(HttpError(400, reason))
+        self._offered = self.parser.should_upgrade()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self._offered:
+            return  # its body is still to come: see _decline
         super().on_message_complete()
         self._at = _BETWEEN
         self._on_waiting(self, False)

@@ -72,6 +72,11 @@ def headers_of(status: int, error: CallError) -> dict[str, str]:
     return headers
 
 
+def plain_error(_status: int, error: CallError) -> dict[str, Any]:
+    """{"error": "..."}: TensorFlow Serving's, and that of the Open Inference Protocol."""
+    return {"error": error.message}
+
+
 def openai_error(status: int, error: CallError) -> dict[str, Any]:
     """{"error": {"message", "type", "param", "code"}}: OpenAI's, and that of everything without a form of its own."""
     code = error.code if isinstance(error, HttpError) else None

@@ -83,7 +83,7 @@ def openai_routes(backends: Backends, limits: LimitsSection) -> Sequence[Route]:
 def _descriptions(limits: LimitsSection) -> Mapping[str, Description]:
     name: Schema = {"type": "string", "pattern": f"^{SERVABLE_NAME}(@[1-9][0-9]*)?$", "examples": [SERVABLE_NAME]}
     uri: Schema = {"type": "string", "pattern": "^data:image/[a-z]+;base64,", "examples": [PIXEL_URI]}
-    url = {"anyOf": [uri, record({"url": uri}, {"detail": TEXT})]}
+    url = {"anyOf": [uri, record({"url": uri}, {"detail": {}})]}
     item = {"anyOf": [uri, record({"image_url": url}, {"type": {"const": "image_url"}})]}
     base64_row = {"type": "string", "contentEncoding": "base64", "description": "little-endian float32"}
     entry = record(

@@ -30,6 +30,7 @@ from servable.gateway.http.description import (
     listed,
     record,
 )
+from servable.gateway.http.errors import plain_error
 from servable.gateway.http.images import read_base64
 from servable.gateway.http.json_text import read_json
 from servable.gateway.http.outcomes import read_work, refuse_failed, row
@@ -58,7 +59,7 @@ def serving_rest_routes(limits: LimitsSection, *, always_200: bool) -> Sequence[
         return Call("POST", path, instances, wire=WIRE, error=_error_msg, always_200=always_200, description=about)
 
     def tensorflow(path: str) -> Route:
-        return Call("POST", path, predictions, wire=TENSORFLOW_WIRE, error=_error, description=about_tensorflow)
+        return Call("POST", path, predictions, wire=TENSORFLOW_WIRE, error=plain_error, description=about_tensorflow)
 
     return (
         own("/model/{servable}:{method}"),
@@ -173,7 +174,3 @@ def _instance(outcome: Any) -> dict[str, Any]:
 
 def _error_msg(_status: int, error: CallError) -> dict[str, Any]:
     return {"error_msg": error.message}
-
-
-def _error(_status: int, error: CallError) -> dict[str, Any]:
-    return {"error": error.message}

@@ -21,6 +21,7 @@ from servable.gateway.call.fields import FIXED64, LENGTH, VARINT, Field, Malform
 from servable.gateway.call.methods import Method
 from servable.gateway.call.request import Payload
 from servable.gateway.errors import CallError, invalid
+from servable.gateway.http.outcomes import null_wanted
 from servable.gateway.inference.tensors import (
     EXTENSIONS,
     INPUTS,
@@ -33,9 +34,6 @@ from servable.gateway.inference.tensors import (
     check_input,
     check_model,
     check_output,
-    errors_of,
-    read_on_error,
-    refuse_failed,
     rows_of,
     split_raw,
     unknown_parameter,
@@ -65,14 +63,14 @@ def read_request(body: bytes, limits: LimitsSection) -> InferRequest:
 
 def encode_response(request: InferRequest, embedded: Embedded) -> bytes:
     """Raises CallError where an image failed and no row was asked for it."""
-    outcomes = embedded.outcomes
-    if not request.null_failed:
-        refuse_failed(outcomes)
+    rows, errors = rows_of(request, embedded.outcomes)
     reply = ModelInferResponse(model_name=SERVABLE_NAME, model_version=str(embedded.version), id=request.id)
-    output = reply.outputs.add(name=OUTPUT.name, datatype=OUTPUT.datatype, shape=[len(outcomes), *OUTPUT.shape])
-    for index, text in errors_of(outcomes).items():
+    output = reply.outputs.add(
+        name=OUTPUT.name, datatype=OUTPUT.datatype, shape=[len(embedded.outcomes), *OUTPUT.shape]
+    )
+    for index, text in errors.items():
         output.parameters[index].string_param = text
-    reply.raw_output_contents.append(b"".join(rows_of(outcomes)))
+    reply.raw_output_contents.append(rows)
     return reply.SerializeToString()
 
 
@@ -102,7 +100,7 @@ def _read(body: bytes, limits: LimitsSection) -> InferRequest:
             name, value = _read_parameter(body, field, "parameters")
             if name != ON_ERROR:
                 raise unknown_parameter("parameters", name, (ON_ERROR,))
-            null_failed = read_on_error(value)
+            null_failed = null_wanted(value, f"parameters.{name}")
         elif field.number == _INPUTS and tensor is None:
             tensor = field
         elif field.number == _INPUTS:

@@ -1,18 +1,14 @@
 """The protocol's REST form: JSON, with tensors inside it or, by the binary tensor extension, as bytes behind it. Pure.
 
 Extension: https://github.com/triton-inference-server/server, docs/protocol/extension_binary_data.md. A picture inside
-JSON, for which the protocol has no rule, is base64.
+JSON, for which the protocol has no rule, is base64 or a data URI.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import gc
-import json
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, Optional, TypeVar
+from typing import Any, Optional, TypeVar, Union
 
 import numpy as np
 
@@ -21,9 +17,12 @@ from metric_learn_client.wire import PIXELS_SHAPE, SERVABLE_NAME
 from servable.config.sections import LimitsSection
 from servable.gateway.call.calls import Embedded
 from servable.gateway.call.methods import Method
-from servable.gateway.call.reply import FailedImage, Row
-from servable.gateway.call.request import Payload
+from servable.gateway.call.request import Payload, PredictWork
 from servable.gateway.errors import invalid
+from servable.gateway.http.images import read_base64, read_data_uri
+from servable.gateway.http.json_text import read_json
+from servable.gateway.http.outcomes import null_wanted, read_work
+from servable.gateway.http.requests import Response, json_response
 from servable.gateway.inference.tensors import (
     EXTENSIONS,
     INPUTS,
@@ -36,23 +35,19 @@ from servable.gateway.inference.tensors import (
     check_id,
     check_input,
     check_output,
-    errors_of,
-    read_on_error,
-    refuse_failed,
     rows_of,
     split_raw,
     unknown_parameter,
 )
 
-HEADER_LENGTH = "inference-header-content-length"  # how many bytes of the body are JSON, where tensors follow it
+HEADER_LENGTH = "Inference-Header-Content-Length"  # how many bytes of the body are JSON, where tensors follow it
 BINARY_SIZE, BINARY_OUTPUT, BINARY_DATA = "binary_data_size", "binary_data_output", "binary_data"
-# Pixels as JSON numbers: two pictures, nested. Python needs 8 bytes a number and 40 ms, in which nothing else runs.
-MAX_JSON_VALUES = 500_000
-_FLOAT_CHARACTERS = "S24"  # "-9999999000000000.0" has 19
+# Pixels as JSON numbers: one picture, flat or nested, some 20 ms in which nothing else runs.
+MOST_NUMBERS_BYTES = 1024 * 1024
 _T = TypeVar("_T")
 
 
-def read_request(body: Payload, header_length: Optional[str], version: int, limits: LimitsSection) -> InferRequest:
+async def read_request(body: bytes, header_length: Optional[str], version: int, limits: LimitsSection) -> InferRequest:
     """header_length: the header's value, None where it is not there; version: the URL's. Raises CallError."""
     document, tensors = _split(body, header_length)
     _only(document, "request", ("id", "model_name", "parameters", "inputs", "outputs"))
@@ -62,7 +57,7 @@ def read_request(body: Payload, header_length: Optional[str], version: int, limi
     null_failed, binary = False, False
     for key, value in (_optional(document, "parameters", dict, "request") or {}).items():
         if key == ON_ERROR:
-            null_failed = read_on_error(value)
+            null_failed = null_wanted(value, f"parameters.{key}")
         elif key == BINARY_OUTPUT:
             binary = _typed(value, bool, f"parameters.{key}")
         else:
@@ -70,37 +65,40 @@ def read_request(body: Payload, header_length: Optional[str], version: int, limi
     inputs = _optional(document, "inputs", list, "request")
     if not inputs or len(inputs) != 1:
         raise invalid("inputs", f"{len(inputs or ())} of them; a call carries one, image or pixels")
-    method, payloads = _read_input(_typed(inputs[0], dict, "inputs[0]"), tensors, limits)
     outputs = _optional(document, "outputs", list, "request") or []
     if len(outputs) > 1:
         raise invalid("outputs", f"{len(outputs)} of them; there is {OUTPUT.name!r} alone")
     for output in outputs:
         binary = _read_output(_typed(output, dict, "outputs[0]"), binary)
     id = check_id(_optional(document, "id", str, "request") or "")
-    return InferRequest(method, version, payloads, id=id, null_failed=null_failed, binary=binary)
+    work = await _read_input(_typed(inputs[0], dict, "inputs[0]"), tensors, version, limits)
+    return InferRequest(
+        work.method, version, work.payloads, failed=work.failed, id=id, null_failed=null_failed, binary=binary
+    )
 
 
-def encode_response(request: InferRequest, embedded: Embedded) -> tuple[bytes, Optional[int]]:
-    """(body, how many bytes of it are JSON; None: all). Raises CallError where an image failed and no row was asked."""
-    outcomes = embedded.outcomes
-    if not request.null_failed:
-        refuse_failed(outcomes)
-    rows = rows_of(outcomes)
-    parameters: dict[str, Any] = errors_of(outcomes)
-    if request.binary:
-        parameters[BINARY_SIZE] = sum(map(len, rows))
-    output: dict[str, Any] = {"name": OUTPUT.name, "datatype": OUTPUT.datatype, "shape": [len(rows), *OUTPUT.shape]}
+def encode_response(request: InferRequest, embedded: Embedded) -> Response:
+    """Raises CallError where an image failed and the call did not ask for a row without numbers."""
+    rows, errors = rows_of(request, embedded.outcomes)
+    parameters: dict[str, Any] = {**errors, BINARY_SIZE: len(rows)} if request.binary else {**errors}
+    output: dict[str, Any] = {
+        "name": OUTPUT.name,
+        "datatype": OUTPUT.datatype,
+        "shape": [len(embedded.outcomes), *OUTPUT.shape],
+    }
     if parameters:
         output["parameters"] = parameters
+    if not request.binary:
+        output["data"] = np.frombuffer(rows, "<f4")  # NaN becomes null
     reply: dict[str, Any] = {"model_name": SERVABLE_NAME, "model_version": str(embedded.version)}
     if request.id:
         reply["id"] = request.id
     reply["outputs"] = [output]
-    head = json.dumps(reply).encode()
-    if request.binary:
-        return b"".join([head, *rows]), len(head)
-    numbers = [_NULL_ROW if isinstance(outcome, FailedImage) else _numbers(row) for outcome, row in zip(outcomes, rows)]
-    return b"".join([head[: -len(b"}]}")], b', "data": [', b",".join(numbers), b"]}]}"]), None
+    response = json_response(reply)
+    if not request.binary:
+        return response
+    length = str(len(response.body))
+    return Response(response.body + rows, "application/octet-stream", headers={HEADER_LENGTH: length})
 
 
 def describe_server() -> dict[str, Any]:
@@ -120,29 +118,20 @@ def describe_model(versions: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _split(body: Payload, header_length: Optional[str]) -> tuple[dict[str, Any], Payload]:
+def _split(body: bytes, header_length: Optional[str]) -> tuple[dict[str, Any], Payload]:
     """(the JSON document, the bytes behind it)."""
     size = len(body)
     if header_length is not None:
         if not (header_length.isascii() and header_length.isdigit() and len(header_length) < 20):
-            raise invalid("Inference-Header-Content-Length", f"{header_length!r:.64} is not a number of bytes")
+            raise invalid(HEADER_LENGTH, f"{header_length!r:.64} is not a number of bytes")
         size = int(header_length)
         if not 0 < size <= len(body):
-            raise invalid("Inference-Header-Content-Length", f"{size}; the body has {len(body)} bytes")
-    text = bytes(body[:size])
-    if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_JSON_VALUES:
-        raise invalid("request", f"more than {MAX_JSON_VALUES} values in JSON; send pixels as a binary tensor")
-    gc.disable()  # it would walk the lists made so far again and again: 100 ms for what takes 15
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise invalid("request", f"not JSON: {error!s:.200}") from None
-    finally:
-        gc.enable()
-    return _typed(document, dict, "request"), body[size:]
+            raise invalid(HEADER_LENGTH, f"{size}; the body has {len(body)} bytes")
+    document = read_json(body[:size], most_rest=MOST_NUMBERS_BYTES)
+    return _typed(document, dict, "request"), memoryview(body)[size:]
 
 
-def _read_input(tensor: Mapping[str, Any], behind: Payload, limits: LimitsSection) -> tuple[Method, list[Payload]]:
+async def _read_input(tensor: Mapping[str, Any], behind: Payload, version: int, limits: LimitsSection) -> PredictWork:
     place = "inputs[0]"
     _only(tensor, place, ("name", "shape", "datatype", "parameters", "data"))
     shape = _required(tensor, "shape", list, place)
@@ -162,10 +151,10 @@ def _read_input(tensor: Mapping[str, Any], behind: Payload, limits: LimitsSectio
     if len(behind) != (size or 0):
         raise invalid(f"{place}.parameters.{BINARY_SIZE}", f"{size or 0}; {len(behind)} bytes follow the JSON")
     if data is None:
-        return method, split_raw(method, behind, images)
+        return PredictWork(method, version, split_raw(method, behind, images))
     if method.size_bytes:
-        return method, split_raw(method, _read_pixels(data), images)
-    return method, _read_base64(data, images)
+        return PredictWork(method, version, split_raw(method, _read_pixels(data), images))
+    return await _read_images(method, version, data, images)
 
 
 def _read_output(output: Mapping[str, Any], binary: bool) -> bool:
@@ -194,26 +183,25 @@ def _read_pixels(data: list[Any]) -> Payload:
         raise invalid(place, "pixels are whole numbers from 0 to 255") from None
 
 
-def _read_base64(data: list[Any], images: int) -> list[Payload]:
+async def _read_images(method: Method, version: int, data: list[Any], images: int) -> PredictWork:
     if len(data) != images:
         raise invalid("inputs[0].data", f"{len(data)} elements; its shape says {images}")
-    payloads: list[Payload] = []
-    for index, each in enumerate(data):
-        place = f"inputs[0].data[{index}]"
-        text = _typed(each[0] if isinstance(each, list) and len(each) == 1 else each, str, place)
-        try:
-            payloads.append(base64.b64decode(text, validate=True))
-        except (binascii.Error, ValueError):
-            raise invalid(place, "is not base64; a picture inside JSON is the base64 of its file") from None
-    return payloads
+    return await read_work(method, version, data, _read_image, "inputs[0].data", images)
 
 
-def _numbers(row: Row) -> bytes:
-    """The shortest decimals that give the same float32 again."""
-    return b",".join(np.frombuffer(row, "<f4").astype(_FLOAT_CHARACTERS).tolist())
+def _read_image(element: Any, index: int) -> Payload:
+    """Of [n], or of [n, 1] as lists of one."""
+    text = element[0] if isinstance(element, list) and len(element) == 1 else element
+    place = f"inputs[0].data[{index}]"
+    if not isinstance(text, (str, memoryview)):
+        raise invalid(place, "must be a string: the base64 of a picture's file")
+    return read_data_uri(text, place) if _has_scheme(text) else read_base64(text)
 
 
-_NULL_ROW = b",".join([b"null"] * OUTPUT.shape[0])
+def _has_scheme(text: Union[str, memoryview]) -> bool:
+    """data:, or that of a URL, whose refusal says why; there is no colon in base64."""
+    begin = text[:16]
+    return ":" in begin if isinstance(begin, str) else b":" in bytes(begin)
 
 
 def _only(document: Mapping[str, Any], place: str, known: Sequence[str]) -> None:
@@ -241,7 +229,7 @@ def _typed(value: object, kind: type[_T], place: str) -> _T:
 
 
 _NAMES: Mapping[type, str] = {
-    str: "a string",
+    str: "a string of at most 512 characters",
     bool: "true or false",
     int: "a whole number",
     list: "a list",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Union
 
 import grpc
 import numpy as np
@@ -26,9 +25,10 @@ from metric_learn_client.wire import (
 )
 from servable.config.sections import LimitsSection
 from servable.gateway.call.methods import METHODS, Method
-from servable.gateway.call.reply import FailedImage, Row
+from servable.gateway.call.reply import FailedImage
 from servable.gateway.call.request import Payload, PredictWork
 from servable.gateway.errors import CallError, invalid
+from servable.gateway.http.outcomes import Outcome, refuse_failed
 
 SERVER_NAME = "metric_learn_serving"
 PLATFORM = "mindspore_mindir"
@@ -36,7 +36,7 @@ EXTENSIONS = ("binary_tensor_data",)
 ANY = -1  # in a shape: any number of images
 LENGTH_BYTES = 4
 MAX_ID_CHARACTERS = 256
-ON_ERROR, FAIL, NULL = "on_error", "fail", "null"  # the one parameter of a request that is our own
+ON_ERROR = "on_error"  # the one parameter of a request that is our own: see null_wanted
 _SHOWN = 64  # characters of a caller's value that an error repeats
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
 
@@ -138,36 +138,21 @@ def check_id(value: str) -> str:
     return value
 
 
-def read_on_error(value: object) -> bool:
-    """Whether failed images become rows of NaN. Raises CallError."""
-    if value not in (FAIL, NULL):
-        raise invalid(f"parameters.{ON_ERROR}", f"{value!r:.64}; it must be {FAIL!r} or {NULL!r}")
-    return value == NULL
-
-
 def unknown_parameter(place: str, name: str, known: Sequence[str]) -> CallError:
     words = f"known: {', '.join(known)}" if known else "none is known"
     return invalid(f"{place}.{name[:_SHOWN]}", f"is not a parameter of this server; {words}")
 
 
-def refuse_failed(outcomes: Sequence[Union[Row, FailedImage]]) -> None:
-    """Raises CallError (INVALID_ARGUMENT) where an image failed: its code, its sentence, and the images' numbers."""
-    failed = {index: each for index, each in enumerate(outcomes) if isinstance(each, FailedImage)}
-    if not failed:
-        return
-    first, *others = failed
-    more = f"; failed too: {', '.join(map(str, others[:16]))}{', ...' if len(others) > 16 else ''}" if others else ""
-    raise CallError(grpc.StatusCode.INVALID_ARGUMENT, f"{failed[first].text} (image {first}{more})")
+def rows_of(request: InferRequest, outcomes: Sequence[Outcome]) -> tuple[bytes, dict[str, str]]:
+    """(FP32 little-endian, a row an image; the output's parameters: the number of each failed image -> its error).
 
-
-def rows_of(outcomes: Sequence[Union[Row, FailedImage]]) -> list[Row]:
-    """One row an image, FP32 little-endian; NaN for a failed one."""
-    return [_NAN_ROW if isinstance(each, FailedImage) else each for each in outcomes]
-
-
-def errors_of(outcomes: Sequence[Union[Row, FailedImage]]) -> dict[str, str]:
-    """The output's parameters: the number of each failed image -> its error."""
-    return {str(index): each.text for index, each in enumerate(outcomes) if isinstance(each, FailedImage)}
+    A failed image is a row of NaN. Raises CallError (INVALID_ARGUMENT) for it where the call did not ask for that.
+    """
+    if not request.null_failed:
+        return b"".join(refuse_failed(outcomes, request.method.item)), {}
+    rows = [_NAN_ROW if isinstance(each, FailedImage) else each for each in outcomes]
+    errors = {str(index): each.text for index, each in enumerate(outcomes) if isinstance(each, FailedImage)}
+    return b"".join(rows), errors
 
 
 _NAN_ROW = np.full(EMBEDDING_DIM, np.nan, "<f4").tobytes()

@@ -356,6 +356,8 @@ def other_protocol(chance):
                 b"Sec-WebSocket-Key: AAAA",
                 b"Sec-WebSocket-Version: 13",
             ),
+            sized(PICTURE, b"Upgrade: h2c", b"Connection: Upgrade") + bytes(chance.randint(0, 40)),
+            sized(PICTURE, b"Upgrade: websocket", b"Connection: upgrade")[: -chance.randint(1, 900)],
             chance.randbytes(chance.randint(1, 3000)),
         ]
     )

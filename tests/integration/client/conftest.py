@@ -1,5 +1,6 @@
 """Servers for the client's tests: the fake in this process, or in one of its own."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -8,7 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from metric_learn_client import EmbeddingClient
 from metric_learn_client.testing import FakeServable
+
+from .awaited_client import AwaitedClient
 
 SERVER = (
     "import sys\n"
@@ -32,6 +36,12 @@ def fake_process():
         process.stdout.close()
 
 
+@pytest.fixture(params=[EmbeddingClient, AwaitedClient], ids=["threads", "asyncio"])
+def make_client(request):
+    """The class of both clients, one after the other: what a test says of a client holds for both."""
+    return request.param
+
+
 @pytest.fixture
 def fake():
     with FakeServable() as server:
@@ -51,6 +61,10 @@ def no_thread_left():
     """Fails a test after which a thread of the client or of gRPC still runs."""
     before = set(threading.enumerate())
     yield
+    gc.collect()  # gRPC for asyncio ends its one thread when the last of its objects goes, which errors hold in cycles
+    for thread in set(threading.enumerate()) - before:
+        if thread.name.endswith("(_poll_wrapper)"):
+            thread.join(10)
     left = [thread.name for thread in set(threading.enumerate()) - before if thread.is_alive()]
     assert not left, left
 

@@ -10,7 +10,6 @@ import PIL.Image
 import pytest
 
 from metric_learn_client import (
-    EmbeddingClient,
     EmbeddingResult,
     IdentityError,
     ImageFailure,
@@ -25,8 +24,8 @@ from metric_learn_client.testing import FakeServable, Faults, Limits, fake_embed
 
 
 @pytest.fixture
-def client(fake):
-    with EmbeddingClient(fake.endpoint, deadline_s=30, retries=1) as made:
+def client(make_client, fake):
+    with make_client(fake.endpoint, deadline_s=30, retries=1) as made:
         yield made
 
 
@@ -55,10 +54,10 @@ def mixed_images(count, folder):
     return made
 
 
-def test_ten_thousand_mixed_inputs_answered_out_of_order_have_their_own_rows(fake, tmp_path):
+def test_ten_thousand_mixed_inputs_answered_out_of_order_have_their_own_rows(make_client, fake, tmp_path):
     fake.faults.out_of_order = True
     pairs = mixed_images(10_000, tmp_path)
-    with EmbeddingClient(fake.endpoint, deadline_s=120, max_in_flight=16) as client:
+    with make_client(fake.endpoint, deadline_s=120, max_in_flight=16) as client:
         result = client.embed([given for given, _ in pairs])
     assert fake.peak_in_flight > 8
     assert (result.embeddings == fake_embeddings([sent for _, sent in pairs])).all()
@@ -155,13 +154,13 @@ def test_pixels_are_sent_as_they_are(client):
         client.embed_pixels([np.zeros((224, 224, 3))])
 
 
-def test_batches_keep_below_the_servers_limits_by_count_and_by_bytes():
+def test_batches_keep_below_the_servers_limits_by_count_and_by_bytes(make_client):
     limits = Limits(max_instances=10, max_request_bytes=2_000, max_image_bytes=700)
     sizes = [1, 700, 701, 650, 300, 5, 5, 5] * 20
     images = [
         b"%04d" % number + b"x" * (size - 4) if size > 4 else b"%d" % (number % 10) for number, size in enumerate(sizes)
     ]
-    with FakeServable(limits=limits) as server, EmbeddingClient(server.endpoint, retries=0) as client:
+    with FakeServable(limits=limits) as server, make_client(server.endpoint, retries=0) as client:
         result = client.embed(images, on_error="return")
         assert {error.index for error in result.errors} == {index for index, size in enumerate(sizes) if size == 701}
         assert {error.code for error in result.errors} == {"E_TOO_LARGE"}
@@ -198,9 +197,9 @@ ALL_BUT_OK = [status for status in grpc.StatusCode if status is not grpc.StatusC
 
 
 @pytest.mark.parametrize("status", ALL_BUT_OK, ids=lambda status: status.name)
-def test_every_status_is_its_documented_error_and_only_those_that_can_pass_are_retried(fake, status):
+def test_every_status_is_its_documented_error_and_only_those_that_can_pass_are_retried(make_client, fake, status):
     fake.faults = Faults(status=status.name)
-    with EmbeddingClient(fake.endpoint, deadline_s=0.6, retries=1) as client:
+    with make_client(fake.endpoint, deadline_s=1.5, retries=1) as client:
         with pytest.raises(errors.EndpointError) as caught:
             client.embed([b"a"])
     assert type(caught.value) is errors.BY_STATUS[status.name] and caught.value.code == status.name
@@ -223,9 +222,9 @@ def test_every_status_is_its_documented_error_and_only_those_that_can_pass_are_r
         (99, "unheard of", "E_INTERNAL"),
     ],
 )
-def test_every_in_band_code_is_its_documented_error(fake, code, text, outcome):
+def test_every_in_band_code_is_its_documented_error(make_client, fake, code, text, outcome):
     fake.faults = Faults(in_band=(code, text))
-    with EmbeddingClient(fake.endpoint, deadline_s=0.6, retries=1) as client:
+    with make_client(fake.endpoint, deadline_s=1.5, retries=1) as client:
         if isinstance(outcome, str):
             assert {error.code for error in client.embed([b"a", b"b"], on_error="return").errors} == {outcome}
         else:
@@ -233,10 +232,10 @@ def test_every_in_band_code_is_its_documented_error(fake, code, text, outcome):
                 client.embed([b"a"])
 
 
-def test_an_image_that_ended_the_servers_process_is_never_sent_again(fake):
+def test_an_image_that_ended_the_servers_process_is_never_sent_again(make_client, fake):
     text = "E_CRASH: the image ended or held up the process that worked on it"
     fake.faults = Faults(in_band=(3, text), calls=1)  # a second call would succeed
-    with EmbeddingClient(fake.endpoint, retries=5) as client:
+    with make_client(fake.endpoint, retries=5) as client:
         (failure,) = client.embed([b"a"], on_error="return").errors
     assert (failure.index, failure.code) == (0, "E_CRASH")
 
@@ -262,12 +261,12 @@ def test_a_reply_with_rows_missing_or_short_is_refused(fake, client):
         client.embed([b"a", b"b"])
 
 
-def test_another_fingerprint_than_before_is_refused_unless_allowed(fake, client):
+def test_another_fingerprint_than_before_is_refused_unless_allowed(make_client, fake, client):
     client.embed([b"a"])
     fake.faults = Faults(fingerprint="0" * 64)
     with pytest.raises(IdentityError, match="0000.*fa4e"):
         client.embed([b"a"])
-    with EmbeddingClient(fake.endpoint, allow_fingerprint_change=True) as relaxed:
+    with make_client(fake.endpoint, allow_fingerprint_change=True) as relaxed:
         assert relaxed.embed([b"a"]).fingerprint == "0" * 64
         fake.faults = Faults()
         assert relaxed.embed([b"a"]).fingerprint == fake.fingerprint
@@ -276,18 +275,18 @@ def test_another_fingerprint_than_before_is_refused_unless_allowed(fake, client)
             relaxed.embed([b"a"] * 1000)
 
 
-def test_the_expected_fingerprint_is_demanded_of_the_very_first_reply(fake):
-    with EmbeddingClient(fake.endpoint, expected_fingerprint=fake.fingerprint) as client:
+def test_the_expected_fingerprint_is_demanded_of_the_very_first_reply(make_client, fake):
+    with make_client(fake.endpoint, expected_fingerprint=fake.fingerprint) as client:
         client.embed([b"a"])
-    with EmbeddingClient(fake.endpoint, expected_fingerprint="1" * 64) as client:
+    with make_client(fake.endpoint, expected_fingerprint="1" * 64) as client:
         with pytest.raises(IdentityError, match="expected_fingerprint is 1111"):
             client.embed([b"a"])
 
 
-def test_a_stream_is_embedded_in_order_with_failures_in_their_place(fake):
+def test_a_stream_is_embedded_in_order_with_failures_in_their_place(make_client, fake):
     fake.faults.out_of_order = True
     images = [b"corrupt" if number % 100 == 7 else b"%d" % number for number in range(1000)]
-    with EmbeddingClient(fake.endpoint, deadline_s=30) as client:
+    with make_client(fake.endpoint, deadline_s=30) as client:
         answers = list(client.embed_iter(iter(images), on_error="return"))
         rows = fake_embeddings(images)
         for index, answer in enumerate(answers):
@@ -303,7 +302,7 @@ def test_a_stream_is_embedded_in_order_with_failures_in_their_place(fake):
             list(client.embed_iter([b"a"] * 40 + [3]))
 
 
-def test_a_stream_takes_no_more_than_its_window(fake):
+def test_a_stream_takes_no_more_than_its_window(make_client, fake):
     taken = 0
 
     def source():
@@ -312,7 +311,7 @@ def test_a_stream_takes_no_more_than_its_window(fake):
             taken += 1
             yield b"%d" % number
 
-    with EmbeddingClient(fake.endpoint, batch_size=8) as client:
+    with make_client(fake.endpoint, batch_size=8) as client:
         for window in (1, 5, 20, 64):
             taken = 0
             for given, _ in enumerate(client.embed_iter(source(), window=window), 1):
@@ -323,7 +322,7 @@ def test_a_stream_takes_no_more_than_its_window(fake):
 
 
 @pytest.mark.parametrize("sandbox", [False, True])
-def test_server_exact_resize_sends_the_pixels_that_the_servable_would_make(sandbox):
+def test_server_exact_resize_sends_the_pixels_that_the_servable_would_make(make_client, sandbox):
     from metric_learn_client.preprocess import PREPROCESSING_ID, preprocess
 
     rng = np.random.default_rng(1)
@@ -332,11 +331,11 @@ def test_server_exact_resize_sends_the_pixels_that_the_servable_would_make(sandb
     ]
     photos[3] = photos[3][:500]
     with FakeServable() as server:
-        with EmbeddingClient(server.endpoint, resize="server-exact") as client:
+        with make_client(server.endpoint, resize="server-exact") as client:
             with pytest.raises(IdentityError, match="preprocesses by 'fake'"):
                 client.embed(photos)
         server.preprocessing = PREPROCESSING_ID
-        with EmbeddingClient(server.endpoint, resize="server-exact", sandbox=sandbox) as client:
+        with make_client(server.endpoint, resize="server-exact", sandbox=sandbox) as client:
             result = client.embed(photos, on_error="return")
             assert [(error.index, error.code) for error in result.errors] == [(3, "E_DECODE")]
             good = [0, 1, 2, 4]

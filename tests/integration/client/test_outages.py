@@ -42,9 +42,9 @@ def silent_port():
 
 
 @pytest.mark.parametrize("images", [1, 500])
-def test_a_call_to_a_black_hole_ends_with_its_deadline_and_leaves_no_thread(fake, no_thread_left, images):
+def test_a_call_to_a_black_hole_ends_with_its_deadline_and_leaves_no_thread(make_client, fake, no_thread_left, images):
     fake.faults.black_hole = True
-    with EmbeddingClient(fake.endpoint, deadline_s=1.0) as client:
+    with make_client(fake.endpoint, deadline_s=1.0) as client:
         with Timer() as timer, pytest.raises(DeadlineError, match="deadline_s=1"):
             client.embed([b"a"] * images)
         assert 0.9 <= timer.seconds <= 3
@@ -57,24 +57,24 @@ def test_a_call_to_a_black_hole_ends_with_its_deadline_and_leaves_no_thread(fake
     fake.stop()
 
 
-def test_a_port_that_accepts_and_says_nothing_ends_in_time(silent_port):
-    with EmbeddingClient(silent_port, deadline_s=1.0) as client:
+def test_a_port_that_accepts_and_says_nothing_ends_in_time(make_client, silent_port):
+    with make_client(silent_port, deadline_s=1.0) as client:
         with Timer() as timer, pytest.raises((DeadlineError, UnreachableError)):
             client.embed([b"a"])
         assert timer.seconds <= 3
 
 
-def test_nothing_at_the_endpoint_is_said_after_the_retries_and_long_before_the_deadline():
-    with EmbeddingClient("127.0.0.1:1", deadline_s=30, retries=2) as client:
+def test_nothing_at_the_endpoint_is_said_after_the_retries_and_long_before_the_deadline(make_client):
+    with make_client("127.0.0.1:1", deadline_s=30, retries=2) as client:
         with Timer() as timer, pytest.raises(UnreachableError, match="nothing serves at 127.0.0.1:1.*is the server"):
             client.embed([b"a"])
         assert timer.seconds < 10
         assert not client.is_ready()
 
 
-def test_a_server_that_comes_back_within_the_retries_is_no_error():
+def test_a_server_that_comes_back_within_the_retries_is_no_error(make_client):
     server = FakeServable().start()
-    with EmbeddingClient(server.endpoint, deadline_s=20, retries=20) as client:
+    with make_client(server.endpoint, deadline_s=20, retries=20) as client:
         client.embed([b"a"])
         server.stop()
         starter = threading.Timer(0.5, server.start)
@@ -86,16 +86,16 @@ def test_a_server_that_comes_back_within_the_retries_is_no_error():
             server.stop()
 
 
-def test_a_late_answer_is_worth_waiting_for(fake):
+def test_a_late_answer_is_worth_waiting_for(make_client, fake):
     fake.faults.delay_s = 0.5
-    with EmbeddingClient(fake.endpoint, deadline_s=5) as client:
+    with make_client(fake.endpoint, deadline_s=5) as client:
         assert (client.embed([b"a"]).embeddings == fake_embeddings([b"a"])).all()
     assert fake.calls == 1
 
 
-def test_overload_narrows_the_window_and_loses_nothing(fake):
+def test_overload_narrows_the_window_and_loses_nothing(make_client, fake):
     fake.faults = Faults(max_in_flight=2, delay_s=0.002)
-    with EmbeddingClient(fake.endpoint, deadline_s=60, max_in_flight=32, batch_size=8) as client:
+    with make_client(fake.endpoint, deadline_s=60, max_in_flight=32, batch_size=8) as client:
         assert (client.embed(IMAGES[:2000]).embeddings == ROWS[:2000]).all()
         narrowed = client.max_in_flight_now
         assert narrowed <= 6
@@ -105,29 +105,29 @@ def test_overload_narrows_the_window_and_loses_nothing(fake):
         assert client.max_in_flight_now > 3 * narrowed
 
 
-def test_overload_that_does_not_end_is_said_within_the_deadline(fake):
+def test_overload_that_does_not_end_is_said_within_the_deadline(make_client, fake):
     fake.faults = Faults(status="RESOURCE_EXHAUSTED", details="queue is full", retry_after_ms=50)
-    with EmbeddingClient(fake.endpoint, deadline_s=1.0) as client:
+    with make_client(fake.endpoint, deadline_s=1.0) as client:
         with Timer() as timer, pytest.raises(OverloadedError, match="queue is full"):
             client.embed(IMAGES[:500])
         assert timer.seconds <= 3
     assert fake.calls < 200
 
 
-def test_a_retry_hint_is_honoured(fake):
+def test_a_retry_hint_is_honoured(make_client, fake):
     fake.faults = Faults(status="RESOURCE_EXHAUSTED", retry_after_ms=400, calls=1)
-    with EmbeddingClient(fake.endpoint, deadline_s=5.0) as client, Timer() as timer:
+    with make_client(fake.endpoint, deadline_s=5.0) as client, Timer() as timer:
         client.embed([b"a"])
     assert 0.4 <= timer.seconds < 3
 
 
-def test_a_bad_image_is_never_sent_again(fake):
-    with EmbeddingClient(fake.endpoint, deadline_s=5.0) as client:
+def test_a_bad_image_is_never_sent_again(make_client, fake):
+    with make_client(fake.endpoint, deadline_s=5.0) as client:
         client.embed([b"corrupt"], on_error="return")
     assert fake.images == 1
 
 
-def interrupted(three, interrupt, **options):
+def interrupted(make_client, three, interrupt, **options):
     """5,000 images over three endpoints, one interrupted after 1,000; what each served."""
     struck = threading.Event()
     victim = three[1]
@@ -140,31 +140,31 @@ def interrupted(three, interrupt, **options):
 
     for server in three:
         server._embed = embed
-    with EmbeddingClient([server.endpoint for server in three], deadline_s=60, batch_size=10, **options) as client:
+    with make_client([server.endpoint for server in three], deadline_s=60, batch_size=10, **options) as client:
         result = client.embed(IMAGES)
         assert struck.is_set()
         assert (result.embeddings == ROWS).all() and not result.errors
         return client
 
 
-def test_one_of_three_endpoints_killed_in_the_middle_loses_and_doubles_nothing(three):
-    interrupted(three, lambda victim: victim.stop())
+def test_one_of_three_endpoints_killed_in_the_middle_loses_and_doubles_nothing(make_client, three):
+    interrupted(make_client, three, lambda victim: victim.stop())
     assert three[0].images > 1000 and three[2].images > 1000
 
 
-def test_one_of_three_endpoints_black_holed_in_the_middle_loses_and_doubles_nothing(three):
+def test_one_of_three_endpoints_black_holed_in_the_middle_loses_and_doubles_nothing(make_client, three):
     def black_hole(victim):
         victim.faults = Faults(black_hole=True)
 
     with Timer() as timer:
-        interrupted(three, black_hole)
+        interrupted(make_client, three, black_hole)
     assert timer.seconds < 30
     assert three[0].images > 1000 and three[2].images > 1000
 
 
-def test_an_endpoint_that_is_back_is_used_again(three):
+def test_an_endpoint_that_is_back_is_used_again(make_client, three):
     endpoints = [server.endpoint for server in three]
-    with EmbeddingClient(endpoints, deadline_s=60, batch_size=10) as client:
+    with make_client(endpoints, deadline_s=60, batch_size=10) as client:
         three[1].stop()
         client.embed(IMAGES[:500])
         three[1].calls = 0
@@ -175,25 +175,25 @@ def test_an_endpoint_that_is_back_is_used_again(three):
         assert three[1].calls
 
 
-def test_calls_are_spread_evenly(three):
-    with EmbeddingClient([server.endpoint for server in three], batch_size=10) as client:
+def test_calls_are_spread_evenly(make_client, three):
+    with make_client([server.endpoint for server in three], batch_size=10) as client:
         client.embed(IMAGES)
     assert all(1000 < server.images < 2500 for server in three)
 
 
-def test_all_of_three_endpoints_gone_is_one_error_that_names_them(three):
+def test_all_of_three_endpoints_gone_is_one_error_that_names_them(make_client, three):
     for server in three:
         server.stop()
     endpoints = [server.endpoint for server in three]
-    with EmbeddingClient(endpoints, deadline_s=20, retries=1) as client:
+    with make_client(endpoints, deadline_s=20, retries=1) as client:
         with pytest.raises(UnreachableError) as caught:
             client.embed([b"a"])
     assert all(endpoint in str(caught.value) for endpoint in endpoints)
 
 
-def test_a_stopped_process_behind_one_of_two_endpoints_is_left_out():
+def test_a_stopped_process_behind_one_of_two_endpoints_is_left_out(make_client):
     with fake_process() as (frozen, process), FakeServable() as alive:
-        with EmbeddingClient([frozen, alive.endpoint], deadline_s=60, batch_size=10) as client:
+        with make_client([frozen, alive.endpoint], deadline_s=60, batch_size=10) as client:
             client.embed(IMAGES[:500])
             process.send_signal(signal.SIGSTOP)
             with Timer() as timer:
@@ -202,7 +202,7 @@ def test_a_stopped_process_behind_one_of_two_endpoints_is_left_out():
             process.send_signal(signal.SIGCONT)
 
 
-def test_a_host_name_stands_for_all_its_addresses(monkeypatch):
+def test_a_host_name_stands_for_all_its_addresses(make_client, monkeypatch):
     """127.0.0.1 and 127.0.0.2 are two servers of one name; one of them goes."""
     first = FakeServable("127.0.0.1:0").start()
     port = first.endpoint.rpartition(":")[2]
@@ -216,7 +216,7 @@ def test_a_host_name_stands_for_all_its_addresses(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     try:
-        with EmbeddingClient(f"embeddings.test:{port}", deadline_s=30, batch_size=10) as client:
+        with make_client(f"embeddings.test:{port}", deadline_s=30, batch_size=10) as client:
             client.embed(IMAGES[:1000])
             assert first.images > 200 and second.images > 200
             first.stop()
@@ -226,9 +226,9 @@ def test_a_host_name_stands_for_all_its_addresses(monkeypatch):
         second.stop()
 
 
-def test_close_ends_calls_in_flight_and_every_thread(fake, no_thread_left):
+def test_close_ends_calls_in_flight_and_every_thread(make_client, fake, no_thread_left):
     fake.faults.black_hole = True
-    client = EmbeddingClient(fake.endpoint, deadline_s=60)
+    client = make_client(fake.endpoint, deadline_s=60)
     outcomes = []
 
     def call(images):
@@ -263,9 +263,9 @@ def test_a_client_that_nobody_closed_leaves_no_thread(fake, no_thread_left):
     fake.stop()
 
 
-def test_an_abandoned_stream_stops_sending(fake):
+def test_an_abandoned_stream_stops_sending(make_client, fake):
     fake.faults.delay_s = 0.01
-    with EmbeddingClient(fake.endpoint, batch_size=10) as client:
+    with make_client(fake.endpoint, batch_size=10) as client:
         stream = client.embed_iter(IMAGES)
         next(stream)
         stream.close()
@@ -273,8 +273,8 @@ def test_an_abandoned_stream_stops_sending(fake):
     assert fake.images < 500
 
 
-def test_a_status_that_a_broken_connection_has_in_some_versions_is_survived(fake):
+def test_a_status_that_a_broken_connection_has_in_some_versions_is_survived(make_client, fake):
     for status, details in (("INTERNAL", "Received RST_STREAM with error code 2"), ("UNKNOWN", "Stream removed")):
         fake.faults = Faults(status=status, details=details, calls=1)
-        with EmbeddingClient(fake.endpoint, deadline_s=5) as client:
+        with make_client(fake.endpoint, deadline_s=5) as client:
             assert np.isfinite(client.embed([b"a"]).embeddings).all()

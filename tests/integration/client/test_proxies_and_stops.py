@@ -8,7 +8,7 @@ import threading
 import grpc
 import pytest
 
-from metric_learn_client import AsyncEmbeddingClient, AuthenticationError, EmbeddingClient, EndpointError, errors
+from metric_learn_client import AsyncEmbeddingClient, AuthenticationError, EndpointError, errors
 from metric_learn_client.testing import FakeServable, Faults, fake_embeddings
 
 from .wrong_http2 import WrongHttp2, goaway, no_trailers, page, reset
@@ -22,58 +22,48 @@ GONE = {
 }
 
 
-def embed(endpoints, asynchronous=False, **options):
-    options = {"deadline_s": 20.0, **options}
-    if not asynchronous:
-        with EmbeddingClient(endpoints, **options) as client:
-            return client.embed([b"a"]).embeddings
-
-    async def run():
-        async with AsyncEmbeddingClient(endpoints, **options) as client:
-            return (await client.embed([b"a"])).embeddings
-
-    return asyncio.run(run())
+def embed(make_client, endpoints, **options):
+    with make_client(endpoints, **{"deadline_s": 20.0, **options}) as client:
+        return client.embed([b"a"]).embeddings
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["threads", "asyncio"])
 @pytest.mark.parametrize("answer", GONE.values(), ids=GONE.keys())
-def test_a_call_that_a_proxy_or_a_stopping_server_ends_goes_to_the_other_endpoint(fake, answer, asynchronous):
+def test_a_call_that_a_proxy_or_a_stopping_server_ends_goes_to_the_other_endpoint(make_client, fake, answer):
     with WrongHttp2(answer) as wrong:
         for _ in range(2):  # one of the two calls meets the wrong one first
-            assert (embed([wrong.endpoint, fake.endpoint], asynchronous) == ROWS).all()
-            assert (embed([fake.endpoint, wrong.endpoint], asynchronous) == ROWS).all()
+            assert (embed(make_client, [wrong.endpoint, fake.endpoint]) == ROWS).all()
+            assert (embed(make_client, [fake.endpoint, wrong.endpoint]) == ROWS).all()
     assert wrong.calls
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["threads", "asyncio"])
-def test_one_endpoint_that_cancels_every_call_is_asked_again_and_then_unreachable(asynchronous):
+def test_one_endpoint_that_cancels_every_call_is_asked_again_and_then_unreachable(make_client):
     with (
         WrongHttp2(reset(8)) as wrong,
         pytest.raises(errors.UnreachableError, match="ended the call.*stopped") as caught,
     ):
-        embed(wrong.endpoint, asynchronous, retries=1)
+        embed(make_client, wrong.endpoint, retries=1)
     assert wrong.calls == 2 and caught.value.code == "CANCELLED"
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_proxys_refusal_of_the_caller_is_final(status):
+def test_a_proxys_refusal_of_the_caller_is_final(make_client, status):
     with WrongHttp2(page(status)) as wrong, pytest.raises(AuthenticationError):
-        embed(wrong.endpoint)
+        embed(make_client, wrong.endpoint)
     assert wrong.calls == 1
 
 
-def test_a_proxys_limit_on_bodies_gets_smaller_calls():
+def test_a_proxys_limit_on_bodies_gets_smaller_calls(make_client):
     """nginx answers 413 above its client_max_body_size."""
-    with WrongHttp2(page(413)) as wrong, EmbeddingClient(wrong.endpoint, deadline_s=20) as client:
+    with WrongHttp2(page(413)) as wrong, make_client(wrong.endpoint, deadline_s=20) as client:
         client._core.model_known = True  # the question for the model is not what is too large
         result = client.embed([b"a", b"b", b"c", b"d"], on_error="return")
     assert [error.code for error in result.errors] == ["E_TOO_LARGE"] * 4 and wrong.calls >= 7  # 4, 2 and 2, 4 times 1
 
 
 @pytest.mark.parametrize("status", ["CANCELLED", "DEADLINE_EXCEEDED"])
-def test_a_status_that_a_server_gives_before_the_deadline_is_not_the_callers(status):
+def test_a_status_that_a_server_gives_before_the_deadline_is_not_the_callers(make_client, status):
     with FakeServable(faults=Faults(status=status)) as broken, FakeServable() as whole:
-        with EmbeddingClient([broken.endpoint, whole.endpoint], deadline_s=20) as client:
+        with make_client([broken.endpoint, whole.endpoint], deadline_s=20) as client:
             for _ in range(4):
                 assert (client.embed([b"a"]).embeddings == ROWS).all()
         assert broken.calls
@@ -94,9 +84,9 @@ def test_the_callers_own_cancellation_is_final():
         assert server.calls == 1
 
 
-def test_a_failed_call_without_another_endpoint_keeps_its_code():
+def test_a_failed_call_without_another_endpoint_keeps_its_code(make_client):
     with FakeServable(faults=Faults(status="DATA_LOSS")) as server, pytest.raises(EndpointError) as caught:
-        embed(server.endpoint)
+        embed(make_client, server.endpoint)
     assert caught.value.code == grpc.StatusCode.DATA_LOSS.name and server.calls == 1
 
 
@@ -146,29 +136,28 @@ def _pump(source, sink):
         pass
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["threads", "asyncio"])
-def test_a_call_to_this_machine_passes_no_proxy(fake, monkeypatch, asynchronous):
+def test_a_call_to_this_machine_passes_no_proxy(make_client, fake, monkeypatch):
     with ConnectProxy(fake.endpoint) as proxy:
         for name in ("grpc_proxy", "https_proxy", "http_proxy"):
             monkeypatch.setenv(name, f"http://{proxy.address}")
         port = fake.endpoint.rpartition(":")[2]
         for endpoint in (fake.endpoint, f"localhost:{port}", f"dns:///localhost:{port}"):
-            assert (embed(endpoint, asynchronous, token="t") == ROWS).all()
+            assert (embed(make_client, endpoint, token="t") == ROWS).all()
     assert proxy.asked == []
 
 
-def test_a_call_elsewhere_goes_through_the_proxy_by_name(fake, monkeypatch):
+def test_a_call_elsewhere_goes_through_the_proxy_by_name(make_client, fake, monkeypatch):
     with ConnectProxy(fake.endpoint) as proxy:
         monkeypatch.setenv("http_proxy", f"http://{proxy.address}")
-        assert (embed("embeddings.invalid:5500") == ROWS).all()
+        assert (embed(make_client, "embeddings.invalid:5500") == ROWS).all()
     assert proxy.asked == ["embeddings.invalid:5500"]
 
 
-def test_a_proxy_that_refuses_or_is_gone_is_named_without_its_password(monkeypatch):
+def test_a_proxy_that_refuses_or_is_gone_is_named_without_its_password(make_client, monkeypatch):
     with ConnectProxy(None) as proxy:
         monkeypatch.setenv("http_proxy", f"http://user:secret@{proxy.address}")
         with pytest.raises(errors.UnreachableError, match=f"through the proxy http://{proxy.address}") as refused:
-            embed("embeddings.invalid:5500", retries=1)
+            embed(make_client, "embeddings.invalid:5500", retries=1)
     with pytest.raises(errors.UnreachableError, match=f"through the proxy http://{proxy.address}") as gone:
-        embed("embeddings.invalid:5500", retries=1)
+        embed(make_client, "embeddings.invalid:5500", retries=1)
     assert proxy.asked and "secret" not in f"{refused.value}{gone.value}" and "no_proxy" in str(gone.value)

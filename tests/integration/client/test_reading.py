@@ -1,13 +1,12 @@
 """Files that do not answer: a pipe without a writer, a mount that hangs. The deadline holds for reading, too."""
 
-import asyncio
 import os
 import threading
 import time
 
 import pytest
 
-from metric_learn_client import AsyncEmbeddingClient, DeadlineError, EmbeddingClient
+from metric_learn_client import DeadlineError
 from metric_learn_client.testing import fake_embeddings
 
 from .test_commands import run
@@ -37,34 +36,10 @@ def pipe(tmp_path):
     return tmp_path / "pipe.jpg"
 
 
-class Awaited:
-    """AsyncEmbeddingClient with the other one's face."""
-
-    def __init__(self, endpoint, **options):
-        self._make = lambda: AsyncEmbeddingClient(endpoint, **options)
-
-    def embed(self, images, **options):
-        async def go():
-            async with self._make() as client:
-                return await client.embed(images, **options)
-
-        return asyncio.run(go())
-
-    def embed_iter(self, images, **options):
-        async def go():
-            async with self._make() as client:
-                return [answer async for answer in client.embed_iter(images, **options)]
-
-        return asyncio.run(go())
-
-
-@pytest.fixture(params=["threads", "asyncio"])
-def client(request, fake):
-    if request.param == "asyncio":
-        yield Awaited(fake.endpoint, deadline_s=1.0)
-    else:
-        with EmbeddingClient(fake.endpoint, deadline_s=1.0) as made:
-            yield made
+@pytest.fixture
+def client(make_client, fake):
+    with make_client(fake.endpoint, deadline_s=1.0) as made:
+        yield made
 
 
 def test_a_named_pipe_is_an_unreadable_image_and_its_neighbours_are_embedded(client, pipe):
@@ -86,15 +61,12 @@ def test_a_stream_ends_at_its_deadline_while_a_file_hangs(client, hanging):
         list(client.embed_iter([b"a", hanging]))
 
 
-def test_a_client_works_on_after_files_that_hang(fake, hanging):
-    async def go():
-        async with AsyncEmbeddingClient(fake.endpoint, deadline_s=20) as client:
-            for _ in range(5):  # more than it has threads to read with
-                with pytest.raises(DeadlineError):
-                    await client.embed([hanging], deadline_s=0.1)
-            return await client.embed([b"a", bytearray(b"b")])
-
-    assert asyncio.run(go()).ok.all()
+def test_a_client_works_on_after_files_that_hang(make_client, fake, hanging):
+    with make_client(fake.endpoint, deadline_s=20) as client:
+        for _ in range(5):  # more than the asynchronous one has threads to read with
+            with pytest.raises(DeadlineError):
+                client.embed([hanging], deadline_s=0.1)
+        assert client.embed([b"a", bytearray(b"b")]).ok.all()
 
 
 def test_the_command_names_a_pipe_and_goes_on(fake, pipe):

@@ -1,6 +1,5 @@
 """TLS and tokens: the right ones work, each wrong one is its own clear error within five seconds."""
 
-import asyncio
 import time
 from types import SimpleNamespace
 
@@ -8,7 +7,7 @@ import grpc
 import pytest
 import trustme
 
-from metric_learn_client import AsyncEmbeddingClient, AuthenticationError, EmbeddingClient, TlsOptions, UnreachableError
+from metric_learn_client import AuthenticationError, TlsOptions, UnreachableError
 from metric_learn_client.testing import FakeServable
 
 
@@ -41,70 +40,64 @@ def pem(tmp_path_factory):
     return files
 
 
-def refused(endpoint, tls, kind=AuthenticationError, **options):
+def refused(make_client, endpoint, tls, kind=AuthenticationError, **options):
     started = time.monotonic()
-    with EmbeddingClient(endpoint, tls=tls, deadline_s=4, retries=1, **options) as client:
+    with make_client(endpoint, tls=tls, deadline_s=4, retries=1, **options) as client:
         with pytest.raises(kind) as caught:
             client.embed([b"a"])
     assert time.monotonic() - started < 8  # twice deadline_s
     return str(caught.value)
 
 
-def test_tls_mutual_tls_and_a_token_are_accepted_by_both_clients(pem):
+def test_tls_mutual_tls_and_a_token_are_accepted(make_client, pem):
     tls = TlsOptions(pem.ca, pem.cert, pem.key)
     with FakeServable(credentials=pem.mutual, token="right") as server:
-        with EmbeddingClient(server.endpoint, tls=tls, token="right") as client:
+        with make_client(server.endpoint, tls=tls, token="right") as client:
             assert client.is_ready() and client.embed([b"a"]).ok.all()
-
-        async def main():
-            async with AsyncEmbeddingClient(server.endpoint, tls=tls, token="right") as client:
-                assert (await client.embed([b"a"])).ok.all()
-
-        asyncio.run(main())
     with FakeServable(credentials=pem.one_way) as server:
-        with EmbeddingClient(server.endpoint, tls=TlsOptions(ca_file=str(pem.ca))) as client:
+        with make_client(server.endpoint, tls=TlsOptions(ca_file=str(pem.ca))) as client:
             assert client.embed([b"a"]).ok.all()
 
 
-def test_another_authority_is_refused(pem):
+def test_another_authority_is_refused(make_client, pem):
     with FakeServable(credentials=pem.one_way) as server:
-        assert "ca_file" in refused(server.endpoint, TlsOptions(pem.other_ca))
-        assert "ca_file" in refused(server.endpoint, True)
+        assert "ca_file" in refused(make_client, server.endpoint, TlsOptions(pem.other_ca))
+        assert "ca_file" in refused(make_client, server.endpoint, True)
 
 
-def test_another_name_is_refused_unless_it_is_the_expected_one(pem):
+def test_another_name_is_refused_unless_it_is_the_expected_one(make_client, pem):
     with FakeServable(credentials=pem.elsewhere) as server:
-        assert "server_name" in refused(server.endpoint, TlsOptions(pem.ca))
-        with EmbeddingClient(server.endpoint, tls=TlsOptions(pem.ca, server_name="elsewhere.test")) as client:
+        assert "server_name" in refused(make_client, server.endpoint, TlsOptions(pem.ca))
+        with make_client(server.endpoint, tls=TlsOptions(pem.ca, server_name="elsewhere.test")) as client:
             assert client.embed([b"a"]).ok.all()
 
 
-def test_no_certificate_and_a_strangers_are_refused_where_one_is_demanded(pem):
+def test_no_certificate_and_a_strangers_are_refused_where_one_is_demanded(make_client, pem):
     with FakeServable(credentials=pem.mutual) as server:
         for tls in (TlsOptions(pem.ca), TlsOptions(pem.ca, pem.stranger_cert, pem.stranger_key)):
-            message = refused(server.endpoint, tls, (AuthenticationError, UnreachableError))
+            message = refused(make_client, server.endpoint, tls, (AuthenticationError, UnreachableError))
             assert server.endpoint in message
 
 
-def test_plain_text_to_a_tls_port_is_an_error_in_time(pem):
+def test_plain_text_to_a_tls_port_is_an_error_in_time(make_client, pem):
     with FakeServable(credentials=pem.one_way) as server:
-        refused(server.endpoint, None, UnreachableError)
+        refused(make_client, server.endpoint, None, UnreachableError)
     with FakeServable() as server:
-        refused(server.endpoint, TlsOptions(pem.ca), (AuthenticationError, UnreachableError))
+        refused(make_client, server.endpoint, TlsOptions(pem.ca), (AuthenticationError, UnreachableError))
 
 
-def test_a_missing_or_wrong_token_is_said_without_a_retry_and_without_the_token():
+def test_a_missing_or_wrong_token_is_said_without_a_retry_and_without_the_token(make_client):
     with FakeServable(token="right") as server:
         for options in ({}, {"token": "wrong"}):
-            message = refused(server.endpoint, None, AuthenticationError, **options)
+            message = refused(make_client, server.endpoint, None, AuthenticationError, **options)
             assert "UNAUTHENTICATED" in message and "wrong " not in message and "right" not in message
         assert server.calls == 0  # GetModel, asked first, was refused already
 
 
-def test_a_rotated_token_is_used_without_a_new_client(tmp_path):
+def test_a_rotated_token_is_used_without_a_new_client(make_client, tmp_path):
     path = tmp_path / "token"
     path.write_text("old")
-    with FakeServable(token="old") as server, EmbeddingClient(server.endpoint, token_file=path) as client:
+    with FakeServable(token="old") as server, make_client(server.endpoint, token_file=path) as client:
         client.embed([b"a"])
         server._token = "new"
         with pytest.raises(AuthenticationError):

@@ -153,7 +153,7 @@ def test_facts_that_stand_twice_agree():
     """configs/model.yaml and the client, read as text: this environment has no client package."""
     client = REPOSITORY / "client/src/metric_learn_client"
     model = yaml.safe_load(MODEL_YAML.read_text())["model"]
-    assert f'PREPROCESSING_ID = "{model["preprocessing"]}"' in (client / "wire/contract.py").read_text()
+    assert f'PREPROCESSING_ID = "{model["preprocessing"]}"' in (client / "contract/__init__.py").read_text()
     assert f"SIDE_PX = {model['input_side_px']} " in (client / "preprocess/header.py").read_text()
 
 

@@ -53,10 +53,11 @@ class BaseClient:
         retries: rounds over all endpoints for a server that is not there, with pauses that double from 0.1 to 2 s. A
             busy server is asked again until the deadline.
         tls: True (the system's roots) or TlsOptions. None: plain text.
-        token: bearer token; default the environment variable METRIC_LEARN_TOKEN. token_file: a file that holds it, read
-            again whenever it changes. A token goes over plain text to this machine alone, unless allow_insecure_token.
-        expected_fingerprint: every reply must carry it. Without it the first reply's fingerprint is the expected one,
-            unless allow_fingerprint_change, which lets it change from call to call (never within one).
+        token: bearer token; default the environment variable METRIC_LEARN_TOKEN.
+        token_file: a file that holds the token, read again whenever it changes.
+        allow_insecure_token: send a token in plain text to other machines, too; else it goes to this machine alone.
+        expected_fingerprint: every reply must carry it. Without it the first reply's fingerprint is the expected one.
+        allow_fingerprint_change: let the fingerprint change from call to call (never within one).
         resize: "server-exact" runs the servable's preprocessing here and sends 150 kB of pixels per image: the same
             embeddings for less traffic. Needs OpenCV (the extra [preprocess]).
         sandbox: with resize, decode in processes of their own, one a core, as the server does: a picture that crashes

@@ -49,11 +49,19 @@ def _levels(_context: click.Context, _option: click.Parameter, value: Optional[s
 )
 @click.option("--batch-size", "-b", type=click.IntRange(1), default=1, show_default=True, help="images per call")
 @click.option("--measurement-interval-s", type=click.FloatRange(0.05), default=5.0, show_default=True, help="a window")
-@click.option("--stability-percentage", type=click.FloatRange(0, 100), default=10.0, show_default=True)
+@click.option(
+    "--stability-percentage",
+    type=click.FloatRange(0, 100),
+    default=10.0,
+    show_default=True,
+    help="how far windows may differ and still agree",
+)
 @click.option("--percentile", type=click.IntRange(1, 99), help="latency that must be stable  [default: the mean]")
 @click.option("--max-windows", type=click.IntRange(3), default=10, show_default=True, help="patience per level")
 @click.option("--latency-threshold-ms", type=float, help="stop at the first level whose latency is above this")
-@click.option("--warmup-request-count", type=click.IntRange(0), default=5, show_default=True)
+@click.option(
+    "--warmup-request-count", type=click.IntRange(0), default=5, show_default=True, help="calls before the first window"
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="of the arrivals")
 @click.option("--csv", "csv_file", type=OutputFile(), help="write the levels as CSV too")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object per level and line instead of a table")

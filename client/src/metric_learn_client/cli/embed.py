@@ -79,6 +79,14 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--sandbox", is_flag=True, help="[job] with --preprocess local: decode in processes of their own")
 @click.option("--overwrite", is_flag=True, help="[job] remove what an earlier job left in --output-dir, begin anew")
 @click.option("--extend", is_flag=True, help="[job] the input has grown: embed what was added")
+@click.option("--sync", is_flag=True, help="[job] embed what was added or changed, remove what went away")
+@click.option(
+    "--sync-by",
+    type=click.Choice(["time", "digest"]),
+    default="time",
+    show_default=True,
+    help="[job] what tells a changed file: its size and time, or its content",
+)
 @click.option("--retry-failed", is_flag=True, help="[job] only the rows that failed, again")
 @click.option("--dry-run", is_flag=True, help="[job] count, send a few, estimate the time; write nothing")
 @click.option("--json", "as_json", is_flag=True, help="[job] JSON lines on stdout instead of a bar")

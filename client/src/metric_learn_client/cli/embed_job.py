@@ -30,6 +30,8 @@ def embed_job(
     *,
     overwrite: bool,
     extend: bool,
+    sync: bool,
+    sync_by: str,
     retry_failed: bool,
     dry_run: bool,
     as_json: bool,
@@ -38,8 +40,12 @@ def embed_job(
     **options: Any,
 ) -> ExitCode:
     """Runs the job. Raises click.UsageError and click.ClickException for what the caller can put right (exit 2)."""
-    if overwrite + extend + retry_failed > 1:
-        raise click.UsageError("--overwrite, --extend and --retry-failed exclude each other")
+    if overwrite + extend + sync + retry_failed > 1:
+        raise click.UsageError("--overwrite, --extend, --sync and --retry-failed exclude each other")
+    chosen = {
+        "if_exists": "overwrite" if overwrite else "extend" if extend else "sync" if sync else "resume",
+        "sync_by": sync_by,
+    }
     kept = None if columns is None else tuple(name for name in columns.split(",") if name)
     try:
         spec = InputSpec(tuple(inputs), columns=kept, **_taken(options, InputSpec))
@@ -51,7 +57,7 @@ def embed_job(
     try:
         if dry_run:
             return _dry_run(output_dir, spec, job_options, run, connect, as_json)
-        summary = _run(output_dir, spec, job_options, run, connect, overwrite, extend, retry_failed, as_json)
+        summary = _run(output_dir, spec, job_options, run, connect, chosen, retry_failed, as_json)
     except (AccessError, InputError, RefusedError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(json.dumps({"event": "summary", **summary.as_json()}) if as_json else summary.as_text())
@@ -67,8 +73,7 @@ def _run(
     options: JobOptions,
     run: RunOptions,
     connect: Any,
-    overwrite: bool,
-    extend: bool,
+    chosen: dict[str, str],
     retry_failed: bool,
     as_json: bool,
 ) -> JobSummary:
@@ -90,7 +95,7 @@ def _run(
                 options,
                 run,
                 connect,
-                if_exists="overwrite" if overwrite else "extend" if extend else "resume",
+                **chosen,
                 retry_failed=retry_failed,
                 observer=observer,
                 stop=stop,

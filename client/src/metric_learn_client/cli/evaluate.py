@@ -44,7 +44,15 @@ FOLDER = click.Path(file_okay=False, writable=True, path_type=Path)
 @click.option("--sop-list", type=PATH, help="Ebay_test.txt of the data set, for --protocol")
 @click.option("--label-column", help="column with the class  [default: label, class_id or class]")
 @click.option("--label-from-folder", is_flag=True, help="the class is the name of the image's folder")
-@click.option("--k", "ks", type=click.IntRange(1), multiple=True, default=DEFAULT_KS, show_default=True)
+@click.option(
+    "--k",
+    "ks",
+    type=click.IntRange(1),
+    multiple=True,
+    default=DEFAULT_KS,
+    show_default=True,
+    help="K of Recall@K; may be given several times",
+)
 @click.option("--min-recall-at-1", type=click.FloatRange(0, 1), help="exit 5 below this")
 @click.option("--memory-mb", type=click.IntRange(16), default=DEFAULT_MEMORY_MB, show_default=True, help="for a block")
 @click.option("--faiss", is_flag=True, help="rank by FAISS in float32 in place of the exact order")

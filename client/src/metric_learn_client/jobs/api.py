@@ -52,14 +52,23 @@ def embed_dataset(
     sandbox: bool = False,
     if_exists: str = "resume",
     retry_failed: bool = False,
+    sync_by: str = "time",
     observer: Optional[Observer] = None,
 ) -> JobSummary:
     """Embeds every image of `inputs` into files below `output_dir`; called again, it does what is missing.
 
     inputs: folders, globs, image files, lists, parquet tables, tar archives ("{000..150}.tar"), URLs, or "-". Every
-    row ends in exactly one of the embeddings and the failures. endpoint: "host:port[,host:port...]"; connect: makes
-    the client instead (TLS, tokens); pickled for engines other than "local". if_exists: "resume", "overwrite" or
-    "extend". retry_failed: only the rows that failed, again. The other arguments: jobs.options.
+        row ends in exactly one of the embeddings and the failures.
+    output_dir: a directory for the files, on a file system with working locks; or s3://bucket/prefix.
+    connect: makes the client in place of endpoint and deadline_s, for TLS and tokens; pickled for engines other than
+        "local".
+    columns: columns of a table to keep (None: all); of archives, text members, as ("txt", "json").
+    if_exists: what becomes of what is there: "resume", "overwrite", "extend" (what was added to the input) or
+        "sync" (what was added, changed or went away).
+    sync_by: how "sync" tells a changed file: "time" (and size) or "digest".
+    retry_failed: only the rows that failed, again.
+    observer: is told of progress.
+    All others: as the options of `metric-learn embed`.
 
     Returns what the directory holds. Raises ValueError for an option that cannot be, InputError, RefusedError
     (another job's directory, another model), OutputError, OutageError, RejectedError. Whatever is raised, committed
@@ -100,5 +109,6 @@ def embed_dataset(
         connect or make,
         if_exists=if_exists,
         retry_failed=retry_failed,
+        sync_by=sync_by,
         observer=observer,
     )

@@ -16,15 +16,23 @@ from metric_learn_client.errors import MetricLearnError, UnreachableError
 
 
 class JobError(MetricLearnError):
-    pass
+    """A job does not start, or stops before its end; raised as one of the kinds below."""
 
 
 class InputError(JobError):
-    pass
+    """The input cannot be listed, or says something that cannot be. Nothing was sent.
+
+    Cause: a name, a column or a format of the input.
+    Do: what the message says.
+    """
 
 
 class RefusedError(JobError):
-    pass
+    """The output directory belongs to another job: other input, options or model, or one that runs.
+
+    Cause: an input, an option or a model that changed, or a second run at the same time.
+    Do: `if_exists="extend"` for an input that grew, "overwrite" to begin anew, or another directory.
+    """
 
 
 class AccessError(JobError):
@@ -32,11 +40,19 @@ class AccessError(JobError):
 
 
 class OutputError(JobError):
-    pass
+    """A file of the output could not be written or read.
+
+    Cause: a full disk, missing rights, or a file that was changed.
+    Do: mend that; the same call goes on, for committed shards stay.
+    """
 
 
 class OutageError(UnreachableError):
-    pass
+    """The service stayed away longer than `max_outage_s`.
+
+    Cause: as of UnreachableError.
+    Do: the same call again goes on where it was.
+    """
 
 
 class Stopped(Exception):

@@ -8,23 +8,30 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Optional, Union
 
 import numpy as np
 
-from metric_learn_client.jobs.errors import Stopped
+from metric_learn_client.jobs.errors import RefusedError, Stopped
+from metric_learn_client.jobs.inputs import Input
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
 from metric_learn_client.jobs.output.output import Output, open_output
+from metric_learn_client.jobs.output.seen import Seen, read_seen
 from metric_learn_client.jobs.output.shard_files import read_stats
 from metric_learn_client.jobs.output.summary import JobSummary, failure_column, summarise
 from metric_learn_client.jobs.plan.plan import Plan
+from metric_learn_client.jobs.plan.sync import SYNC_BY, Found, find_changes
 from metric_learn_client.jobs.prepare import IF_EXISTS, open_job
 from metric_learn_client.jobs.work.engines import engine
 from metric_learn_client.jobs.work.model import job_model, worker_spec
 from metric_learn_client.jobs.work.pipeline import ShardTask
-from metric_learn_client.jobs.work.worker import Connect, WorkerSpec
+from metric_learn_client.jobs.work.reader import Reader
+from metric_learn_client.jobs.work.worker import Connect, WorkerSpec, rewrite
+from metric_learn_client.wire import EMBEDDING_DIM
 
 
 def run_job(
@@ -36,6 +43,7 @@ def run_job(
     *,
     if_exists: str = "resume",
     retry_failed: bool = False,
+    sync_by: str = "time",
     observer: Optional[Observer] = None,
     stop: Optional[threading.Event] = None,
 ) -> JobSummary:
@@ -48,6 +56,8 @@ def run_job(
     """
     if if_exists not in IF_EXISTS:
         raise ValueError(f"if_exists={if_exists!r}: is one of {', '.join(IF_EXISTS)}")
+    if sync_by not in SYNC_BY:
+        raise ValueError(f"sync_by={sync_by!r}: is one of {', '.join(SYNC_BY)}")
     if run.num_shards > 1 and if_exists != "resume":
         raise ValueError(f"{if_exists} does not go with num_shards: the other parts may be at work")
     observer = observer or Observer()
@@ -58,13 +68,16 @@ def run_job(
     with output.job_lock(run.num_shards, run.shard_index):
         model, limits = job_model(connect, run.max_outage_s, stop, observer)
         with output.plan_lock():
-            plan, record = open_job(output, spec, options, model, if_exists, same_rows=not retry_failed)
+            find = partial(_changes, output, run, sync_by)
+            same_rows = not retry_failed
+            plan, record, sync = open_job(output, spec, options, model, if_exists, same_rows, find)
         mine = list(range(run.shard_index, plan.shards, run.num_shards))
         output.prepare()
         output.recover(mine if run.num_shards > 1 else None)
-        worker = worker_spec(output, options, run, connect, record.model, limits, len(plan.extents))
-        tasks = list(_failed(output, plan, mine) if retry_failed else _missing(output, mine))
-        return _run(output, plan, mine, worker, tasks, stop, observer)
+        worker = worker_spec(output, options, run, connect, record.model, limits, plan)
+        tasks = list(_tasks(output, plan, mine, retry_failed))
+        _check_space(output, options, plan, tasks)
+        return replace(_run(output, plan, mine, worker, tasks, stop, observer), sync=sync)
 
 
 def _run(
@@ -77,7 +90,7 @@ def _run(
     observer: Observer,
 ) -> JobSummary:
     before = summarise(output, plan, mine)
-    redone = {task.shard: task.places for task in tasks if task.places is not None}
+    redone = {task.shard: task.places for task in tasks if task.places is not None and task.merges}
     again = sum(len(places) for places in redone.values())
     done = before.succeeded + before.failed - again
     observer.started(before.rows, done, before.failed - again, before.shards, before.done_shards)
@@ -85,7 +98,11 @@ def _run(
     sent = 0
     outcome = "interrupted"
     try:
-        with closing(engine(worker.run.engine)(worker, tasks, stop, observer)) as shards:
+        for task in tasks:
+            if task.places is not None and not len(task.places):
+                observer.committed(rewrite(worker, plan, task.shard, task.merges))
+        asked = [task for task in tasks if task.places is None or len(task.places)]
+        with closing(engine(worker.run.engine)(worker, asked, stop, observer)) as shards:
             for stats in shards:
                 sent += len(places) if (places := redone.get(stats["shard"])) is not None else stats["rows"]
                 observer.committed(stats)
@@ -103,17 +120,47 @@ def _run(
     return summarise(output, plan, mine, sent, elapsed_s)
 
 
-def _missing(output: Output, mine: list[int]) -> Iterator[ShardTask]:
-    committed = set(output.committed())
-    return (ShardTask(shard) for shard in mine if shard not in committed)
+def _check_space(output: Output, options: JobOptions, plan: Plan, tasks: list[ShardTask]) -> None:
+    """Raises RefusedError where not even the embeddings of the shards that are missing have room."""
+    rows = sum(plan.count(task.shard) for task in tasks if not task.merges)
+    row_bytes = EMBEDDING_DIM * np.dtype(options.dtype).itemsize
+    free = output.free_bytes()
+    if free is not None and rows * row_bytes > free:
+        raise RefusedError(
+            f"{output.name}: {rows} rows of {row_bytes} bytes are {rows * row_bytes / 1e6:.1f} MB of embeddings, and "
+            f"{free / 1e6:.1f} MB are free; free some space, or take --dtype float16 or another directory"
+        )
 
 
-def _failed(output: Output, plan: Plan, mine: list[int]) -> Iterator[ShardTask]:
+def _tasks(output: Output, plan: Plan, mine: list[int], retry_failed: bool) -> Iterator[ShardTask]:
+    """What is missing, or with retry_failed the failures; in both cases also what a sync left to do."""
     committed = set(output.committed())
     for shard in mine:
-        if shard in committed and (stats := read_stats(output, shard))["failed"]:
-            numbers = np.array(failure_column(output, stats, "row"), np.int64)
-            yield ShardTask(shard, np.sort(numbers) - plan.span(shard)[0])
+        if shard not in committed:
+            if not retry_failed:
+                yield ShardTask(shard, plan.there(shard) if len(plan.gone(shard)) else None)
+            continue
+        if not retry_failed and not plan.generation_of(shard):
+            continue
+        stats = read_stats(output, shard)
+        generation = stats.get("generation", 0)
+        places = plan.changed(shard, generation)
+        if retry_failed and stats["failed"]:
+            failed = np.array(failure_column(output, stats, "row"), np.int64) - plan.span(shard)[0]
+            places = np.setdiff1d(np.union1d(places, failed), plan.gone(shard))
+        if len(places) or generation != plan.generation_of(shard):
+            yield ShardTask(shard, places, merges=True)
+
+
+def _changes(output: Output, run: RunOptions, by: str, plan: Plan, source: Input) -> Found:
+    """What of the plan's rows changed since they were embedded. Shards that are not there have nothing to compare."""
+    committed = set(output.committed())
+    reader = Reader(plan, run.max_image_bytes, run.read_timeout_s)
+
+    def seen_of(shard: int) -> Optional[dict[int, Seen]]:
+        return read_seen(output, shard) if shard in committed else {}
+
+    return find_changes(plan, source, seen_of, lambda rows: reader.look(rows, digests=by == "digest"), by)
 
 
 def _log_run(output: Output, run: RunOptions, outcome: str, started: float, elapsed_s: float, sent: int) -> None:

@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import pyarrow as pa
 
 from metric_learn_client.image_names import as_text
 from metric_learn_client.jobs.errors import InputError, JobError, RefusedError
-from metric_learn_client.jobs.inputs import open_input
+from metric_learn_client.jobs.inputs import Input, open_input
 from metric_learn_client.jobs.options import InputSpec, JobOptions
 from metric_learn_client.jobs.output import record as records
 from metric_learn_client.jobs.output.durable import output_errors
 from metric_learn_client.jobs.output.output import Output
 from metric_learn_client.jobs.output.record import JobRecord
-from metric_learn_client.jobs.plan.plan import Plan, build, check_places, listing_of, load
+from metric_learn_client.jobs.plan.plan import Plan, build, check_kind, check_places, listing_of, load
+from metric_learn_client.jobs.plan.sync import Found
 from metric_learn_client.jobs.storage import is_url
 
 _FLOAT16_SINCE = 15  # pyarrow writes half floats to parquet
 _FIRST_ROWS = 100
-IF_EXISTS = ("resume", "overwrite", "extend")
+Find = Callable[[Plan, Input], Found]
+IF_EXISTS = ("resume", "overwrite", "extend", "sync")
 
 
 def open_job(
-    output: Output, spec: InputSpec, options: JobOptions, model: dict[str, Any], if_exists: str, same_rows: bool
-) -> tuple[Plan, JobRecord]:
-    """The plan and the record, made or found; same_rows: refuse an input that has other rows now.
+    output: Output,
+    spec: InputSpec,
+    options: JobOptions,
+    model: dict[str, Any],
+    if_exists: str,
+    same_rows: bool,
+    find: Find,
+) -> tuple[Plan, JobRecord, Optional[dict[str, int]]]:
+    """The plan and the record, made or found, and what a sync found; same_rows: refuse an input that has other rows
+    now; find: what changed of a plan's rows.
 
     Raises RefusedError with the difference, InputError, OutputError. A list, table or archive that looks as it did is
     not listed again; folders and standard input are, without planning them.
@@ -43,16 +52,18 @@ def open_job(
         output.save_plan()
         record = records.new_record(spec, options, model, plan)
         records.write(output, record)
-        return plan, record
+        return plan, record, _counted(0, 0, plan.rows, 0) if if_exists == "sync" else None
     records.check(output, record, spec, options, model)
     spec = records.spec_of(record)  # `img` goes on as `img/` where it began so: its paths are spelled like that
     if if_exists == "extend":
-        return _extended(output, spec, record)
+        return (*_extended(output, spec, record), None)
+    if if_exists == "sync":
+        return _synced(output, spec, record, find)
     if not same_rows and (stored := _stored(output, record)) is not None:
         if stored.in_sources:
             check_places(open_input(spec), stored)
-        return stored, record
-    return _found(output, spec, record), record
+        return stored, record, None
+    return _found(output, spec, record), record, None
 
 
 def check_possible(options: JobOptions) -> None:
@@ -114,6 +125,37 @@ def _found(output: Output, spec: InputSpec, record: JobRecord) -> Plan:
     return stored
 
 
+def _synced(output: Output, spec: InputSpec, record: JobRecord, find: Find) -> tuple[Plan, JobRecord, dict[str, int]]:
+    if spec.limit is not None:
+        raise RefusedError("--sync does not go with --limit")
+    if "-" in spec.inputs:
+        raise RefusedError("--sync lists the input again, and standard input cannot be read twice")
+    stored = _stored(output, record)
+    if stored is None:
+        raise JobError(f"{output.name}: its plan is gone: without it --sync cannot tell what changed")
+    source = open_input(spec)
+    check_kind(source, stored)
+    found = find(stored, source)
+    before = stored
+    if len(found.changed) or len(found.gone):
+        generation = stored.generation + 1
+        changes = stored.changes.and_then(generation, found.changed, found.gone)
+        before = replace(stored, changes=changes, generation=generation, _open={})
+    with output_errors(output.plan()):
+        plan = build(open_input(spec), spec, stored.shard_size, output.plan(), before=before, after_sync=True)
+    output.save_plan()
+    extents = [vars(extent) for extent in plan.extents]
+    facts = {**record.input, "sha256": plan.listing}
+    record = replace(record, input=facts, extents=extents, generation=plan.generation)
+    records.write(output, record)
+    added = plan.rows - stored.rows
+    return plan, record, _counted(len(found.changed), len(found.gone), added, found.unchanged)
+
+
+def _counted(changed: int, removed: int, added: int, unchanged: int) -> dict[str, int]:
+    return {"changed": changed, "removed": removed, "added": added, "unchanged": unchanged}
+
+
 def _extended(output: Output, spec: InputSpec, record: JobRecord) -> tuple[Plan, JobRecord]:
     if spec.limit is not None:
         raise RefusedError("--extend does not go with --limit")
@@ -131,7 +173,7 @@ def _extended(output: Output, spec: InputSpec, record: JobRecord) -> tuple[Plan,
 
 def _stored(output: Output, record: JobRecord) -> Optional[Plan]:
     """The plan on the disk, as far as the record knows it; an extension that was not finished is not counted."""
-    plan = load(output.plan())
+    plan = load(output.plan(), record.generation)
     if plan is None or [vars(extent) for extent in plan.extents][: len(record.extents)] != record.extents:
         return None
     return plan.truncated(len(record.extents))

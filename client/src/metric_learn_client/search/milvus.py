@@ -15,7 +15,7 @@ MOST_PATH_BYTES = 8192
 
 
 class MilvusExportError(MetricLearnError):
-    pass
+    """The collection could not be made or filled; the message says why."""
 
 
 def export_to_milvus(source: Path, uri: str, collection: str, *, token: str = "") -> int:

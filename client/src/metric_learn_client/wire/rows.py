@@ -70,19 +70,6 @@ def join_rows(spec: bytes, rows: Sequence[Union[bytes, memoryview]]) -> bytes:
     return b"".join(parts)
 
 
-def split_rows(reply: bytes, count: int) -> Optional[list[bytes]]:
-    """The rows of a serialised reply, 8192 bytes each; None where it is not exactly of the form above with so many."""
-    start = _first_frame(reply, count)
-    if start is None:
-        return None
-    rows = []
-    for at in range(start, len(reply), _FRAME_BYTES):
-        if not reply.startswith(_FRAME_HEAD, at):
-            return None
-        rows.append(reply[at + len(_FRAME_HEAD) : at + _FRAME_BYTES])
-    return rows
-
-
 def _first_frame(reply: bytes, count: int) -> Optional[int]:
     """Where the frames begin: behind field 1, a specification shorter than 128 bytes."""
     start = len(reply) - count * _FRAME_BYTES

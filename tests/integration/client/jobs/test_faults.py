@@ -338,11 +338,16 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_is_said_leaves_nothing_half_written_and_goes_on_with_more_space(tmp_path, fake, small_disk):
-    images = make_images(tmp_path / "in", 300)
+    images = make_images(tmp_path / "in", 150)
     expected = whole(images, tmp_path / "whole", fake.endpoint)
+    fake.faults.delay_s = 0.2
     job = Job(images, small_disk / "out", fake.endpoint, *FLAGS)
-    code, _, err = job.run()
-    assert code == ExitCode.UNEXPECTED and "Traceback" not in err, err
+    process = job.start()
+    until(process, "shard")
+    (small_disk / "somebody's").write_bytes(bytes(700_000))
+    _, err = process.communicate(timeout=60)
+    fake.faults.delay_s = 0.0
+    assert process.returncode == ExitCode.UNEXPECTED and "Traceback" not in err, err
     assert "No space left on device; free some space and run the same command again" in err
     found = verify(small_disk / "out")
     assert found.problems == () and 0 < found.done_shards < found.shards
@@ -350,6 +355,15 @@ def test_a_full_disk_is_said_leaves_nothing_half_written_and_goes_on_with_more_s
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     assert job.run()[0] == ExitCode.DONE
     assert data(small_disk / "out") == expected
+
+
+def test_a_disk_without_room_for_the_embeddings_is_refused_before_any_is_asked_for(tmp_path, fake, small_disk):
+    images = make_images(tmp_path / "in", 300)
+    job = Job(images, small_disk / "out", fake.endpoint, *FLAGS)
+    code, _, err = job.run()
+    assert code == ExitCode.USAGE and len(err.splitlines()) == 1 and fake.images == 0
+    assert "300 rows of 8192 bytes are 2.5 MB of embeddings, and 1." in err and "MB are free" in err
+    assert Job(images, small_disk / "out16", fake.endpoint, *FLAGS).run("--dtype", "float16")[0] == ExitCode.DONE
 
 
 def test_an_error_of_the_disk_is_said_and_nothing_half_written_is_visible(tmp_path, fake, monkeypatch):

@@ -6,9 +6,11 @@ import socket
 import ssl
 import time
 
+import numpy as np
 import pytest
 
 from servable.gateway.http import application, connection
+from tests.integration.servable.gateway.fake_serving import embedding_of
 from tests.integration.servable.gateway.harness import (
     WAIT_S,
     Harness,
@@ -189,8 +191,6 @@ SMUGGLED = b"0\r\n\r\nGET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n"
         b"x: a\x00b\r\n",
         b"host: b\r\n",
         b"expect: everything\r\n",
-        b"connection: upgrade\r\nupgrade: websocket\r\n",
-        b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n",
     ],
 )
 def test_what_two_programs_could_read_in_two_ways_is_refused_and_ends_the_connection(harness, head):
@@ -243,6 +243,25 @@ def test_a_connection_takes_one_request_after_the_other(harness):
             connected.sendall(PICTURE)
             status, headers, _ = read_answer(connected)
             assert status == 200 and "connection" not in headers
+
+
+def embedding_in(answer):
+    return np.float32(json.loads(answer[2])["embedding"])
+
+
+@pytest.mark.parametrize("offer", [b"h2c\r\nhttp2-settings: AAMAAABkAAQAAP__", b"websocket\r\nsec-websocket-key: AAAA"])
+def test_an_offer_of_another_protocol_is_answered_in_http_1_1_and_the_connection_goes_on(harness, offer):
+    lines = b"connection: upgrade, http2-settings\r\nupgrade: " + offer + b"\r\n"
+    with harness.api_socket() as connected:
+        connected.sendall(HEAD + lines + b"content-length: 3\r\n\r\nabc" + PICTURE)
+        for _ in range(2):
+            assert np.array_equal(embedding_in(read_answer(connected)), embedding_of(b"abc"))
+        connected.sendall(b"GET /v1/models HTTP/1.1\r\nhost: a\r\n" + lines + b"\r\n")
+        assert read_answer(connected)[0] == 200
+        connected.sendall(PICTURE)
+        assert read_answer(connected)[0] == 200
+        connected.sendall(HEAD + lines + b"transfer-encoding: chunked\r\n\r\n3\r\nxyz\r\n0\r\n\r\n")
+        assert np.array_equal(embedding_in(read_answer(connected)), embedding_of(b"xyz"))
 
 
 def test_a_connection_that_idles_is_closed(harness, monkeypatch):

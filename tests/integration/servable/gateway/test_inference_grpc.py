@@ -72,11 +72,11 @@ def test_a_reply_names_the_version_the_fingerprint_and_both_ids(running, channel
 
 
 def test_a_failed_image_is_an_invalid_argument_or_a_row_of_nan(running, channel):
-    running.serving.image_errors[b"bad"] = (3, "E_DECODE: the JPEG is cut off")
+    running.serving.image_errors[b"bad"] = "E_DECODE: the JPEG is cut off"
     message = infer_request(b"good", b"bad", b"x" * 1001)
     code, details, metadata = refused(channel, "ModelInfer", message)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert details == "E_DECODE: the JPEG is cut off (image 1; failed too: 2)"
+    assert details == "image[1]: E_DECODE: the JPEG is cut off; 2 pictures failed, also [2] E_TOO_LARGE"
     assert metadata[wire.METADATA_VERSION] == "1"
     message.parameters["on_error"].string_param = "null"
     reply, _ = ask(channel, "ModelInfer", message)

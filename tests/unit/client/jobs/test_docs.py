@@ -36,6 +36,8 @@ def test_the_command_offers_every_option_of_a_job_and_nothing_else_with_its_mark
         "format",
         "overwrite",
         "extend",
+        "sync",
+        "sync_by",
         "retry_failed",
         "dry_run",
         "as_json",

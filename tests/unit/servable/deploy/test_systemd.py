@@ -87,8 +87,9 @@ def test_instances_of_a_template_share_no_address_and_no_folder(
         variables = dict(line.replace("%i", device).split("=", 1) for line in lines)
         config = configuration(deploy / "server-ascend310.yaml", variables)
         assert config.backend.device_ids == (int(device),)
-        settings.append({config.server.address, config.server.http_address, str(config.server.run_dir)})
-    assert len(settings[0] | settings[1]) == 6
+        server = config.server
+        settings.append({server.address, server.api_address, server.http_address, str(server.run_dir)})
+    assert len(settings[0] | settings[1]) == 8
 
 
 @needs_systemd

@@ -18,6 +18,7 @@ from metric_learn_client.jobs.inputs import open_input
 from metric_learn_client.jobs.output import record as records
 from metric_learn_client.jobs.output.output import Output, open_output
 from metric_learn_client.jobs.output.shard_files import ShardContent, digest_of, read_shard, read_stats
+from metric_learn_client.jobs.plan.changes import Rows
 from metric_learn_client.jobs.plan.plan import Plan, known_rows, load
 
 _TRIES = 3  # a shard that --retry-failed replaces while it is being read
@@ -55,25 +56,27 @@ def verify(output_dir: Union[str, Path], *, with_input: bool = False) -> Verific
     record = records.read(output)
     if record is None:
         raise JobError(f"{output.name}: no job here (no job.json)")
-    plan = load(output.plan())
+    plan = load(output.plan(), record.generation)
     if plan is not None and len(plan.extents) >= len(record.extents):
         plan = plan.truncated(len(record.extents))
     else:
         plan = None  # a copy without the hidden folders: rows can be counted, not compared with the input's
     spans = list(_spans(record))
     problems: list[str] = []
-    succeeded = failed = 0
-    done = output.committed()
-    for shard in done:
+    succeeded = failed = expected = current = 0
+    for shard in output.committed():
         if shard >= len(spans):
             problems.append(f"shard {shard}: the job has {len(spans)} shards")
             continue
-        found, counts = _shard(output, record, plan, shard, spans[shard])
+        found, stats = _shard(output, record, plan, shard, spans[shard])
         problems += found
-        succeeded += counts[0]
-        failed += counts[1]
-    expected = sum(spans[shard][1] for shard in done if shard < len(spans))
-    if not problems and succeeded + failed != expected:
+        succeeded += stats.get("succeeded", 0)
+        failed += stats.get("failed", 0)
+        generation = stats.get("generation", 0)
+        gone = 0 if plan is None else len(plan.gone(shard, generation))
+        expected += spans[shard][1] - gone
+        current += plan is None or generation == plan.generation_of(shard)
+    if not problems and succeeded + failed != expected and (plan is not None or not record.generation):
         problems.append(f"{succeeded} embedded and {failed} failed are not the {expected} rows of the shards")
     input_rows, not_compared = None, ""
     if with_input:
@@ -84,9 +87,9 @@ def verify(output_dir: Union[str, Path], *, with_input: bool = False) -> Verific
             not_compared = str(error)
     return Verification(
         output_dir=output.name,
-        rows=sum(count for _, count, _ in spans),
+        rows=sum(count for _, count, _ in spans) if plan is None else sum(map(plan.count, range(plan.shards))),
         shards=len(spans),
-        done_shards=len(done),
+        done_shards=current,
         succeeded=succeeded,
         failed=failed,
         problems=tuple(problems),
@@ -102,6 +105,7 @@ def _compared(record: records.JobRecord, plan: Optional[Plan]) -> tuple[int, str
         raise InputError("it was standard input, which cannot be read again")
     source = open_input(spec)
     planned = sum(extent["rows"] for extent in record.extents)
+    planned -= 0 if plan is None else int(plan.changes.gone.sum())
     if plan is None or spec.limit is not None:
         listed = sum(batch.num_rows for batch in source.batches())
         wanted = listed if spec.limit is None else min(listed, spec.limit)
@@ -131,28 +135,29 @@ def _spans(record: records.JobRecord) -> Iterator[tuple[int, int, str]]:
 
 def _shard(
     output: Output, record: records.JobRecord, plan: Optional[Plan], shard: int, span: tuple[int, int, str]
-) -> tuple[list[str], tuple[int, int]]:
+) -> tuple[list[str], dict[str, Any]]:
+    """(what is wrong with it, its stats)"""
     problems: list[str] = []
-    counts = (0, 0)
+    before: dict[str, Any] = {}
     for _ in range(_TRIES):
-        before = _stats(output, shard)
-        if isinstance(before, str):
-            return [before], (0, 0)
-        counts = (before.get("succeeded", 0), before.get("failed", 0))
+        try:
+            before = read_stats(output, shard)
+        except OutputError as error:
+            return [str(error)], {}
         try:
             problems = [f"shard {shard}: {text}" for text in _check(output, record, plan, before, span)]
         except (OSError, ValueError, KeyError) as error:
             problems = [f"shard {shard}: {error}"]
-        if not problems or (_stats(output, shard) == before and not output.replacing(shard)):
+        if not problems or (_same(output, before) and not output.replacing(shard)):
             break
-    return problems, counts
+    return problems, before
 
 
-def _stats(output: Output, shard: int) -> Union[dict[str, Any], str]:
+def _same(output: Output, stats: dict[str, Any]) -> bool:
     try:
-        return read_stats(output, shard)
-    except OutputError as error:
-        return str(error)
+        return read_stats(output, stats["shard"]) == stats
+    except OutputError:
+        return False
 
 
 def _check(
@@ -169,9 +174,14 @@ def _check(
         if found != written:
             yield f"{name} is not the file that was written: its bytes changed"
             return
+    there: Optional[Rows] = None  # a copy without the plan, after a --sync: how many rows are gone is not known
+    if plan is not None:
+        there = first + np.setdiff1d(np.arange(count), plan.gone(stats["shard"], stats.get("generation", 0)))
+    elif not record.generation:
+        there = np.arange(first, first + count)
     expected = {
         "first_row": first,
-        "rows": count,
+        "rows": stats["rows"] if there is None else len(there),
         "input_sha256": sha256,
         "fingerprint": record.model["fingerprint"],
         "dtype": record.options["dtype"],
@@ -183,15 +193,19 @@ def _check(
     content = read_shard(output, stats)
     if (len(content.numbers), len(content.failures)) != (stats["succeeded"], stats["failed"]):
         yield f"{len(content.numbers)} embedded and {len(content.failures)} failed; the stats say otherwise"
-    yield from _rows(content, first, count, plan, stats["shard"])
+    yield from _rows(content, first, count, there, plan, stats["shard"])
     yield from _embeddings(content, stats)
 
 
-def _rows(content: ShardContent, first: int, count: int, plan: Optional[Plan], shard: int) -> Iterator[str]:
+def _rows(
+    content: ShardContent, first: int, count: int, there: Optional[Rows], plan: Optional[Plan], shard: int
+) -> Iterator[str]:
     failed = [failure.row for failure in content.failures]
     numbers = np.concatenate([content.numbers, np.array(failed, np.int64)])
-    if not np.array_equal(np.sort(numbers), np.arange(first, first + count)):
-        yield f"its rows are not {first} to {first + count - 1}, each once"
+    there = np.unique(numbers) if there is None else there
+    if not np.array_equal(np.sort(numbers), there) or np.any((there < first) | (there >= first + count)):
+        less = ", but for those that are gone" if len(there) < count else ""
+        yield f"its rows are not {first} to {first + count - 1}{less}, each once"
         return
     if np.any(np.diff(content.numbers) < 0):
         yield "its embeddings are not in the order of the input"

@@ -27,6 +27,7 @@ class JobRecord:
     extents: list[dict[str, Any]]
     client_version: str = __version__
     schema: int = SCHEMA
+    generation: int = 0  # see plan/changes
 
 
 def new_record(spec: InputSpec, options: JobOptions, model: dict[str, Any], plan: Plan) -> JobRecord:
@@ -62,7 +63,8 @@ def read(output: Output) -> Optional[JobRecord]:
 
 
 def write(output: Output, record: JobRecord) -> None:
-    output.write(NAME, (json.dumps(vars(record), indent=1) + "\n").encode())
+    facts = {name: value for name, value in vars(record).items() if name != "generation" or value}
+    output.write(NAME, (json.dumps(facts, indent=1) + "\n").encode())
 
 
 def check(output: Output, record: JobRecord, spec: InputSpec, options: JobOptions, model: dict[str, Any]) -> None:

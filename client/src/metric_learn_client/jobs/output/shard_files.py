@@ -45,6 +45,7 @@ class ShardIdentity:
     input_sha256: str
     fingerprint: str
     version: str
+    generation: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def write_shard(folder: Path, content: ShardContent, identity: ShardIdentity, op
         "embedding_column": options.embedding_column,
         "dtype": options.dtype,
         "dim": int(embeddings.shape[1]),
+        **({"generation": identity.generation} if identity.generation else {}),  # after a --sync: see plan/changes
         "files": {name: file_digest(folder / Path(name).name) for name in names},
     }
     with synced(folder / Path(stats_file(shard)).name) as file:

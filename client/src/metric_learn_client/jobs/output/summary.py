@@ -18,7 +18,8 @@ from metric_learn_client.jobs.plan.plan import Plan
 class JobSummary:
     """rows, shards: of the job, or of one part of a divided one; succeeded and failed: rows that are on the disk;
     codes: how many failures of each kind; skipped: files that were found and not taken, {kind: {"count": n, "example":
-    path}}; sent, elapsed_s: of this run alone."""
+    path}}; sent, elapsed_s: of this run alone; sync: what it found, {"changed": n, "removed": n, "added": n,
+    "unchanged": n}, None where it did not look."""
 
     output_dir: str
     rows: int
@@ -31,6 +32,7 @@ class JobSummary:
     skipped: dict[str, dict[str, Any]] = field(default_factory=dict)
     sent: int = 0
     elapsed_s: float = 0.0
+    sync: Optional[dict[str, int]] = None
 
     @property
     def complete(self) -> bool:
@@ -46,6 +48,8 @@ class JobSummary:
         lines += [f"  {count} {code}" for code, count in sorted(self.codes.items(), key=lambda each: -each[1])]
         if self.skipped:
             lines.append(as_line(self.skipped))
+        if self.sync is not None:
+            lines.append("sync: " + ", ".join(f"{count} {what}" for what, count in self.sync.items()))
         if self.sent:
             rate = self.sent / self.elapsed_s if self.elapsed_s else 0.0
             lines.append(f"this run: {self.sent} rows in {self.elapsed_s:.1f} s, {rate:.1f} rows/s")
@@ -56,21 +60,22 @@ def summarise(output: Output, plan: Plan, shards: list[int], sent: int = 0, elap
     """shards: those to count, done or not."""
     committed = set(output.committed())
     done = [shard for shard in shards if shard in committed]
-    succeeded = failed = 0
+    succeeded = failed = current = 0
     codes: Counter[str] = Counter()
     fingerprint: Optional[str] = None
     for shard in done:
         stats = read_stats(output, shard)
         succeeded += stats["succeeded"]
         failed += stats["failed"]
+        current += stats.get("generation", 0) == plan.generation_of(shard)
         fingerprint = stats["fingerprint"]
         if stats["failed"]:
             codes.update(failure_column(output, stats, "code"))
     return JobSummary(
         output_dir=output.name,
-        rows=sum(plan.span(shard)[1] for shard in shards),
+        rows=sum(map(plan.count, shards)),
         shards=len(shards),
-        done_shards=len(done),
+        done_shards=current,
         succeeded=succeeded,
         failed=failed,
         codes=dict(codes),

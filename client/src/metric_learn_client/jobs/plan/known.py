@@ -25,23 +25,26 @@ class KnownRows:
     def __init__(self, rows: Iterable[pa.RecordBatch], sources: Sequence[str], columns: Sequence[str]) -> None:
         self._columns = sorted(columns)
         found = [_digests(batch, sources, self._columns) for batch in rows]
-        self._keys, counts = np.unique(np.concatenate(found), return_counts=True)
+        nothing = np.empty(0, f"S{2 * _DIGEST_BYTES}")
+        self._keys, counts = np.unique(np.concatenate([*found, nothing]), return_counts=True)
         self._left = counts.astype(np.int32)
 
     def added(self, batches: Iterable[pa.RecordBatch], sources: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The rows of `batches` that are not known, once; `sources` are the input's."""
-        for batch in batches:
-            if not len(self._keys):
-                yield batch
-                continue
-            keys = _digests(batch, sources, self._columns)
-            places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-            new = self._keys[places] != keys
-            for index in np.flatnonzero(~new):
-                place = places[index]
-                new[index] = self._left[place] == 0
-                self._left[place] = max(0, self._left[place] - 1)
-            yield batch.filter(pa.array(new))
+        return (batch.filter(pa.array(self.unknown(batch, sources))) for batch in batches)
+
+    def unknown(self, batch: pa.RecordBatch, sources: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """bool [n]: which rows are not known; each known one is taken once, over all calls."""
+        if not len(self._keys):
+            return np.ones(batch.num_rows, bool)
+        keys = _digests(batch, sources, self._columns)
+        places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        new: npt.NDArray[np.bool_] = self._keys[places] != keys
+        for index in np.flatnonzero(~new):
+            place = places[index]
+            new[index] = self._left[place] == 0
+            self._left[place] = max(0, self._left[place] - 1)
+        return new
 
     @property
     def missing(self) -> int:

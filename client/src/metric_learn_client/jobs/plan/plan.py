@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,6 +23,7 @@ from metric_learn_client.jobs.inputs import Input
 from metric_learn_client.jobs.inputs.input_rows import planned_schema
 from metric_learn_client.jobs.inputs.skipped import as_line
 from metric_learn_client.jobs.options import MAX_SHARDS, InputSpec
+from metric_learn_client.jobs.plan.changes import Changes, Rows
 from metric_learn_client.jobs.plan.known import KnownRows
 from metric_learn_client.jobs.plan.listing import Listing
 from metric_learn_client.jobs.plan.shuffle import shuffled
@@ -43,7 +45,8 @@ class Extent:
 @dataclass(frozen=True)
 class Plan:
     """A plan on disk. signature: the input's, where it has one, and of files that went away since; listing: digest of
-    its rows when last listed; skipped: what was found then and not taken, {kind: {"count": n, "example": path}}."""
+    its rows when last listed; skipped: what was found then and not taken, {kind: {"count": n, "example": path}};
+    changes, generation: what became of its rows (see changes)."""
 
     folder: Path
     shard_size: int
@@ -55,6 +58,8 @@ class Plan:
     listing: str
     extents: tuple[Extent, ...]
     skipped: dict[str, dict[str, Any]] = field(default_factory=dict)
+    changes: Changes = field(default_factory=Changes.none, compare=False)
+    generation: int = 0
     _open: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -86,6 +91,28 @@ class Plan:
         first = place * self.shard_size
         return before + first, min(self.shard_size, self.extents[index].rows - first)
 
+    def count(self, shard: int) -> int:
+        """How many rows of a shard are not gone."""
+        return self.span(shard)[1] - len(self.gone(shard))
+
+    def gone(self, shard: int, by: Optional[int] = None) -> Rows:
+        """Places in the shard, ascending, of the rows that are gone, or were so by that generation."""
+        first, count = self.span(shard)
+        return self.changes.between(first, count).gone_by(self.generation if by is None else by) - first
+
+    def there(self, shard: int) -> Rows:
+        """Places in the shard of the rows that are not gone."""
+        return np.delete(np.arange(self.span(shard)[1], dtype=np.int64), self.gone(shard))
+
+    def changed(self, shard: int, since: int) -> Rows:
+        """Places in the shard, ascending, of the rows that are to be embedded anew where it is of that generation."""
+        first, count = self.span(shard)
+        return self.changes.between(first, count).changed_since(since) - first
+
+    def generation_of(self, shard: int) -> int:
+        """The last one in which a row of the shard changed or went, 0 for none."""
+        return int(self.changes.between(*self.span(shard)).generations.max(initial=0))
+
     def read(self, shard: int) -> pa.RecordBatch:
         """The rows of a shard. Not thread-safe."""
         index, place = self.extent_of(shard)
@@ -94,8 +121,10 @@ class Plan:
         return self._open[index].get_batch(place)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Every row, shard by shard."""
-        return (self.read(shard) for shard in range(self.shards))
+        """Every row that is not gone, shard by shard."""
+        for shard in range(self.shards):
+            rows = self.read(shard)
+            yield rows.take(pa.array(self.there(shard))) if len(self.gone(shard)) else rows
 
     def truncated(self, extents: int) -> Plan:
         """The plan with its first extents only."""
@@ -114,24 +143,36 @@ class Plan:
             "extents": [vars(extent) for extent in self.extents],
             "skipped": self.skipped,
         }
-        aside = self.folder / "plan.json.new"
+        if self.generation:
+            self.changes.save(self.folder / _changes_file(self.generation))
+        place = self.folder / _plan_file(self.generation)
+        aside = place.with_name(place.name + ".new")
         aside.write_text(json.dumps(facts))
-        aside.replace(self.folder / "plan.json")
+        aside.replace(place)
 
 
-def load(folder: Path) -> Optional[Plan]:
-    """The plan in `folder`, None where there is none."""
+def load(folder: Path, generation: int = 0) -> Optional[Plan]:
+    """The plan in `folder` as it was in a generation, None where there is none."""
     try:
-        facts = json.loads((folder / "plan.json").read_text())
+        facts = json.loads((folder / _plan_file(generation)).read_text())
+        changes = Changes.load(folder / _changes_file(generation)) if generation else Changes.none()
     except (FileNotFoundError, ValueError):
         return None
     facts["extents"] = tuple(Extent(**each) for each in facts["extents"])
-    return Plan(folder, **facts)
+    return Plan(folder, **facts, changes=changes, generation=generation)
 
 
-def build(source: Input, spec: InputSpec, shard_size: int, folder: Path, before: Optional[Plan] = None) -> Plan:
+def build(
+    source: Input,
+    spec: InputSpec,
+    shard_size: int,
+    folder: Path,
+    before: Optional[Plan] = None,
+    after_sync: bool = False,
+) -> Plan:
     """Lists the input and writes the plan to `folder`. With `before`, which is there: its extents, and one more with
-    the rows that it does not have. Raises InputError, also for an input without rows."""
+    the rows that it does not have; after_sync: what changed of the others it knows. Raises InputError, also for an
+    input without rows."""
     folder.mkdir(parents=True, exist_ok=True)
     extents = before.extents if before is not None else ()
     schema = planned_schema(source.columns)
@@ -139,7 +180,8 @@ def build(source: Input, spec: InputSpec, shard_size: int, folder: Path, before:
     rows: Iterable[pa.RecordBatch] = listing.through(_limited(source.batches(), spec, before))
     sources, gone = source.sources, []
     if before is not None:
-        check_places(source, before)
+        if not after_sync:
+            check_places(source, before)
         rows = known_rows(before, source).added(rows, source.sources)
         sources = list(dict.fromkeys([*before.sources, *source.sources]))
         if before.in_sources:  # what is gone now may come back as something else
@@ -169,6 +211,8 @@ def build(source: Input, spec: InputSpec, shard_size: int, folder: Path, before:
         listing=listing.sha256(),
         extents=extents,
         skipped=source.skipped.as_json(),
+        changes=before.changes if before is not None else Changes.none(),
+        generation=before.generation if before is not None else 0,
     )
     plan.save()
     return plan
@@ -192,8 +236,7 @@ def check_places(source: Input, plan: Plan) -> None:
     A table that changed in any way counts: nothing tells whether row 7 is the picture that it was. To an archive,
     members may have been added.
     """
-    if plan.in_sources != (source.kind == "tar" or source.image_column is not None):
-        raise InputError(f"{source.sources[0]}: its pictures were {_HELD[plan.in_sources]}: --overwrite begins anew")
+    check_kind(source, plan)
     if not plan.in_sources:
         return
     then = {edge[0]: edge for edge in plan.signature or ()}
@@ -210,6 +253,12 @@ def check_places(source: Input, plan: Plan) -> None:
         f"{changed[0]} changed since its rows were planned, and they cannot be told from others any more. Put new "
         "rows into files of their own, or begin anew with --overwrite"
     )
+
+
+def check_kind(source: Input, plan: Plan) -> None:
+    """Raises InputError where pictures lay in tables or archives and now do not, or the other way about."""
+    if plan.in_sources != (source.kind == "tar" or source.image_column is not None):
+        raise InputError(f"{source.sources[0]}: its pictures were {_HELD[plan.in_sources]}: --overwrite begins anew")
 
 
 _HELD = {True: "in it, and now it holds paths", False: "files of their own, and now they are in it"}
@@ -297,6 +346,14 @@ def _first(batches: Iterable[pa.RecordBatch], limit: Optional[int]) -> Iterator[
 
 def _one(table: pa.Table) -> pa.RecordBatch:
     return table.combine_chunks().to_batches()[0]
+
+
+def _plan_file(generation: int) -> str:
+    return f"plan-{generation}.json" if generation else "plan.json"
+
+
+def _changes_file(generation: int) -> str:
+    return f"changes-{generation}.arrow"
 
 
 def _rows_file(extent: int) -> str:

@@ -12,6 +12,7 @@ from metric_learn_client.jobs.errors import RefusedError
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import JobOptions, RunOptions
 from metric_learn_client.jobs.output.output import Output
+from metric_learn_client.jobs.plan.plan import Plan
 from metric_learn_client.jobs.work.sender import Patience
 from metric_learn_client.jobs.work.worker import Connect, WorkerSpec
 
@@ -50,7 +51,7 @@ def worker_spec(
     connect: Connect,
     model: dict[str, Any],
     limits: dict[str, Any],
-    extents: int,
+    plan: Plan,
 ) -> WorkerSpec:
     """What every worker gets. Raises RefusedError where preprocessing here is not the service's."""
     if run.sandbox and options.preprocess != "local":
@@ -65,7 +66,8 @@ def worker_spec(
         fingerprint=model["fingerprint"],
         version=str(model["version"]),
         max_image_px=limits["max_image_px"],
-        extents=extents,
+        extents=len(plan.extents),
+        generation=plan.generation,
     )
 
 

@@ -14,15 +14,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Optional, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from metric_learn_client import wire
 from metric_learn_client._client.daemon_threads import Workers
 from metric_learn_client.jobs.errors import Stopped
+from metric_learn_client.jobs.output.seen import Seen, digest
 from metric_learn_client.jobs.output.shard_files import RowFailure
 from metric_learn_client.jobs.plan.plan import Plan
 from metric_learn_client.jobs.work.reader import Reader
@@ -34,10 +36,12 @@ _READERS_END_S = 1.0  # readers that have not ended by then hang in a file, and 
 
 @dataclass(frozen=True)
 class ShardTask:
-    """A shard to do, or only some of its rows. places int64: rows within the shard, ascending; None for all."""
+    """A shard to do, or only some of its rows. places int64: rows within the shard, ascending; None for all. merges:
+    the others stay as they are on the disk; else the shard has no others."""
 
     shard: int
     places: Optional[npt.NDArray[np.int64]] = None
+    merges: bool = False
 
 
 @dataclass
@@ -50,11 +54,13 @@ class ShardRows:
     parts: list[Sent]
     succeeded: list[npt.NDArray[np.int64]]
     failures: list[RowFailure]
+    seen: list[Seen] = field(default_factory=list)
     sent: int = 0
     collected: int = 0
 
-    def add(self, start: int, count: int, sent: Sent) -> None:
+    def add(self, start: int, count: int, sent: Sent, seen: Sequence[Seen]) -> None:
         self.collected += count
+        self.seen += seen
         self.parts.append(sent)
         self.succeeded.append(sent.succeeded + start)
         paths = self.rows.column(0)
@@ -68,10 +74,14 @@ class ShardRows:
 
     def places(self) -> npt.NDArray[np.int64]:
         """Which of `rows` have an embedding."""
-        return np.concatenate(self.succeeded)
+        return np.concatenate([np.empty(0, np.int64), *self.succeeded])
 
     def embeddings(self) -> npt.NDArray[np.float32]:
-        return np.concatenate([part.embeddings for part in self.parts])
+        nothing = np.empty((0, wire.EMBEDDING_DIM), np.float32)
+        return np.concatenate([nothing, *(part.embeddings for part in self.parts)])
+
+
+_Read = tuple[list[Sendable], list[Seen]]
 
 
 class Sending(Protocol):
@@ -111,8 +121,8 @@ class Pipeline:
         self._readers = Workers(read_threads)  # daemons: a read that hangs does not hold up the end
         self._send_pool = ThreadPoolExecutor(in_flight, "job-send")
         self._write_pool = ThreadPoolExecutor(1, "job-write")
-        self._reads: set[Future[list[Sendable]]] = set()
-        self._pending: deque[tuple[ShardRows, int, int, Future[Sent]]] = deque()
+        self._reads: set[Future[_Read]] = set()
+        self._pending: deque[tuple[ShardRows, int, int, Future[tuple[Sent, list[Seen]]]]] = deque()
         self._open: deque[ShardRows] = deque()
         self._writing: Optional[Future[dict[str, Any]]] = None
 
@@ -179,8 +189,8 @@ class Pipeline:
             yield from self._settle()
             return
         shard, start, count, future = self._pending.popleft()
-        sent = self._wait(future)
-        shard.add(start, count, sent)
+        sent, seen = self._wait(future)
+        shard.add(start, count, sent, seen)
         self._progress(count, len(sent.failures))
         if shard.complete:
             yield from self._settle()
@@ -194,7 +204,7 @@ class Pipeline:
             self._open.popleft()
             yield stats
 
-    def _wait(self, future: Future[Sent]) -> Sent:
+    def _wait(self, future: Future[tuple[Sent, list[Seen]]]) -> tuple[Sent, list[Seen]]:
         """The result. Raises Stopped soon after the run is to end, whatever the future waits for."""
         while not self._stop.is_set():
             try:
@@ -204,8 +214,8 @@ class Pipeline:
                     raise
         raise Stopped
 
-    def _begin_read(self, rows: pa.RecordBatch, images: Optional[list[Any]]) -> Future[list[Sendable]]:
-        read: Future[list[Sendable]] = Future()
+    def _begin_read(self, rows: pa.RecordBatch, images: Optional[list[Any]]) -> Future[_Read]:
+        read: Future[_Read] = Future()
         self._reads.add(read)
         read.add_done_callback(self._reads.discard)
 
@@ -224,8 +234,15 @@ class Pipeline:
         self._readers.submit(task)
         return read
 
-    def _read(self, rows: pa.RecordBatch, images: Optional[list[Any]]) -> list[Sendable]:
-        return [self._prepare(image) for image in (self._reader.read(rows) if images is None else images)]
+    def _read(self, rows: pa.RecordBatch, images: Optional[list[Any]]) -> _Read:
+        seen = self._reader.look(rows)
+        if images is None:
+            images = self._reader.read(rows)
+            if not self._plan.in_sources:
+                digests = (digest(image) if isinstance(image, bytes) else None for image in images)
+                seen = [each._replace(sha256=sha256) for each, sha256 in zip(seen, digests)]
+        return [self._prepare(image) for image in images], seen
 
-    def _send_read(self, read: Future[list[Sendable]]) -> Sent:
-        return self._send(read.result())
+    def _send_read(self, read: Future[_Read]) -> tuple[Sent, list[Seen]]:
+        images, seen = read.result()
+        return self._send(images), seen

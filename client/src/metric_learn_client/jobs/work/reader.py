@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from metric_learn_client.jobs.errors import RowError
 from metric_learn_client.jobs.inputs.tables import open_table
+from metric_learn_client.jobs.output.seen import Seen, digest
 from metric_learn_client.jobs.plan.plan import Plan
 from metric_learn_client.jobs.remote import READ_TIMEOUT_S
 from metric_learn_client.jobs.storage import is_url, read_image, read_range
@@ -35,7 +36,7 @@ class Reader:
         self._kind = plan.kind
         self._limit = limit
         self._timeout_s = timeout_s
-        self._tables = None if plan.image_column is None else _Tables(plan.sources, plan.image_column, limit)
+        self._tables = None if plan.image_column is None else _Tables(plan.sources, plan.image_column, limit, timeout_s)
 
     def prepare(self, rows: pa.RecordBatch) -> Optional[list[Image]]:
         """The images of rows that lie in a table, None for all others. One thread only."""
@@ -57,19 +58,31 @@ class Reader:
         raws = rows.column("plan:raw").to_pylist()
         return [self._file(name, raw) for name, raw in zip(names, raws)]
 
+    def look(self, rows: pa.RecordBatch, digests: bool = False) -> list[Seen]:
+        """What the rows' files are now: size and time, or the digest of what is in them; nothing for what lies in a
+        table or an archive. Before they are read, so that one that changes meanwhile is not taken for what was read."""
+        if self._tables is not None or self._kind == "tar":
+            return [Seen()] * rows.num_rows
+        names, raws = rows.column("image_path").to_pylist(), rows.column("plan:raw").to_pylist()
+        if digests:
+            images = (self._file(name, raw) for name, raw in zip(names, raws))
+            return [Seen(sha256=digest(image)) if isinstance(image, bytes) else Seen() for image in images]
+        return [_facts(self._place(name, raw)) for name, raw in zip(names, raws)]
+
+    def _place(self, name: str, raw: Optional[bytes]) -> Union[str, bytes]:
+        """Where a row's file is: a URL, or a path."""
+        if is_url(name):
+            return name
+        if self._root is not None and is_url(self._root):
+            return f"{self._root.rstrip('/')}/{name.lstrip('/')}"
+        local = raw if raw is not None else name
+        return local if self._root is None else os.path.join(os.fsencode(self._root), os.fsencode(local))
+
     def _file(self, name: str, raw: Optional[bytes]) -> Image:
         try:
             if not name:
                 raise RowError("E_NOT_FOUND", "the row has no path")
-            if is_url(name):
-                return read_image(name, self._limit, self._timeout_s)
-            if self._root is not None and is_url(self._root):
-                name = f"{self._root.rstrip('/')}/{name.lstrip('/')}"
-                return read_image(name, self._limit, self._timeout_s)
-            local: Union[str, bytes] = raw if raw is not None else name
-            if self._root is not None:
-                local = os.path.join(os.fsencode(self._root), os.fsencode(local))
-            return read_image(local, self._limit, self._timeout_s)
+            return read_image(self._place(name, raw), self._limit, self._timeout_s)
         except RowError as error:
             return error
 
@@ -93,6 +106,16 @@ class Reader:
         return images
 
 
+def _facts(place: Union[str, bytes]) -> Seen:
+    if isinstance(place, str) and is_url(place):
+        return Seen()
+    try:
+        facts = os.stat(place)
+    except (OSError, ValueError):
+        return Seen()
+    return Seen(facts.st_size, facts.st_mtime_ns)
+
+
 def _too_large(size: int, limit: int) -> RowError:
     return RowError("E_TOO_LARGE", f"{size} bytes; the limit is {limit}")
 
@@ -114,16 +137,17 @@ def _runs(
 class _Tables:
     """A cursor over row groups: forward is cheap, back opens the row group again."""
 
-    def __init__(self, sources: list[str], column: str, limit: int) -> None:
+    def __init__(self, sources: list[str], column: str, limit: int, timeout_s: float) -> None:
         self._sources = sources
         self._column, _, self._inner = column.partition(".")
         self._read_column = column
         self._limit = limit
+        self._timeout_s = timeout_s
         self._at: Optional[tuple[int, int]] = None  # (source, row group)
         self._table: Any = None
         self._opened = ExitStack()
         self._batches: Iterator[pa.RecordBatch] = iter(())
-        self._block: Any = None
+        self._block: tuple[Any, Any] = ((), None)
         self._first = 0  # row in the group of the block's first
         self._broken: dict[tuple[int, int], RowError] = {}
 
@@ -137,10 +161,12 @@ class _Tables:
         try:
             if self._at != (source, group) or row < self._first:
                 self._open(source, group)
-            while row >= self._first + len(self._block):
-                self._first += len(self._block)
+            while row >= self._first + len(self._block[0]):
+                self._first += len(self._block[0])
                 self._block = self._images(next(self._batches))
-            content: bytes = self._block[row - self._first].as_py() or b""
+            images, paths = self._block
+            content: Optional[bytes] = images[row - self._first].as_py()
+            path = None if paths is None or content is not None else paths[row - self._first].as_py()
         except StopIteration:
             return RowError("E_READ", "the table has fewer rows than when it was planned")
         except Exception as error:  # whatever the parquet reader raises for a broken page
@@ -148,6 +174,8 @@ class _Tables:
             self._broken[source, group] = broken
             self._at = None
             return broken
+        if content is None:
+            return self._elsewhere(source, path)
         if len(content) > self._limit:
             return _too_large(len(content), self._limit)
         return content
@@ -157,14 +185,36 @@ class _Tables:
             self.close()
             self._table = self._opened.enter_context(open_table(self._sources[source]))
         self._at = (source, group)
-        self._batches = self._table.iter_batches(_TABLE_ROWS, row_groups=[group], columns=[self._read_column])
-        self._block, self._first = (), 0
+        columns = [self._read_column, *([f"{self._column}.path"] if self._inner else [])]
+        self._batches = self._table.iter_batches(_TABLE_ROWS, row_groups=[group], columns=columns)
+        self._block, self._first = ((), None), 0
 
     def close(self) -> None:
         self._table, self._batches = None, iter(())
         self._opened.close()
 
-    def _images(self, batch: pa.RecordBatch) -> Any:
+    def _images(self, batch: pa.RecordBatch) -> tuple[Any, Any]:
+        """(images, paths of those that are not in the table, None where it has none)"""
         at = batch.schema.get_field_index(self._read_column)
         column = batch.column(at if at >= 0 else batch.schema.get_field_index(self._column))
-        return column.field(self._inner) if self._inner and pa.types.is_struct(column.type) else column
+        if not self._inner or not pa.types.is_struct(column.type):
+            return column, None
+        names = [column.type.field(index).name for index in range(column.type.num_fields)]
+        return column.field(self._inner), column.field("path") if "path" in names else None
+
+    def _elsewhere(self, source: int, path: Any) -> Image:
+        """The picture of a row without bytes: a file beside its table; one from a URL names none of this machine."""
+        if not isinstance(path, str) or not path:
+            return RowError("E_EMPTY", "the row has neither bytes nor a path")
+        table = self._sources[source]
+        if is_url(table) and (is_url(path) or path.startswith("/") or ".." in path.split("/")):
+            return RowError("E_READ", "the row has no bytes, and its path leads out of the table's folder")
+        place = path
+        if is_url(table):
+            place = f"{table.rpartition('/')[0]}/{path}"
+        elif not is_url(path):
+            place = os.path.join(os.path.dirname(table), path)
+        try:
+            return read_image(place, self._limit, self._timeout_s)
+        except RowError as error:
+            return RowError(error.code, f"the row has no bytes, and beside the table: {error.message}")

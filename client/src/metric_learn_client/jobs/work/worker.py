@@ -20,6 +20,7 @@ from metric_learn_client._client.resizing import preprocessor
 from metric_learn_client.jobs.errors import JobError, RowError
 from metric_learn_client.jobs.options import JobOptions, RunOptions
 from metric_learn_client.jobs.output.output import Output
+from metric_learn_client.jobs.output.seen import read_seen, write_seen
 from metric_learn_client.jobs.output.shard_files import (
     RowFailure,
     ShardContent,
@@ -48,6 +49,7 @@ class WorkerSpec:
     version: str
     max_image_px: int
     extents: int
+    generation: int = 0
 
 
 def work(
@@ -60,7 +62,7 @@ def work(
     """Does the tasks and yields the stats of each shard once it is committed. Ends early, raising, when `stop` is
     set, the service stays away, or a file cannot be written; what is committed stays."""
     spec.output.attach(spec.run.max_outage_s, stop, notice)
-    plan = load_plan(spec.output, spec.extents)
+    plan = load_plan(spec.output, spec.extents, spec.generation)
     pipeline = make_pipeline(
         spec, plan, lambda shard: _write(plan, shard, spec), stop=stop, progress=progress, notice=notice
     )
@@ -94,12 +96,19 @@ def make_pipeline(
     )
 
 
-def load_plan(output: Output, extents: int) -> Plan:
+def load_plan(output: Output, extents: int, generation: int) -> Plan:
     """The plan as far as job.json knows it. Raises JobError where it is gone."""
-    plan = load(output.plan())
+    plan = load(output.plan(), generation)
     if plan is None or len(plan.extents) < extents:
         raise JobError(f"{output.name}: its plan is gone; run the command again without --retry-failed to make it anew")
     return plan.truncated(extents)
+
+
+def rewrite(spec: WorkerSpec, plan: Plan, shard: int, merges: bool) -> dict[str, Any]:
+    """Writes a shard of which no row is to be embedded: without the rows that are gone. Returns its stats."""
+    nothing = np.empty(0, np.int64)
+    task = ShardTask(shard, nothing, merges)
+    return _write(plan, ShardRows(task, plan.read(shard).slice(0, 0), nothing, [], [], []), spec)
 
 
 def preparation(where: str, max_image_bytes: int, max_image_px: int, sandbox: bool) -> Callable[[Any], Sendable]:
@@ -123,15 +132,23 @@ def preparation(where: str, max_image_bytes: int, max_image_px: int, sandbox: bo
 
 
 def _write(plan: Plan, shard: ShardRows, spec: WorkerSpec) -> dict[str, Any]:
-    content = _content(shard)
-    if shard.task.places is not None:
-        content = _merged(spec.output, shard, content)
     number = shard.task.shard
+    first = plan.span(number)[0]
+    content = _content(shard)
+    seen = dict(zip(shard.numbers.tolist(), shard.seen))
+    if shard.task.merges:
+        gone = set((first + plan.gone(number)).tolist())
+        content = _merged(spec.output, shard, content, gone)
+        kept = read_seen(spec.output, number) or {}
+        seen = {**{row: each for row, each in kept.items() if row not in gone}, **seen}
     extent = plan.extents[plan.extent_of(number)[0]]
-    identity = ShardIdentity(number, plan.span(number)[0], extent.sha256, spec.fingerprint, spec.version)
+    generation = plan.generation_of(number)
+    identity = ShardIdentity(number, first, extent.sha256, spec.fingerprint, spec.version, generation)
     folder = spec.output.begin(number)
     try:
         stats = write_shard(folder, content, identity, spec.options)
+        if not plan.in_sources:
+            write_seen(folder, number, seen)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -140,7 +157,7 @@ def _write(plan: Plan, shard: ShardRows, spec: WorkerSpec) -> dict[str, Any]:
 
 
 def _content(shard: ShardRows) -> ShardContent:
-    places = shard.places()
+    places = shard.places()  # none where rows only go
     columns = [index for index, name in enumerate(shard.rows.schema.names) if not name.startswith("plan:")]
     fields = [shard.rows.schema.field(index) for index in columns]
     rows = shard.rows.take(pa.array(places))
@@ -148,11 +165,13 @@ def _content(shard: ShardRows) -> ShardContent:
     return ShardContent(shard.numbers[places], kept, shard.embeddings(), shard.failures)
 
 
-def _merged(output: Output, shard: ShardRows, new: ShardContent) -> ShardContent:
-    """The shard on the disk with the results of some of its rows replaced."""
+def _merged(output: Output, shard: ShardRows, new: ShardContent, gone: set[int]) -> ShardContent:
+    """The shard on the disk with the results of some of its rows replaced, and without those that are gone."""
     stats = read_stats(output, shard.task.shard)
     old = read_shard(output, stats)
-    done_again = set(shard.numbers.tolist())
+    done_again = {*shard.numbers.tolist(), *gone}
+    stay = ~np.isin(old.numbers, np.fromiter(done_again, np.int64))
+    old = ShardContent(old.numbers[stay], old.rows.filter(pa.array(stay)), old.embeddings[stay], old.failures)
     failures: list[RowFailure] = [each for each in old.failures if each.row not in done_again] + list(new.failures)
     failures.sort(key=lambda each: each.row)
     if not len(old.numbers) or not len(new.numbers):

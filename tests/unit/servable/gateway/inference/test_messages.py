@@ -251,7 +251,7 @@ def test_a_failed_image_fails_the_call_with_its_code_and_number():
     with pytest.raises(CallError) as caught:
         messages.encode_response(request, embedded(1, [ROW, BROKEN, BROKEN]))
     assert caught.value.status is grpc.StatusCode.INVALID_ARGUMENT
-    assert caught.value.message == "E_DECODE: the JPEG is cut off (image 1; failed too: 2)"
+    assert caught.value.message == "image[1]: E_DECODE: the JPEG is cut off; 2 pictures failed, also [2] E_DECODE"
 
 
 def test_a_failed_image_is_a_row_of_nan_and_a_parameter_where_asked():

@@ -1,5 +1,6 @@
 """Reading REST bodies, JSON alone and with binary tensors behind it; writing replies that give the same bits again."""
 
+import asyncio
 import base64
 import json
 import random
@@ -53,7 +54,7 @@ def read(content, behind=None, header=None, version=0):
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     if behind is not None and header is None:
         header = str(len(text))
-    return rest.read_request(memoryview(text + (behind or b"")), header, version, LIMITS)
+    return asyncio.run(rest.read_request(text + (behind or b""), header, version, LIMITS))
 
 
 def refused(*arguments, **options):
@@ -81,10 +82,11 @@ def test_images_behind_the_json_are_taken_by_their_lengths():
 
 def test_pixels_are_read_flat_nested_and_binary():
     expected = [each.tobytes() for each in PIXELS]
-    for data in (PIXELS.ravel().tolist(), PIXELS.tolist()):
-        request = read(document(pixels(data)))
+    one = PIXELS[:1]
+    for data in (one.ravel().tolist(), one.tolist()):
+        request = read(document(pixels(data, shape=one.shape)))
         assert request.method.name == "embed_pixels"
-        assert [bytes(payload) for payload in request.payloads] == expected
+        assert [bytes(payload) for payload in request.payloads] == expected[:1]
     tensor = pixels(None)
     tensor["parameters"] = {"binary_data_size": PIXELS.size}
     request = read(document(tensor), PIXELS.tobytes())
@@ -117,15 +119,15 @@ ONE = packed(b"one")
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b"\xff\xfe", "not JSON"),
+        (b"[" * 100_000, "too deep"),
+        (b"\xff\xfe", "not UTF-8"),
         (b"[]", "request: must be an object"),
         (b"null", "request: must be an object"),
         ({}, "inputs: 0 of them"),
         ({"inputs": 3}, "request.inputs: must be a list"),
         (document(3), "inputs[0]: must be an object"),
         (document(image(b"one"), image(b"two")), "inputs: 2 of them"),
-        (document(image(b"one"), pixels(PIXELS.tolist())), "inputs: 2 of them"),
+        (document(image(b"one"), pixels([])), "inputs: 2 of them"),
         (document(image(b"one"), instances=[]), "request.instances: is unknown"),
         (document(image(b"one"), model_name="resnet"), "model_name: 'resnet'; the URL says 'metric_learn'"),
         (document(image(b"one"), id=3), "request.id: must be a string"),
@@ -149,26 +151,25 @@ ONE = packed(b"one")
         (document(image(b"one", shape=[10**30])), "more than 8 images"),
         (document(image(b"one", contents=[])), "inputs[0].contents: is unknown"),
         (document(image(b"one", parameters={"shared_memory_region": "x"})), "shared_memory_region: is not a parameter"),
-        (document(image(b"one", data=["no base64!"])), "inputs[0].data[0]: is not base64"),
-        (document(image(b"one", data=["https://example.org/a.jpg"])), "inputs[0].data[0]: is not base64"),
+        (document(image(b"one", data=["https://example.org/a.jpg"])), "inputs[0].data[0]: a URL is never fetched"),
         (document(image(b"one", data=[3])), "inputs[0].data[0]: must be a string"),
         (document(image(b"one", data=None)), "either data or parameters.binary_data_size"),
         (document(image(b"one", parameters={"binary_data_size": 3})), "either data or parameters.binary_data_size"),
         (document(binary_image(7)), "7; 0 bytes follow the JSON"),
         (document(binary_image("7")), "binary_data_size: must be a whole number"),
         (document(pixels([])), "0 bytes; its shape needs 301056"),
-        (document(pixels([0.5] * PIXELS.size)), "whole numbers from 0 to 255"),
-        (document(pixels(["0"] * PIXELS.size)), "whole numbers from 0 to 255"),
-        (document(pixels([256] * PIXELS.size)), "whole numbers from 0 to 255"),
-        (document(pixels([-1] * PIXELS.size)), "whole numbers from 0 to 255"),
+        (document(pixels([0.5] * 9)), "whole numbers from 0 to 255"),
+        (document(pixels(["0"] * 9)), "whole numbers from 0 to 255"),
+        (document(pixels([256] * 9)), "whole numbers from 0 to 255"),
+        (document(pixels([-1] * 9)), "whole numbers from 0 to 255"),
         (document(pixels([10**30])), "whole numbers from 0 to 255"),
         (document(pixels([[1], [2, 3]])), "nested as [n, 224, 224, 3]"),
         (document(pixels([1, [2, 3]])), "whole numbers from 0 to 255"),
         (document(pixels([*PIXELS.tolist()[:1], 3])), "nested as [n, 224, 224, 3]"),
         (document(pixels([1, 2, 3])), "3 bytes; its shape needs 301056"),
-        (document(pixels(PIXELS.tolist(), shape=[1, 224, 224, 3])), "301056 bytes; its shape needs 150528"),
-        (document(pixels([0] * 600_000)), "more than 500000 values in JSON"),
-        (b'{"inputs":' + b"[[]," * 300_000, "more than 500000 values in JSON"),
+        (document(pixels(PIXELS[0].tolist(), shape=[1, 224, 224, 3])), "nested as [n, 224, 224, 3]"),
+        (document(pixels([0] * 500_000)), "more than 1048576 bytes beside its long strings"),
+        (b'{"inputs": [], "inputs": []}', "the key 'inputs' is there twice"),
     ],
 )
 def test_what_means_nothing_here_is_refused_by_name(content, words):
@@ -183,7 +184,7 @@ def test_what_means_nothing_here_is_refused_by_name(content, words):
         (7, ONE, "1e3", "is not a number of bytes"),
         (7, ONE, "9" * 30, "is not a number of bytes"),
         (7, ONE, "99999", "99999; the body has"),
-        (7, ONE, "5", "not JSON"),
+        (7, ONE, "5", "a string has no end"),
         (7, ONE + b"x", None, "binary_data_size: 7; 8 bytes follow"),
         (8, ONE, None, "binary_data_size: 8; 7 bytes follow"),
         (-7, ONE, None, "binary_data_size: -7; 7 bytes follow"),
@@ -203,12 +204,12 @@ def test_bytes_behind_json_that_holds_everything_are_refused():
 def test_bodies_with_flipped_bytes_are_read_or_refused_and_nothing_else():
     text = json.dumps(document(binary_image(7, id="x"))).encode() + ONE
     source = random.Random(5)
-    for _ in range(3000):
+    for _ in range(1000):
         broken = bytearray(text)
         for _ in range(source.randint(1, 3)):
             broken[source.randrange(len(broken))] = source.randrange(256)
         try:
-            rest.read_request(memoryview(broken), str(source.randint(0, len(text) + 2)), 0, LIMITS)
+            asyncio.run(rest.read_request(bytes(broken), str(source.randint(0, len(text) + 2)), 0, LIMITS))
         except CallError:
             pass
 
@@ -226,41 +227,55 @@ def floats():
 def test_a_reply_in_json_gives_the_same_bits_again():
     rows = floats()
     request = read(document(image(*[b"x"] * 8), id='quote"\u00e9'))
-    outcomes = [row.astype("<f4").tobytes() for row in rows]
-    body, header = rest.encode_response(request, embedded(3, outcomes))
-    assert header is None
-    reply = json.loads(body)
+    response = rest.encode_response(request, embedded(3, [row.astype("<f4").tobytes() for row in rows]))
+    assert response.content_type == "application/json" and not response.headers
+    reply = json.loads(response.body)
     assert (reply["model_name"], reply["model_version"], reply["id"]) == ("metric_learn", "3", 'quote"\u00e9')
     (output,) = reply["outputs"]
     assert (output["name"], output["datatype"], output["shape"]) == ("embedding", "FP32", [len(rows), 2048])
     again = np.array(output["data"], np.float64).astype(np.float32).reshape(rows.shape)
     assert (again.view(np.uint32) == rows.view(np.uint32)).all()
-    assert max(map(len, body[body.index(b'"data": [') :].split(b","))) <= 24  # the shortest decimals
 
 
 def test_a_reply_in_binary_form_is_the_rows_behind_the_json():
     request = read(document(image(b"one", b"two"), parameters={"binary_data_output": True}))
-    body, header = rest.encode_response(request, embedded(1, [ROW, ROW]))
-    reply = json.loads(body[:header])
-    assert reply["outputs"][0]["parameters"] == {"binary_data_size": 2 * len(ROW)}
-    assert "data" not in reply["outputs"][0] and "id" not in reply
-    assert body[header:] == ROW + ROW
+    response = rest.encode_response(request, embedded(1, [ROW, ROW]))
+    length = int(response.headers["Inference-Header-Content-Length"])
+    (output,) = json.loads(response.body[:length])["outputs"]
+    assert output["parameters"] == {"binary_data_size": 2 * len(ROW)} and "data" not in output
+    assert response.body[length:] == ROW + ROW
 
 
 def test_a_failed_image_fails_the_call_with_its_code_and_number():
     with pytest.raises(CallError) as caught:
         rest.encode_response(read(document(image(b"one", b"two"))), embedded(1, [ROW, BROKEN]))
-    assert caught.value.message == "E_DECODE: the JPEG is cut off (image 1)"
+    assert caught.value.message == "image[1]: E_DECODE: the JPEG is cut off"
+
+
+def test_base64_that_is_broken_fails_its_picture_alone():
+    tensor = image(b"one", b"two")
+    tensor["data"][1] = "no base64!"
+    request = read(document(tensor))
+    assert list(request.failed) == [1] and request.failed[1].startswith("E_DECODE: ")
+
+
+def test_data_uris_are_taken_for_base64():
+    tensor = image(b"one")
+    tensor["data"][0] = "data:image/jpeg;base64," + tensor["data"][0]
+    assert bytes(read(document(tensor)).payloads[0]) == b"one"
+    long = base64.b64encode(bytes(5000)).decode()
+    assert bytes(read(document(image(b"x", data=[f"data:;base64,{long}"]))).payloads[0]) == bytes(5000)
 
 
 @pytest.mark.parametrize("binary", [False, True])
 def test_a_failed_image_is_a_row_without_numbers_where_asked(binary):
     parameters = {"on_error": "null", "binary_data_output": binary}
     request = read(document(image(b"one", b"two"), parameters=parameters))
-    body, header = rest.encode_response(request, embedded(1, [ROW, BROKEN]))
-    (output,) = json.loads(body[:header])["outputs"]
+    response = rest.encode_response(request, embedded(1, [ROW, BROKEN]))
+    length = int(response.headers.get("Inference-Header-Content-Length", len(response.body)))
+    (output,) = json.loads(response.body[:length])["outputs"]
     assert output["parameters"].pop("1") == BROKEN.text
-    rows = np.frombuffer(body[header:], "<f4") if binary else np.array(output["data"], np.float32)
+    rows = np.frombuffer(response.body[length:], "<f4") if binary else np.array(output["data"], np.float32)
     rows = rows.reshape(2, 2048)
     assert rows[0].tobytes() == ROW and np.isnan(rows[1]).all()
 

@@ -1,12 +1,16 @@
-"""Names and numbers that the client, the gateway and the servable must agree on.
+"""What the client, the gateway, the servable and the export must agree on: names and numbers here, rules in modules.
 
-Constants only: no message classes, no third-party import.
+Needs the standard library and NumPy, nothing else, from Python 3.9 on.
+
+image_codes  why one image has no embedding
 """
 
 from __future__ import annotations
 
 import enum
 from typing import Final
+
+from metric_learn_client.contract.image_codes import ImageErrorCode as ImageErrorCode
 
 SERVABLE_NAME: Final = "metric_learn"
 EMBEDDING_DIM: Final = 2048
@@ -92,15 +96,3 @@ class ServingCode(enum.IntEnum):
 PREPROCESSING_ID = "bgr-upright/short224-lanczos4/224x224-linear/opencv-2"
 # Ids whose exported versions take the same pixels as input: such a version is served, under a fingerprint of its own.
 FORMER_PREPROCESSING_IDS = frozenset(["bgr-exif/short224-lanczos4/224x224-linear/opencv-1"])
-
-
-class ImageErrorCode(str, enum.Enum):
-    """Stable code that starts the text of an image's error: `E_DECODE: ...`."""
-
-    DECODE = "E_DECODE"
-    TOO_LARGE = "E_TOO_LARGE"
-    EMPTY = "E_EMPTY"
-    UNSUPPORTED = "E_UNSUPPORTED"
-    SHAPE = "E_SHAPE"
-    NON_FINITE = "E_NON_FINITE"
-    CRASH = "E_CRASH"  # it ended, or held up, the process that worked on it: final, never sent again
