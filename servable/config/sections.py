@@ -245,7 +245,7 @@ class LimitsSection(_Section):
         default=32,
         ge=1,
         le=1_000_000,
-        description="calls whose bodies are received at one time, a quarter of them on one connection",
+        description="calls of gRPC whose bodies are received at one time, a quarter of them on one connection",
     )
     max_streams_per_connection: int = Field(
         default=256,

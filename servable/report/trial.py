@@ -22,6 +22,7 @@ from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.verification.parity import TOLERANCES
 from servable.backend.direct_calls import OPTIONS
 from servable.backend.launcher import ROUNDS, Child, Launcher
+from servable.backend.supervisor import LAST_WORDS_S
 from servable.backend.warm_up import GREY, Unanswered, embed_batch
 from servable.config.sections import REPOSITORY, Config
 from servable.exported_version import ExportedVersion
@@ -85,10 +86,7 @@ async def _start(config: Config, child: Child, began: float, parts: list[dict[st
         while not proof.done():
             if time.monotonic() - began > config.backend.start_timeout_s:
                 raise Failed(f"not ready after backend.start_timeout_s = {config.backend.start_timeout_s:g}", 4)
-            if child.poll() is not None:
-                why = await asyncio.to_thread(child.why)
-                wrong = "WrongEmbeddingError" in why
-                raise Failed(f"MindSpore Serving ended with exit code {child.poll()}: {why}", 5 if wrong else 4)
+            await _stop_at_its_end(child)
             for hung in child.end_hung_devices():
                 raise Failed(hung, 4)
             progress = "" if listening.done() else await asyncio.to_thread(child.progress)
@@ -99,11 +97,24 @@ async def _start(config: Config, child: Child, began: float, parts: list[dict[st
     except WrongEmbedding as error:
         raise Failed(str(error), ExitCode.GATE_FAILED) from error
     except Unanswered as error:
+        limit = time.monotonic() + LAST_WORDS_S  # it may be at its end, and its log knows why
+        while time.monotonic() < limit:
+            await _stop_at_its_end(child)
+            await asyncio.sleep(POLL_S)
         raise Failed(str(error), ExitCode.NOT_REACHABLE) from error
     finally:
         for task in (listening, proof):
             task.cancel()
         await asyncio.gather(listening, proof, return_exceptions=True)
+
+
+async def _stop_at_its_end(child: Child) -> None:
+    """Raises Failed where MindSpore Serving has ended."""
+    if child.poll() is not None:
+        why = await asyncio.to_thread(child.why)
+        wrong = "WrongEmbeddingError" in why
+        text = f"MindSpore Serving ended with exit code {child.poll()}: {why}"
+        raise Failed(text, ExitCode.GATE_FAILED if wrong else ExitCode.NOT_REACHABLE)
 
 
 async def _listening(target: str) -> None:

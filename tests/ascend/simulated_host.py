@@ -4,9 +4,13 @@ Settings, each the variable SIMULATED_CANN_<NAME> of the same meaning: simulated
 """
 
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
+import platform
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,6 +21,40 @@ SOURCES = Path(__file__).parent / "simulated_cann"
 ENTER = SOURCES / "enter.sh"
 DEPLOYED = REPOSITORY / "configs" / "deploy" / "systemd"
 SERVER_PYTHON = REPOSITORY / ".venv" / "server" / "bin" / "python"
+BUILT = REPOSITORY / ".runtime" / "simulated-cann"
+
+
+def build():
+    """The simulator's libraries, made where they are not there or of other sources. Their folder."""
+    wanted = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()))).hexdigest()
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with (BUILT / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stamp = BUILT / ".built-from"
+        if not stamp.is_file() or stamp.read_text() != wanted:
+            for old in BUILT.glob("*.so"):
+                old.unlink()
+            lite = REPOSITORY / ".runtime" / "mindspore-lite-2.0.0"
+            subprocess.run([SOURCES / "build.sh", BUILT, lite], check=True, timeout=120)
+            stamp.write_text(wanted)
+    return BUILT
+
+
+def why_not():
+    """Why there is no simulated device on this machine; empty where there can be one."""
+    if platform.machine() != "x86_64":
+        return f"it is written for x86_64, this is {platform.machine()}"
+    if os.geteuid():
+        return "it needs root, for a mount namespace of its own"
+    for program in ("g++", "nm", "unshare"):
+        if not shutil.which(program):
+            return f"{program} is not installed"
+    tried = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "mount", "-t", "tmpfs", "tmpfs", "/mnt"],
+        capture_output=True,
+        text=True,
+    )
+    return tried.stderr.strip() if tried.returncode else ""
 
 
 class SimulatedHost:

@@ -72,7 +72,7 @@ def _a_missing_library_of_the_kernel_plugin(host):
     host.set(MISSING="libacl_cblas.so")
 
 
-@case("imports te, which needs no_such_package", "make server-env")
+@case("imports te, which needs no_such_package", ".venv/engine/bin/python", "make engine-env")
 def _a_package_of_the_operator_compiler_is_missing(host):
     host.set(TE_IMPORTS="json,no_such_package")
 

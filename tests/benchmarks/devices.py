@@ -1,18 +1,20 @@
 """The whole server on simulated devices: how busy they are kept, what the host spends, how long a call takes.
 
 .venv/client/bin/python -m tests.benchmarks.devices [--rates 500,2000,4000] [--images 1,8,32] [--callers 1,8,64]
-    [--seconds 4] [--set backend.workers=1 ...] [--pictures] > results.jsonl
+    [--seconds 3] [--pictures] [--cores] [--set SECTION.KEY=VALUE ...] [--output results/bench]
 
 The device is tests/ascend/simulated_cann: the product, MindSpore Serving and MindSpore Lite's Ascend plugins are real,
 a run takes the time given here and no CPU, and every row is the golden embedding. `embed_pixels` unless --pictures:
 pixels are 150,528 bytes an image. The load comes from a process of its own on the same cores, with grpc.aio and
-ready-made requests; its CPU is given apart. Needs root (a mount namespace) and g++.
+ready-made requests; its CPU is given apart. --cores: the fastest device's images/s on one core, two, ... all, load
+included, and a plot. Needs what tests/ascend needs: root, for a mount namespace, and g++.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import csv
 import json
 import multiprocessing
 import os
@@ -22,8 +24,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import grpc
 import grpc.aio
@@ -32,28 +35,32 @@ import psutil
 
 from metric_learn_client import wire
 from metric_learn_client.wire.instances import encode_request
-from tests.ascend.simulated_host import SimulatedHost
+from tests.ascend.simulated_host import SimulatedHost, build, why_not
 from tests.benchmarks.corpus import SIZES_PX, pictures
-from tests.e2e.conftest import REPOSITORY, exported_versions
+from tests.e2e.conftest import exported_versions
 
-LIBRARIES = REPOSITORY / ".runtime" / "simulated-cann"
+RATES, IMAGES, CALLERS = (500, 2000, 4000), (1, 8, 32), (1, 8, 64)
+SECONDS = 3.0
 BATCH = 16  # the largest MindIR of configs/ascend310.yaml
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 WARM_S = 0.7
+CALL_S = 60.0
 
 
 def run_ms(rate: int) -> str:
-    """A device of so many images a second: SIMULATED_CANN_RUN_MS."""
+    """A device of so many images a second, as SIMULATED_CANN_RUN_MS."""
     return ",".join(f"{size}:{1000 * size / rate:g}" for size in (1, 4, BATCH))
 
 
 @contextmanager
-def simulated(rate: int, *flags: str) -> Iterator[tuple[Any, SimulatedHost]]:
-    """(server, host)."""
+def simulated(rate: int, flags: Sequence[str] = (), cores: Sequence[int] = ()) -> Iterator[tuple[Any, SimulatedHost]]:
+    """(server, host); on `cores` alone where they are given."""
     exported_versions()
     with tempfile.TemporaryDirectory(prefix="devices-") as folder:
-        host = SimulatedHost(LIBRARIES, Path(folder))
+        host = SimulatedHost(build(), Path(folder))
         host.set(NUMBERS="golden", RUN_MS=run_ms(rate))
+        if cores:
+            host.prefix = ["taskset", "-c", ",".join(map(str, cores))]
         with host.server("log.access=false", *flags) as server:
             if not server.ready_line.startswith("ready"):
                 raise RuntimeError(server.said())
@@ -61,29 +68,31 @@ def simulated(rate: int, *flags: str) -> Iterator[tuple[Any, SimulatedHost]]:
 
 
 def bodies(images: int, files: bool) -> list[bytes]:
-    if files:
-        corpus = pictures(SIZES_PX[0], 64)
-        groups = [[corpus[(start + index) % 64] for index in range(images)] for start in range(0, 64, min(images, 16))]
-        return [encode_request(wire.METHOD_EMBED, group) for group in groups]
-    pixels = np.full(wire.PIXELS_SHAPE, 128, np.uint8).tobytes()
-    return [encode_request(wire.METHOD_EMBED_PIXELS, [pixels] * images)]
+    if not files:
+        pixels = np.full(wire.PIXELS_SHAPE, 128, np.uint8).tobytes()
+        return [encode_request(wire.METHOD_EMBED_PIXELS, [pixels] * images)]
+    corpus = pictures(SIZES_PX[0], 64)
+    starts = range(0, len(corpus), min(images, BATCH))
+    groups = ([corpus[(start + index) % len(corpus)] for index in range(images)] for start in starts)
+    return [encode_request(wire.METHOD_EMBED, group) for group in groups]
 
 
-def send(endpoint: str, images: int, callers: int, seconds: float, files: bool, answer: Any) -> None:
-    """The load's process: each caller sends its next call when the one before is answered."""
+def send(endpoint: str, images: int, callers: int, seconds: float, files: bool, answer: Connection) -> None:
+    """The load's process: each caller sends its next call when the one before is answered. Answers with the measured
+    time's begin and end, (begin, end) of every call, and this process's CPU seconds; all times monotonic."""
 
     async def load() -> None:
         spent: list[tuple[float, float]] = []
         requests = bodies(images, files)
         async with grpc.aio.insecure_channel(endpoint, options=OPTIONS) as channel:
             call = channel.unary_unary(wire.PREDICT_PATH)
-            await call(requests[0], wait_for_ready=True, timeout=60)
+            await call(requests[0], wait_for_ready=True, timeout=CALL_S)
             end = time.monotonic() + WARM_S + seconds
 
             async def caller(number: int) -> None:
                 while time.monotonic() < end:
                     began = time.monotonic()
-                    await call(requests[number % len(requests)], timeout=60)
+                    await call(requests[number % len(requests)], timeout=CALL_S)
                     number += 1
                     spent.append((began, time.monotonic()))
 
@@ -114,52 +123,133 @@ def measure(
 ) -> dict[str, Any]:
     """One row: images/s, the device's busy share, CPU milliseconds an image by process, milliseconds of a call."""
     root = psutil.Process(server.process.pid)
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=send, args=(server.endpoint, images, callers, seconds, files, theirs)
-    )
-    process.start()
+    spawning = multiprocessing.get_context("spawn")
+    ours, theirs = spawning.Pipe()
+    process = spawning.Process(target=send, args=(server.endpoint, images, callers, seconds, files, theirs))
     before = cpu_by_role(root)
+    process.start()
     began, end, spent, client_s = ours.recv()
     process.join()
     after = cpu_by_role(root)
     everything = images * len(spent)
     inside = sorted(stop - start for start, stop in spent if began <= stop <= end)
     runs = [each for each in host.records("execute") if began <= each["at_ms"] / 1000 <= end]
-    per_image = {role: round(1000 * (after[role] - before[role]) / everything, 4) for role in after}
     return {
         "images": images,
         "callers": callers,
         "images_per_s": round(images * len(inside) / seconds),
         "busy": round(sum(each["ms"] for each in runs) / 1000 / seconds, 3),
-        "fill": round(images * len(inside) / max(1, sum(each["batch"] for each in runs)), 3),
         "p50_ms": round(1000 * statistics.median(inside), 2),
         "p99_ms": round(1000 * inside[int(0.99 * len(inside))], 2),
-        "cpu_ms": {**per_image, "client": round(1000 * client_s / everything, 4)},
+        **{f"{role}_cpu_ms": round(1000 * (after[role] - before[role]) / everything, 4) for role in after},
+        "client_cpu_ms": round(1000 * client_s / everything, 4),
     }
+
+
+def table(
+    rates: Sequence[int] = RATES,
+    images: Sequence[int] = IMAGES,
+    callers: Sequence[int] = CALLERS,
+    seconds: float = SECONDS,
+    files: bool = False,
+    flags: Sequence[str] = (),
+) -> Iterator[dict[str, Any]]:
+    """A row for each rate, images a call and callers; one server for each rate."""
+    for rate in rates:
+        with simulated(rate, flags) as (server, host):
+            for each in images:
+                for count in callers:
+                    yield {"device_per_s": rate, **measure(server, host, each, count, seconds, files)}
+
+
+def by_cores(rate: int, seconds: float = SECONDS, files: bool = False, flags: Sequence[str] = ()) -> Iterator[Any]:
+    """One row for each number of cores, 32 images a call; server and load share them."""
+    everywhere = os.sched_getaffinity(0)
+    try:
+        for count in range(1, len(everywhere) + 1):
+            cores = sorted(everywhere)[:count]
+            os.sched_setaffinity(0, cores)  # which the load inherits
+            with simulated(rate, flags, cores) as (server, host):
+                row = measure(server, host, max(IMAGES), 8, seconds, files)
+                yield {"cores": count, "device_per_s": rate, **row}
+    finally:
+        os.sched_setaffinity(0, everywhere)
+
+
+def plot(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Images/s against cores."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    axes.plot([row["cores"] for row in rows], [row["images_per_s"] for row in rows], marker="o")
+    axes.axhline(rows[0]["device_per_s"], color="0.4", linewidth=0.8)
+    axes.set(xlabel="cores, of server and load", ylabel="images/s", xticks=[row["cores"] for row in rows])
+    axes.set_ylim(bottom=0)
+    axes.set_title("Whole server, simulated device (line: the device's rate)", fontsize=11)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+    pyplot.close(figure)
+
+
+def write(folder: Path, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def shown(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each row printed as it comes, as JSON."""
+    kept = []
+    for row in rows:
+        print(json.dumps(row), flush=True)
+        kept.append(row)
+    return kept
+
+
+def run(folder: Path, short: bool) -> None:
+    """What `make bench` does: the table, and images/s against cores; the short form takes one row a device."""
+    reason = why_not()
+    if reason:
+        print(f"no simulated device, so no rows of it: {reason}")
+        return
+    some = {"images": (32,), "callers": (8,), "seconds": 2.0} if short else {}
+    write(folder, "devices", shown(table(**some)))  # type: ignore[arg-type]
+    if not short:
+        rows = shown(by_cores(max(RATES)))
+        write(folder, "cores", rows)
+        plot(folder / "cores.png", rows)
 
 
 def numbers(text: str) -> Sequence[int]:
     return [int(each) for each in text.split(",")]
 
 
-def main() -> None:
+def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rates", type=numbers, default=[500, 2000, 4000], help="images/s of the device")
-    parser.add_argument("--images", type=numbers, default=[1, 8, 32], help="of one call")
-    parser.add_argument("--callers", type=numbers, default=[1, 8, 64])
-    parser.add_argument("--seconds", type=float, default=4.0, help="of one row")
+    parser.add_argument("--rates", type=numbers, default=RATES, help="images/s of the device")
+    parser.add_argument("--images", type=numbers, default=IMAGES, help="of one call")
+    parser.add_argument("--callers", type=numbers, default=CALLERS)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of one row")
     parser.add_argument("--pictures", action="store_true", help="encoded pictures, `embed`")
+    parser.add_argument("--cores", action="store_true", help="images/s on one core, two, ... all of them")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
-    options = parser.parse_args()
-    for rate in options.rates:
-        with simulated(rate, *options.set) as (server, host):
-            for images in options.images:
-                for callers in options.callers:
-                    row = measure(server, host, images, callers, options.seconds, options.pictures)
-                    print(json.dumps({"device_per_s": rate, **row}), flush=True)
+    parser.add_argument("--output", type=Path, help="folder for devices.csv, or cores.csv and cores.png")
+    given = parser.parse_args(arguments)
+    if given.cores:
+        rows = shown(by_cores(max(given.rates), given.seconds, given.pictures, given.set))
+    else:
+        wanted = table(given.rates, given.images, given.callers, given.seconds, given.pictures, given.set)
+        rows = shown(wanted)
+    if given.output:
+        write(given.output, "cores" if given.cores else "devices", rows)
+        if given.cores:
+            plot(given.output / "cores.png", rows)
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONPATH", str(REPOSITORY))
     sys.exit(main())

@@ -8,8 +8,9 @@ The first has an echo at the far end that answers at once, so all the time that 
 second the real MindSpore Serving.
 Ways that are compared: straight to the far end, through the gateway over gRPC, through a bare pass-through that only
 hands bytes on with the same grpc.aio - what any gateway of this kind costs at least - and through the gateway over
-HTTP: /v1/embeddings with base64 both ways, and /embed with an array of NumPy as its answer. Calls alternate between
-the ways, so that whatever else the machine does meets all alike.
+HTTP: /v1/embeddings with base64 both ways, /embed with an array of NumPy as its answer, and the Open Inference Protocol
+with binary tensors both ways, which gRPC has too. Calls alternate between the ways, so that whatever else the machine
+does meets all alike.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import asyncio
 import base64
 import contextlib
+import functools
 import http.client
 import json
 import signal
@@ -38,8 +40,10 @@ import numpy as np
 import psutil
 
 from metric_learn_client import wire
+from metric_learn_client.wire.messages import ModelInferRequest
 from servable.config.sections import Config, LimitsSection, LogSection, ServerSection
 from servable.gateway import Backends, Gateway, Golden
+from servable.gateway.queue.batches import encode_batch
 from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -48,7 +52,9 @@ IMAGES_PER_CALL = (1, 8, 32)
 ROUNDS = 5  # of the throughput: the three ways alternate
 AT_A_TIME = 8  # calls
 API = ".http"  # what the path of the gateway's HTTP socket has more than that of gRPC
-HTTP_WAYS = ("openai", "embed")
+HTTP_WAYS = ("openai", "embed", "oip")
+OTHER_WAYS = (*HTTP_WAYS, "oip_grpc")  # through the gateway, beside Predict
+MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -137,7 +143,7 @@ class Http:
         self._connection = http.client.HTTPConnection("localhost", timeout=60)
         self._connection.sock = socket.socket(socket.AF_UNIX)
         self._connection.sock.connect(path)
-        self._path, self._body, self._headers = (openai_request if way == "openai" else embed_request)(images)
+        self._path, self._body, self._headers = REQUESTS[way](images)
 
     def __call__(self) -> None:
         self._connection.request("POST", self._path, self._body, self._headers)
@@ -164,6 +170,28 @@ def embed_request(images: int) -> tuple[str, bytes, dict[str, str]]:
     return "/embed", body, {"accept": "application/x-npy", "content-type": "multipart/form-data; boundary=edge"}
 
 
+def oip_request(images: int) -> tuple[str, bytes, dict[str, str]]:
+    behind = packed(images)
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [images], "parameters": {"binary_data_size": len(behind)}}
+    text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(text))}
+    return f"/v2/models/{wire.SERVABLE_NAME}/infer", text + behind, headers
+
+
+def oip_body_of(images: int) -> bytes:
+    request = ModelInferRequest(model_name=wire.SERVABLE_NAME, raw_input_contents=[packed(images)])
+    request.inputs.add(name="image", datatype="BYTES", shape=[images])
+    return request.SerializeToString()
+
+
+def packed(images: int) -> bytes:
+    photo = PHOTO.read_bytes()
+    return (len(photo).to_bytes(4, "little") + photo) * images
+
+
+REQUESTS = {"openai": openai_request, "embed": embed_request, "oip": oip_request}
+
+
 def cpu_s(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
@@ -174,16 +202,20 @@ def measure(
 ) -> dict[str, float]:
     """Latencies of one caller, median in ms. With 8 callers: CPU an image of the process in between, in microseconds,
     and images per second, of which gateway_throughput is the gateway's rate over the direct one, median of rounds."""
-    body = body_of(images)
     row: dict[str, float] = {"images_per_call": images}
-    between = {**children, **{way: children["gateway"] for way in HTTP_WAYS}}
+    between = {**children, **{way: children["gateway"] for way in OTHER_WAYS}}
     with contextlib.ExitStack() as stack:
         ways: dict[str, list[Callable[[], object]]] = {}
-        for way, at in targets.items():
+        # The far end takes a packed batch, as the gateway sends it.
+        batch = encode_batch(wire.METHOD_EMBED, "", [PHOTO.read_bytes()] * images)
+        by_grpc = {way: (at, wire.PREDICT_PATH, batch) for way, at in targets.items()}
+        by_grpc["gateway"] = (targets["gateway"], wire.PREDICT_PATH, body_of(images))
+        by_grpc["oip_grpc"] = (targets["gateway"], MODEL_INFER, oip_body_of(images))
+        for way, (at, path, body) in by_grpc.items():
             channel = stack.enter_context(grpc.insecure_channel(at, OPTIONS))
-            call = channel.unary_unary(wire.PREDICT_PATH)
-            call(body, wait_for_ready=True, timeout=60)
-            ways[way] = [lambda call=call: call(body, timeout=60)] * AT_A_TIME  # type: ignore[misc]
+            call = functools.partial(channel.unary_unary(path), body, timeout=60)
+            call(wait_for_ready=True)
+            ways[way] = [call] * AT_A_TIME
         for way in HTTP_WAYS:
             path = targets["gateway"].removeprefix("unix:") + API
             ways[way] = [stack.enter_context(contextlib.closing(Http(path, way, images))) for _ in range(AT_A_TIME)]
@@ -213,7 +245,7 @@ def measure(
             row[f"{way}_images_per_s"] = round(statistics.median(values), 1)
         for way, process_s in spent.items():
             row[f"{way}_cpu_us_per_image"] = round(1e6 * process_s / sent[way], 1)
-        for way in HTTP_WAYS:
+        for way in OTHER_WAYS:
             row[f"{way}_cpu_ratio"] = round(row[f"{way}_cpu_us_per_image"] / row["gateway_cpu_us_per_image"], 2)
         shares = [ours / direct for ours, direct in zip(rates["gateway"], rates["direct"])]
         row["gateway_throughput"] = round(statistics.median(shares), 3)

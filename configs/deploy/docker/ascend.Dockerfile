@@ -94,7 +94,7 @@ ENV PATH=/opt/venv/server/bin:$PATH \
 WORKDIR /app
 # The device nodes belong to the host's group HwHiAiUser: run with --group-add "$(getent group HwHiAiUser | cut -d: -f3)".
 USER 10001:10001
-EXPOSE 5500 5501
+EXPOSE 5500 5501 5502
 HEALTHCHECK --interval=10s --timeout=5s --start-period=900s --retries=3 \
     CMD ["/opt/venv/server/bin/python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:5501/readyz', timeout=4)"]
 STOPSIGNAL SIGTERM

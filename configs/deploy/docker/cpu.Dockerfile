@@ -68,7 +68,7 @@ ENV PATH=/opt/venv/server/bin:$PATH \
     PYTHONFAULTHANDLER=1
 WORKDIR /app
 USER 10001:10001
-EXPOSE 5500 5501
+EXPOSE 5500 5501 5502
 # Kubernetes ignores this and uses its own probes.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:5501/readyz', timeout=4)"]

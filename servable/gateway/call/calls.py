@@ -181,7 +181,7 @@ class Calls:
         call.bytes, call.method, call.images = size, work.method.name, len(work.payloads)
         served = resolve(self._backends, work.version, version_field)
         call.served = served
-        with self._admission.work(len(work.payloads), size), served:
+        with self._admission.work(call.connection, len(work.payloads), size), served:
             return await self._embed(call, work, served)
 
     async def _outcome(self, call: Call, handle: Callable[[], Awaitable[T]]) -> Union[T, CallError]:
@@ -279,7 +279,7 @@ class Calls:
 
 
 def _describe(attributes: Attributes, call: Call, code: grpc.StatusCode) -> None:
-    attributes["rpc.system"] = "grpc"
+    attributes["metric_learn.wire"] = call.wire
     attributes["rpc.grpc.status_code"] = code.name
     attributes["metric_learn.method"] = call.method
     attributes["metric_learn.images"] = call.images
@@ -294,7 +294,7 @@ def refuse_repeated(pairs: Sequence[Any]) -> None:
     ):
         count = sum(1 for name, _ in pairs if name == key)
         if count > 1:
-            raise CallError(status, f"{count} values of metadata {key!r}; send one")
+            raise CallError(status, f"{count} values of {key!r}; send one")
 
 
 def request_id_of(metadata: Mapping[str, Any]) -> str:

@@ -68,3 +68,4 @@ class Description:
     headers: Mapping[str, Schema] = field(default_factory=dict)
     error: Schema = field(default_factory=lambda: OPENAI_ERROR)
     statuses: Sequence[int] = ()
+    may_be_empty: bool = False  # a request without a body has an answer of its own

@@ -77,7 +77,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "security": [] if isinstance(route, Question) and route.public else [{}, {"token": []}],
     }
     if about.body:
-        operation["requestBody"] = {"required": True, "content": _content(about.body)}
+        operation["requestBody"] = {"required": not about.may_be_empty, "content": _content(about.body)}
     return operation
 
 

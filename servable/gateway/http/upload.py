@@ -91,6 +91,7 @@ def _description(limits: LimitsSection) -> Description:
         {JSON: {"anyOf": [single, several]}, NPY: BYTES},
         {"application/octet-stream": BYTES, MULTIPART: {"type": "object", "additionalProperties": files}},
         query={"on_error": {"enum": ["fail", "null"], "description": "null: failed pictures are null in a good reply"}},
+        may_be_empty=True,  # that is E_EMPTY, like any picture that fails
     )
 
 

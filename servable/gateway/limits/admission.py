@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Callable
@@ -11,6 +12,9 @@ from servable.gateway.errors import overloaded
 
 MIN_RETRY_MS, MAX_RETRY_MS = 50, 5000
 _UNKNOWN_RETRY_MS = 200  # before the first image came back
+# Beyond what may be in flight, a quarter as much is kept for connections that have nothing in flight: or else one that
+# always sends the next call at once would leave the others none.
+RESERVED_PART = 4
 _SMOOTHING = 0.2  # of the newest busy second in the throughput estimate
 
 
@@ -24,6 +28,7 @@ class Admission:
         self.reading = 0  # of the calls: those whose body is not there, bounded by BodyPlaces
         self.images = 0
         self.bytes = 0
+        self._at_work: Counter[str] = Counter()  # calls with images in flight, by connection
         self._rate = 0.0  # images a second, counted while there were any: an idle hour does not make it slow
         self._finished = 0
         self._busy_s = 0.0
@@ -55,31 +60,32 @@ class Admission:
             raise overloaded(f"{calls} calls in flight are the most; try again later", self.retry_after_ms())
 
     @contextmanager
-    def work(self, images: int, size: int) -> Iterator[None]:
+    def work(self, connection: str, images: int, size: int) -> Iterator[None]:
         """A place for the call's images and their bytes. Raises CallError (RESOURCE_EXHAUSTED)."""
-        limits = self._limits
-        if self.images + images > limits.max_in_flight_instances:
-            raise overloaded(
-                f"{self.images} images in flight, {images} more would pass {limits.max_in_flight_instances}; "
-                "try again later",
-                self.retry_after_ms(),
-            )
-        if self.bytes + size > limits.max_in_flight_bytes:
-            raise overloaded(
-                f"{self.bytes} bytes in flight, {size} more would pass {limits.max_in_flight_bytes}; try again later",
-                self.retry_after_ms(),
-            )
+        limits, new = self._limits, connection not in self._at_work
+        self._refuse_more("images", self.images, images, limits.max_in_flight_instances, new)
+        self._refuse_more("bytes", self.bytes, size, limits.max_in_flight_bytes, new)
         if not self.images:
             self._busy_since = self._clock()
         self.images += images
         self.bytes += size
+        self._at_work[connection] += 1
         try:
             yield
         finally:
+            self._at_work[connection] -= 1
+            if not self._at_work[connection]:
+                del self._at_work[connection]
             self.images -= images
             self.bytes -= size
             if not self.images:
                 self._busy_s += self._clock() - self._busy_since
+
+    def _refuse_more(self, what: str, held: int, more: int, most: int, new: bool) -> None:
+        if held + more > most + (most // RESERVED_PART if new else 0):
+            raise overloaded(
+                f"{held} {what} in flight, {more} more would pass {most}; try again later", self.retry_after_ms()
+            )
 
     def finished(self, images: int) -> None:
         """`images` came back from the backend: what the retry hint is estimated from."""

@@ -52,11 +52,11 @@ class Tokens:
         """`authorization`: the metadata's value. Raises CallError (UNAUTHENTICATED)."""
         self._reload_if_changed()
         if authorization is None:
-            raise _unauthenticated("no token; send metadata 'authorization: Bearer <token>'")
+            raise _unauthenticated("no token; send 'authorization: Bearer <token>'")
         text = authorization.decode("latin-1") if isinstance(authorization, bytes) else authorization
         scheme, _, token = text.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            raise _unauthenticated("not a bearer token; send metadata 'authorization: Bearer <token>'")
+            raise _unauthenticated("not a bearer token; send 'authorization: Bearer <token>'")
         digest = _digest(token.strip().encode("utf-8", "surrogateescape"))
         valid = False
         for known in self._digests:  # all of them, so that the time tells nothing about which one fits

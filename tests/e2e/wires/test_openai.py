@@ -1,15 +1,23 @@
 """The official openai package and litellm against the real server's /v1/embeddings."""
 
 import base64
+import os
+import ssl
 import threading
+import warnings
 
 import httpx
-import litellm
 import numpy as np
 import openai
 import pytest
 
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else its import asks another host for prices
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import litellm
+
 MODEL = "metric_learn"
+LITELLMS_OWN_WARNINGS = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +32,7 @@ def guarded(secured):
     made = []
 
     def make(token=secured.token, **options):
-        http = httpx.Client(verify=httpx.create_ssl_context(verify=str(secured.ca)))
+        http = httpx.Client(verify=ssl.create_default_context(cafile=str(secured.ca)))
         options.setdefault("max_retries", 0)
         url = f"https://{secured.server.api_endpoint}/v1"
         made.append(openai.OpenAI(base_url=url, api_key=token, http_client=http, **options))
@@ -81,7 +89,7 @@ def test_one_bad_picture_is_null_where_asked(client, pictures, grpc_rows):
     given = [uri(pictures[0]), uri(b"no picture"), uri(pictures[1])]
     answer = client.embeddings.with_raw_response.create(
         model=MODEL, input=given, encoding_format="float", extra_body={"on_error": "null"}
-    ).json()
+    ).http_response.json()
     assert answer["data"][1]["embedding"] is None and answer["data"][1]["error"]["code"] == "E_UNSUPPORTED"
     rows = np.array([answer["data"][index]["embedding"] for index in (0, 2)]).astype(np.float32)
     assert same(rows, grpc_rows[:2])
@@ -146,7 +154,7 @@ def test_overload_is_a_rate_limit_error_with_a_hint_which_the_package_honours(gu
     assert all(same(rows_of(each), grpc_rows) for each in outcomes)
 
 
-@pytest.mark.filterwarnings("default")  # litellm's own
+@LITELLMS_OWN_WARNINGS
 @pytest.mark.parametrize("options", [{}, {"encoding_format": "float"}], ids=["default", "float"])
 def test_litellm_passes_data_uris_through(server, pictures, grpc_rows, options):
     answer = litellm.embedding(
@@ -164,7 +172,7 @@ def test_litellm_passes_data_uris_through(server, pictures, grpc_rows, options):
     assert same(found, grpc_rows[:2])
 
 
-@pytest.mark.filterwarnings("default")
+@LITELLMS_OWN_WARNINGS
 def test_litellm_tells_a_bad_picture_from_a_wrong_token(server, secured, pictures):
     with pytest.raises(litellm.exceptions.BadRequestError, match="E_UNSUPPORTED"):
         litellm.embedding(
@@ -173,7 +181,7 @@ def test_litellm_tells_a_bad_picture_from_a_wrong_token(server, secured, picture
             api_base=f"http://{server.api_endpoint}/v1",
             api_key="unused",
         )
-    http = httpx.Client(verify=httpx.create_ssl_context(verify=str(secured.ca)))
+    http = httpx.Client(verify=ssl.create_default_context(cafile=str(secured.ca)))
     wrong = openai.OpenAI(
         base_url=f"https://{secured.server.api_endpoint}/v1", api_key="wrong" * 5, http_client=http, max_retries=0
     )

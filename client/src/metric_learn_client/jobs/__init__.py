@@ -5,7 +5,7 @@ options   what a job is asked to do            prepare   is this the job that th
 dry_run   what it would do, and how long       observer  what a run tells while it works
 inputs/   folders, lists, tables, archives     storage, remote   the bytes of an image, from disk or a URL
 plan/     rows on disk, cut into shards        work/     row -> image -> embedding -> shard
-output/   the files, whole or not at all       errors    why a job does not start, or stops
+output/   the files, in a folder or a store    errors    why a job does not start, or stops
 ray_data  embeddings inside a Ray Data pipeline
 """
 

@@ -30,7 +30,7 @@ class Store:
 
     def __init__(self):
         self.faults = lambda method, key, headers: None
-        self.asked = []
+        self.asked, self.hosts = [], set()
         self.conditions = True
         self._application = DomainDispatcherApplication(create_backend_app)
         self._one = threading.Lock()
@@ -84,6 +84,7 @@ class Store:
         fault = None
         if not own:
             self.asked.append((method, key))
+            self.hosts.add(environ["HTTP_HOST"].partition(":")[0])
             fault = self.faults(method, key, environ)
         if not self.conditions:
             environ.pop("HTTP_IF_NONE_MATCH", None)

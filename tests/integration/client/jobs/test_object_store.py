@@ -33,7 +33,8 @@ from tests.integration.client.jobs.object_store import BUCKET, Store, once  # no
 
 SHARD, BATCH, AHEAD = 50, 10, 4
 FLAGS = ("--shard-size", SHARD, "--batch-size", BATCH, "--in-flight", 2, "--read-threads", 2)
-SOME_STEPS = pytest.mark.parametrize("step", [13, pytest.param(1, marks=pytest.mark.long)], ids=["some", "every one"])
+LONG = pytest.mark.long, pytest.mark.timeout(1800)
+SOME_STEPS = pytest.mark.parametrize("step", [13, pytest.param(1, marks=LONG)], ids=["some", "every one"])
 FEW = {"shard_size": SHARD, "batch_size": BATCH, "in_flight": 2, "read_threads": 2}
 
 
@@ -50,6 +51,7 @@ def store(running, monkeypatch):
     for name, value in running.environment.items():
         monkeypatch.setenv(name, value)
     running.faults, running.conditions, running.asked = (lambda *_: None), True, []
+    running.hosts = set()
     return running
 
 
@@ -138,7 +140,7 @@ def test_a_damaged_object_is_found_by_verify(tmp_path, fake, store, prefix):
     assert "is missing" in verify(url(prefix)).problems[0]
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=LONG)])
 def test_sigkill_at_random_points_changes_nothing_in_the_objects(tmp_path, fake, store, prefix, kills):
     images = make_images(tmp_path / "in", 150 * kills)
     (images / "00077.jpg").write_bytes(b"corrupt")
@@ -395,6 +397,8 @@ def refused(tmp_path, fake, where):
         ("301 PermanentRedirect", "the bucket is in another region"),
         ("501 NotImplemented", "this store has no conditional writes"),
         ("404 NoSuchBucket", "there is no such bucket"),
+        ("404 NoSuchKey", '"addressing_style": "virtual"'),
+        ("403 VirtualHostDomainRequired", '"addressing_style": "virtual"'),
     ],
 )
 def test_what_the_store_refuses_is_one_line_before_any_work(tmp_path, fake, store, prefix, fault, says):
@@ -425,6 +429,17 @@ def test_no_credentials_are_one_line(tmp_path, fake, store, prefix, monkeypatch)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     assert "no credentials: set AWS_ACCESS_KEY_ID" in refused(tmp_path, fake, url(prefix))
+
+
+def test_virtual_hosted_addressing_is_told_as_s3fs_is_told_it(tmp_path, fake, store, prefix, monkeypatch):
+    """The store is the proxy here, so that no name of a bucket has to be found."""
+    options = {"s3": {"addressing_style": "virtual"}, "proxies": {"http": store.url}}
+    endpoint = "http://s3.us-east-1.amazonaws.com"
+    monkeypatch.setenv("FSSPEC_S3", json.dumps({"endpoint_url": endpoint, "config_kwargs": options}))
+    code, _, err = Job(make_images(tmp_path / "in", 3), url(prefix), fake.endpoint).run()
+    assert code == ExitCode.DONE, err
+    assert store.hosts == {f"{BUCKET}.s3.us-east-1.amazonaws.com"}
+    assert "stats/00000.json" in store.objects(prefix)
 
 
 def test_a_prefix_that_holds_something_else_is_refused(tmp_path, fake, store, prefix):

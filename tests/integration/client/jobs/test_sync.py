@@ -19,6 +19,7 @@ from metric_learn_client.jobs.output.shard_files import read_shard, read_stats
 from tests.integration.client.jobs.conftest import Job, kill, make_images, until
 from tests.integration.client.jobs.test_faults import Cut, cut_renames
 
+LONG = pytest.mark.long, pytest.mark.timeout(1800)
 FEW = {"shard_size": 10, "batch_size": 4, "in_flight": 2, "read_threads": 2}
 
 
@@ -164,7 +165,7 @@ def change(images, chance, number):
         (images / f"new-{number}-{index}.jpg").write_bytes(b"new %d %d" % (number, index))
 
 
-@pytest.mark.parametrize("rounds", [4, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("rounds", [4, pytest.param(20, marks=LONG)])
 def test_a_sync_that_is_cut_off_anywhere_leaves_old_or_new_shards_and_is_finished_by_the_next_run(
     tmp_path, fake, monkeypatch, rounds
 ):
@@ -185,7 +186,7 @@ def test_a_sync_that_is_cut_off_anywhere_leaves_old_or_new_shards_and_is_finishe
         assert verify(out, with_input=True).problems == ()
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=LONG)])
 def test_a_sync_that_is_killed_goes_on(tmp_path, fake, kills):
     images, out, chance = make_images(tmp_path / "in", 60), tmp_path / "out", random.Random(kills)
     flags = ("--shard-size", 10, "--batch-size", 4, "--in-flight", 2, "--read-threads", 2)

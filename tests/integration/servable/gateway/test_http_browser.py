@@ -30,7 +30,7 @@ def window(tmp_path_factory):
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory):
     with Harness(tmp_path_factory.mktemp("run")) as harness:
-        harness.serving.image_errors[CUT] = (1, "E_DECODE: the JPEG is cut off")
+        harness.serving.image_errors[CUT] = "E_DECODE: the JPEG is cut off"
         yield harness
 
 

@@ -325,7 +325,7 @@ def test_a_parameter_of_the_query_that_is_unknown_or_there_twice_is_refused(harn
 
 
 def test_an_empty_body_is_an_empty_picture(harness):
-    harness.serving.image_errors[b""] = (3, "E_EMPTY: the image has no bytes")
+    harness.serving.image_errors[b""] = "E_EMPTY: the image has no bytes"
     status, _, body = harness.api("POST", "/embed", b"")
     assert status == 400 and json.loads(body)["error"]["code"] == "E_EMPTY"
 

@@ -80,7 +80,8 @@ def test_the_health_check_asks_readiness_at_the_configured_port(
     config = configuration(deploy / f"server-{IMAGES[image]}.yaml")
     port = config.server.http_address.rpartition(":")[2]
     assert f"http://127.0.0.1:{port}/readyz" in dict(stage(dockerfile, "runtime"))["HEALTHCHECK"]
-    assert {port, config.server.address.rpartition(":")[2]} == set(dict(stage(dockerfile, "runtime"))["EXPOSE"].split())
+    public = {each.rpartition(":")[2] for each in (config.server.address, config.server.api_address)}
+    assert {port, *public} == set(dict(stage(dockerfile, "runtime"))["EXPOSE"].split())
 
 
 def test_the_image_holds_its_targets_configuration(image: str, dockerfile: Path) -> None:

@@ -110,6 +110,7 @@ def test_probes_and_ports_are_the_servers(objects: Objects, overlay: str, config
     ports = {port["name"]: str(port["containerPort"]) for port in container["ports"]}
     assert ports == {
         "grpc": config.server.address.rpartition(":")[2],
+        "api": config.server.api_address.rpartition(":")[2],
         "http": config.server.http_address.rpartition(":")[2],
     }
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
@@ -117,7 +118,7 @@ def test_probes_and_ports_are_the_servers(objects: Objects, overlay: str, config
         assert container[probe]["httpGet"]["path"] in PAGES
     assert container["livenessProbe"]["httpGet"]["path"] == "/livez"  # a backend that restarts is no reason to kill
     for service in objects["Service"]:
-        assert service["spec"]["ports"][0]["targetPort"] == "grpc"
+        assert [port["targetPort"] for port in service["spec"]["ports"]] == ["grpc", "api"]
     opened = {str(port["port"]) for rule in objects["NetworkPolicy"][0]["spec"]["ingress"] for port in rule["ports"]}
     assert opened == set(ports.values())
 

@@ -87,8 +87,9 @@ def test_instances_of_a_template_share_no_address_and_no_folder(
         variables = dict(line.replace("%i", device).split("=", 1) for line in lines)
         config = configuration(deploy / "server-ascend310.yaml", variables)
         assert config.backend.device_ids == (int(device),)
-        settings.append({config.server.address, config.server.http_address, str(config.server.run_dir)})
-    assert len(settings[0] | settings[1]) == 6
+        server = config.server
+        settings.append({server.address, server.api_address, server.http_address, str(server.run_dir)})
+    assert len(settings[0] | settings[1]) == 8
 
 
 @needs_systemd
@@ -131,3 +132,12 @@ def test_systemd_ends_restarts_that_cannot_help(unit: dict[str, list[str]]) -> N
     assert unit["Restart"] == ["always"]  # a server that ended with 0 without being told is gone all the same
     assert "2" in unit["RestartPreventExitStatus"][0].split()  # usage or configuration
     assert unit["Type"] == ["notify"] and float(unit["WatchdogSec"][0]) > 0
+
+
+def test_an_ascend_unit_that_comes_before_its_driver_is_tried_again_for_minutes(
+    unit: dict[str, list[str]], deploy: Path
+) -> None:
+    """DeviceAllow means the nodes that are there when the unit starts."""
+    drop_in = keys(deploy / "systemd" / "ascend.conf")
+    tried_s = float(drop_in["RestartSec"][0]) * int(drop_in["StartLimitBurst"][0])
+    assert 240 <= tried_s <= float(unit["StartLimitIntervalSec"][0])

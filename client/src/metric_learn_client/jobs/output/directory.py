@@ -104,4 +104,4 @@ class Directory(Output):
         while not place.exists():
             place = place.parent
         facts = os.statvfs(place)
-        return facts.f_bavail * facts.f_frsize
+        return facts.f_bavail * facts.f_frsize if facts.f_blocks else None  # some network file systems do not say

@@ -203,16 +203,17 @@ class _Tables:
         return column.field(self._inner), column.field("path") if "path" in names else None
 
     def _elsewhere(self, source: int, path: Any) -> Image:
-        """The picture of a row without bytes: a file beside the table. A table from a URL names none here."""
+        """The picture of a row without bytes: a file beside its table; one from a URL names none of this machine."""
         if not isinstance(path, str) or not path:
             return RowError("E_EMPTY", "the row has neither bytes nor a path")
         table = self._sources[source]
         if is_url(table) and (is_url(path) or path.startswith("/") or ".." in path.split("/")):
             return RowError("E_READ", "the row has no bytes, and its path leads out of the table's folder")
-        folder = table.rpartition("/")[0]
-        place = (
-            path if is_url(path) or not folder else f"{folder}/{path}" if is_url(table) else os.path.join(folder, path)
-        )
+        place = path
+        if is_url(table):
+            place = f"{table.rpartition('/')[0]}/{path}"
+        elif not is_url(path):
+            place = os.path.join(os.path.dirname(table), path)
         try:
             return read_image(place, self._limit, self._timeout_s)
         except RowError as error:

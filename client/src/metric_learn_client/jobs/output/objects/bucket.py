@@ -45,7 +45,7 @@ class Bucket(Output):
         self.name = self._store.url
         self._stop = threading.Event()
         self._lock: Optional[tuple[str, str]] = None  # the job's: (key, owner)
-        self._seen: dict[
+        self._known: dict[
             str, tuple[Optional[str], Optional[bytes]]
         ] = {}  # name: (ETag, SHA-256), as this run last saw it
         self._scratch: Optional[Path] = None
@@ -109,19 +109,19 @@ class Bucket(Output):
 
     def read(self, name: str) -> Optional[bytes]:
         found = self._store.get(name)
-        self._seen[name] = (None, None) if found is None else (found.etag, hashlib.sha256(found.content).digest())
+        self._known[name] = (None, None) if found is None else (found.etag, hashlib.sha256(found.content).digest())
         return None if found is None else found.content
 
     def write(self, name: str, content: bytes) -> None:
-        if name not in self._seen:
+        if name not in self._known:
             self.read(name)
-        etag, sha256 = self._seen[name]
+        etag, sha256 = self._known[name]
         if sha256 == hashlib.sha256(content).digest():
             return
         etag = self._store.put(name, content, replaces=etag)
         if etag is None:
             raise self._changed(name)
-        self._seen[name] = (etag, hashlib.sha256(content).digest())
+        self._known[name] = (etag, hashlib.sha256(content).digest())
 
     def log(self, line: str) -> None:
         with suppress(MetricLearnError, Stopped):  # it is no part of the data, and not to hide why a run ends
@@ -216,7 +216,7 @@ class Bucket(Output):
         keys = [key for folder in folders if folder != ".locks" for key in self._store.list(f"{folder}/")]
         for key in [*keys, *FILES]:
             self._store.delete(key)
-        self._seen.clear()
+        self._known.clear()
         self._end()
 
     def _put_in_place(self, shard: int, contents: Optional[dict[str, bytes]] = None) -> None:

@@ -42,6 +42,11 @@ _TELL_S = 2.0  # an outage that is over sooner is not worth a word
 _GONE = ("NoSuchKey", "404", "NotFound")
 _REFUSED = ("PreconditionFailed", "412")
 _ELSEWHERE = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
+_PATH_STYLE = ("VirtualHostDomainRequired", "SecondLevelDomainForbidden")
+_ADDRESSING = (
+    "where it asks for virtual-hosted addressing, set "
+    'FSSPEC_S3=\'{"config_kwargs": {"s3": {"addressing_style": "virtual"}}}\''
+)
 _BUSY = ("ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown", "RequestTimeTooSkewed")
 
 
@@ -155,7 +160,9 @@ class ObjectStore:
         try:
             try:
                 first = self.put(key, b"1", replaces=None)
-                kept = first is not None and self.put(key, b"2", replaces=None) is None
+                if first is None:  # OBS, for one, answers NoSuchKey to a write with path-style addressing
+                    raise AccessError(f"{self.url}: the store takes no new object (NoSuchKey): {_ADDRESSING}")
+                kept = self.put(key, b"2", replaces=None) is None
                 kept = kept and self.put(key, b"3", replaces='"00000000000000000000000000000000"') is None
                 kept = kept and self.put(key, b"4", replaces=first) is not None
             except _NotImplementedByStore:
@@ -306,6 +313,8 @@ def _meaning_of_reply(reply: dict[str, Any], url: str, what: str) -> Optional[Ex
         return AccessError(f"{url}: the bucket is in another region ({code}): set AWS_DEFAULT_REGION or the endpoint")
     if "Expired" in code or "Token" in code:
         return AccessError(f"{url}: the credentials are not valid any more ({code}): get new ones")
+    if code in _PATH_STYLE:
+        return AccessError(f"{url}: refused ({code}): {_ADDRESSING}")
     if status in (401, 403) or "AccessKey" in code or "Signature" in code:
         return AccessError(f"{what}: not permitted ({code or status}): see to the credentials and what they allow")
     return OutputError(f"{what}: the store says {code or 'HTTP status'} ({status})")

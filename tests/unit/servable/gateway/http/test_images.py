@@ -1,0 +1,83 @@
+"""Data URIs as people write them, and what is refused with which words."""
+
+import base64
+import tracemalloc
+
+import pytest
+
+from servable.gateway.errors import CallError
+from servable.gateway.http.images import BrokenBase64, read_base64, read_data_uri
+
+PICTURE = bytes(range(256)) * 3 + b"\xff\xfe"
+TEXT = base64.b64encode(PICTURE).decode()
+LINES = base64.encodebytes(PICTURE).decode()
+URL_SAFE = base64.urlsafe_b64encode(PICTURE).decode()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"data:image/jpeg;base64,{TEXT}",
+        f"DATA:IMAGE/JPEG;BASE64,{TEXT}",
+        f"data:;base64,{TEXT}",
+        f"data:base64,{TEXT}",
+        f"data:text/plain;base64,{TEXT}",
+        f"data:image/jpeg;charset=utf-8;name=a.jpg; base64 ,{TEXT}",
+        f"  data:image/png;base64, {TEXT} \n",
+        f"data:image/jpeg;base64,{LINES}",
+        f"data:image/jpeg;base64,{LINES}".replace("\n", "\r\n"),
+        f"data:image/jpeg;base64,{TEXT.rstrip('=')}",
+        f"data:image/jpeg;base64,{URL_SAFE}",
+        f"data:image/jpeg;base64,{URL_SAFE.rstrip('=')}",
+        f"data:image/jpeg;base64,{TEXT}".replace("+", "%2B").replace("/", "%2F").replace("=", "%3D"),
+    ],
+    ids=range(13),
+)
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_a_data_uri_is_read_however_it_is_written(uri, as_bytes):
+    assert read_data_uri(memoryview(uri.encode()) if as_bytes else uri, "input[0]") == PICTURE
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("http://a/b.jpg", "never fetched"),
+        ("HTTPS://a/b.jpg", "never fetched"),
+        ("s3://bucket/key", "never fetched"),
+        ("//a/b.jpg", "never fetched"),
+        ("file:/etc/passwd", "never fetched"),
+        ("/9j/4AAQSkZJRg", "data:image/jpeg;base64,... before it"),
+        ("iVBORw0KGgoAAAA", "data:image/png;base64,... before it"),
+        ("a red shoe", "pictures, not text"),
+        ("", "pictures, not text"),
+        ("data:image/jpeg;base64", "no comma"),
+        ("data:image/jpeg;" + "x" * 1000 + ";base64,AAAA", "no comma within 256"),
+        ("data:image/svg+xml,<svg/>", "not base64"),
+        ("data:,AAAA", "not base64"),
+    ],
+)
+def test_what_is_no_data_uri_is_refused_with_its_place_and_a_way_out(text, words):
+    for given in (text, memoryview(text.encode())):
+        with pytest.raises(CallError, match=words) as caught:
+            read_data_uri(given, "input[7]")
+        assert caught.value.field == "input[7]" and "data:" in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["A", "AAAAA", "AA=A", "AAAA*AAA", "é", "\ud800", "AAAA====A", "%", "%zz"])
+def test_broken_base64_is_the_pictures_own_error(text):
+    with pytest.raises(BrokenBase64, match="^E_DECODE: "):
+        read_base64(text)
+
+
+def test_no_text_is_no_bytes():
+    assert read_base64("") == b"" == read_data_uri("data:;base64,", "x")
+
+
+def test_a_large_picture_is_decoded_without_further_copies():
+    uri = b"data:image/jpeg;base64," + base64.b64encode(bytes(8_000_000))
+    tracemalloc.start()
+    try:
+        read_data_uri(memoryview(uri), "x")
+        assert tracemalloc.get_traced_memory()[1] < 1.1 * 8_000_000
+    finally:
+        tracemalloc.stop()
