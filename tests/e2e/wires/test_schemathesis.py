@@ -11,7 +11,10 @@ SETTINGS = Path(__file__).parent / "schemathesis.toml"
 
 
 def check(server, folder, phases, examples):
-    """`folder`: where schemathesis keeps what it found. Raises where a reply is not described, or is one of 500 and more other than 503 and 504."""
+    """`folder`: where schemathesis keeps what it found.
+
+    Raises where a reply is not described, or has a status of 500 and more other than 503 and 504.
+    """
     command = [COMMAND, "--config-file", SETTINGS, "run", f"http://{server.api_endpoint}/openapi.json"]
     command += ["--phases", phases, "--max-examples", str(examples), "--seed", "1", "--generation-database", "none"]
     done = subprocess.run([*command, "--no-color"], cwd=folder, capture_output=True, text=True)
