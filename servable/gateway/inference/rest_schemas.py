@@ -26,6 +26,7 @@ _NUMBER: Schema = {"type": "integer"}
 _VERSION: Schema = {"type": "string", "pattern": "^[1-9][0-9]{0,9}$"}
 _PATH = {"model": MODEL, "version": _VERSION}
 _TENSOR = record({"name": TEXT, "datatype": TEXT, "shape": listed(_NUMBER)})
+_SIZE = or_null(record({}, {BINARY_SIZE: COUNT}))
 _YES: Schema = {"const": True}
 
 SERVER = Description(
@@ -67,22 +68,33 @@ MODEL_METADATA = Description(
 )
 
 
-def describe_infer(limits: LimitsSection) -> Description:
-    images = {"minimum": 1, "maximum": limits.max_instances}
-    tensor = record(
+def _images(count: int) -> Schema:
+    """So many files inside the JSON: a schema can say that shape and data agree only for a number of its own."""
+    file: Schema = {"type": "string", "contentEncoding": "base64", "examples": [PIXEL]}
+    data = listed(file, minItems=count, maxItems=count)
+    return record(
+        {"name": {"const": "image"}, "datatype": {"const": "BYTES"}, "shape": {"const": [count]}, "data": data},
+        {"parameters": or_null(record({}))},
+        examples=[{"name": "image", "datatype": "BYTES", "shape": [count], "data": [PIXEL] * count}],
+    )
+
+
+def _many(most: int) -> Schema:
+    """Any number of files or pixels, inside the JSON or behind it."""
+    return record(
         {
             "name": {"enum": [each.name for each in INPUTS.values()]},
             "datatype": {"enum": [each.datatype for each in INPUTS.values()]},
-            "shape": listed({**_NUMBER, **images}, minItems=1, maxItems=4),
+            "shape": listed({**_NUMBER, "minimum": 1, "maximum": most}, minItems=1, maxItems=4),
         },
-        {
-            "data": listed({}, description="base64 or data URIs of files; or numbers"),
-            "parameters": or_null(record({}, {BINARY_SIZE: COUNT})),
-        },
-        examples=[{"name": "image", "datatype": "BYTES", "shape": [1], "data": [PIXEL]}],
+        {"data": listed({}, description="base64 or data URIs of files; or numbers"), "parameters": _SIZE},
     )
+
+
+def describe_infer(limits: LimitsSection) -> Description:
+    tensor = {"anyOf": [*(_images(count) for count in (1, 2)), _many(limits.max_instances)]}
     output = record({"name": {"const": OUTPUT.name}}, {"parameters": or_null(record({}, {BINARY_DATA: FLAG}))})
-    parameters = record({}, {BINARY_OUTPUT: FLAG, ON_ERROR: {"enum": ["fail", "null"]}})
+    parameters = record({}, {BINARY_OUTPUT: FLAG, ON_ERROR: {"enum": ["fail", "null", None]}})
     identifier: Schema = {"type": "string", "maxLength": MAX_ID_CHARACTERS}
     request = record(
         {"inputs": listed(tensor, minItems=1, maxItems=1)},
@@ -111,10 +123,9 @@ def describe_infer(limits: LimitsSection) -> Description:
         {"id": identifier},
     )
     return Description(
-        "Open Inference Protocol: embeddings. The body may go on behind its JSON with a binary tensor.",
+        f"Open Inference Protocol: embeddings. Behind the JSON, if {HEADER_LENGTH} says its length, a binary tensor.",
         {JSON: reply, OCTETS: BYTES},
-        {JSON: request, OCTETS: BYTES},
+        {JSON: request},
         path=_PATH,
-        headers={HEADER_LENGTH: COUNT},
         error=_ERROR,
     )

@@ -12,6 +12,7 @@ from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRe
 from kserve.protocol.infer_type import RequestedOutput
 
 MODEL = "metric_learn"
+DEADLINE = {"x-request-timeout-s": "60"}  # the package's own timeout, which it tells over gRPC alone
 
 
 def infer(wire, endpoint, pictures, *, ca=None, token="", parameters=None, binary_output=True, pixels=None):
@@ -59,7 +60,7 @@ async def _rest(endpoint, request, ca, token):
     base = f"https://{endpoint}" if ca else f"http://{endpoint}"
     async with InferenceRESTClient(RESTConfig(protocol="v2", verify=verify)) as client:
         try:
-            response = await client.infer(base, request, MODEL, headers=_headers(token))
+            response = await client.infer(base, request, MODEL, headers={**_headers(token), **DEADLINE})
         except httpx.HTTPStatusError as error:
             answer = error.response
             retry_after = answer.headers.get("retry-after", "")

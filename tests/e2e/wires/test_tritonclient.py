@@ -19,6 +19,9 @@ CLIENTS = {
     "http.aio": tritonclient.http.aio,
 }
 MODEL = "metric_learn"
+DEADLINE_S = 120
+# aiohttp's to tritonclient, which hands it the body as bytes.
+pytestmark = pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning")
 OVERLOADED = {"grpc": "StatusCode.RESOURCE_EXHAUSTED", "http": "429"}
 UNAUTHENTICATED = {"grpc": "StatusCode.UNAUTHENTICATED", "http": "401"}
 INVALID = {"grpc": "StatusCode.INVALID_ARGUMENT", "http": "400"}
@@ -41,7 +44,7 @@ def call(kind, server, function, *, ca=None):
     if ca is not None and wire == "grpc":
         options = {"ssl": True, "root_certificates": str(ca)}
     elif ca is not None and kind == "http":
-        options = {"ssl": True, "ssl_options": {"cafile": str(ca)}, "ssl_context_factory": ssl.create_default_context}
+        options = {"ssl": True, "ssl_options": {"ca_certs": str(ca)}}
     elif ca is not None:
         options = {"ssl": True, "ssl_context": ssl.create_default_context(cafile=str(ca))}
     endpoint = server.endpoint if wire == "grpc" else server.api_endpoint
@@ -67,6 +70,10 @@ def infer(kind, server, tensor, *, ca=None, **options):
         tensor = CLIENTS[kind].InferInput("pixels", list(tensor.shape), "UINT8"), tensor, {}
     given, array, data_options = tensor
     given.set_data_from_numpy(array, **data_options)
+    if wire_of(kind) == "grpc":
+        options["client_timeout"] = DEADLINE_S
+    else:
+        options["headers"] = {**options.get("headers", {}), "x-request-timeout-s": str(DEADLINE_S)}
     return call(kind, server, lambda client: client.infer(MODEL, [given], **options), ca=ca)
 
 

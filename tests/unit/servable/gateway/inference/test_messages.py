@@ -19,7 +19,7 @@ from servable.gateway.call.reply import FailedImage
 from servable.gateway.errors import CallError
 from servable.gateway.inference import messages
 
-LIMITS = LimitsSection(max_instances=8)
+LIMITS = LimitsSection(max_instances=8, max_image_bytes=500, max_request_bytes=500_000)
 PIXELS = np.random.default_rng(7).integers(0, 256, (2, 224, 224, 3), np.uint8)
 ROW = np.linspace(-1, 1, 2048, dtype="<f4").tobytes()
 BROKEN = FailedImage(3, "E_DECODE: the JPEG is cut off")
@@ -137,6 +137,36 @@ def with_contents(**contents):
     return request
 
 
+def with_both():
+    request = image_request(b"one")
+    request.inputs[0].contents.bytes_contents.append(b"one")
+    return request
+
+
+def cut_uint_contents():
+    """The last number has no second byte."""
+    numbers = [1] * (PIXELS[0].size - 1) + [200]
+    request = pixel_request(PIXELS[:1])
+    del request.raw_input_contents[:]
+    request.inputs[0].contents.uint_contents.extend(numbers)
+    packed_numbers = request.inputs[0].contents.SerializeToString()[-(PIXELS[0].size + 1) :]
+
+    def field(number, value):
+        return bytes([number << 3 | 2]) + varint(len(value)) + value
+
+    request.inputs[0].ClearField("contents")
+    tensor = request.inputs[0].SerializeToString() + field(5, field(4, packed_numbers[:-1]))
+    return field(1, b"metric_learn") + field(5, tensor)
+
+
+def varint(number):
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])
+
+
 def twice(request, name):
     body = request.SerializeToString()
     part = ModelInferRequest()
@@ -176,6 +206,9 @@ def with_outputs(*names):
         (twice(image_request(b"one"), "raw_input_contents"), "more than one"),
         (ModelInferRequest(model_name="metric_learn"), "inputs: there are none"),
         (with_contents(), "either into raw_input_contents or into its contents"),
+        (with_both(), "either into raw_input_contents or into its contents"),
+        (cut_uint_contents(), "whole numbers from 0 to 255"),
+        (image_request(bytes(500_000)), "the most is 500000"),
         (with_contents(bytes_contents=[b"a", b"b"]), "more elements; its shape says 1"),
         (with_contents(fp32_contents=[1.0]), "image is read from bytes_contents"),
         (with_outputs("embeddings"), "outputs: 'embeddings'; metric_learn gives 'embedding'"),

@@ -169,6 +169,7 @@ ONE = packed(b"one")
         (document(pixels([1, 2, 3])), "3 bytes; its shape needs 301056"),
         (document(pixels(PIXELS[0].tolist(), shape=[1, 224, 224, 3])), "nested as [n, 224, 224, 3]"),
         (document(pixels([0] * 500_000)), "more than 1048576 bytes beside its long strings"),
+        (b'{"inputs": [' + b"{}," * 40 + b"{}]}", "more than 32 objects"),
         (b'{"inputs": [], "inputs": []}', "the key 'inputs' is there twice"),
     ],
 )
