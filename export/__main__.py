@@ -11,6 +11,7 @@ import click
 
 from export.errors import ExportError, ParityError
 from export.facts import REPOSITORY, model_facts
+from metric_learn_client.exit_codes import ExitCode
 from servable.runtime.device_probe import FAMILIES
 from servable.runtime.lite_config import LITE_PRECISION
 
@@ -147,15 +148,15 @@ def main() -> None:
         cli(standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        sys.exit(2)
+        sys.exit(ExitCode.USAGE)
     except click.Abort:
-        sys.exit(130)
+        sys.exit(ExitCode.INTERRUPTED)
     except ExportError as error:
         _say(f"export: {error}")
         sys.exit(error.exit_code)
     except OSError as error:
         _say(f"export: {error.filename or ''}: {error.strerror}")
-        sys.exit(1)
+        sys.exit(ExitCode.UNEXPECTED)
 
 
 if __name__ == "__main__":

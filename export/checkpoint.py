@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from export.errors import ExportError, UnusableInputError
-from export.manifest import file_sha256
 from export.network import ResNet50, Weights
+from metric_learn_client.contract.digests import file_sha256
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,20 @@ ExportError                  1  the machine's side: no space, no permission, a t
 
 from __future__ import annotations
 
+from metric_learn_client.exit_codes import ExitCode
+
 
 class ExportError(Exception):
-    exit_code = 1
+    exit_code = ExitCode.UNEXPECTED
 
 
 class UnusableInputError(ExportError):
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 class SourceUnreachableError(ExportError):
-    exit_code = 4
+    exit_code = ExitCode.NOT_REACHABLE
 
 
 class ParityError(ExportError):
-    exit_code = 5
+    exit_code = ExitCode.GATE_FAILED

@@ -1,4 +1,4 @@
-"""configs/model.yaml as a frozen value. Reads one file; decides nothing."""
+"""configs/model.yaml, and what the client knows too, as a frozen value. Reads one file; decides nothing."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 
 import yaml
 
+from metric_learn_client.contract import EMBEDDING_DIM, PIXELS_SHAPE, PREPROCESSING_ID
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODEL_YAML = REPOSITORY / "configs" / "model.yaml"
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What configs/model.yaml says; the comments there give units and sources."""
+    """What configs/model.yaml and the contract say; the comments there give units and sources."""
 
     name: str
     network: str
@@ -44,12 +46,12 @@ def model_facts(path: Path = MODEL_YAML) -> ModelFacts:
     return ModelFacts(
         name=model["name"],
         network=model["network"],
-        embedding_dim=model["embedding_dim"],
-        input_side_px=model["input_side_px"],
+        embedding_dim=EMBEDDING_DIM,
+        input_side_px=PIXELS_SHAPE[0],
         batch_sizes=tuple(model["batch_sizes"]),
         mean=(mean[0], mean[1], mean[2]),
         std=(std[0], std[1], std[2]),
-        preprocessing=model["preprocessing"],
+        preprocessing=PREPROCESSING_ID,
         published_file=published["file"],
         published_url=published["url"],
         published_sha256=published["sha256"],

@@ -11,7 +11,7 @@ import click
 
 from export.errors import ExportError, SourceUnreachableError, UnusableInputError
 from export.facts import ModelFacts
-from export.manifest import file_sha256
+from metric_learn_client.contract.digests import file_sha256
 
 TIMEOUT_S = 30.0
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from export.checkpoint import Checkpoint, weights_digest
 from export.errors import ExportError, UnusableInputError
 from export.facts import REPOSITORY, ModelFacts
-from export.manifest import fingerprint, weights_kind
+from export.manifest import fingerprint_of, weights_kind
 from export.network import ResNet50
 
 BATCH = 8
@@ -59,7 +59,7 @@ def record_golden(
         about: dict[str, Any] = {
             "recorded_from": "checkpoint",
             "checkpoint_sha256": checkpoint.sha256,
-            "fingerprint": fingerprint(facts, weights_sha256),
+            "fingerprint": fingerprint_of(facts, weights_sha256),
             "weights": weights_kind(facts, checkpoint.sha256, weights_sha256),
             "precision": "float32",
             "tools": {"mindspore": ms.__version__},

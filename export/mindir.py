@@ -16,8 +16,9 @@ from export.aipp import aipp_config
 from export.checkpoint import Checkpoint, weights_digest
 from export.errors import ExportError, UnusableInputError
 from export.facts import ModelFacts
-from export.manifest import SCHEMA_VERSION, file_sha256, fingerprint, weights_kind, write_manifest
+from export.manifest import SCHEMA_VERSION, fingerprint_of, weights_kind, write_manifest
 from export.network import PixelsToFeatures, ResNet50, fold_batch_norms
+from metric_learn_client.contract.digests import file_sha256
 
 MINDIR_MB = 95  # of one batch size, measured; for the check of free space
 PROBE_FILE = "probe.npz"  # pixels and the checkpoint's own features of them, computed by MindSpore at export
@@ -110,7 +111,7 @@ def _write(
         "checkpoint": {"file": source.name, "sha256": checkpoint.sha256, "skipped": list(checkpoint.skipped)},
         "weights": weights_kind(facts, checkpoint.sha256, weights_sha256),
         "weights_sha256": weights_sha256,
-        "fingerprint": fingerprint(facts, weights_sha256),
+        "fingerprint": fingerprint_of(facts, weights_sha256),
         "network": facts.network,
         "normalisation": {"mean": facts.mean, "std": facts.std},
         "preprocessing": facts.preprocessing,

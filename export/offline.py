@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import ExportError, UnusableInputError
-from export.manifest import file_sha256, write_manifest
+from export.manifest import write_manifest
 from export.verify import read_manifest
+from metric_learn_client.contract.digests import file_sha256
 from servable.runtime.cann import Cann, find_cann
 from servable.runtime.child_environment import child_environment
 from servable.runtime.device_probe import chip_name, family_of

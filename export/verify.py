@@ -19,18 +19,13 @@ import numpy.typing as npt
 
 from export.errors import ExportError, UnusableInputError
 from export.facts import REPOSITORY
-from export.manifest import FILE_NAME, file_sha256, write_manifest
+from export.manifest import FILE_NAME, write_manifest
+from metric_learn_client.contract.digests import file_sha256
+from metric_learn_client.contract.distance import relative_distance
 
 TOLERANCE = 1e-4  # worst relative distance of a row, float32; golden data: one pixel level already gives 2e-3
 GOLDEN = REPOSITORY / "tests" / "golden" / "reference.npz"
 Features = npt.NDArray[np.float32]
-
-
-def relative_distance(actual: Features, expected: Features) -> npt.NDArray[np.float64]:
-    """|a - b| / |b| of each row of two [N, D] arrays. Not finite counts as infinitely far."""
-    difference = np.linalg.norm(actual.astype(np.float64) - expected, axis=1)
-    distance = difference / np.linalg.norm(expected.astype(np.float64), axis=1)
-    return np.where(np.isfinite(distance), distance, np.inf)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Reads only. What a folder must hold is decided by export/manifest.py.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -19,13 +18,13 @@ import numpy.typing as npt
 import yaml
 
 from metric_learn_client import wire
+from metric_learn_client.contract.digests import file_sha256, fingerprint
 from servable.config import ConfigError
 from servable.config.sections import REPOSITORY
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 MODEL_FACTS = REPOSITORY / "configs" / "model.yaml"
-_BLOCK_BYTES = 1 << 20
 
 
 Entry = Mapping[str, Any]  # of the manifest: "file" and its "sha256"
@@ -191,23 +190,18 @@ def _fingerprint(folder: Path, manifest: Mapping[str, Any]) -> str:
     if not _is_former(manifest):
         return stored
     normalisation = manifest.get("normalisation") or yaml.safe_load(MODEL_FACTS.read_text())["normalisation"]
-    decides = {  # as export/manifest.py: fingerprint
-        "weights": manifest.get("weights_sha256"),
-        "network": manifest.get("network"),
+    made_of = {
+        "weights_sha256": str(manifest.get("weights_sha256")),
+        "network": str(manifest.get("network")),
         "mean": normalisation["mean"],
         "std": normalisation["std"],
-        "preprocessing": manifest["preprocessing"],
     }
-    if _digest(decides) != stored:
+    if fingerprint(**made_of, preprocessing=manifest["preprocessing"]) != stored:
         raise ConfigError(
             f"{folder / MANIFEST}: preprocessing = {manifest['preprocessing']!r}: this server preprocesses by "
             f"{wire.PREPROCESSING_ID!r}, and what the version is made of cannot be proved; {_again(folder)}"
         )
-    return _digest({**decides, "preprocessing": wire.PREPROCESSING_ID})
-
-
-def _digest(decides: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    return fingerprint(**made_of, preprocessing=wire.PREPROCESSING_ID)
 
 
 def _read_manifest(folder: Path) -> Mapping[str, Any]:
@@ -229,21 +223,13 @@ def compare_digests(folder: Path, entries: Sequence[Entry]) -> None:
         if Path(entry["file"]).name != entry["file"]:
             raise ValueError(f"file {entry['file']!r} is not beside it")
     with ThreadPoolExecutor(2) as pool:  # hashing releases the GIL
-        digests = list(pool.map(lambda entry: _sha256(folder / entry["file"]), entries))
+        digests = list(pool.map(lambda entry: file_sha256(folder / entry["file"]), entries))
     for entry, digest in zip(entries, digests):
         if digest != entry["sha256"]:
             raise ConfigError(
                 f"{folder / entry['file']}: damaged: sha256 is {digest}, the manifest says {entry['sha256']}; "
                 f"{_again(folder)}"
             )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(_BLOCK_BYTES), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _embedding(data: bytes) -> npt.NDArray[np.float32]:

@@ -4,7 +4,6 @@ Protocol: https://chromedevtools.github.io/devtools-protocol/; over the pipe eac
 browser reads descriptor 3 and writes descriptor 4.
 """
 
-import base64
 import json
 import os
 import shutil
@@ -106,11 +105,6 @@ class Browser:
         for kind in ("keyDown", "keyUp"):
             text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
-
-    def picture(self, path):
-        """The whole page as PNG."""
-        shot = self.send("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(shot["data"]))
 
 
 def chromium():

@@ -9,7 +9,7 @@ case "$name" in
     engine) kind=engine; locks=servable/engine/requirements.txt ;;
     server|server-3.*) kind=server; locks="servable/requirements.txt configs/deploy/requirements.txt" ;;
     client) kind=client; locks=client/requirements.txt ;;
-    export) kind=engine; locks=export/requirements.txt; editable= ;;
+    export) kind=engine; locks=export/requirements.txt ;;
     wires) kind=client; locks=tests/e2e/wires/requirements.txt ;;
     bench) kind=client; locks=tests/benchmarks/requirements.txt; editable= ;;
     release) kind=client; locks=client/release/requirements.txt; editable= ;;

@@ -1,4 +1,4 @@
-"""Predict calls to a MindSpore Serving on a socket: enough to wait for it, warm it up and probe it."""
+"""Predict calls to a MindSpore Serving on a socket: enough to wait for it and to probe it."""
 
 from __future__ import annotations
 
@@ -54,15 +54,6 @@ def pixels_request(pixels: Sequence[npt.NDArray[np.uint8]], *, servable: str, me
         tensor.dtype = wire.DataType.MS_UINT8
         tensor.shape.dims.extend(image.shape)
         tensor.data = image.tobytes()
-    return request
-
-
-def image_request(image: bytes, *, servable: str, method: str) -> wire.PredictRequest:
-    request = _request(servable, method)
-    tensor = request.instances.add().items[wire.ITEM_IMAGE]
-    tensor.dtype = wire.DataType.MS_BYTES
-    tensor.shape.dims.append(1)
-    tensor.bytes_val.append(image)
     return request
 
 

@@ -82,8 +82,8 @@ class BackendSection(_Section):
         ge=1,
         le=64,
         description="processes; on CPU each holds the weights, and one a core gives some 10 % more images/s but a "
-        "slower lone image (`tests/benchmarks`); on Ascend those beyond the device prepare images while "
-        "it works, and there must be none beside several devices",
+        "slower lone image (`tests/benchmarks`); on Ascend none is needed beyond the devices, and there must be none "
+        "beside several",
     )
     threads: int = Field(default=0, ge=0, le=1024, description="of the network, per worker; 0 = cores / workers")
     preprocess_threads: int = Field(

@@ -101,7 +101,8 @@ class Runs:
             else:
                 for batch, outcome in zip(batches, outcomes):
                     batch.outcome.set_result(outcome)
-            del batches  # and with them the pictures
+            for batch in batches:
+                batch.pictures.clear()  # rows may wait for longer, or for nobody
 
     def _outcomes(self, batches: Sequence[_Batch]) -> list[Outcome]:
         pictures = [picture for batch in batches for picture in batch.pictures]

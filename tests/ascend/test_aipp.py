@@ -13,7 +13,10 @@ ON = ("backend.aipp=true", "backend.batch_sizes=[1]", "backend.workers=1")
 FLOAT16 = 1e-3  # relative distance with AIPP's part alone in float16: 2.7e-4 measured
 
 
-@pytest.mark.parametrize(("float16", "limit"), [("", SAME), ("1", FLOAT16)], ids=["float32", "float16"])
+@pytest.mark.parametrize(
+    ("float16", "limit"),
+    [pytest.param("", SAME, id="float32"), pytest.param("1", FLOAT16, id="float16", marks=pytest.mark.long)],
+)
 def test_its_arithmetic_is_that_of_the_graph(host, versions, tmp_path, float16, limit):
     host.set(AIPP_FLOAT16=float16)
     with host.server(*ON) as server:
@@ -29,6 +32,7 @@ def test_its_arithmetic_is_that_of_the_graph(host, versions, tmp_path, float16, 
     assert {record["bytes_in"] for record in host.records("execute")} == {224 * 224 * 3}
 
 
+@pytest.mark.long
 def test_without_it_the_compiler_is_told_of_no_such_file(host, versions):
     host.set(NUMBERS="golden")
     with host.server(*ON[1:]) as server:
@@ -37,6 +41,7 @@ def test_without_it_the_compiler_is_told_of_no_such_file(host, versions):
     assert "ge.insertOpFile" not in built["options"] and built["input_type"] == ACL_UINT8
 
 
+@pytest.mark.long
 def test_an_offline_model_has_it_inside(host, versions, tmp_path):
     own = copy_of(versions, tmp_path)
     done = convert(host, own, "--target", "ascend310", "--batch-size", "1", "--aipp")

@@ -55,6 +55,7 @@ API = ".http"  # what the path of the gateway's HTTP socket has more than that o
 HTTP_WAYS = ("openai", "embed", "oip")
 OTHER_WAYS = (*HTTP_WAYS, "oip_grpc")  # through the gateway, beside Predict
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+BOUNDARY = b"------------------------d74496d66958873e"  # as curl makes them
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 
@@ -165,9 +166,13 @@ def embed_request(images: int) -> tuple[str, bytes, dict[str, str]]:
     photo = PHOTO.read_bytes()
     if images == 1:
         return "/embed", photo, {"accept": "application/x-npy"}
-    head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n'
-    body = (head + photo + b"\r\n") * images + b"--edge--\r\n"
-    return "/embed", body, {"accept": "application/x-npy", "content-type": "multipart/form-data; boundary=edge"}
+    head = b"--" + BOUNDARY + b'\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n'
+    body = (head + photo + b"\r\n") * images + b"--" + BOUNDARY + b"--\r\n"
+    return (
+        "/embed",
+        body,
+        {"accept": "application/x-npy", "content-type": f"multipart/form-data; boundary={BOUNDARY.decode()}"},
+    )
 
 
 def oip_request(images: int) -> tuple[str, bytes, dict[str, str]]:

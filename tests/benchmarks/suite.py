@@ -25,7 +25,7 @@ import numpy as np
 
 from metric_learn_client.preprocess import preprocess
 from servable.engine import batch_stats
-from tests.benchmarks import report, systems
+from tests.benchmarks import devices, report, systems
 from tests.benchmarks.corpus import SIZES_PX, digest, pictures
 from tests.benchmarks.load import alone, offline, poisson
 from tests.benchmarks.rounds import Rounds
@@ -195,6 +195,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     say("bare network, product and peers")
     model = Rounds(count)
     with_network(model, options.short, peers, facts)
+    say("simulated devices")
+    devices.run(options.output, options.short)
     facts["minutes"] = round((time.monotonic() - began) / 60, 1)
     return report.write(options.output, facts, host, model)
 

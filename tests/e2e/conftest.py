@@ -81,7 +81,8 @@ def exported_versions():
         REPOSITORY / "export" / f"{name}.py"
         for name in ("aipp", "checkpoint", "facts", "manifest", "mindir", "network")
     ]
-    sources.append(REPOSITORY / "configs" / "model.yaml")
+    contract = REPOSITORY / "client" / "src" / "metric_learn_client" / "contract"
+    sources += [REPOSITORY / "configs" / "model.yaml", contract / "__init__.py", contract / "digests.py"]
     wanted = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     VERSIONS.mkdir(parents=True, exist_ok=True)
     with (VERSIONS / ".lock").open("w") as lock:

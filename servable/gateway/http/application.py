@@ -59,7 +59,7 @@ class Application:
         body = _Body(receive, request.headers)
         try:
             response = await self._answer(connection, request, body)
-            await self._send(connection, request.method, response, body, send)
+            await self._send(connection, response, body, send)
         except asyncio.CancelledError:  # the caller is gone; uvicorn would log it as an error of ours
             connection.abort()
 
@@ -127,7 +127,7 @@ class Application:
             return _failed(CallError(grpc.StatusCode.INTERNAL, words), route.error, identity)
         return Response(response.body, response.content_type, response.status, {**response.headers, **identity})
 
-    async def _send(self, connection: Connection, method: str, response: Response, body: _Body, send: Send) -> None:
+    async def _send(self, connection: Connection, response: Response, body: _Body, send: Send) -> None:
         """Raises CancelledError where the caller goes; who takes too long to read is put out."""
         if not body.complete and body.soon:
             await body.throw_away(SHORT_BODY_BYTES)

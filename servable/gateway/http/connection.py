@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import httptools
 import orjson
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from metric_learn_client.wire import METADATA_REQUEST_ID
@@ -81,6 +81,7 @@ class Connection(HttpToolsProtocol):
         self._heads = self._head_bytes = self._field_bytes = 0
         self._head_timer: Optional[asyncio.TimerHandle] = None
         self._refusal: Optional[HttpError] = None
+        self._answering: Optional[RequestResponseCycle] = None
         self._offered = False  # the request offers another protocol, and its body was not begun
 
     @property
@@ -99,7 +100,13 @@ class Connection(HttpToolsProtocol):
         transport.set_write_buffer_limits(high=1, low=0)
         self._head_timer = self.loop.call_later(HEAD_S, self._head_late)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
     def connection_lost(self, exc: Optional[Exception]) -> None:
+        if self._answering is not None:
+            self._answering.disconnected = True  # uvicorn looks at the last request alone, and logs a fault of ours
         super().connection_lost(exc)
         self.transport.abort()  # uvicorn leaves the transport open where the connection was reset
         self._stop_head_timer()

@@ -56,8 +56,8 @@ OPENAI_ERROR: Schema = record(
 class Description:
     """What the registry does not know: it has the path, and who may call.
 
-    body, replies: media type -> schema, of the request and of a reply of 200. path, query, headers: parameter ->
-    schema. error: of the body of every failure. statuses: beside those that all routes of its kind have.
+    body, replies: media type -> schema, of the request and of a reply of 200. path, query: parameter -> schema.
+    error: of the body of every failure. statuses: beside those that all routes of its kind have.
     """
 
     summary: str = ""
@@ -65,7 +65,6 @@ class Description:
     body: Mapping[str, Schema] = field(default_factory=dict)
     path: Mapping[str, Schema] = field(default_factory=dict)
     query: Mapping[str, Schema] = field(default_factory=dict)
-    headers: Mapping[str, Schema] = field(default_factory=dict)
     error: Schema = field(default_factory=lambda: OPENAI_ERROR)
     statuses: Sequence[int] = ()
     may_be_empty: bool = False  # a request without a body has an answer of its own

@@ -30,7 +30,7 @@ _WORDS = {
     504: "Not done within the deadline.",
 }
 _OF_ALL = (400, 500)
-_OF_CALLS = (401, 404, 408, 413, 415, 429, 503, 504)
+_OF_CALLS = (404, 408, 413, 415, 429, 503, 504)
 _RETRY_AFTER = {"retry-after": {"description": "whole seconds", "schema": {"type": "integer", "minimum": 1}}}
 
 
@@ -61,20 +61,22 @@ def openapi_routes(others: Sequence[Route]) -> Sequence[Route]:
 
 def _operation(route: Route) -> dict[str, Any]:
     about = route.description
-    statuses = sorted({*_OF_ALL, *(_OF_CALLS if isinstance(route, Call) else ()), *about.statuses})
+    public = isinstance(route, Question) and route.public
+    statuses = sorted(
+        {*_OF_ALL, *(() if public else (401,)), *(_OF_CALLS if isinstance(route, Call) else ()), *about.statuses}
+    )
     operation: dict[str, Any] = {
         "summary": about.summary,
         "parameters": [
             *(_parameter("path", name, schema) for name, schema in _in_path(route).items()),
             *(_parameter("query", name, schema) for name, schema in about.query.items()),
-            *(_parameter("header", name, schema) for name, schema in about.headers.items()),
         ],
         "responses": {
             "200": {"description": "Done.", "content": _content(about.replies)},
             **{str(status): _failure(status, about.error) for status in statuses},
         },
         # {}: a server without tokens takes everybody's calls, and this document is the same for both.
-        "security": [] if isinstance(route, Question) and route.public else [{}, {"token": []}],
+        "security": [] if public else [{}, {"token": []}],
     }
     if about.body:
         operation["requestBody"] = {"required": not about.may_be_empty, "content": _content(about.body)}

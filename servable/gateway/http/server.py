@@ -7,6 +7,7 @@ every connection has one is the newcomer refused.
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import itertools
 import logging
@@ -27,7 +28,8 @@ from servable.gateway.http.connection import Connection
 # Connections that the kernel keeps while many come at once. Beyond, the caller's kernel tries again a second later.
 WAITING = 1024
 HANDSHAKE_S = 10.0
-NO_DESCRIPTOR_S = 0.5  # until the next try where the process has no descriptor left
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+NO_DESCRIPTOR_S = 0.5  # until the next try
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
 log = logging.getLogger(__name__)
 _count = itertools.count()
@@ -91,9 +93,10 @@ class HttpServer:
         while True:
             try:
                 accepted, _ = await loop.sock_accept(listening)
-            except OSError as error:  # gone before it was taken, or no descriptor is left
-                log.warning("a connection of HTTP could not be taken: %s", os.strerror(error.errno or 0))
-                await asyncio.sleep(NO_DESCRIPTOR_S)
+            except OSError as error:
+                if error.errno in NO_DESCRIPTOR:  # else it was gone before it was taken
+                    log.warning("a connection of HTTP could not be taken: %s", os.strerror(error.errno))
+                    await asyncio.sleep(NO_DESCRIPTOR_S)
                 continue
             if len(self._open) >= self._most and not self._make_room():
                 self._turn_away(accepted)

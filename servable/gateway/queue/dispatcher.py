@@ -29,7 +29,10 @@ from servable.gateway.queue.flow import LEAST, Flow
 from servable.gateway.queue.pending import RETRY_AFTER_FAULT_MS, Part, PendingCall
 from servable.gateway.queue.suspects import REMEMBERED_S, Known, Suspects
 
-MAX_PART_BYTES = 64 * 1024 * 1024  # MindSpore Serving's master and worker exchange 512 MB at most
+# MindSpore Serving's master sends a worker what waits for it in one message of at most 512 MB, and takes the worker for
+# dead where it is larger. It keeps three messages a method under way, so the first batches of a worker go alone.
+MAX_PART_BYTES = 64 * 1024 * 1024
+MAX_SENT_BYTES = 256 * 1024 * 1024
 log = logging.getLogger(__name__)
 
 
@@ -155,7 +158,9 @@ class Dispatcher:
         if count < LEAST * backend.workers:
             return count < backend.most_batches
         deep = min(backend.most_batches, self._flow.depth(backend.workers, backend.max_batch))
-        return count < deep and self._waits(backend.max_batch)
+        if count >= deep or not self._waits(backend.max_batch):
+            return False
+        return sum(part.size for part in self._parts.values()) <= MAX_SENT_BYTES - MAX_PART_BYTES
 
     def _waits(self, images: int) -> bool:
         """Whether so many images wait."""

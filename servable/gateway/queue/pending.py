@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Optional, Union
 
 from servable.gateway.call.methods import Method
@@ -80,6 +81,11 @@ class Part:
     images: list[tuple[PendingCall, int]]
     alone: bool
     made_at: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of its images."""
+        return sum(len(job.payload(index)) for job, index in self.images)
 
     def encode(self, lane: str) -> bytes:
         return encode_batch(self.method.name, lane, [job.payload(index) for job, index in self.images])

@@ -14,7 +14,6 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from export import mindir, network
@@ -27,11 +26,12 @@ from export.checkpoint import (
     write_checkpoint,
 )
 from export.errors import SourceUnreachableError, UnusableInputError
-from export.facts import MODEL_YAML, model_facts
+from export.facts import model_facts
 from export.fetch import fetch
-from export.manifest import fingerprint, weights_kind
+from export.manifest import fingerprint_of, weights_kind
 from export.mindir import build_graph
-from export.verify import read_manifest, relative_distance
+from export.verify import read_manifest
+from metric_learn_client.contract.distance import relative_distance
 
 REPOSITORY = Path(__file__).parents[3]
 GOLDEN = REPOSITORY / "tests" / "golden"
@@ -82,7 +82,7 @@ def test_folding_the_batch_norms_changes_nothing(weights, monkeypatch, wrong):
 
 def test_the_fingerprint_follows_the_weights():
     facts = model_facts()
-    assert fingerprint(facts, "a") == fingerprint(facts, "a") != fingerprint(facts, "b")
+    assert fingerprint_of(facts, "a") == fingerprint_of(facts, "a") != fingerprint_of(facts, "b")
 
 
 def test_a_checkpoint_comes_back_and_its_extras_are_listed(tmp_path, weights):
@@ -147,14 +147,6 @@ def test_relative_distance_sees_each_row_and_never_passes_nan():
 def test_a_version_without_manifest_is_refused(tmp_path):
     with pytest.raises(UnusableInputError, match="convert"):
         read_manifest(tmp_path / "1")
-
-
-def test_facts_that_stand_twice_agree():
-    """configs/model.yaml and the client, read as text: this environment has no client package."""
-    client = REPOSITORY / "client/src/metric_learn_client"
-    model = yaml.safe_load(MODEL_YAML.read_text())["model"]
-    assert f'PREPROCESSING_ID = "{model["preprocessing"]}"' in (client / "contract/__init__.py").read_text()
-    assert f"SIDE_PX = {model['input_side_px']} " in (client / "preprocess/header.py").read_text()
 
 
 def test_the_golden_picture_is_one_that_the_zoo_preprocessed():

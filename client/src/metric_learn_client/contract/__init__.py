@@ -3,6 +3,9 @@
 Needs the standard library and NumPy, nothing else, from Python 3.9 on.
 
 image_codes  why one image has no embedding
+digests      what files and models are told apart by
+distance     how far an embedding is from its reference
+whole_file   files that are whole or not there
 """
 
 from __future__ import annotations
@@ -92,7 +95,7 @@ class ServingCode(enum.IntEnum):
 
 
 # What is done to an image before the network sees it (metric_learn_client.preprocess); part of the fingerprint, so any
-# change to the pixels of a picture takes a new id. configs/model.yaml has it too, for the export, which has no client.
+# change to the pixels of a picture takes a new id.
 PREPROCESSING_ID = "bgr-upright/short224-lanczos4/224x224-linear/opencv-2"
 # Ids whose exported versions take the same pixels as input: such a version is served, under a fingerprint of its own.
 FORMER_PREPROCESSING_IDS = frozenset(["bgr-exif/short224-lanczos4/224x224-linear/opencv-1"])

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Callable, Optional
 import numpy as np
 import numpy.typing as npt
 
+from metric_learn_client.contract.distance import relative_distance
 from metric_learn_client.verification.golden import GoldenSet
-from metric_learn_client.verification.parity import relative_distance, unit_rows
+from metric_learn_client.verification.parity import unit_rows
 
 if TYPE_CHECKING:
     from metric_learn_client.verification.mistakes import Mistake

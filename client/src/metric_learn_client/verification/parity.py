@@ -11,6 +11,8 @@ from typing import Literal, Optional
 import numpy as np
 import numpy.typing as npt
 
+from metric_learn_client.contract.distance import relative_distance
+
 Floats = npt.NDArray[np.floating]
 Precision = Literal["float32", "float16"]
 
@@ -50,16 +52,6 @@ class Parity:
     @property
     def median(self) -> float:
         return float(np.median([row.distance for row in self.rows]))
-
-
-def relative_distance(actual: Floats, expected: Floats) -> npt.NDArray[np.float64]:
-    """|a - b| / |b| of each row of two [N, D] arrays: float64 [N]. Not finite counts as infinitely far."""
-    if actual.shape != expected.shape:
-        raise ValueError(f"embeddings have shape {actual.shape}, the references {expected.shape}")
-    wanted = expected.astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        distance = np.linalg.norm(actual.astype(np.float64) - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
-    return np.where(np.isfinite(distance), distance, np.inf)
 
 
 def unit_rows(rows: Floats) -> npt.NDArray[np.float64]:

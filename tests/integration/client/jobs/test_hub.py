@@ -6,7 +6,7 @@ import pytest
 
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.jobs import embed_dataset, verify
-from tests.integration.client.jobs.conftest import Job
+from tests.integration.client.jobs.conftest import Job, make_images
 from tests.integration.client.jobs.hub import REPOSITORY, Hub
 from tests.integration.client.jobs.test_sync import rows_of
 
@@ -42,6 +42,17 @@ def test_a_dataset_of_the_hub_is_embedded_as_from_a_folder(tmp_path, fake, monke
             assert job.run()[0] == ExitCode.DONE and fake.images == sent
         code, _, err = Job(f"hf://datasets/{REPOSITORY}/none/*.parquet", tmp_path / "none", fake.endpoint).run()
     assert code == ExitCode.USAGE and len(err.splitlines()) == 1, err
+
+
+def test_a_dataset_of_plain_files_is_a_folder(tmp_path, fake, monkeypatch):
+    pytest.importorskip("huggingface_hub", reason="hf:// is read with huggingface_hub, which is not installed here")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    make_images(tmp_path / "hub" / "images", 5)
+    with Hub(tmp_path / "hub") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        code, events, err = Job(f"hf://datasets/{REPOSITORY}/images", tmp_path / "out", fake.endpoint).run()
+    assert code == ExitCode.DONE, err
+    assert events[-1]["succeeded"] == 5
 
 
 def test_rows_without_bytes_are_read_beside_their_table_or_fail_with_the_reason(tmp_path, fake):

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 import uuid
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from metric_learn_client.cli import run
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.jobs import OutputError, RefusedError, embed_dataset, verify
 from metric_learn_client.jobs.errors import OutageError
@@ -24,7 +24,7 @@ from metric_learn_client.jobs.output.objects.bucket import Bucket
 from metric_learn_client.jobs.output.objects.leases import Busy, Lease
 from metric_learn_client.jobs.output.objects.store import ObjectStore
 from metric_learn_client.jobs.output.shard_files import RowFailure, ShardContent, ShardIdentity, write_shard
-from tests.integration.client.jobs.conftest import COMMAND, Job, data, kill, make_images, until
+from tests.integration.client.jobs.conftest import Job, data, kill, make_images, until
 
 pytest.importorskip("moto", reason="the object store of these tests is moto's, which is not installed here")
 pytest.importorskip("s3fs", reason="objects are written with s3fs, which is not installed here")
@@ -265,8 +265,12 @@ def write(bucket, value, failed=1):
     bucket.finish(0, folder)
 
 
-@pytest.mark.parametrize("first", [None, 7])
-@pytest.mark.parametrize("failed", [(1, 1), (1, 3), (3, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("first", "failed"),
+    [(None, (1, 1)), (7, (1, 3))]
+    + [pytest.param(*each, marks=LONG) for each in ((7, (1, 1)), (7, (3, 1)), (None, (1, 3)), (None, (3, 1)))],
+    ids=str,
+)
 def test_of_two_writers_of_which_one_is_overtaken_anywhere_one_has_the_whole_shard(store, prefix, first, failed):
     """The locks are left out: as after a takeover from a writer that was stopped, which goes on."""
     steps = 0
@@ -331,7 +335,7 @@ def test_one_request_in_three_fails_and_the_objects_are_the_same(tmp_path, fake,
 
 
 def test_a_store_that_goes_away_is_waited_for(tmp_path, fake, store, prefix):
-    images = make_images(tmp_path / "in", 600)
+    images = make_images(tmp_path / "in", 300)
     expected = whole(images, tmp_path / "whole", fake.endpoint)
     process = Job(images, url(prefix), fake.endpoint, *FLAGS).start()
     until(process, "shard")
@@ -344,7 +348,7 @@ def test_a_store_that_goes_away_is_waited_for(tmp_path, fake, store, prefix):
 
 
 def test_an_outage_of_the_store_beyond_the_limit_ends_with_4_and_goes_on_later(tmp_path, fake, store, prefix):
-    images = make_images(tmp_path / "in", 600)
+    images = make_images(tmp_path / "in", 300)
     expected = whole(images, tmp_path / "whole", fake.endpoint)
     job = Job(images, url(prefix), fake.endpoint, *FLAGS, "--max-outage-s", 1)
     process = job.start()
@@ -360,7 +364,7 @@ def test_an_outage_of_the_store_beyond_the_limit_ends_with_4_and_goes_on_later(t
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_ends_a_job_whose_store_does_not_answer(tmp_path, fake, store, prefix, number, code):
-    process = Job(make_images(tmp_path / "in", 600), url(prefix), fake.endpoint, *FLAGS).start()
+    process = Job(make_images(tmp_path / "in", 300), url(prefix), fake.endpoint, *FLAGS).start()
     until(process, "shard")
     store.faults = lambda *_: "hangs"
     started = time.monotonic()
@@ -374,17 +378,19 @@ def test_a_signal_ends_a_job_whose_store_does_not_answer(tmp_path, fake, store, 
     assert verify(url(prefix)).problems == ()
 
 
-def refused(tmp_path, fake, where):
-    done = subprocess.run(
-        [*COMMAND, "embed", str(make_images(tmp_path / "in", 3)), "--output-dir", where, "--endpoint", fake.endpoint],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == ExitCode.USAGE, done.stderr
-    assert len(done.stderr.splitlines()) == 1 and "secret" not in done.stderr and done.stdout == ""
-    assert fake.images == 0
-    return done.stderr
+@pytest.fixture
+def refused(tmp_path, fake, capfd):
+    """What the command says of a place for its output, on one line, before it asks for any embedding."""
+
+    def call(where):
+        code = run(["embed", str(make_images(tmp_path / "in", 3)), "--output-dir", where, "--endpoint", fake.endpoint])
+        out, err = capfd.readouterr()
+        assert code == ExitCode.USAGE, err
+        assert len(err.splitlines()) == 1 and "secret" not in err and out == ""
+        assert fake.images == 0
+        return err
+
+    return call
 
 
 @pytest.mark.parametrize(
@@ -397,18 +403,19 @@ def refused(tmp_path, fake, where):
         ("301 PermanentRedirect", "the bucket is in another region"),
         ("501 NotImplemented", "this store has no conditional writes"),
         ("404 NoSuchBucket", "there is no such bucket"),
+        ("403 RequestTimeTooSkewed", "the clock of this machine is wrong"),
         ("404 NoSuchKey", '"addressing_style": "virtual"'),
         ("403 VirtualHostDomainRequired", '"addressing_style": "virtual"'),
     ],
 )
-def test_what_the_store_refuses_is_one_line_before_any_work(tmp_path, fake, store, prefix, fault, says):
+def test_what_the_store_refuses_is_one_line_before_any_work(refused, store, prefix, fault, says):
     store.faults = lambda method, *_: fault if method == "PUT" else None
-    assert says in refused(tmp_path, fake, url(prefix))
+    assert says in refused(url(prefix))
 
 
-def test_a_store_without_conditional_writes_is_found_out_and_nothing_is_left_in_it(tmp_path, fake, store, prefix):
+def test_a_store_without_conditional_writes_is_found_out_and_nothing_is_left_in_it(refused, store, prefix):
     store.conditions = False
-    assert "this store has no conditional writes" in refused(tmp_path, fake, url(prefix))
+    assert "this store has no conditional writes" in refused(url(prefix))
     assert store.objects(prefix) == {}
 
 
@@ -421,14 +428,15 @@ def test_a_store_without_conditional_writes_is_found_out_and_nothing_is_left_in_
         ("s3://no-such-bucket/out", "there is no such bucket at this endpoint"),
     ],
 )
-def test_a_place_that_cannot_be_is_one_line(tmp_path, fake, store, where, says):
-    assert says in refused(tmp_path, fake, where)
+def test_a_place_that_cannot_be_is_one_line(refused, store, where, says):
+    assert says in refused(where)
 
 
 def test_no_credentials_are_one_line(tmp_path, fake, store, prefix, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    assert "no credentials: set AWS_ACCESS_KEY_ID" in refused(tmp_path, fake, url(prefix))
+    code, _, err = Job(make_images(tmp_path / "in", 3), url(prefix), fake.endpoint).run()
+    assert code == ExitCode.USAGE and len(err.splitlines()) == 1 and "no credentials: set AWS_ACCESS_KEY_ID" in err
 
 
 def test_virtual_hosted_addressing_is_told_as_s3fs_is_told_it(tmp_path, fake, store, prefix, monkeypatch):
@@ -442,15 +450,15 @@ def test_virtual_hosted_addressing_is_told_as_s3fs_is_told_it(tmp_path, fake, st
     assert "stats/00000.json" in store.objects(prefix)
 
 
-def test_a_prefix_that_holds_something_else_is_refused(tmp_path, fake, store, prefix):
+def test_a_prefix_that_holds_something_else_is_refused(refused, store, prefix):
     store.put(f"{prefix}/somebody's.txt", b"")
-    assert "is not empty and holds no job (somebody's.txt)" in refused(tmp_path, fake, url(prefix))
+    assert "is not empty and holds no job (somebody's.txt)" in refused(url(prefix))
 
 
 def test_credentials_that_expire_in_the_middle_end_the_job_with_2_and_it_goes_on_with_new_ones(
     tmp_path, fake, store, prefix
 ):
-    images = make_images(tmp_path / "in", 600)
+    images = make_images(tmp_path / "in", 300)
     job = Job(images, url(prefix), fake.endpoint, *FLAGS)
     process = job.start()
     until(process, "shard")
@@ -563,8 +571,7 @@ def test_a_store_that_is_not_there_is_an_outage_within_the_limit(monkeypatch, st
     assert time.monotonic() - started < 20
 
 
-def test_commands_that_read_embeddings_say_that_they_read_a_copy(store, prefix):
-    for arguments in (["evaluate", url(prefix)], ["index", "build", url(prefix), "--output", "index"]):
-        done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60)
-        assert done.returncode == ExitCode.USAGE
-        assert f"aws s3 sync {url(prefix)} COPY" in done.stderr and not os.path.exists("index")
+def test_commands_that_read_embeddings_say_that_they_read_a_copy(capfd):
+    for arguments in (["evaluate", "s3://bucket/out"], ["index", "build", "s3://bucket/out", "--output", "index"]):
+        assert run(arguments) == ExitCode.USAGE
+        assert "aws s3 sync s3://bucket/out COPY" in capfd.readouterr().err and not os.path.exists("index")

@@ -179,3 +179,10 @@ def test_a_terminal_gets_a_bar_with_rate_failures_and_shards(tmp_path, fake):
     assert process.wait(30) == ExitCode.SOME_FAILED
     text = shown.decode()
     assert "60/60" in text and "failed=1" in text and "row/s" in text and "59 embedded, 1 failed, of 60 rows" in text
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "no JSON", '{"shard": 0, "generation": "x"}'])
+def test_stats_that_say_nothing_are_a_problem_and_no_traceback(tmp_path, fake, content):
+    embed_dataset(make_images(tmp_path / "in", 3), tmp_path / "out", endpoint=fake.endpoint)
+    (tmp_path / "out/stats/00000.json").write_text(content)
+    assert len(verify(tmp_path / "out").problems) >= 1

@@ -1,13 +1,16 @@
 """The page as people see it: in a browser at the width of a phone and of a desk, with pictures, with a token."""
 
 import json
+import os
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
 
 from tests.browser import browser, chromium
 from tests.integration.servable.gateway.fake_serving import embedding_of
-from tests.integration.servable.gateway.harness import Harness, config_of
+from tests.integration.servable.gateway.harness import WAIT_S, Harness, config_of
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="there is no Chromium here; .ci/run installs one")
 TOKEN = "a-token-of-16-or-more"
@@ -127,6 +130,23 @@ def test_without_a_token_the_page_says_the_state_alone_and_with_one_all_of_it(wi
     says(window, "Fingerprint")
     window.drop("#drop", pictures[:2])
     says(window, "2 embedded")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node.js here; .ci/run installs it")
+def test_the_examples_with_a_token_work_as_pasted(window, with_tokens, tmp_path):
+    visit(window, with_tokens)
+    window.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    curl, javascript = (
+        window.evaluate(f"document.getElementById('example-{name}').innerText") for name in ("curl", "javascript")
+    )
+    (tmp_path / "a.jpg").write_bytes(b"a cup")
+    (tmp_path / "b.jpg").write_bytes(b"a lamp")
+    (tmp_path / "embed.mjs").write_text(javascript)
+    here = {"cwd": tmp_path, "env": {**os.environ, "METRIC_LEARN_TOKEN": TOKEN}, "timeout": WAIT_S * 6}
+    answer = subprocess.check_output(["sh", "-c", curl.splitlines()[0]], stderr=subprocess.DEVNULL, **here)
+    assert np.array_equal(np.float32(json.loads(answer)["embedding"]), embedding_of(b"a cup"))
+    printed = subprocess.check_output(["node", "embed.mjs"], text=True, **here)
+    assert float(printed.split()[1]) == pytest.approx(embedding_of(b"a cup") @ embedding_of(b"a lamp"), abs=1e-6)
 
 
 def test_the_token_is_gone_when_the_page_is_opened_again(window, with_tokens):

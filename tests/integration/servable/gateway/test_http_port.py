@@ -245,6 +245,16 @@ def test_a_connection_takes_one_request_after_the_other(harness):
             assert status == 200 and "connection" not in headers
 
 
+def test_a_caller_that_leaves_with_requests_in_line_is_no_fault_of_ours_in_the_log(harness, caplog):
+    harness.call(harness.serving.hold)
+    with harness.api_socket() as connected:
+        connected.sendall(PICTURE * 3)
+        until(lambda: harness.serving.in_flight)
+    until(lambda: not harness.gateway._admission.calls)
+    harness.call(harness.serving.release)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def embedding_in(answer):
     return np.float32(json.loads(answer[2])["embedding"])
 

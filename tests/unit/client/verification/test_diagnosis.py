@@ -7,10 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
+from metric_learn_client.contract.distance import relative_distance
 from metric_learn_client.preprocess import preprocess
 from metric_learn_client.verification.diagnosis import diagnose
 from metric_learn_client.verification.golden import GoldenError, GoldenSet, read_golden, safe_names, write_golden
-from metric_learn_client.verification.parity import compare, neighbours_agree, relative_distance
+from metric_learn_client.verification.parity import compare, neighbours_agree
 
 from . import small_network as network
 

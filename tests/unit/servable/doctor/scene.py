@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from metric_learn_client import __version__ as CLIENT_VERSION
+from metric_learn_client.contract import PREPROCESSING_ID
 
 REPOSITORY = Path(__file__).parents[4]
-PREPROCESSING = yaml.safe_load((REPOSITORY / "configs" / "model.yaml").read_text())["model"]["preprocessing"]
 
 
 class Scene:
@@ -61,7 +61,7 @@ class Scene:
             "version": int(number),
             "weights": "stand-in",
             "fingerprint": "f" * 64,
-            "preprocessing": PREPROCESSING,
+            "preprocessing": PREPROCESSING_ID,
             "embedding_dim": 2048,
             "mindir": [{"file": "b1.mindir", "batch_size": 1, "sha256": digest(place / "b1.mindir")}],
             "golden": {

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from metric_learn_client.contract import whole_file
 from metric_learn_client.jobs.errors import OutputError
 
 
@@ -36,21 +37,10 @@ def synced(path: Path) -> Iterator[BinaryIO]:
 def sync_folder(path: Path) -> None:
     """The names in a folder, on the disk for good."""
     with output_errors(path):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # file systems that cannot sync a folder keep its names in order anyway
-                raise
-        finally:
-            os.close(descriptor)
+        whole_file.sync_folder(path)
 
 
 def replace(path: Path, content: bytes) -> None:
     """The file with new content; at any moment the old one or the new one."""
-    aside = path.with_name(path.name + ".new")
-    with synced(aside) as file:
-        file.write(content)
     with output_errors(path):
-        os.replace(aside, path)
-    sync_folder(path.parent)
+        whole_file.write_whole(path, content)

@@ -148,14 +148,14 @@ def _shard(
             problems = [f"shard {shard}: {text}" for text in _check(output, record, plan, before, span)]
         except (OSError, ValueError, KeyError) as error:
             problems = [f"shard {shard}: {error}"]
-        if not problems or (_same(output, before) and not output.replacing(shard)):
+        if not problems or (_same(output, shard, before) and not output.replacing(shard)):
             break
     return problems, before
 
 
-def _same(output: Output, stats: dict[str, Any]) -> bool:
+def _same(output: Output, shard: int, stats: dict[str, Any]) -> bool:
     try:
-        return read_stats(output, stats["shard"]) == stats
+        return read_stats(output, shard) == stats
     except OutputError:
         return False
 

@@ -124,7 +124,9 @@ def read_stats(output: Output, shard: int) -> dict[str, Any]:
     with output_errors(Path(output.name) / name), output.open(name, shard) as file:
         content = file.read()
     try:
-        stats: dict[str, Any] = json.loads(content)
+        stats: Any = json.loads(content)
+        if not isinstance(stats, dict) or not isinstance(stats.get("generation", 0), int):
+            raise ValueError("no object with its facts")
         return stats
     except ValueError as error:
         raise OutputError(f"{output.name}/{name}: not the stats of a shard: {error}") from error

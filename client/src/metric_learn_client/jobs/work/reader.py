@@ -166,7 +166,9 @@ class _Tables:
                 self._block = self._images(next(self._batches))
             images, paths = self._block
             content: Optional[bytes] = images[row - self._first].as_py()
-            path = None if paths is None or content is not None else paths[row - self._first].as_py()
+            if content is None and paths is None:
+                content = b""
+            path = paths[row - self._first].as_py() if content is None else None
         except StopIteration:
             return RowError("E_READ", "the table has fewer rows than when it was planned")
         except Exception as error:  # whatever the parquet reader raises for a broken page

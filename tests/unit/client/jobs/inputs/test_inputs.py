@@ -219,7 +219,8 @@ def test_a_hugging_face_struct_of_bytes_and_path_is_understood(tmp_path):
     rows = rows_of(name)
     assert rows["image_path"].to_pylist() == ["a.jpg", "t.parquet#1"]
     assert rows["label"].to_pylist() == [1, 2]
-    assert planned_images(tmp_path / "plan", name) == [b"A", b""]
+    there, absent = planned_images(tmp_path / "plan", name)
+    assert (there, absent.code) == (b"A", "E_EMPTY")
 
 
 def test_a_broken_row_group_costs_its_own_rows_only(tmp_path):

@@ -47,7 +47,7 @@ _ADDRESSING = (
     "where it asks for virtual-hosted addressing, set "
     'FSSPEC_S3=\'{"config_kwargs": {"s3": {"addressing_style": "virtual"}}}\''
 )
-_BUSY = ("ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown", "RequestTimeTooSkewed")
+_BUSY = ("ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown")
 
 
 class Object(NamedTuple):
@@ -315,6 +315,8 @@ def _meaning_of_reply(reply: dict[str, Any], url: str, what: str) -> Optional[Ex
         return AccessError(f"{url}: the credentials are not valid any more ({code}): get new ones")
     if code in _PATH_STYLE:
         return AccessError(f"{url}: refused ({code}): {_ADDRESSING}")
+    if code == "RequestTimeTooSkewed":
+        return AccessError(f"{url}: refused ({code}): the clock of this machine is wrong by more than the store allows")
     if status in (401, 403) or "AccessKey" in code or "Signature" in code:
         return AccessError(f"{what}: not permitted ({code or status}): see to the credentials and what they allow")
     return OutputError(f"{what}: the store says {code or 'HTTP status'} ({status})")

@@ -1,0 +1,30 @@
+"""Files that are whole or not there, also after a power cut: written aside, synced, and only then named."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """The file with new content; at any moment the old one or the new one. Raises OSError."""
+    aside = path.with_name(path.name + ".new")
+    with open(aside, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """The names in a folder, on the disk for good. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # file systems that cannot sync a folder keep its names in order anyway
+            raise
+    finally:
+        os.close(descriptor)
