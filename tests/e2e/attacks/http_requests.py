@@ -8,7 +8,8 @@ from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 
-PICTURE = (Path(__file__).parents[2] / "golden" / "images" / "cat_tiny_60x40.jpg").read_bytes()
+GOOD = (Path(__file__).parents[2] / "golden" / "images" / "cat_tiny_60x40.jpg").read_bytes()
+PICTURE = GOOD[:-200]  # cut off, so refused before the network: it is the attack that is felt, not honest work
 URI = "data:image/jpeg;base64," + b64encode(PICTURE).decode()
 ROUTES = [
     (b"POST", b"/embed"),
@@ -478,9 +479,8 @@ def odd_tensor(chance):
 
 
 def honest(chance):
-    request = chance.choice(
-        [sized(PICTURE), sized(PICTURE, b"Accept: application/x-npy"), _openai([URI]), _multipart(2)]
-    )
+    uri = "data:image/jpeg;base64," + b64encode(GOOD).decode()
+    request = chance.choice([sized(GOOD), sized(GOOD, b"Accept: application/x-npy"), _openai([uri])])
     return Attack("honest", (request,))
 
 
