@@ -151,7 +151,7 @@ def cli(
 
 
 def _report(config: Config, file: Path) -> int:
-    from servable.report.document import write_report
+    from servable.host_report.document import write_report
 
     text, code = write_report(config, lambda step: click.echo(f"report: {step}", err=True))
     if str(file) == "-":

@@ -18,7 +18,7 @@ from servable.backend.direct_calls import OPTIONS
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import Golden, WrongEmbedding
 from servable.gateway.call.reply import FailedImage, Fault, read_reply
-from servable.gateway.queue.batches import LANES, encode_batch
+from servable.gateway.queue.backend_request import LANES, encode_batch
 
 GREY = bytes([128]) * int(np.prod(wire.PIXELS_SHAPE))
 

@@ -28,10 +28,10 @@ from servable.gateway.call.predict import predict
 from servable.gateway.call.questions import Questions
 from servable.gateway.errors import CallError, StartError
 from servable.gateway.grpc_server import connections, make_server
-from servable.gateway.http.api import api
 from servable.gateway.http.application import Application
-from servable.gateway.http.page import State
-from servable.gateway.http.server import HttpServer
+from servable.gateway.http.forms import api
+from servable.gateway.http.forms.page import PageState
+from servable.gateway.http.listener import HttpServer
 from servable.gateway.inference.grpc_service import InferenceService
 from servable.gateway.limits.admission import Admission
 from servable.gateway.observe.health import HealthService
@@ -165,7 +165,7 @@ class Gateway:
     async def _start_api(self, address: Address, certificates: Optional[Certificates]) -> str:
         settings = self._settings
         assert self._calls is not None
-        state = State(self._not_ready, lambda: parse_address(self.address).port or None)
+        state = PageState(self._not_ready, lambda: parse_address(self.address).port or None)
         application = Application(
             settings, self._calls, api(settings, self._backends, self._tokens, state, self._is_ready), self._tokens
         )

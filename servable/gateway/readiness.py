@@ -21,7 +21,7 @@ from servable.gateway.call.methods import METHODS
 from servable.gateway.call.reply import FailedImage, Fault, read_reply
 from servable.gateway.channel import BackendError, Channel
 from servable.gateway.observe.metrics import GatewayMetrics
-from servable.gateway.queue.batches import LANES, encode_batch
+from servable.gateway.queue.backend_request import LANES, encode_batch
 from servable.gateway.queue.dispatcher import Dispatcher
 
 RETRY_S = 0.25  # after a quick failure: a restarting worker answers with one at once

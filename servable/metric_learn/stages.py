@@ -1,5 +1,5 @@
-"""The stages. Each instance is a packed batch (servable.packed_batch), and so is what comes of it. Each stage returns
-exactly one array per instance or raises: anything else would end the worker.
+"""The stages. Each instance is a packed batch (servable.engine.packed_batch), and so is what comes of it. Each stage
+returns exactly one array per instance or raises: anything else would end the worker.
 
 Contract with MindSpore Serving 2.0.2 (server/worker/task.py): a batched stage receives a tuple of instances; an
 exception while item k is produced fails that instance alone, and the stage is called again with the items after k.
@@ -27,8 +27,8 @@ import numpy.typing as npt
 from metric_learn_client.preprocess import DecodeLimits, ImageError
 from metric_learn_client.preprocess.sandbox.decoder_pool import DecoderPool
 from servable.engine.batch_stats import BatchStats
+from servable.engine.packed_batch import MalformedBatch, pack_rows, unpack_images
 from servable.engine.settings import WORKER_VARIABLE, WorkerSettings
-from servable.packed_batch import Malformed, pack_rows, unpack_images
 
 from .batching import plan
 from .device import Device, call_with_retry
@@ -74,7 +74,7 @@ def check_pixels(instances: Instances) -> Iterator[Array]:
 
 def embed(instances: Instances) -> Iterator[Array]:
     """Tickets -> the same: a turn in which this thread does not wait yet, but takes in the next batch of the other lane
-    (servable.gateway.queue.batches), where one has come."""
+    (servable.gateway.queue.backend_request), where one has come."""
     for (ticket,) in instances:
         yield ticket
 
@@ -97,7 +97,7 @@ def l2_normalize(instances: Instances) -> Iterator[Array]:
 def _images(packed: Array) -> list[Array]:
     try:
         return unpack_images(packed)
-    except Malformed as error:
+    except MalformedBatch as error:
         raise StageError(f"the worker got {error}") from None
 
 

@@ -43,7 +43,7 @@ from metric_learn_client import wire
 from metric_learn_client.wire.messages import ModelInferRequest
 from servable.config.sections import Config, LimitsSection, LogSection, ServerSection
 from servable.gateway import Backends, Gateway, Golden
-from servable.gateway.queue.batches import encode_batch
+from servable.gateway.queue.backend_request import encode_batch
 from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -24,7 +24,7 @@ from metric_learn_client.wire import (
     ServingCode,
 )
 from metric_learn_client.wire.rows import join_rows
-from servable.packed_batch import Malformed, unpack_rows
+from servable.engine.packed_batch import MalformedBatch, unpack_rows
 
 EMBEDDING_ITEM_BYTES = 4
 
@@ -84,7 +84,7 @@ def read_reply(body: bytes, count: int, dim: int) -> list[Outcome]:
         return [Fault(reason, nonsense=True)] * count
     try:
         rows, errors = unpack_rows(reply.instances[0].items[ITEM_EMBEDDING].data)
-    except Malformed as error:
+    except MalformedBatch as error:
         return [Fault(f"the reply holds {error}", nonsense=True)] * count
     if rows.shape != (count, dim):
         return [Fault(f"embeddings of shape {rows.shape} for {count} images", nonsense=True)] * count

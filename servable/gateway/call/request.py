@@ -1,7 +1,8 @@
 """A Predict body -> what it asks for, or the one field that is wrong. Pure.
 
 Only the payloads are kept, whatever the caller's bytes could mean to another parser: MindSpore Serving gets them in the
-one form of gateway.queue.batches. A body in the form of this product's clients (`wire.instances`) is read fastest.
+one form of gateway.queue.backend_request. A body in the form of this product's clients (`wire.instances`) is read
+fastest.
 """
 
 from __future__ import annotations

@@ -18,11 +18,10 @@ from servable.config.sections import Config
 from servable.gateway.call.calls import Call, Calls, Embedded, refuse_repeated, request_id_of
 from servable.gateway.call.request import PredictWork
 from servable.gateway.errors import CallError, invalid
-from servable.gateway.http.connection import Connection
 from servable.gateway.http.errors import ErrorForm, HttpError, headers_of, openai_error, plain_error, status_of
+from servable.gateway.http.http_connection import Connection
 from servable.gateway.http.requests import Request, Response, json_response
-from servable.gateway.http.routes import Call as CallRoute
-from servable.gateway.http.routes import Question, Routes
+from servable.gateway.http.routes import CallRoute, Question, Routes
 from servable.gateway.limits.arriving import ArrivingBodies, BodyTooLarge
 from servable.gateway.limits.time_limit import TimeIsUp, TimeLimit
 from servable.gateway.security.tokens import Tokens
@@ -56,14 +55,14 @@ class Application:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         connection: Connection = scope["state"]["connection"]
         request = _read_head(scope)
-        body = _Body(receive, request.headers)
+        body = _ReceivedBody(receive, request.headers)
         try:
             response = await self._answer(connection, request, body)
             await self._send(connection, response, body, send)
         except asyncio.CancelledError:  # the caller is gone; uvicorn would log it as an error of ours
             connection.abort()
 
-    async def _answer(self, connection: Connection, request: Request, body: _Body) -> Response:
+    async def _answer(self, connection: Connection, request: Request, body: _ReceivedBody) -> Response:
         try:
             route, request.parameters = self._routes.find(request.method, request.path)
         except CallError as error:
@@ -86,7 +85,7 @@ class Application:
             return _failed(outcome, route.error, identity, route.always_200)
         return Response(outcome.body, outcome.content_type, outcome.status, {**outcome.headers, **identity})
 
-    async def _embed(self, route: CallRoute, call: Call, request: Request, body: _Body) -> Response:
+    async def _embed(self, route: CallRoute, call: Call, request: Request, body: _ReceivedBody) -> Response:
         _check_head(request)
         with self._calls.reading():
             request.body = await self._read(request, body)
@@ -97,7 +96,7 @@ class Application:
 
         return await route.handler(request, embed)
 
-    async def _read(self, request: Request, body: _Body) -> bytes:
+    async def _read(self, request: Request, body: _ReceivedBody) -> bytes:
         most = self._limits.max_request_bytes
         too_large = HttpError(
             413, f"the body is larger than {most} bytes (limits.max_request_bytes); send fewer or smaller images"
@@ -127,7 +126,7 @@ class Application:
             return _failed(CallError(grpc.StatusCode.INTERNAL, words), route.error, identity)
         return Response(response.body, response.content_type, response.status, {**response.headers, **identity})
 
-    async def _send(self, connection: Connection, response: Response, body: _Body, send: Send) -> None:
+    async def _send(self, connection: Connection, response: Response, body: _ReceivedBody, send: Send) -> None:
         """Raises CancelledError where the caller goes; who takes too long to read is put out."""
         if not body.complete and body.soon:
             await body.throw_away(SHORT_BODY_BYTES)
@@ -150,7 +149,7 @@ class Application:
             self._calls.unread.give_back(connection.key, len(response.body))
 
 
-class _Body:
+class _ReceivedBody:
     """What comes of a request's body."""
 
     def __init__(self, receive: Receive, headers: Mapping[str, str]) -> None:

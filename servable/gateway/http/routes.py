@@ -1,8 +1,8 @@
 """The registry of paths: which handler answers what.
 
-A wire adds its paths by giving a list of `Route` to `Routes` (see `servable.gateway.http.api`):
+A wire adds its paths by giving a list of `Route` to `Routes` (see `servable.gateway.http.forms`):
 
-    Call("POST", "/v1/embeddings", handler, wire="openai", error=openai_error)
+    CallRoute("POST", "/v1/embeddings", handler, wire="openai", error=openai_error)
         A call of the model. `await handler(request, embed)` runs inside the one internal call (`call/calls.py`): token,
         deadline, limits, drain, log and metrics are taken care of, `request.body` is complete, and
         `await embed(PredictWork(...))` gives the outcomes.
@@ -29,7 +29,7 @@ from servable.gateway.http.requests import Embed, Request, Response
 
 
 @dataclass(frozen=True)
-class Call:
+class CallRoute:
     """wire: as the log and the metrics name it. version_field: how the form writes the version that is asked for.
 
     always_200: failures say 200 too, for programs that look into the body alone.
@@ -55,7 +55,7 @@ class Question:
     description: Description = Description()
 
 
-Route = Union[Call, Question]
+Route = Union[CallRoute, Question]
 
 
 class Routes:

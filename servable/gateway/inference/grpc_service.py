@@ -22,7 +22,7 @@ from servable.gateway.call.model_service import resolve
 from servable.gateway.call.predict import GrpcCalls
 from servable.gateway.call.questions import Questions
 from servable.gateway.errors import invalid
-from servable.gateway.inference import messages
+from servable.gateway.inference import grpc_messages
 from servable.gateway.inference.tensors import InferRequest, check_model
 
 SERVICE = "inference.GRPCInferenceService"
@@ -57,8 +57,8 @@ class InferenceService:
             "oip-grpc",
             f"{SERVICE}/ModelInfer",
             "model_version",
-            lambda body: messages.read_request(body, self._limits),
-            messages.encode_response,
+            lambda body: grpc_messages.read_request(body, self._limits),
+            grpc_messages.encode_response,
         )
         answers = {
             "ServerLive": self._server_live,
@@ -88,13 +88,13 @@ class InferenceService:
 
     async def _server_metadata(self, body: bytes, context: Any) -> bytes:
         self._authorize(context)
-        return messages.describe_server()
+        return grpc_messages.describe_server()
 
     async def _model_metadata(self, body: bytes, context: Any) -> bytes:
         self._authorize(context)
         request = _parse(ModelMetadataRequest.FromString, body)
         resolve(self._backends, check_model(request.name, request.version), "version")
-        return messages.describe_model([served.version for served in self._backends.all()])
+        return grpc_messages.describe_model([served.version for served in self._backends.all()])
 
 
 def _parse(read: Callable[[bytes], _Message], body: bytes) -> _Message:

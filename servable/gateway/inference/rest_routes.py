@@ -13,7 +13,7 @@ from servable.gateway.errors import unavailable
 from servable.gateway.http.description import Description
 from servable.gateway.http.errors import plain_error
 from servable.gateway.http.requests import Embed, Request, Response, json_response
-from servable.gateway.http.routes import Call, Question, Route
+from servable.gateway.http.routes import CallRoute, Question, Route
 from servable.gateway.inference import rest
 from servable.gateway.inference.rest_schemas import LIVE, MODEL_METADATA, MODEL_READY, READY, SERVER, describe_infer
 from servable.gateway.inference.tensors import check_model
@@ -64,7 +64,7 @@ def inference_routes(
         *(question(path, describe_model, MODEL_METADATA) for path in _MODEL),
         *(question(f"{path}/ready", model_ready, MODEL_READY, public=True) for path in _MODEL),
         *(
-            Call("POST", f"{path}/infer", infer, wire=WIRE, error=plain_error, description=about_infer)
+            CallRoute("POST", f"{path}/infer", infer, wire=WIRE, error=plain_error, description=about_infer)
             for path in _MODEL
         ),
     )

@@ -24,7 +24,7 @@ from servable.gateway.call.reply import Fault, Outcome, crashed, read_reply
 from servable.gateway.channel import BackendError, Channel
 from servable.gateway.errors import CallError, overloaded, unavailable
 from servable.gateway.observe import logs
-from servable.gateway.queue.batches import LANES
+from servable.gateway.queue.backend_request import LANES
 from servable.gateway.queue.flow import LEAST, Flow
 from servable.gateway.queue.pending import RETRY_AFTER_FAULT_MS, Part, PendingCall
 from servable.gateway.queue.suspects import REMEMBERED_S, Known, Suspects

@@ -14,7 +14,7 @@ from servable.gateway.call.methods import Method
 from servable.gateway.call.reply import FailedImage, Row
 from servable.gateway.call.request import Payload
 from servable.gateway.errors import CallError, unavailable
-from servable.gateway.queue.batches import encode_batch
+from servable.gateway.queue.backend_request import encode_batch
 
 RETRY_AFTER_FAULT_MS = 1000
 

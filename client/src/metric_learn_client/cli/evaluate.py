@@ -10,7 +10,7 @@ from typing import Any, Optional
 import click
 
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
-from metric_learn_client.cli.shared.embeddings import Embeddings
+from metric_learn_client.cli.shared.embeddings_option import Embeddings
 from metric_learn_client.cli.shared.output_file import OutputFile
 from metric_learn_client.evaluation.embedding_set import EmbeddingSet, EmbeddingSetError, read_embedding_set
 from metric_learn_client.evaluation.evaluation import Evaluation, as_text, evaluate

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from metric_learn_client.cli.shared.embeddings import Embeddings
+from metric_learn_client.cli.shared.embeddings_option import Embeddings
 from metric_learn_client.cli.shared.output_file import OutputFolder
 from metric_learn_client.evaluation.embedding_set import EmbeddingSetError, read_embedding_set
 from metric_learn_client.evaluation.similarity import rows_of

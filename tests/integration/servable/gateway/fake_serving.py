@@ -14,8 +14,8 @@ import grpc.aio
 import numpy as np
 
 from metric_learn_client import wire
+from servable.engine.packed_batch import pack_rows, unpack_images
 from servable.gateway import Golden
-from servable.packed_batch import pack_rows, unpack_images
 
 GOLDEN_IMAGE = b"golden image"
 MAX_BATCH = 16

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from servable.gateway.http.description import Description
-from servable.gateway.http.page import PAGE
+from servable.gateway.http.forms.page import PAGE
 from tests.integration.servable.gateway.harness import Harness, config_of
 
 TOKEN = "a-token-of-16-or-more"

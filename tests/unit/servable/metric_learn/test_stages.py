@@ -12,7 +12,7 @@ import pytest
 
 from metric_learn_client.preprocess import preprocess
 from servable.engine.batch_stats import decoder_restarts, read
-from servable.packed_batch import images_head, unpack_rows
+from servable.engine.packed_batch import images_head, unpack_rows
 
 IMAGES = Path(__file__).parents[3] / "golden" / "images"
 GOOD = [(IMAGES / name).read_bytes() for name in ("cat_tiny_60x40.jpg", "coffee_225x224.bmp", "one_pixel.png")]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metric_learn_client import wire
+from servable.engine.packed_batch import pack_rows
 from servable.gateway.call.reply import FailedImage, Fault, encode_reply, read_reply
-from servable.packed_batch import pack_rows
 
 DIM = 4
 ROW = b"\x00\x00\x80?" * DIM

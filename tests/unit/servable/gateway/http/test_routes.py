@@ -2,10 +2,10 @@
 
 import pytest
 
-from servable.gateway.http.connection import ambiguous
 from servable.gateway.http.errors import HTTP_STATUS, HttpError
+from servable.gateway.http.http_connection import ambiguous
 from servable.gateway.http.requests import Response
-from servable.gateway.http.routes import Call, Question, Routes
+from servable.gateway.http.routes import CallRoute, Question, Routes
 
 
 async def call(request, embed):
@@ -18,8 +18,8 @@ def question(request):
 
 ROUTES = Routes(
     [
-        Call("POST", "/v1/models/{model}:predict", call, wire="a"),
-        Call("POST", "/model/{name}/version/{version}:{method}", call, wire="b"),
+        CallRoute("POST", "/v1/models/{model}:predict", call, wire="a"),
+        CallRoute("POST", "/model/{name}/version/{version}:{method}", call, wire="b"),
         Question("GET", "/v1/models/{model}", question),
         Question("GET", "/v1/models", question),
         Question("DELETE", "/v1/models", question),

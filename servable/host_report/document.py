@@ -13,7 +13,7 @@ from typing import Any
 from metric_learn_client.exit_codes import ExitCode
 from servable.config.sections import Config
 from servable.doctor import examine
-from servable.report import host, trial
+from servable.host_report import findings, trial
 
 SCHEMA_VERSION = 1
 
@@ -29,17 +29,17 @@ def write_report(config: Config, say: Callable[[str], None]) -> tuple[str, int]:
         "verdict": "",
         "schema_version": SCHEMA_VERSION,
         "made_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "software": host.software(config),
-        "hardware": host.hardware(),
-        "devices": host.devices(config),
-        "options": host.options(config),
+        "software": findings.software(config),
+        "hardware": findings.hardware(),
+        "devices": findings.devices(config),
+        "options": findings.options(config),
         "check": [str(problem) for problem in found.problems],
         "warnings": list(found.warnings),
     }
     code = found.exit_code
     if not found.problems:
         version = found.versions[found.default]
-        document["model"] = host.model(version)
+        document["model"] = findings.model(version)
         with tempfile.TemporaryDirectory(prefix="metric-learn-report-") as folder:
             document["trial"], code = asyncio.run(trial.run(config, version, Path(folder), say))
     document["verdict"] = _verdict(document, code)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from metric_learn_client import wire
-from servable.gateway.queue.batches import LANES, encode_batch
-from servable.packed_batch import unpack_images
+from servable.engine.packed_batch import unpack_images
+from servable.gateway.queue.backend_request import LANES, encode_batch
 
 
 @pytest.mark.parametrize(("method", "item"), [("embed", "image"), ("embed_pixels", "pixels")])

@@ -28,7 +28,7 @@ _NUMBER = np.dtype("<u4")
 _FLOAT = np.dtype("<f4")
 
 
-class Malformed(ValueError):
+class MalformedBatch(ValueError):
     """The bytes are no packed batch."""
 
 
@@ -38,17 +38,17 @@ def images_head(images: Sequence[Buffer]) -> bytes:
 
 
 def unpack_images(packed: Array) -> list[Array]:
-    """packed: uint8 [bytes]. The images, views of it. Raises Malformed."""
+    """packed: uint8 [bytes]. The images, views of it. Raises MalformedBatch."""
     if packed.dtype != np.uint8 or packed.ndim != 1 or len(packed) < _IMAGES_HEAD.size:
-        raise Malformed("no batch of images")
+        raise MalformedBatch("no batch of images")
     magic, count = _IMAGES_HEAD.unpack_from(packed.data)
     start = _IMAGES_HEAD.size + count * _NUMBER.itemsize
     if magic != _IMAGES or not count or start > len(packed):
-        raise Malformed("no batch of images")
+        raise MalformedBatch("no batch of images")
     lengths = np.frombuffer(packed, _NUMBER, count, _IMAGES_HEAD.size)
     stops = start + np.cumsum(lengths, dtype=np.int64)
     if stops[-1] != len(packed):
-        raise Malformed(f"images of {stops[-1] - start} bytes in {len(packed) - start}")
+        raise MalformedBatch(f"images of {stops[-1] - start} bytes in {len(packed) - start}")
     return [packed[stop - length : stop] for length, stop in zip(lengths.tolist(), stops.tolist())]
 
 
@@ -65,17 +65,17 @@ def pack_rows(rows: Array, errors: Sequence[Optional[str]]) -> npt.NDArray[np.ui
 
 
 def unpack_rows(packed: Union[Buffer, Array]) -> tuple[Array, list[Optional[str]]]:
-    """The rows, float32 [count, dim], a view; and the errors. Raises Malformed."""
+    """The rows, float32 [count, dim], a view; and the errors. Raises MalformedBatch."""
     if len(packed) < _ROWS_HEAD.size:
-        raise Malformed("no batch of rows")
+        raise MalformedBatch("no batch of rows")
     magic, count, dim = _ROWS_HEAD.unpack_from(memoryview(packed))  # type: ignore[arg-type]
     start = _ROWS_HEAD.size + count * _NUMBER.itemsize
     stop = start + count * dim * _FLOAT.itemsize
     if magic != _ROWS or not count or not dim or stop > len(packed):
-        raise Malformed("no batch of rows")
+        raise MalformedBatch("no batch of rows")
     lengths = np.frombuffer(packed, _NUMBER, count, _ROWS_HEAD.size)
     if stop + int(lengths.sum(dtype=np.int64)) != len(packed):
-        raise Malformed("errors of another length than was said")
+        raise MalformedBatch("errors of another length than was said")
     rows = np.frombuffer(packed, _FLOAT, count * dim, start).reshape(count, dim)
     errors: list[Optional[str]] = [None] * count
     for index in np.flatnonzero(lengths).tolist():

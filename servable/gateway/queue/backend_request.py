@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from metric_learn_client import wire
+from servable.engine.packed_batch import Buffer, images_head
 from servable.gateway.call.methods import METHODS
-from servable.packed_batch import Buffer, images_head
 
 # What is appended to a method's name. MindSpore Serving takes turns between the methods of a servable: with each method
 # there twice, a worker hears of the next batch while it waits for the one before.

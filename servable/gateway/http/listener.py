@@ -23,7 +23,7 @@ from uvicorn.config import Config
 from servable.config.addresses import Address
 from servable.gateway.bind import usable_hosts
 from servable.gateway.http.application import Application
-from servable.gateway.http.connection import Connection
+from servable.gateway.http.http_connection import Connection
 
 # Connections that the kernel keeps while many come at once. Beyond, the caller's kernel tries again a second later.
 WAITING = 1024

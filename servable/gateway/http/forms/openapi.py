@@ -9,7 +9,7 @@ from typing import Any
 from metric_learn_client import __version__
 from servable.gateway.http.description import JSON, Description, Schema
 from servable.gateway.http.requests import Request, Response, json_response
-from servable.gateway.http.routes import Call, Question, Route
+from servable.gateway.http.routes import CallRoute, Question, Route
 
 _TITLE = "metric_learn: image embeddings"
 _ABOUT = (
@@ -63,7 +63,7 @@ def _operation(route: Route) -> dict[str, Any]:
     about = route.description
     public = isinstance(route, Question) and route.public
     statuses = sorted(
-        {*_OF_ALL, *(() if public else (401,)), *(_OF_CALLS if isinstance(route, Call) else ()), *about.statuses}
+        {*_OF_ALL, *(() if public else (401,)), *(_OF_CALLS if isinstance(route, CallRoute) else ()), *about.statuses}
     )
     operation: dict[str, Any] = {
         "summary": about.summary,

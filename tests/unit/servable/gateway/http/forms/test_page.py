@@ -4,7 +4,7 @@ import base64
 import hashlib
 import re
 
-from servable.gateway.http.page import HEADERS, PAGE
+from servable.gateway.http.forms.page import HEADERS, PAGE
 
 TEXT = PAGE.decode()
 EXAMPLES = re.findall(r"<pre.*?</pre>", TEXT, re.DOTALL)

@@ -58,14 +58,14 @@ HEADERS = {
 
 
 @dataclass(frozen=True)
-class State:
+class PageState:
     """not_ready: why the server should get no calls, "" when it should; grpc_port: None on a unix socket."""
 
     not_ready: Callable[[], str]
     grpc_port: Callable[[], Optional[int]]
 
 
-def page_routes(settings: Config, backends: Backends, tokens: Optional[Tokens], state: State) -> Sequence[Route]:
+def page_routes(settings: Config, backends: Backends, tokens: Optional[Tokens], state: PageState) -> Sequence[Route]:
     def page(_request: Request) -> Response:
         return Response(PAGE, HTML, headers=HEADERS)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from servable.config import REPOSITORY
-from servable.packed_batch import Malformed, images_head, pack_rows, unpack_images, unpack_rows
+from servable.engine.packed_batch import MalformedBatch, images_head, pack_rows, unpack_images, unpack_rows
 
 IMAGES = [b"one", b"", bytes(1000), b"four"]
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -43,7 +43,7 @@ def test_rows_are_read_from_an_array_and_from_bytes_alike():
 def test_a_value_that_is_cut_off_anywhere_is_refused():
     for whole, unpack in ((packed(IMAGES), unpack_images), (pack_rows(ROWS, ERRORS), unpack_rows)):
         for length in range(len(whole)):
-            with pytest.raises(Malformed):
+            with pytest.raises(MalformedBatch):
                 unpack(whole[:length])
 
 
@@ -61,13 +61,13 @@ def test_a_value_that_is_cut_off_anywhere_is_refused():
 )
 def test_foreign_bytes_are_refused(foreign):
     for unpack in (unpack_images, unpack_rows):
-        with pytest.raises(Malformed):
+        with pytest.raises(MalformedBatch):
             unpack(foreign)
 
 
 def test_an_array_of_another_kind_is_no_batch():
     for other in (np.zeros(100, np.float32), np.zeros((10, 10), np.uint8), np.zeros(0, np.uint8)):
-        with pytest.raises(Malformed):
+        with pytest.raises(MalformedBatch):
             unpack_images(other)
 
 
@@ -80,11 +80,11 @@ def test_changed_bytes_never_raise_anything_else():
                 broken[chance.randrange(min(len(broken), 40))] = chance.randrange(256)
             try:
                 unpack(broken)
-            except Malformed:
+            except MalformedBatch:
                 pass
 
 
 def test_it_needs_neither_grpc_nor_protobuf():
-    code = "import sys, servable.packed_batch; print(sorted({'grpc', 'google.protobuf'} & set(sys.modules)))"
+    code = "import sys, servable.engine.packed_batch; print(sorted({'grpc', 'google.protobuf'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

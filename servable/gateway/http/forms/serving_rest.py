@@ -35,7 +35,7 @@ from servable.gateway.http.images import read_base64
 from servable.gateway.http.json_text import read_json
 from servable.gateway.http.outcomes import read_work, refuse_failed, row
 from servable.gateway.http.requests import Embed, Request, Response, json_response
-from servable.gateway.http.routes import Call, Route
+from servable.gateway.http.routes import CallRoute, Route
 
 WIRE = "rest"
 TENSORFLOW_WIRE = "tensorflow"
@@ -56,10 +56,12 @@ def serving_rest_routes(limits: LimitsSection, *, always_200: bool) -> Sequence[
     about, about_tensorflow = _describe(limits, always_200)
 
     def own(path: str) -> Route:
-        return Call("POST", path, instances, wire=WIRE, error=_error_msg, always_200=always_200, description=about)
+        return CallRoute("POST", path, instances, wire=WIRE, error=_error_msg, always_200=always_200, description=about)
 
     def tensorflow(path: str) -> Route:
-        return Call("POST", path, predictions, wire=TENSORFLOW_WIRE, error=plain_error, description=about_tensorflow)
+        return CallRoute(
+            "POST", path, predictions, wire=TENSORFLOW_WIRE, error=plain_error, description=about_tensorflow
+        )
 
     return (
         own("/model/{servable}:{method}"),

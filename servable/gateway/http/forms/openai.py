@@ -37,7 +37,7 @@ from servable.gateway.http.images import read_data_uri
 from servable.gateway.http.json_text import read_json
 from servable.gateway.http.outcomes import null_wanted, read_work, refuse_failed, row
 from servable.gateway.http.requests import Embed, Request, Response, json_response
-from servable.gateway.http.routes import Call, Question, Route
+from servable.gateway.http.routes import CallRoute, Question, Route
 
 WIRE = "openai"
 PARAMETERS = ("model", "input", "encoding_format", "dimensions", "user", "on_error")
@@ -72,7 +72,7 @@ def openai_routes(backends: Backends, limits: LimitsSection) -> Sequence[Route]:
 
     described = _descriptions(limits)
     return (
-        Call(
+        CallRoute(
             "POST", "/v1/embeddings", embeddings, wire=WIRE, version_field="model", description=described["embeddings"]
         ),
         Question("GET", "/v1/models", models, description=described["models"]),

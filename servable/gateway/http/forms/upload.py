@@ -35,7 +35,7 @@ from servable.gateway.http.description import (
 from servable.gateway.http.errors import HttpError
 from servable.gateway.http.outcomes import null_wanted, read_work, refuse_failed, row
 from servable.gateway.http.requests import Embed, Request, Response, json_response
-from servable.gateway.http.routes import Call, Route
+from servable.gateway.http.routes import CallRoute, Route
 
 WIRE = "embed"
 NPY = "application/x-npy"
@@ -75,7 +75,7 @@ def upload_routes(limits: LimitsSection) -> Sequence[Route]:
             return _array(embedded)
         return json_response(_several(uploads, embedded) if several else _single(embedded))
 
-    return (Call("POST", "/embed", embed_files, wire=WIRE, description=_description(limits)),)
+    return (CallRoute("POST", "/embed", embed_files, wire=WIRE, description=_description(limits)),)
 
 
 def _description(limits: LimitsSection) -> Description:

@@ -6,12 +6,12 @@ from typing import Callable, Optional
 
 from servable.config.sections import Config
 from servable.gateway.backends import Backends, Served
-from servable.gateway.http.openai import openai_routes
-from servable.gateway.http.openapi import openapi_routes
-from servable.gateway.http.page import State, page_routes
+from servable.gateway.http.forms.openai import openai_routes
+from servable.gateway.http.forms.openapi import openapi_routes
+from servable.gateway.http.forms.page import PageState, page_routes
+from servable.gateway.http.forms.serving_rest import serving_rest_routes
+from servable.gateway.http.forms.upload import upload_routes
 from servable.gateway.http.routes import Routes
-from servable.gateway.http.serving_rest import serving_rest_routes
-from servable.gateway.http.upload import upload_routes
 from servable.gateway.inference.rest_routes import inference_routes
 from servable.gateway.security.tokens import Tokens
 
@@ -20,7 +20,7 @@ def api(
     settings: Config,
     backends: Backends,
     tokens: Optional[Tokens],
-    state: State,
+    state: PageState,
     ready: Callable[[Optional[Served]], bool],
 ) -> Routes:
     """ready: whether a version is, None for the default one."""
