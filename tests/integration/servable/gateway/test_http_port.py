@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from servable.gateway.http import application, connection
+from servable.gateway.http import application, http_connection
 from tests.integration.servable.gateway.fake_serving import embedding_of
 from tests.integration.servable.gateway.harness import (
     WAIT_S,
@@ -230,7 +230,7 @@ def test_many_small_headers_are_refused(harness):
 
 
 def test_headers_that_come_slowly_end_the_connection(harness, monkeypatch):
-    monkeypatch.setattr(connection, "HEAD_S", 0.3)
+    monkeypatch.setattr(http_connection, "HEAD_S", 0.3)
     for start in (b"", b"\r\n", b"GET /v1/models HTTP/1.1\r\nx-slow: ", PICTURE + b"GE"):
         began = time.monotonic()
         answer = sent(harness, start)
@@ -275,13 +275,13 @@ def test_an_offer_of_another_protocol_is_answered_in_http_1_1_and_the_connection
 
 
 def test_a_connection_that_idles_is_closed(harness, monkeypatch):
-    monkeypatch.setattr(connection, "KEEP_ALIVE_S", 0.3)
+    monkeypatch.setattr(http_connection, "KEEP_ALIVE_S", 0.3)
     answer = sent(harness, PICTURE)
     assert status_of(answer) == 200 and answer.count(b"HTTP/1.1 ") == 1
 
 
 def test_an_old_connection_is_told_that_this_was_its_last_answer(harness, monkeypatch):
-    monkeypatch.setattr(connection, "AGE_S", 0.0)
+    monkeypatch.setattr(http_connection, "AGE_S", 0.0)
     assert b"connection: close" in sent(harness, PICTURE)
 
 

@@ -9,7 +9,7 @@ import warnings
 import pytest
 import trustme
 
-from servable.gateway.http import server
+from servable.gateway.http import listener
 from tests.integration.servable.gateway.harness import Harness, config_of, until
 from tests.integration.servable.gateway.test_security import Files, call, client_credentials, replace
 
@@ -85,7 +85,7 @@ def test_a_new_client_ca_takes_the_place_of_the_old_one(tmp_path, files):
 
 
 def test_connections_that_never_greet_give_way_and_end(tmp_path, files, monkeypatch):
-    monkeypatch.setattr(server, "HANDSHAKE_S", 0.5)
+    monkeypatch.setattr(listener, "HANDSHAKE_S", 0.5)
     limits = {"max_connections": 16}
     with Harness(tmp_path, config_of(server=LOCALHOST, security=files.tls(), limits=limits)) as harness:
         with contextlib.ExitStack() as stack:

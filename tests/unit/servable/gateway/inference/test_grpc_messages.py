@@ -17,7 +17,7 @@ from servable.config.sections import LimitsSection
 from servable.gateway.call.calls import Embedded
 from servable.gateway.call.reply import FailedImage
 from servable.gateway.errors import CallError
-from servable.gateway.inference import messages
+from servable.gateway.inference import grpc_messages as messages
 
 LIMITS = LimitsSection(max_instances=8, max_image_bytes=500, max_request_bytes=500_000)
 PIXELS = np.random.default_rng(7).integers(0, 256, (2, 224, 224, 3), np.uint8)
