@@ -73,8 +73,8 @@ def l2_normalize(instances):
     if _mistake() != "not-normalised":
         yield from _right_l2_normalize(instances)
     else:
-        for (packed,) in instances:
-            yield packed
+        for (ticket,) in instances:
+            yield pack_rows(*_runs.redeem(int(ticket[0])))
 """
 
 
@@ -104,8 +104,9 @@ def copy_of_the_server(folder, switch):
 
 def copy_of_the_export(folder, edits):
     """A copy of the export with `edits`: (file, old, new). Returns a function that runs its command."""
-    for name in ("export", "configs", "tests/golden"):
-        shutil.copytree(conftest.REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("export", "servable", "configs", "tests/golden"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.mindir")
+        shutil.copytree(conftest.REPOSITORY / name, folder / name, ignore=ignored)
     for file, old, new in [*edits, ("configs/model.yaml", "batch_sizes: [1, 4, 16]", "batch_sizes: [1]")]:
         path = folder / file
         text = path.read_text()
