@@ -58,18 +58,17 @@ def test_calls_are_answered_and_service_returns_after(supervised, target, number
     assert supervised.process.poll() is None
 
 
-def test_the_tracebacks_of_bad_images_stay_within_their_bound(supervised):
+def test_two_thousand_bad_images_leave_no_traceback_in_the_log(supervised):
     run_dir = run_dir_of(supervised)
     request = request_of([0] * 200)
     for instance in request.instances:
         instance.items[wire.ITEM_IMAGE].bytes_val[0] = b"\xff\xd8\xff no picture"
+    before = sum(log.stat().st_size for log in run_dir.glob("mindspore_serving.log*"))
     with grpc.insecure_channel(supervised.endpoint, options=OPTIONS) as channel:
         for _ in range(10):
             reply = predict_on(channel)(request, timeout=60)
             assert all(error.error_msg.startswith(b"E_") for error in reply.error_msg)
-    logs = list(run_dir.glob("mindspore_serving.log*"))
-    assert len(logs) == 2, "fewer tracebacks than the bound: nothing is shown"
-    assert sum(log.stat().st_size for log in logs) <= 2**20
+    assert sum(log.stat().st_size for log in run_dir.glob("mindspore_serving.log*")) - before <= 2**20
     assert all(log.is_symlink() for log in run_dir.rglob("serving_logs/*"))
 
 
