@@ -16,9 +16,9 @@ from servable.config.sections import DeadlinesSection, LimitsSection
 MAX_METADATA_BYTES = 16 * 1024
 RESERVED_DESCRIPTORS = 256  # files, probes, the pipes and sockets to MindSpore Serving
 HANDSHAKE_MS = 10_000  # TLS and HTTP/2's first frames; gRPC's own default is two minutes
-# Calls that gRPC (1.83) has accepted and Python has not: beyond them it cancels. 68,000 connections with a call each in 8 s
-# took 590 MB without a bound, 130 MB with this one, and of a caller beside them none of 52 calls was lost; with half of it, 7
-# of 72. gRPC's own 1,000 to 3,000 lost some in four of nine runs.
+# Calls that gRPC (1.83) has accepted and Python has not: beyond them it cancels. 68,000 connections with a call each in
+# 8 s took 590 MB without a bound, 130 MB with this one; of a caller beside them none of 52 calls was lost, with half
+# of it 7 of 72. gRPC's own 1,000 to 3,000 lost some in four of nine runs.
 MAX_PENDING = 4000
 # A connection is asked to go after this time, and ended when its calls had theirs: gRPC has no other way to end a call
 # whose reply the caller does not take. Clients open another one by themselves, and lose no call (gRFC A9).

@@ -1,7 +1,6 @@
 """tritonclient against the real server: its four clients, each with its own defaults."""
 
 import asyncio
-import gc
 import ssl
 import threading
 
@@ -21,11 +20,6 @@ CLIENTS = {
 }
 MODEL = "metric_learn"
 DEADLINE_S = 120
-# aiohttp's to tritonclient, which hands it the body as bytes, and leaves the answers about readiness unread.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Sending a large body directly:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning"),
-]
 OVERLOADED = {"grpc": "StatusCode.RESOURCE_EXHAUSTED", "http": "429"}
 UNAUTHENTICATED = {"grpc": "StatusCode.UNAUTHENTICATED", "http": "401"}
 INVALID = {"grpc": "StatusCode.INVALID_ARGUMENT", "http": "400"}
@@ -149,7 +143,6 @@ def test_server_and_model_are_live_ready_and_described(kind, server):
         assert "binary_tensor_data" in call(kind, server, lambda client: client.get_server_metadata())["extensions"]
     else:
         assert list(described.versions) == ["1"] and [each.name for each in described.outputs] == ["embedding"]
-    gc.collect()  # what is unclosed is told here, and not in another test
 
 
 def test_tls_with_the_right_token_answers_and_a_wrong_token_is_refused(kind, secured, pictures, grpc_rows):
