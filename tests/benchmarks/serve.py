@@ -33,7 +33,7 @@ FRONTED = ("no-network", "echo")  # with a gateway
 
 def start(kind: str, version: Path, scratch: Path) -> tuple[ServingProcess, str]:
     cores = len(os.sched_getaffinity(0))
-    sizes = [entry["batch_size"] for entry in json.loads((version / "manifest.json").read_text())["mindir"]]
+    mindirs = json.loads((version / "manifest.json").read_text())["mindir"]
     name = "metric_learn"
     if kind in FRONTED:
         code = copy_without_network(scratch / "code", decode=kind == "no-network")
@@ -57,7 +57,8 @@ def start(kind: str, version: Path, scratch: Path) -> tuple[ServingProcess, str]
         "threads": cores,
         "preprocess_threads": cores,
         "run_overhead_images": 0.2,
-        "batch_sizes": sizes,
+        "batch_sizes": [entry["batch_size"] for entry in mindirs],
+        "models": {str(entry["batch_size"]): entry["file"] for entry in mindirs},
         "limits": {},
         "run_dir": str(scratch),
     }
