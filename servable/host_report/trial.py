@@ -18,6 +18,7 @@ import numpy.typing as npt
 import psutil
 
 from metric_learn_client import wire
+from metric_learn_client.contract.distance import relative_distance
 from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.verification.parity import TOLERANCES
 from servable.backend.direct_calls import OPTIONS
@@ -134,19 +135,19 @@ async def _parity(config: Config, version: ExportedVersion, call: Any, say: Say)
     say("comparing embeddings")
     limit = TOLERANCES["float32" if config.backend.target == "cpu" else "float16"]
     golden = await _embed(call, version, [version.golden_image])
-    distances = {"golden picture": float(_distances(golden, version.golden_embedding[None])[0])}
+    distances = {"golden picture": float(relative_distance(golden, version.golden_embedding[None])[0])}
     with np.load(version.folder / "probe.npz", allow_pickle=False) as probe:
         pixels, features = probe["pixels"], probe["features"]
     for size in version.batch_sizes:
         chosen = [index % len(pixels) for index in range(size)]
         rows = await _rows(call, wire.METHOD_EMBED_PIXELS, [pixels[index].tobytes() for index in chosen], version)
         name = f"pixels of the export, {size} in a batch"
-        distances[name] = float(np.max(_distances(rows, _unit(features)[chosen])))
+        distances[name] = float(np.max(relative_distance(rows, _unit(features)[chosen])))
     if version.weights == "stand-in" and (STAND_IN / "reference.npz").is_file():
         with np.load(STAND_IN / "reference.npz") as reference:
             names, features = [str(name) for name in reference["names"]], reference["features_f32"]
         rows = await _embed(call, version, [(STAND_IN / "images" / name).read_bytes() for name in names])
-        for name, distance in zip(names, _distances(rows, _unit(features))):
+        for name, distance in zip(names, relative_distance(rows, _unit(features))):
             distances[name] = float(distance)
     worst = max(distances.values())
     shown = {"worst_relative_distance": worst, "limit": limit, "relative_distance": distances}
@@ -212,12 +213,6 @@ def _unit(features: Rows) -> Rows:
     norms = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
     unit: Rows = (features / norms).astype(np.float32)
     return unit
-
-
-def _distances(rows: Rows, expected: Rows) -> npt.NDArray[np.float64]:
-    """Of rows of unit norm; infinite where a number is not finite."""
-    distance = np.linalg.norm(rows.astype(np.float64) - expected, axis=1)
-    return np.asarray(np.where(np.isfinite(distance), distance, np.inf), np.float64)
 
 
 def _memory(master: int) -> dict[str, int]:

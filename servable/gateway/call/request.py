@@ -39,10 +39,7 @@ class PredictWork:
 
 def read_request(body: bytes, limits: LimitsSection) -> PredictWork:
     """Raises CallError (INVALID_ARGUMENT) that names the field."""
-    if len(body) > limits.max_request_bytes:
-        raise invalid(
-            "request", f"{len(body)} bytes; the most is {limits.max_request_bytes}: send fewer or smaller images"
-        )
+    check_size(body, limits)
     plain = plain_form.read_request(body, limits.max_instances)
     if plain is not None:
         name, payloads = plain
@@ -52,9 +49,20 @@ def read_request(body: bytes, limits: LimitsSection) -> PredictWork:
     try:
         return _read(body, limits)
     except Malformed as error:
-        raise CallError(
-            grpc.StatusCode.INVALID_ARGUMENT, f"the body is not a PredictRequest: {error}", field="request"
-        ) from None
+        raise not_a("PredictRequest", error) from None
+
+
+def check_size(body: bytes, limits: LimitsSection) -> None:
+    """Raises CallError (INVALID_ARGUMENT) for a body beyond limits.max_request_bytes."""
+    if len(body) > limits.max_request_bytes:
+        raise invalid(
+            "request", f"{len(body)} bytes; the most is {limits.max_request_bytes}: send fewer or smaller images"
+        )
+
+
+def not_a(message: str, error: Malformed) -> CallError:
+    """The body cannot be read as that message of the protocol."""
+    return CallError(grpc.StatusCode.INVALID_ARGUMENT, f"the body is not a {message}: {error}", field="request")
 
 
 def _read(body: bytes, limits: LimitsSection) -> PredictWork:

@@ -9,7 +9,6 @@ import struct
 from collections.abc import Sequence
 from typing import Optional
 
-import grpc
 import numpy as np
 
 from metric_learn_client import __version__
@@ -19,7 +18,7 @@ from servable.config.sections import LimitsSection
 from servable.gateway.call.calls import Embedded
 from servable.gateway.call.fields import FIXED64, LENGTH, VARINT, Field, Malformed, read_fields, read_varint
 from servable.gateway.call.methods import Method
-from servable.gateway.call.request import Payload
+from servable.gateway.call.request import Payload, check_size, not_a
 from servable.gateway.errors import CallError, invalid
 from servable.gateway.http.outcomes import null_wanted
 from servable.gateway.inference.tensors import (
@@ -49,16 +48,11 @@ _BINARY_SIZE = "binary_data_size"  # of an input, as the kserve package sends it
 
 def read_request(body: bytes, limits: LimitsSection) -> InferRequest:
     """Raises CallError: NOT_FOUND for another model, else INVALID_ARGUMENT that names the field."""
-    if len(body) > limits.max_request_bytes:
-        raise invalid(
-            "request", f"{len(body)} bytes; the most is {limits.max_request_bytes}: send fewer or smaller images"
-        )
+    check_size(body, limits)
     try:
         return _read(body, limits)
     except Malformed as error:
-        raise CallError(
-            grpc.StatusCode.INVALID_ARGUMENT, f"the body is not a ModelInferRequest: {error}", field="request"
-        ) from None
+        raise not_a("ModelInferRequest", error) from None
 
 
 def encode_response(request: InferRequest, embedded: Embedded) -> bytes:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from metric_learn_client import wire
+from metric_learn_client.wire.instances import bytes_tensor, map_key, varint
 from servable.engine.packed_batch import Buffer, images_head
 from servable.gateway.call.methods import METHODS
 
 # What is appended to a method's name. MindSpore Serving takes turns between the methods of a servable: with each method
 # there twice, a worker hears of the next batch while it waits for the one before.
 LANES = ("", "_in_turn")
-_INSTANCES, _ITEMS, _VALUE, _BYTES_VAL = b"\x12", b"\x0a", b"\x12", b"\x22"  # field 2; 1; 2 of a map's entry; 4
+_INSTANCES, _ITEMS, _VALUE = b"\x12", b"\x0a", b"\x12"  # field 2; 1; 2 of a map's entry
 
 
 def encode_batch(method: str, lane: str, images: Sequence[Buffer]) -> bytes:
@@ -23,33 +24,20 @@ def encode_batch(method: str, lane: str, images: Sequence[Buffer]) -> bytes:
     packed = images_head(images)
     size = len(packed) + sum(map(len, images))
     spec, key, tensor = _FORMS[method, lane]
-    head = _BYTES_VAL + _varint(size)
-    value = len(tensor) + len(head) + size
-    entry_head = key + _VALUE + _varint(value)
+    length = varint(size)
+    value = len(tensor) + len(length) + size
+    entry_head = key + _VALUE + varint(value)
     entry = len(entry_head) + value
-    item_head = _ITEMS + _varint(entry)
-    instance_head = _INSTANCES + _varint(len(item_head) + entry)
-    return b"".join((spec, instance_head, item_head, entry_head, tensor, head, packed, *images))
-
-
-def _varint(number: int) -> bytes:
-    """Seven bits a byte, the low ones first; the top bit says that more follow."""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
+    item_head = _ITEMS + varint(entry)
+    instance_head = _INSTANCES + varint(len(item_head) + entry)
+    return b"".join((spec, instance_head, item_head, entry_head, tensor, length, packed, *images))
 
 
 def _form(method: str, lane: str) -> tuple[bytes, bytes, bytes]:
-    """The servable's name, the item's key, and the tensor without its bytes."""
+    """The servable's name, the item's key, and the tensor up to the length of its bytes."""
     request = wire.PredictRequest()
     request.servable_spec.name, request.servable_spec.method_name = wire.SERVABLE_NAME, method + lane
-    tensor = wire.Tensor(dtype=wire.DataType.MS_BYTES)
-    tensor.shape.dims.append(1)
-    item = METHODS[method].item.encode()
-    return request.SerializeToString(), b"\x0a" + _varint(len(item)) + item, tensor.SerializeToString()
+    return request.SerializeToString(), map_key(METHODS[method].item), bytes_tensor()
 
 
 _FORMS = {(method, lane): _form(method, lane) for method in METHODS for lane in LANES}

@@ -56,12 +56,12 @@ def read_request(body: bytes, most: int) -> Optional[tuple[str, list[memoryview]
 def _instance_head(method: str, size: int) -> bytes:
     """All of an instance before its image of so many bytes, which is its last field."""
     key, tensor = _FORMS[method]
-    image_size = _varint(size)
+    image_size = varint(size)
     value = len(tensor) + len(image_size) + size
-    value_size = _varint(value)
+    value_size = varint(value)
     entry = len(key) + 1 + len(value_size) + value
-    entry_size = _varint(entry)
-    instance_size = _varint(1 + len(entry_size) + entry)
+    entry_size = varint(entry)
+    instance_size = varint(1 + len(entry_size) + entry)
     return b"".join((_INSTANCES, instance_size, _ITEMS, entry_size, key, _VALUE, value_size, tensor, image_size))
 
 
@@ -84,7 +84,7 @@ def _find_image(method: str, body: bytes, position: int) -> Optional[tuple[int, 
     return None
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
     """Seven bits a byte, the low ones first; the top bit says that more follow."""
     if number < 1 << 7:
         return bytes((number,))
@@ -100,12 +100,13 @@ def _varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-def _key(item: str) -> bytes:
+def map_key(item: str) -> bytes:
     """The key of a map's entry, field 1."""
-    return b"\x0a" + _varint(len(item)) + item.encode()
+    return b"\x0a" + varint(len(item)) + item.encode()
 
 
-def _image_tensor() -> bytes:
+def bytes_tensor() -> bytes:
+    """A tensor of one value of bytes, up to the length of that value."""
     tensor = wire.Tensor(dtype=wire.DataType.MS_BYTES)
     tensor.shape.dims.append(1)
     return tensor.SerializeToString() + b"\x22"  # Tensor.bytes_val = 4
@@ -125,8 +126,8 @@ def _spec(method: str) -> bytes:
 
 
 _FORMS = {  # method -> key and tensor of its one item
-    wire.METHOD_EMBED: (_key(wire.ITEM_IMAGE), _image_tensor()),
-    wire.METHOD_EMBED_PIXELS: (_key(wire.ITEM_PIXELS), _pixels_tensor()),
+    wire.METHOD_EMBED: (map_key(wire.ITEM_IMAGE), bytes_tensor()),
+    wire.METHOD_EMBED_PIXELS: (map_key(wire.ITEM_PIXELS), _pixels_tensor()),
 }
 _SPECS = {method: _spec(method) for method in _FORMS}
 # Of an instance, without its tag and all lengths but the key's.
