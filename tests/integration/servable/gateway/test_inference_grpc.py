@@ -16,19 +16,6 @@ SERVICE = "inference.GRPCInferenceService"
 TOKEN = "0123456789abcdef-first"
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory):
-    settings = config_of(limits=LimitsSection(max_image_bytes=1000, max_request_bytes=200_000))
-    with Harness(tmp_path_factory.mktemp("gateway"), settings) as harness:
-        yield harness
-
-
-@pytest.fixture(scope="module")
-def channel(running):
-    with running.channel() as channel:
-        yield channel
-
-
 def ask(channel, name, message=None, *, timeout=10, metadata=()):
     """(reply, trailing metadata) of one of the service's calls. Raises grpc.RpcError."""
     body = b"" if message is None else message.SerializeToString()

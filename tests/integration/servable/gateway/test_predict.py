@@ -9,22 +9,8 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from metric_learn_client import wire
-from servable.config.sections import LimitsSection
 from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing, embedding_of
-from tests.integration.servable.gateway.harness import Harness, config_of, predict, predict_future, request, rows, until
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory):
-    settings = config_of(limits=LimitsSection(max_image_bytes=1000, max_request_bytes=200_000))
-    with Harness(tmp_path_factory.mktemp("gateway"), settings) as harness:
-        yield harness
-
-
-@pytest.fixture(scope="module")
-def channel(running):
-    with running.channel() as channel:
-        yield channel
+from tests.integration.servable.gateway.harness import Harness, predict, predict_future, request, rows, until
 
 
 @pytest.fixture
