@@ -4,13 +4,14 @@ import random
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from servable.config import REPOSITORY
 from servable.engine.packed_batch import MalformedBatch, images_head, pack_rows, unpack_images, unpack_rows
 
+REPOSITORY = Path(__file__).parents[4]
 IMAGES = [b"one", b"", bytes(1000), b"four"]
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
 ERRORS = [None, "E_DECODE: cut off", None, "é"]
