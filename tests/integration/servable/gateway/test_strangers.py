@@ -171,7 +171,7 @@ def test_the_body_for_an_unknown_path_is_not_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path, status",
+    ("path", "status"),
     [(b"/\xff\xfe", grpc.StatusCode.UNKNOWN), ("/" + "a" * 60_000, grpc.StatusCode.RESOURCE_EXHAUSTED)],
     ids=["no UTF-8", "60 kB"],
 )

@@ -52,7 +52,7 @@ class Child:
     def workers_ended(self):
         return self.lost
 
-    async def prove(self, max_relative_distance):
+    async def prove(self, _max_relative_distance):
         if self.proof == "never":
             await asyncio.sleep(3600)
         if self.proof:
@@ -206,7 +206,7 @@ def test_the_end_of_an_only_device_that_is_wrong_is_a_matter_of_parity():
         child = Child(1, proof=Unanswered("no worker"), code=0)
         child.words = "WrongEmbeddingError: 0.3 away"
         scene = Scene(child)
-        with pytest.raises(StartFailed, match="WrongEmbeddingError: 0.3 away") as caught:
+        with pytest.raises(StartFailed, match=r"WrongEmbeddingError: 0.3 away") as caught:
             await scene.supervisor.start()
         assert caught.value.exit_code == 5
 

@@ -61,7 +61,7 @@ def test_a_csv_may_have_any_encoding(tmp_path, encoding):
 
 def test_what_begins_as_utf_16_and_is_not_is_refused_in_one_line(tmp_path):
     (tmp_path / "list.txt").write_bytes("a.jpg\n".encode("utf-16") + b"\x00\xd8\x00\xd8")
-    with pytest.raises(InputError, match="list.txt: begins as utf-16-le and is not: .*write it as UTF-8"):
+    with pytest.raises(InputError, match=r"list.txt: begins as utf-16-le and is not: .*write it as UTF-8"):
         paths_of(tmp_path / "list.txt")
 
 
@@ -87,14 +87,14 @@ def test_labels_may_be_words_or_several(tmp_path):
 
 def test_a_line_without_its_label_is_named_with_the_way_out(tmp_path):
     name = write(tmp_path / "list.txt", "a.jpg cat\nb.jpg cat\nc.jpg\n")
-    with pytest.raises(InputError, match="line 3: 'c.jpg' is not of the form 'path label'; --input-format lines"):
+    with pytest.raises(InputError, match=r"line 3: 'c.jpg' is not of the form 'path label'; --input-format lines"):
         rows_of(name)
     assert paths_of(name, input_format="lines") == ["a.jpg cat", "b.jpg cat", "c.jpg"]
 
 
 def test_a_label_that_is_no_number_behind_a_hundred_that_are_is_named(tmp_path):
     name = write(tmp_path / "list.txt", "a.jpg 1\n" * 120 + "a.jpg cat\n")
-    with pytest.raises(InputError, match="line 121: 'a.jpg cat' .*the label a whole number as in the lines before"):
+    with pytest.raises(InputError, match=r"line 121: 'a.jpg cat' .*the label a whole number as in the lines before"):
         rows_of(name)
 
 
@@ -153,14 +153,14 @@ def test_a_csv_value_that_is_not_text_is_kept_escaped(tmp_path):
 
 def test_a_pipe_is_refused_because_it_can_be_read_once_only(tmp_path):
     os.mkfifo(tmp_path / "list.txt")
-    with pytest.raises(InputError, match="list.txt: not a regular file; .* standard input"):
+    with pytest.raises(InputError, match=r"list.txt: not a regular file; .* standard input"):
         rows_of(tmp_path / "list.txt")
 
 
 def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("metric_learn_client.jobs.inputs.text.MAX_LINE_CHARS", 1000)
     name = write(tmp_path / "list.txt", "a.jpg\n" + "x" * 5000)
-    with pytest.raises(InputError, match="line 2: more than 1000 characters; is it a list?"):
+    with pytest.raises(InputError, match=r"line 2: more than 1000 characters; is it a list?"):
         rows_of(name)
 
 

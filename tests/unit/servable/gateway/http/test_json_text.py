@@ -1,5 +1,6 @@
 """JSON with long strings cut out is the same JSON, and nothing in it costs much."""
 
+import contextlib
 import json
 import time
 
@@ -118,8 +119,6 @@ def test_what_is_not_taken_is_the_callers_fault_and_says_why(body, words):
 def test_thirty_megabytes_take_no_time_to_refuse_or_read(body):
     """It is what the event loop is held for."""
     began = time.process_time()
-    try:
+    with contextlib.suppress(CallError):
         read_json(body)
-    except CallError:
-        pass
     assert time.process_time() - began < 1.0
