@@ -63,6 +63,7 @@ class Child:
         self._version = version
         self._ids: set[int] = set()
         self._alive: Optional[int] = None  # when it was last known
+        self._devices_ended: set[int] = set()  # workers whose device was taken out
         self._devices = devices
         self._dead = dead
         self._hang_s = hang_s
@@ -103,8 +104,9 @@ class Child:
         return max(1, self.expected_workers) if self._alive is None else self._alive
 
     def workers_ended(self) -> int:
-        """How many have ended so far, as of the last `workers_alive`."""
-        return len(self._ids) - self._alive if self._alive is not None else 0
+        """How many have ended so far, as of the last `workers_alive`; not those whose device was taken out."""
+        ended = len(self._ids) - self._alive if self._alive is not None else 0
+        return max(0, ended - len(self._ids & self._devices_ended))
 
     async def prove(self, max_relative_distance: float) -> None:
         """Raises servable.gateway.backends.WrongEmbedding or Unanswered."""
@@ -143,9 +145,12 @@ class Child:
         """Ends each worker whose device hangs, for MindSpore Serving to go on without it; says which they were."""
         ended = []
         for state in device_watch.read(self.directory) if self._devices else ():
+            if state.taken_out:
+                self._devices_ended.add(state.pid)
             limit_s = self._hang_s if state.proved else self._hang_s * FIRST_RUNS_FACTOR
             if state.running_s > limit_s and self._is_worker(state.pid):
                 os.kill(state.pid, signal.SIGKILL)
+                self._devices_ended.add(state.pid)
                 ended.append(f"device {state.device} hangs: its run took more than {limit_s:g} s; its worker was ended")
         return ended
 
