@@ -14,7 +14,7 @@ from servable.gateway.errors import invalid
 LONG = 512  # characters of a string that is cut out
 MOST_STRINGS = 32_768  # of a body
 MOST_REST = 512 * 1024  # bytes of a body beside its long strings
-# Commas and opening brackets of the rest; a picture needs 6 at most. What is let through takes 30 ms at most, all at once.
+# Commas and opening brackets of the rest; a picture needs 6 at most. What is let through takes 30 ms at most.
 MOST_VALUES = 65_536
 MOST_ESCAPED = 16  # one escape in so many characters of a long string; the most are those of "+" and "/", two in 64
 MOST_PARSED = 64 * 1024  # characters of a long string whose escapes are not those of base64
