@@ -54,6 +54,7 @@ class Server:
             on_unhealthy=self._unhealthy,
             batch_runs=self._launcher.batch_runs,
             decoder_restarts=self._launcher.decoder_restarts,
+            trial=self._launcher.image_trial,
         )
         self._control = ControlServer(run_dir, self._order)
         self._tasks: set[asyncio.Task[Any]] = set()

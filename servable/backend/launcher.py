@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Optional
 
@@ -14,6 +15,7 @@ import psutil
 
 from metric_learn_client import wire
 from servable.backend.bounded_log import BoundedLog
+from servable.backend.image_trial import image_trial
 from servable.backend.leftovers import note_workers, remove_segments
 from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
@@ -23,6 +25,7 @@ from servable.engine import batch_stats, device_watch
 from servable.engine.settings import MasterSettings, WatchSettings, WorkerSettings
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import BackendFacts, Golden
+from servable.gateway.queue.suspects import EndsProcess
 from servable.runtime.cann import find_cann
 from servable.runtime.device_probe import dead_devices
 from servable.runtime.engine_python import engine_python
@@ -63,6 +66,7 @@ class Child:
         self._version = version
         self._ids: set[int] = set()
         self._alive: Optional[int] = None  # when it was last known
+        self._devices_ended: set[int] = set()  # workers whose device was taken out
         self._devices = devices
         self._dead = dead
         self._hang_s = hang_s
@@ -103,8 +107,9 @@ class Child:
         return max(1, self.expected_workers) if self._alive is None else self._alive
 
     def workers_ended(self) -> int:
-        """How many have ended so far, as of the last `workers_alive`."""
-        return len(self._ids) - self._alive if self._alive is not None else 0
+        """How many have ended so far, as of the last `workers_alive`; not those whose device was taken out."""
+        ended = len(self._ids) - self._alive if self._alive is not None else 0
+        return max(0, ended - len(self._ids & self._devices_ended))
 
     async def prove(self, max_relative_distance: float) -> None:
         """Raises servable.gateway.backends.WrongEmbedding or Unanswered."""
@@ -143,9 +148,12 @@ class Child:
         """Ends each worker whose device hangs, for MindSpore Serving to go on without it; says which they were."""
         ended = []
         for state in device_watch.read(self.directory) if self._devices else ():
+            if state.taken_out:
+                self._devices_ended.add(state.pid)
             limit_s = self._hang_s if state.proved else self._hang_s * FIRST_RUNS_FACTOR
             if state.running_s > limit_s and self._is_worker(state.pid):
                 os.kill(state.pid, signal.SIGKILL)
+                self._devices_ended.add(state.pid)
                 ended.append(f"device {state.device} hangs: its run took more than {limit_s:g} s; its worker was ended")
         return ended
 
@@ -199,6 +207,10 @@ class Launcher:
     def decoder_restarts(self) -> int:
         """Decoders of pictures that ended unasked and were replaced, since this server started."""
         return batch_stats.decoder_restarts(self._run_dir)
+
+    def image_trial(self) -> AbstractAsyncContextManager[EndsProcess]:
+        """Where images are tried that were in a child when it ended."""
+        return image_trial(engine_python(self._config), decode_limits(self._config), self._run_dir)
 
     def look_for_devices(self) -> None:
         """Before a launch: which of several devices can be opened. One alone shows by itself. Blocks for seconds.
@@ -269,9 +281,13 @@ def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> 
         "run_overhead_images": config.backend.run_overhead_images,
         "batch_sizes": list(version.batch_sizes),
         "models": {str(size): version.models[size] for size in version.batch_sizes},
-        "limits": config.limits.model_dump(include={"max_image_bytes", "max_image_px"}),
+        "limits": decode_limits(config),
         "run_dir": str(run_dir),
     }
+
+
+def decode_limits(config: Config) -> dict[str, int]:
+    return config.limits.model_dump(include={"max_image_bytes", "max_image_px"})
 
 
 def write_lite_config(directory: Path, config: Config, version: ExportedVersion) -> Path:

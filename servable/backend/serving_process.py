@@ -54,7 +54,7 @@ class ServingProcess:
             self.process = subprocess.Popen(
                 [str(python), "-m", "servable.engine.master", str(settings_file), str(os.getpid())],
                 cwd=directory,
-                env=_environment(library_path, cann, worker, run_dir or directory),
+                env=worker_environment(library_path, cann, worker, run_dir or directory),
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=writing,
@@ -141,7 +141,10 @@ class ServingProcess:
             return True
 
 
-def _environment(library_path: Path, cann: Optional[Cann], worker: ProbeSettings, run_dir: Path) -> dict[str, str]:
+def worker_environment(
+    library_path: Path, cann: Optional[Cann], worker: ProbeSettings, run_dir: Path
+) -> dict[str, str]:
+    """Of the processes that run the servable's code, and what marks them as this server's."""
     environment = child_environment(library_path, cann)
     environment[WORKER_VARIABLE] = json.dumps(worker)
     environment[MARKER] = str(run_dir)

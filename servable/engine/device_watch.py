@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATTERN = "device-*.state"
-_ROW = struct.Struct("=qdd")  # process, time of the last proof, begin of the run under way; 0 = none
+_ROW = struct.Struct("=qdd?")  # process, time of the last proof, begin of the run under way (0 = none), taken out
 
 
 @dataclass(frozen=True)
 class DeviceState:
-    """proved: it gave the right embedding. running_s: of the run under way, 0 without one."""
+    """proved: it gave the right embedding. running_s: of the run under way, 0 without one. taken_out: by its worker,
+    which ends with it."""
 
     device: int
     pid: int
     proved: bool
     running_s: float
+    taken_out: bool = False
 
 
 class DeviceWatch:
@@ -47,11 +49,14 @@ class DeviceWatch:
         self._proved_at = time.monotonic()
         self._write(0.0)
 
+    def took_out(self) -> None:
+        self._write(0.0, taken_out=True)
+
     def proved_within(self, seconds: float) -> bool:
         return self._proved_at > 0 and time.monotonic() - self._proved_at < seconds
 
-    def _write(self, began_at: float) -> None:
-        _ROW.pack_into(self._map, 0, os.getpid(), self._proved_at, began_at)
+    def _write(self, began_at: float, *, taken_out: bool = False) -> None:
+        _ROW.pack_into(self._map, 0, os.getpid(), self._proved_at, began_at, taken_out)
 
 
 def read(directory: Path) -> list[DeviceState]:
@@ -59,9 +64,9 @@ def read(directory: Path) -> list[DeviceState]:
     states = []
     for file in sorted(directory.glob(PATTERN)):
         try:
-            pid, proved_at, began_at = _ROW.unpack(file.read_bytes())
+            pid, proved_at, began_at, taken_out = _ROW.unpack(file.read_bytes())
         except (OSError, struct.error):  # being made
             continue
         running_s = time.monotonic() - began_at if began_at else 0.0
-        states.append(DeviceState(int(file.stem.partition("-")[2]), pid, proved_at > 0, running_s))
+        states.append(DeviceState(int(file.stem.partition("-")[2]), pid, proved_at > 0, running_s, taken_out))
     return states

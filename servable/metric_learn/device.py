@@ -20,6 +20,7 @@ import numpy.typing as npt
 from servable.engine.device_watch import DeviceWatch
 from servable.engine.settings import WatchSettings
 
+BLAME_S = 1.0  # a picture whose row is not finite makes the device prove itself at most so often
 ATTEMPTS = 3  # of a worker beside the devices: the device that it was given may have ended
 PAUSE_S = 0.2
 
@@ -37,12 +38,18 @@ class Device:
         self._golden, self._embedding = golden, embedding.astype(np.float64)
         self._limit, self._check_s = settings["limit"], settings["check_s"]
         self._watch = DeviceWatch(Path(settings["directory"]), number)
+        self._blamed_at = float("-inf")  # when a picture was last to blame
 
     def run(self, size: int, instances: Sequence[Sequence[Array]]) -> Any:
         """What Model.call gives. Does not return where the device is not to be trusted."""
         if not self._watch.proved_within(self._check_s):
             self._prove()
-        return self._run(size, instances)
+        rows = self._run(size, instances)
+        if not _finite(rows) and time.monotonic() - self._blamed_at > BLAME_S:
+            self._prove()  # it is the device, which this does not survive, or a picture that float16 does not hold
+            rows = self._run(size, instances)
+            self._blamed_at = time.monotonic()
+        return rows
 
     def _run(self, size: int, instances: Sequence[Sequence[Array]]) -> Any:
         self._watch.began()
@@ -73,6 +80,7 @@ class Device:
 
     def _end(self, reason: str) -> NoReturn:
         print(f"{reason}: device {self._number} is taken out", flush=True)
+        self._watch.took_out()
         os.kill(os.getpid(), signal.SIGKILL)  # no way out that the worker's other threads could hold up
         raise SystemExit
 
@@ -85,6 +93,10 @@ def call_with_retry(model: Any, instances: Sequence[Sequence[Array]]) -> Any:
         except Exception:
             time.sleep(PAUSE_S)
     return model.call(instances)
+
+
+def _finite(rows: Sequence[Sequence[Array]]) -> bool:
+    return all(np.isfinite(row).all() for (row,) in rows)
 
 
 def _unit(row: Array) -> Array:

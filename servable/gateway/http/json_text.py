@@ -14,6 +14,8 @@ from servable.gateway.errors import invalid
 LONG = 512  # characters of a string that is cut out
 MOST_STRINGS = 32_768  # of a body
 MOST_REST = 512 * 1024  # bytes of a body beside its long strings
+# Commas and opening brackets of the rest; a picture needs 6 at most. What is let through takes 30 ms at most.
+MOST_VALUES = 65_536
 MOST_ESCAPED = 16  # one escape in so many characters of a long string; the most are those of "+" and "/", two in 64
 MOST_PARSED = 64 * 1024  # characters of a long string whose escapes are not those of base64
 _QUOTE, _BACKSLASH = b'"', b"\\"
@@ -36,13 +38,16 @@ class NotJson(ValueError):
     """The text is not JSON that is taken here; the words say why."""
 
 
-def read_json(body: bytes, *, most_rest: int = MOST_REST) -> Any:
+def read_json(body: bytes, *, most_rest: int = MOST_REST, most_values: int = MOST_VALUES) -> Any:
     """What the body holds. A string beyond LONG characters is `Long`, any other value what `json` makes of it.
 
-    Raises CallError (INVALID_ARGUMENT): not JSON, not UTF-8, a key twice, NaN, too deep, too much beside the strings.
+    Raises CallError (INVALID_ARGUMENT): not JSON, not UTF-8, a key twice, NaN, too deep, too much beside the strings,
+    too many values.
     """
     try:
         rest, cut = _cut_long_strings(body, most_rest)
+        if sum(map(rest.count, (b",", b"[", b"{"))) > most_values:
+            raise NotJson(f"more than {most_values} commas and brackets")
         value = json.loads(rest.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
         return _put_back(value, cut) if cut else value
     except UnicodeDecodeError as error:

@@ -141,7 +141,9 @@ def test_a_damaged_object_is_found_by_verify(tmp_path, fake, store, prefix):
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=LONG)])
-def test_sigkill_at_random_points_changes_nothing_in_the_objects(tmp_path, fake, store, prefix, kills):
+def test_sigkill_at_random_points_changes_nothing_in_the_objects(tmp_path, fake, store, prefix, kills, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     images = make_images(tmp_path / "in", 150 * kills)
     (images / "00077.jpg").write_bytes(b"corrupt")
     expected = whole(images, tmp_path / "whole", fake.endpoint)
@@ -167,6 +169,7 @@ def test_sigkill_at_random_points_changes_nothing_in_the_objects(tmp_path, fake,
     assert objects(store, prefix) == expected
     assert fake.images - sent_before - len(list(images.iterdir())) <= kills * (SHARD + AHEAD * BATCH)
     assert not [name for name in store.objects(prefix) if name.startswith((".partial", ".commit"))]
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 class Cut(BaseException):

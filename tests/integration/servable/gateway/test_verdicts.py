@@ -43,8 +43,8 @@ def started(config):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_gateway_says_what_check_says_of_each_broken_configuration(tmp_path, monkeypatch, name):
-    with Scene(tmp_path, monkeypatch) as scene:
+def test_the_gateway_says_what_check_says_of_each_broken_configuration(monkeypatch, name):
+    with Scene(monkeypatch) as scene:
         CASES[name][0](scene)
         try:
             config = load_config(scene.write(), scene.flags, scene.environment)
@@ -55,8 +55,8 @@ def test_the_gateway_says_what_check_says_of_each_broken_configuration(tmp_path,
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_server_refuses_each_broken_configuration_with_the_lines_of_check(tmp_path, monkeypatch, name):
-    with Scene(tmp_path, monkeypatch) as scene:
+def test_the_server_refuses_each_broken_configuration_with_the_lines_of_check(monkeypatch, name):
+    with Scene(monkeypatch) as scene:
         CASES[name][0](scene)
         path = scene.write()
 
@@ -66,7 +66,7 @@ def test_the_server_refuses_each_broken_configuration_with_the_lines_of_check(tm
             return caught.type, str(caught.value)
 
         assert said(command.start) == said(command.check)
-        assert not list(tmp_path.rglob("lock"))  # nothing was started
+        assert not list(scene.folder.rglob("lock"))  # nothing was started
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,15 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from servable.backend.launcher import Launcher, worker_settings
+from servable.backend.launcher import Child, Launcher, worker_settings
 from servable.config import load_config
 from servable.engine.batch_stats import BatchStats
+from servable.engine.device_watch import DeviceWatch
 from servable.exported_version import ExportedVersion
 
 VERSION = ExportedVersion(
@@ -55,3 +57,16 @@ def test_counts_of_ended_workers_stay_and_those_of_an_earlier_server_go(tmp_path
         worker.count(4, images=3)
     del worker
     assert launcher.batch_runs() == {1: (0, 0), 4: (2, 6)}
+
+
+@pytest.mark.parametrize("taken_out", [True, False])
+def test_a_worker_that_took_its_device_out_is_no_worker_lost_with_images(tmp_path, taken_out):
+    """Two of those in a row replace the whole backend, healthy devices and all."""
+    (tmp_path / "child").mkdir()
+    workers = SimpleNamespace(worker_ids={os.getpid(), 1}, workers_alive=lambda: 1, find_workers=lambda: 1)
+    child = Child(workers, VERSION, None, tmp_path / "child", workers=2, devices=2, hang_s=10.0)
+    watch = DeviceWatch(child.directory, 1)
+    if taken_out:
+        watch.took_out()
+    assert child.end_hung_devices() == [] and child.workers_alive() == 1
+    assert child.workers_ended() == (0 if taken_out else 1)

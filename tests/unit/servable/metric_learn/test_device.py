@@ -63,7 +63,23 @@ def test_it_is_proved_again_when_the_proof_is_old(tmp_path):
 def test_a_device_that_is_not_to_be_trusted_ends_its_worker_with_the_reason(tmp_path, wrong, says):
     done = child(tmp_path, wrong)
     assert done.returncode == -9 and done.stdout.startswith(says) and "device 3 is taken out" in done.stdout
-    assert not any(state.proved for state in read(tmp_path))
+    (state,) = read(tmp_path)
+    assert state.taken_out and not state.proved
+
+
+def test_a_row_that_is_not_finite_makes_the_device_prove_itself_and_run_again(tmp_path):
+    once = "[(row * (np.nan if len(runs) == 4 else 1),) for (row,) in rows]"  # the first call after the proof
+    assert child(tmp_path, f"lambda rows: {once}").stdout == "[1, 1, 4, 1, 1, 1, 4, 1, 1]\n"
+
+
+def test_a_picture_that_never_has_finite_rows_costs_one_proof_a_second_and_no_device(tmp_path):
+    always = "[(row * (np.nan if len(runs) in (4, 8, 9) else 1),) for (row,) in rows]"
+    assert child(tmp_path, f"lambda rows: {always}").stdout == "[1, 1, 4, 1, 1, 1, 4, 1, 1]\n"
+
+
+def test_a_device_that_gives_rows_that_are_not_finite_from_now_on_is_taken_out(tmp_path):
+    done = child(tmp_path, "lambda rows: [(row * (np.nan if len(runs) > 3 else 1),) for (row,) in rows]")
+    assert done.returncode == -9 and done.stdout.startswith("WrongEmbeddingError: at batch size 1")
 
 
 def test_a_run_under_way_is_seen_with_its_time(tmp_path):

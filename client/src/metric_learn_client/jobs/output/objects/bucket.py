@@ -17,10 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 import threading
 import uuid
-import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -34,6 +32,7 @@ from metric_learn_client.jobs.output.layout import DATA_FOLDERS, FILES, OWN_FOLD
 from metric_learn_client.jobs.output.objects.leases import Busy, Lease, check_owner, wait_until_free
 from metric_learn_client.jobs.output.objects.store import ObjectStore
 from metric_learn_client.jobs.output.output import Output
+from metric_learn_client.jobs.scratch import Scratch
 
 _PLAN = ".locks/plan"
 _LOG_TRIES = 5  # parts of a divided job may add their lines at one time
@@ -48,7 +47,7 @@ class Bucket(Output):
         self._known: dict[
             str, tuple[Optional[str], Optional[bytes]]
         ] = {}  # name: (ETag, SHA-256), as this run last saw it
-        self._scratch: Optional[Path] = None
+        self._scratch: Optional[Scratch] = None
         self._plan_is_here = False
         self._plan_of_job: Optional[Path] = None  # a worker's, where the job that started it is on the same machine
 
@@ -282,16 +281,14 @@ class Bucket(Output):
 
     def _folder(self) -> Path:
         if self._scratch is None:
-            with output_errors(Path(tempfile.gettempdir())):
-                self._scratch = Path(tempfile.mkdtemp(prefix="metric-learn-job-"))
-            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
-        return self._scratch
+            self._scratch = Scratch()
+        return self._scratch.folder
 
     def _end(self) -> None:
         """The copies on this machine go."""
         self._plan_is_here = False
         if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch.close()
             self._scratch = None
 
 
