@@ -105,6 +105,61 @@ def test_other_verbs_and_paths_are_answered_in_json(harness):
     assert status == 404 and "/v1/embeddings" in error_of(body)["message"]
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/",
+        "//v1/models",
+        "/v1//models",
+        "/v1/./models",
+        "/v1/nothing/../models",
+        "/V1/models",
+        "/v1%2Fmodels",
+        "/v1%2fmodels",
+        "/v2/models/metric_learn%2Fready",
+        "/v1/models/metric_learn%2F..",
+        "/v1/models%00",
+    ],
+)
+def test_a_path_is_what_it_says_and_no_other_spelling_of_it(harness, path):
+    """A proxy before it may let some paths through and others not: none may become another here."""
+    status, _, body = harness.api("GET", path)
+    assert status == 404 and json.loads(body)["error"]
+
+
+def test_a_letter_that_is_written_with_percent_is_that_letter(harness):
+    assert harness.api("GET", "/v1/%6dodels/metric_learn%401")[0] == 200
+
+
+def test_a_page_of_another_origin_is_told_nothing(harness):
+    """No header of CORS: its browser asks first wherever a token or JSON goes, and shows it no answer."""
+    asked = {
+        "origin": "https://elsewhere.example",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization",
+    }
+    status, headers, _ = harness.api("OPTIONS", "/v1/embeddings", headers=asked)
+    assert status == 405 and not any(name.startswith("access-control-") for name in headers)
+    status, headers, _ = harness.api("POST", "/embed", b"abc", {"origin": "https://elsewhere.example"})
+    assert status == 200 and not any(name.startswith("access-control-") for name in headers)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        PICTURE.replace(b"/embed", b"http://a/embed"),
+        PICTURE.replace(b"HTTP/1.1\r\nhost: a", b"HTTP/1.0"),
+        HEAD + b"transfer-encoding: chunked\r\n\r\n1;name=value\r\na\r\n2\r\nbc\r\n0\r\n\r\n",
+        HEAD + b"transfer-encoding: chunked\r\ntrailer: x-a\r\n\r\n3\r\nabc\r\n0\r\nx-a: b\r\n\r\n",
+    ],
+    ids=["absolute form", "HTTP/1.0 without a host", "chunks with extensions", "trailers"],
+)
+def test_rare_forms_of_a_request_mean_the_same(harness, message):
+    with harness.api_socket() as connected:
+        connected.sendall(message)
+        assert np.array_equal(embedding_in(read_answer(connected)), embedding_of(b"abc"))
+
+
 def test_a_call_needs_a_valid_token(guarded):
     good = {"authorization": f"Bearer {TOKEN}"}
     for method, path, body in (("POST", "/embed", b"abc"), ("GET", "/v1/models", None)):
