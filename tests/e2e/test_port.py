@@ -132,6 +132,16 @@ def test_a_flood_costs_little_memory_and_no_call_of_a_neighbour(server, neighbou
     assert neighbour.p99() < max(PATIENCE_S, 4 * busy_p99)  # the long tier looks closer, on a machine of its own
 
 
+def test_what_a_flood_took_is_given_back(server, neighbour):
+    process = psutil.Process(server.process.pid)
+    before = process.memory_info().rss
+    with neighbour.calling():
+        _, grown_mb = attack(server, "malformed_headers", seconds=2.0, count=1_000_000, connections=4)
+        wait_until(lambda: process.memory_info().rss - before < 30 * MB, 40, "the memory")
+    print(f"malformed_headers: server {grown_mb:+.0f} MB, then {(process.memory_info().rss - before) / MB:+.0f} MB")
+    assert not neighbour.failures
+
+
 @contextlib.contextmanager
 def probing(server):
     """Asks both pages of probes without a pause; yields the seconds that each took."""
