@@ -11,9 +11,9 @@ import time
 
 from .connection import Connection
 from .floods import FLOODS, HTTP_FLOODS
-from .http_floods import API_FLOODS
+from .http_floods import API_FLOODS, api_large_bodies
 
-ALL = {flood.__name__: flood for flood in FLOODS + HTTP_FLOODS + API_FLOODS}
+ALL = {flood.__name__: flood for flood in [*FLOODS, *HTTP_FLOODS, *API_FLOODS, api_large_bodies]}
 
 
 def main():
