@@ -195,7 +195,7 @@ def test_a_start_that_takes_too_long_tells_how_far_it_came():
         slow = Child(1, proof="never")
         slow.compiling = "compiling model 1 of 2 for the device"
         scene = Scene(slow, start_timeout_s=1.5)
-        with pytest.raises(StartFailed, match="start_timeout_s = 1.5, and was last seen compiling model 1 of 2"):
+        with pytest.raises(StartFailed, match=r"start_timeout_s = 1.5, and was last seen compiling model 1 of 2"):
             await scene.supervisor.start()
 
     play(scenario)

@@ -184,7 +184,7 @@ def test_a_list_that_is_something_else_is_refused_with_what_it_is(tmp_path, name
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.feather", "x.tar.zst", "x.xlsx"])
 def test_a_file_of_an_unknown_kind_is_refused_with_what_can_be_given(tmp_path, name):
     (tmp_path / name).write_bytes(b'{"path": "a.jpg"}\n')
-    with pytest.raises(InputError, match="neither image, list, .parquet nor .tar; .*--input-format"):
+    with pytest.raises(InputError, match=r"neither image, list, .parquet nor .tar; .*--input-format"):
         paths_of(tmp_path / name)
 
 

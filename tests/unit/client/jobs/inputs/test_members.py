@@ -195,7 +195,7 @@ ONE = header(b"one.jpg", 3) + b"pic".ljust(512, b"\0")
 @pytest.mark.timeout(30)
 def test_numbers_in_a_header_that_cannot_be_are_refused_in_one_line(tmp_path, damaged):
     (tmp_path / "s.tar").write_bytes(ONE + damaged + ONE + bytes(1024))
-    with pytest.raises(InputError, match="s.tar: not a whole, uncompressed tar file: ") as caught:
+    with pytest.raises(InputError, match=r"s.tar: not a whole, uncompressed tar file: ") as caught:
         images_of(tmp_path, tmp_path / "s.tar")
     assert len(str(caught.value)) < 300 + len(str(tmp_path))
 
