@@ -67,6 +67,7 @@ class Supervisor:
         self._start_timeout_s = start_timeout_s
         self._max_relative_distance = max_relative_distance
         self._child: Optional[Child] = None
+        self._progress = ""  # of the start under way, in words
         self._served: Optional[BackendFacts] = None  # the last that served
         self._ending: Optional[Child] = None
         self._unhealthy: Optional[asyncio.Future[str]] = None
@@ -151,6 +152,7 @@ class Supervisor:
                 raise StartFailed(f"version {self.version} does not serve: {self._unhealthy.result()}")
             raise StartFailed(
                 f"version {self.version} does not serve after backend.start_timeout_s = {self._start_timeout_s:g}"
+                + (f", and was last seen {self._progress}" if self._progress else "")
             )
         finally:
             for task in (arrival, end, reporting):
@@ -166,12 +168,12 @@ class Supervisor:
 
     async def _report(self, child: Child) -> None:
         """A start that compiles takes minutes: the log says how far it is, and after a fault the readiness page too."""
-        said = ""
+        self._progress = ""
         while True:
             await asyncio.sleep(PROGRESS_S)
             progress = await asyncio.to_thread(child.progress)
-            if progress and progress != said:
-                said = progress
+            if progress and progress != self._progress:
+                self._progress = progress
                 log.info("version %d: %s", self.version, progress)
                 if self._served is not None:
                     self._registry.set_down(self._served, f"MindSpore Serving is started again: {progress}")

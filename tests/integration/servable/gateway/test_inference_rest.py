@@ -70,6 +70,11 @@ def test_rows_in_json_and_in_binary_form_are_those_of_the_network(running):
     assert headers["x-metric-learn-fingerprint"] == running.backend.fingerprint
 
 
+def test_an_id_that_utf_8_cannot_hold_comes_back_with_a_question_mark(running):
+    status, _, answer = infer(running, json_body(b"one", id="half \ud800"))
+    assert status == 200 and json.loads(answer)["id"] == "half ?"
+
+
 def test_a_failed_image_is_400_with_its_code_or_a_row_of_null(running):
     running.serving.image_errors[b"bad"] = "E_DECODE: the JPEG is cut off"
     assert refused(running, json_body(b"good", b"bad")) == (400, "image[1]: E_DECODE: the JPEG is cut off")

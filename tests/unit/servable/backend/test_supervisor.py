@@ -191,6 +191,17 @@ def test_a_start_after_a_fault_tells_how_far_it_has_compiled(caplog):
     assert "version 1: compiling model 1 of 2 for the device" in caplog.text
 
 
+def test_a_start_that_takes_too_long_tells_how_far_it_came():
+    async def scenario():
+        slow = Child(1, proof="never")
+        slow.compiling = "compiling model 1 of 2 for the device"
+        scene = Scene(slow, start_timeout_s=1.5)
+        with pytest.raises(StartFailed, match=r"start_timeout_s = 1.5, and was last seen compiling model 1 of 2"):
+            await scene.supervisor.start()
+
+    play(scenario)
+
+
 def test_a_device_that_hangs_is_named_in_the_log(caplog):
     async def scenario():
         scene = Scene()

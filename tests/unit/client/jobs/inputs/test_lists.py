@@ -1,9 +1,13 @@
 """A list is read however it was written, or refused in one line."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from metric_learn_client.jobs.errors import InputError
@@ -155,6 +159,33 @@ def test_a_pipe_is_refused_because_it_can_be_read_once_only(tmp_path):
     os.mkfifo(tmp_path / "list.txt")
     with pytest.raises(InputError, match=r"list.txt: not a regular file; .* standard input"):
         rows_of(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (gzip.compress(b"a.jpg\n") + b"rubbish", "gzip"),
+        (bz2.compress(b"a.jpg\n"), "bzip2"),
+        (lzma.compress(b"a.jpg\n"), "xz"),
+        (pa.compress(b"a.jpg\n", "zstd", asbytes=True), "zstd"),
+        (b"PK\x03\x04" + bytes(40), "zip"),
+        (b"PAR1\x15\x04" + bytes(40), "parquet"),
+        (b"ARROW1\0\0" + bytes(40), "Arrow"),
+    ],
+    ids=["gzip", "bzip2", "xz", "zstd", "zip", "parquet", "arrow"],
+)
+@pytest.mark.parametrize("name", ["list.txt", "list.csv", "no-such-suffix", "x.jsonl"])
+def test_a_list_that_is_something_else_is_refused_with_what_it_is(tmp_path, name, content, kind):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: .*it is (compressed by|an?) {kind}"):
+        paths_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.feather", "x.tar.zst", "x.xlsx"])
+def test_a_file_of_an_unknown_kind_is_refused_with_what_can_be_given(tmp_path, name):
+    (tmp_path / name).write_bytes(b'{"path": "a.jpg"}\n')
+    with pytest.raises(InputError, match=r"neither image, list, .parquet nor .tar; .*--input-format"):
+        paths_of(tmp_path / name)
 
 
 def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """Reading REST bodies, JSON alone and with binary tensors behind it; writing replies that give the same bits again."""
 
-import asyncio
 import base64
 import contextlib
 import json
@@ -56,7 +55,7 @@ def read(content, behind=None, header=None, version=0):
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     if behind is not None and header is None:
         header = str(len(text))
-    return asyncio.run(rest.read_request(text + (behind or b""), header, version, LIMITS))
+    return rest.read_request(text + (behind or b""), header, version, LIMITS)
 
 
 def refused(*arguments, **options):
@@ -212,7 +211,7 @@ def test_bodies_with_flipped_bytes_are_read_or_refused_and_nothing_else():
         for _ in range(source.randint(1, 3)):
             broken[source.randrange(len(broken))] = source.randrange(256)
         with contextlib.suppress(CallError):
-            asyncio.run(rest.read_request(bytes(broken), str(source.randint(0, len(text) + 2)), 0, LIMITS))
+            rest.read_request(bytes(broken), str(source.randint(0, len(text) + 2)), 0, LIMITS)
 
 
 def floats():
