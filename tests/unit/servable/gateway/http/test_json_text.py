@@ -9,6 +9,7 @@ import hypothesis.strategies as some
 import pytest
 
 from servable.gateway.errors import CallError
+from servable.gateway.http import json_text
 from servable.gateway.http.json_text import LONG, read_json
 
 TEXTS = some.one_of(
@@ -66,6 +67,15 @@ def test_a_long_string_with_escapes_is_what_a_parser_makes_of_it(line):
     text = '"' + ("x" * 100 + line) * 100 + '"'
     found = read_json(f"[{text}]".encode())[0]
     assert (bytes(found).decode() if isinstance(found, memoryview) else found) == json.loads(text)
+
+
+@pytest.mark.parametrize("piece", [7, 8, 9, 10, 11, 12, 13, 64, 65, 66, 67, 68, 69, 1000])
+def test_an_escape_is_replaced_wherever_a_piece_ends(monkeypatch, piece):
+    monkeypatch.setattr(json_text, "PIECE", piece)
+    for line in (r"\u002b", r"\/", r"\n\/", r"\u003D\u002F", r"\\/", r"\\"):
+        text = '"' + "".join("x" * (60 + number % 7) + line for number in range(60)) + '"'
+        found = read_json(f"[{text}]".encode())[0]
+        assert (bytes(found).decode() if isinstance(found, memoryview) else found) == json.loads(text)
 
 
 @pytest.mark.parametrize(
