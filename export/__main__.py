@@ -11,7 +11,7 @@ import click
 
 from export.errors import ExportError, ParityError
 from export.facts import REPOSITORY, model_facts
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from servable.runtime.device_probe import FAMILIES
 from servable.runtime.lite_config import LITE_PRECISION
 

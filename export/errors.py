@@ -8,7 +8,7 @@ ExportError                  1  the machine's side: no space, no permission, a t
 
 from __future__ import annotations
 
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 
 
 class ExportError(Exception):

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from metric_learn_client.contract import EMBEDDING_DIM, PIXELS_SHAPE, PREPROCESSING_ID
+from metric_learn_client.contract.digests import fingerprint
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MODEL_YAML = REPOSITORY / "configs" / "model.yaml"
@@ -61,3 +62,21 @@ def model_facts(path: Path = MODEL_YAML) -> ModelFacts:
         golden_pixels=path.parent / document["golden"]["pixels"],
         expected_extras=tuple(document["expected_extras"]),
     )
+
+
+def fingerprint_of(facts: ModelFacts, weights_sha256: str) -> str:
+    """The fingerprint of the model of `facts` with these weights."""
+    return fingerprint(
+        weights_sha256=weights_sha256,
+        network=facts.network,
+        mean=facts.mean,
+        std=facts.std,
+        preprocessing=facts.preprocessing,
+    )
+
+
+def weights_kind(facts: ModelFacts, checkpoint_sha256: str, weights_sha256: str) -> str:
+    """ "published", "stand-in" or "custom"."""
+    if checkpoint_sha256 == facts.published_sha256:
+        return "published"
+    return "stand-in" if weights_sha256 == facts.stand_in_weights_sha256 else "custom"

@@ -21,8 +21,7 @@ import numpy.typing as npt
 
 from export.checkpoint import Checkpoint, weights_digest
 from export.errors import ExportError, UnusableInputError
-from export.facts import REPOSITORY, ModelFacts
-from export.manifest import fingerprint_of, weights_kind
+from export.facts import REPOSITORY, ModelFacts, fingerprint_of, weights_kind
 from export.network import ResNet50
 
 BATCH = 8

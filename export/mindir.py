@@ -15,10 +15,16 @@ from export.aipp import FILE_NAME as AIPP_FILE
 from export.aipp import aipp_config
 from export.checkpoint import Checkpoint, weights_digest
 from export.errors import ExportError, UnusableInputError
-from export.facts import ModelFacts
-from export.manifest import SCHEMA_VERSION, fingerprint_of, weights_kind, write_manifest
+from export.facts import ModelFacts, fingerprint_of, weights_kind
 from export.network import PixelsToFeatures, ResNet50, fold_batch_norms
 from metric_learn_client.contract.digests import file_sha256
+from metric_learn_client.contract.version_manifest import (
+    SCHEMA_VERSION,
+    ListedFile,
+    ListedModel,
+    Manifest,
+    write_manifest,
+)
 
 MINDIR_MB = 95  # of one batch size, measured; for the check of free space
 PROBE_FILE = "probe.npz"  # pixels and the checkpoint's own features of them, computed by MindSpore at export
@@ -51,7 +57,7 @@ def convert(
     force: bool,
     progress: Progress,
     aipp: bool = False,
-) -> dict[str, object]:
+) -> Manifest:
     """Writes `folder` (a version directory) whole or not at all and returns its manifest.
 
     aipp: also the network without normalisation, and AIPP's configuration that has an Ascend chip do it.
@@ -93,7 +99,7 @@ def _write(
     facts: ModelFacts,
     progress: Progress,
     aipp: bool,
-) -> dict[str, object]:
+) -> Manifest:
     exported = build_graph(checkpoint, facts, folded=True)
     side = facts.input_side_px
     files = _write_mindirs(exported, (side, side, 3), np.uint8, "", folder, facts, progress)
@@ -104,7 +110,7 @@ def _write(
     np.savez(folder / PROBE_FILE, pixels=pixels, features=features)
     golden = _write_golden(graph, folder, facts)
     weights_sha256 = weights_digest(checkpoint.weights)
-    manifest: dict[str, object] = {
+    manifest: Manifest = {
         "schema_version": SCHEMA_VERSION,
         "model": facts.name,
         "version": version,
@@ -142,9 +148,9 @@ def _write_mindirs(
     folder: Path,
     facts: ModelFacts,
     progress: Progress,
-) -> list[dict[str, object]]:
+) -> list[ListedModel]:
     """One for each batch size, of inputs [batch, *shape]; their entries of the manifest."""
-    entries = []
+    entries: list[ListedModel] = []
     for step, batch in enumerate(facts.batch_sizes, start=1):
         path = folder / f"{facts.name}_b{batch}{suffix}.mindir"
         progress(f"{path.name} ({step} of {len(facts.batch_sizes)})")
@@ -155,7 +161,7 @@ def _write_mindirs(
     return entries
 
 
-def _write_golden(graph: PixelsToFeatures, folder: Path, facts: ModelFacts) -> dict[str, dict[str, str]]:
+def _write_golden(graph: PixelsToFeatures, folder: Path, facts: ModelFacts) -> dict[str, ListedFile]:
     """The golden picture, and the embeddings that the checkpoint's network gives for its pixels and their negative."""
     shutil.copyfile(facts.golden_image, folder / GOLDEN_IMAGE_FILE)
     with Image.open(facts.golden_pixels) as image:

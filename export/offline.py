@@ -10,14 +10,19 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from export.errors import ExportError, UnusableInputError
-from export.manifest import write_manifest
-from export.verify import read_manifest
+from export.verify import whole_manifest
 from metric_learn_client.contract.digests import file_sha256
+from metric_learn_client.contract.version_manifest import (
+    ListedModel,
+    Manifest,
+    OfflineModel,
+    OfflineSection,
+    write_manifest,
+)
 from servable.runtime.cann import Cann, find_cann
 from servable.runtime.child_environment import child_environment
 from servable.runtime.device_probe import chip_name, family_of
@@ -25,8 +30,6 @@ from servable.runtime.engine_python import installed_engine_python
 from servable.runtime.lite_config import ascend_context
 from servable.runtime.lite_converter import LIBRARY, Converter, find_converter
 from servable.runtime.lite_runtime import lite_directory
-
-SECTION = "offline"
 
 
 def convert_for_device(
@@ -38,13 +41,13 @@ def convert_for_device(
     *,
     aipp: bool,
     force: bool,
-) -> dict[str, Any]:
+) -> OfflineSection:
     """Adds offline models to the exported version in `folder`; returns their section of its manifest.
 
     family: of servable.runtime.device_probe.FAMILIES; the host's chip must be of it. precision_mode: CANN's name.
     batch_sizes: empty for all that there are. aipp: of the models for it. Raises UnusableInputError, ExportError.
     """
-    manifest = read_manifest(folder)
+    manifest = whole_manifest(folder)
     sources = _sources(folder, manifest, batch_sizes, aipp)
     python = installed_engine_python()
     if not python.exists():
@@ -56,11 +59,11 @@ def convert_for_device(
             f"{LIBRARY}; unset it and run `make server-env`, or name an unpacked package of MindSpore Lite 2.0.0"
         )
     cann, chip = _chip(python, family)
-    there = manifest.get(SECTION, [])
+    there = manifest.get("offline", [])
     others = [each for each in there if (each["soc_version"], each["aipp"]) != (chip, aipp)]
     if len(others) < len(there) and not force:
         raise UnusableInputError(f"version {folder.name} has offline models for {chip}; replace them with --force")
-    models = []
+    models: list[OfflineModel] = []
     with tempfile.TemporaryDirectory(prefix=".offline-", dir=folder) as scratch:
         settings = Path(scratch, "mindspore_lite.cfg")
         settings.write_text(
@@ -70,23 +73,22 @@ def convert_for_device(
             progress(f"offline model for {chip}, batch size {source['batch_size']} ({step} of {len(sources)})")
             made = Path(scratch, f"{Path(source['file']).stem}.{chip}.mindir")
             _compile(converter, folder / source["file"], made, settings, cann)
-            models.append({**source, "file": made.name, "sha256": file_sha256(made), "made_from": source["sha256"]})
+            listed: ListedModel = {"file": made.name, "batch_size": source["batch_size"], "sha256": file_sha256(made)}
+            models.append({**listed, "made_from": source["sha256"]})
         for model in models:
             Path(scratch, model["file"]).replace(folder / model["file"])
-    section = {
+    section: OfflineSection = {
         "soc_version": chip,
         "precision_mode": precision_mode,
         "aipp": aipp,
         "models": models,
         "tools": {"cann": cann.version, "converter": converter.name},
     }
-    write_manifest(folder, {**manifest, SECTION: [*others, section]})
+    write_manifest(folder, {**manifest, "offline": [*others, section]})
     return section
 
 
-def _sources(
-    folder: Path, manifest: Mapping[str, Any], batch_sizes: Sequence[int], aipp: bool
-) -> list[Mapping[str, Any]]:
+def _sources(folder: Path, manifest: Manifest, batch_sizes: Sequence[int], aipp: bool) -> list[ListedModel]:
     """Entries of the MindIRs to be compiled."""
     if aipp and not manifest.get("aipp"):
         raise UnusableInputError(f"version {folder.name} has no models for AIPP; export it again with --aipp")

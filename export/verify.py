@@ -6,60 +6,51 @@ compares with the features that MindSpore computed from the checkpoint at export
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from export.errors import ExportError, UnusableInputError
 from export.facts import REPOSITORY
-from export.manifest import FILE_NAME, write_manifest
-from metric_learn_client.contract.digests import file_sha256
 from metric_learn_client.contract.distance import relative_distance
+from metric_learn_client.contract.version_manifest import (
+    Manifest,
+    first_damaged,
+    listed_files,
+    read_manifest,
+    write_manifest,
+)
 
 TOLERANCE = 1e-4  # worst relative distance of a row, float32; golden data: one pixel level already gives 2e-3
 GOLDEN = REPOSITORY / "tests" / "golden" / "reference.npz"
 Features = npt.NDArray[np.float32]
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def whole_manifest(folder: Path) -> Manifest:
     """The manifest of a version whose files all have the digests it names. Raises UnusableInputError."""
-    path = folder / FILE_NAME
-    if not path.is_file():
+    try:
+        manifest: Manifest = read_manifest(folder)
+    except FileNotFoundError as error:
         raise UnusableInputError(
             f"{folder} holds no exported version; run `python -m export convert --version {folder.name}`"
-        )
-    manifest: dict[str, Any] = json.loads(path.read_text())
-    for entry in _entries(manifest):
-        file = folder / entry["file"]
-        if not file.is_file():
-            raise UnusableInputError(f"{file} is missing; convert the version again with --force")
-        digest = file_sha256(file)
-        if digest != entry["sha256"]:
-            raise UnusableInputError(
-                f"{file.name} is damaged: its sha256 is {digest}, the manifest says {entry['sha256']}"
-            )
+        ) from error
+    try:
+        damaged = first_damaged(folder, listed_files(manifest))
+    except FileNotFoundError as error:
+        raise UnusableInputError(f"{error.filename} is missing; convert the version again with --force") from error
+    if damaged:
+        raise UnusableInputError(f"{damaged[0]}: {damaged[1]}; convert the version again with --force")
     return manifest
-
-
-def _entries(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every file of the version, with its digest."""
-    yield from (*manifest["mindir"], manifest["probe"], *manifest["golden"].values())
-    if manifest.get("aipp"):
-        yield from (manifest["aipp"]["config"], *manifest["aipp"]["mindir"])
-    for section in manifest.get("offline", ()):
-        yield from section["models"]
 
 
 def verify(folder: Path, progress: Callable[[str], None]) -> dict[str, float]:
     """Worst relative distance per batch size, also recorded in the manifest. Raises UnusableInputError, ExportError."""
-    manifest = read_manifest(folder)
+    manifest = whole_manifest(folder)
     with np.load(folder / manifest["probe"]["file"]) as probe:
         pixels, expected = probe["pixels"], probe["features"]
     if manifest["weights"] == "stand-in" and GOLDEN.is_file():

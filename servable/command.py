@@ -15,7 +15,7 @@ from typing import Any, Callable, Optional
 
 import click
 
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from servable.config import REPOSITORY, Config, ConfigError, load_config
 from servable.config.problem import CONFIGURATION, Problem, exit_code, wrong
 from servable.doctor import Examined, examine

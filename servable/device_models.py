@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 
+from metric_learn_client.contract.version_manifest import ListedFile
 from servable.config import ConfigError
 from servable.config.problem import wrong
 from servable.config.sections import Config
-from servable.exported_version import Entry, ExportedVersion, compare_digests
+from servable.exported_version import ExportedVersion, compare_digests
 from servable.runtime.cann import find_cann
 from servable.runtime.device_probe import chip_name, family_of, target_of
 from servable.runtime.engine_python import engine_python
@@ -17,8 +18,8 @@ from servable.runtime.engine_python import engine_python
 
 def for_device(version: ExportedVersion, config: Config) -> ExportedVersion:
     """The version with `models` as this host's device loads them, their digests compared. Raises ConfigError."""
-    loaded: dict[int, Entry] = {}
-    used: list[Entry] = []
+    loaded: dict[int, ListedFile] = {}
+    used: list[ListedFile] = []
     if config.backend.aipp:
         if version.aipp is None or not set(version.batch_sizes) <= set(version.aipp.files):
             what = f"{version.folder} has no models for it in batch sizes {list(version.batch_sizes)}"
@@ -43,7 +44,7 @@ def for_device(version: ExportedVersion, config: Config) -> ExportedVersion:
     )
 
 
-def _offline(version: ExportedVersion, config: Config) -> Mapping[int, Entry]:
+def _offline(version: ExportedVersion, config: Config) -> Mapping[int, ListedFile]:
     """Those for this host's chip; none where the version has none for backend.target. Raises ConfigError."""
     backend = config.backend
     there = [each for each in version.offline if target_of(each.soc_version) == backend.target]

@@ -1,14 +1,12 @@
 """Exported versions on disk: which there are, and one of them opened, with every file's digest compared.
 
-Reads only. What a folder must hold is decided by export/manifest.py.
+Reads only. What a folder must hold is decided by the contract (version_manifest).
 """
 
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional
@@ -18,16 +16,19 @@ import numpy.typing as npt
 import yaml
 
 from metric_learn_client import wire
-from metric_learn_client.contract.digests import file_sha256, fingerprint
+from metric_learn_client.contract.digests import fingerprint
+from metric_learn_client.contract.version_manifest import (
+    MANIFEST_FILE,
+    SCHEMA_VERSION,
+    ListedFile,
+    ListedModel,
+    first_damaged,
+    read_manifest,
+)
 from servable.config import ConfigError
 from servable.config.sections import REPOSITORY
 
-MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
 MODEL_FACTS = REPOSITORY / "configs" / "model.yaml"
-
-
-Entry = Mapping[str, Any]  # of the manifest: "file" and its "sha256"
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,15 @@ class OfflineModels:
     soc_version: str
     precision_mode: str
     aipp: bool
-    files: Mapping[int, Entry]
+    files: Mapping[int, ListedFile]
 
 
 @dataclass(frozen=True)
 class AippModels:
     """The network without normalisation, and CANN's file that has the chip do it (export/aipp.py)."""
 
-    config: Entry
-    files: Mapping[int, Entry]
+    config: ListedFile
+    files: Mapping[int, ListedFile]
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class ExportedVersion:
 def exported_versions(root: Path) -> dict[int, Path]:
     """Number -> folder of every complete version: a plain positive number that holds a manifest."""
     found = {}
-    for manifest in root.glob(f"*/{MANIFEST}"):
+    for manifest in root.glob(f"*/{MANIFEST_FILE}"):
         name = manifest.parent.name
         if name.isascii() and name.isdigit() and str(int(name)) == name and int(name) > 0:
             found[int(name)] = manifest.parent
@@ -98,7 +99,7 @@ def find_version(root: Path, wanted: int, origin: str) -> Path:
     has = ", ".join(map(str, sorted(found))) or "none"
     if not root.is_dir():
         raise ConfigError(f"{origin}: model.directory = {root}: no such directory; run `make export CKPT=file`")
-    odd = [path.parent.name for path in root.glob(f"*/{MANIFEST}") if path.parent.name not in map(str, found)]
+    odd = [path.parent.name for path in root.glob(f"*/{MANIFEST_FILE}") if path.parent.name not in map(str, found)]
     if odd and (not wanted or wanted in [int(name) for name in odd if name.isascii() and name.isdigit()]):
         raise ConfigError(
             f"{origin}: model.directory = {root}: {odd[0]} is not a version's name; rename it to a number above 0 "
@@ -106,7 +107,7 @@ def find_version(root: Path, wanted: int, origin: str) -> Path:
         )
     if wanted and (root / str(wanted)).is_dir():
         raise ConfigError(
-            f"{origin}: model.version = {wanted}: {root / str(wanted)} holds no {MANIFEST}, so its export did not "
+            f"{origin}: model.version = {wanted}: {root / str(wanted)} holds no {MANIFEST_FILE}, so its export did not "
             f"finish; run `make export CKPT=file VERSION={wanted}`"
         )
     what = f"version {wanted} is not exported" if wanted else "no version is exported"
@@ -120,8 +121,8 @@ def open_version(folder: Path) -> ExportedVersion:
     """Reads the manifest and compares every digest. Raises ConfigError naming the file and the remedy."""
     manifest = _read_manifest(folder)
     try:
-        entries = [dict(entry) for entry in manifest["mindir"]]
-        golden = {part: dict(entry) for part, entry in manifest["golden"].items()}
+        entries: list[ListedModel] = list(manifest["mindir"])
+        golden: dict[str, ListedFile] = dict(manifest["golden"])
         embedding = _embedding((folder / golden["embedding"]["file"]).read_bytes())
         compare_digests(folder, [*entries, *golden.values()])
         version = ExportedVersion(
@@ -145,7 +146,7 @@ def open_version(folder: Path) -> ExportedVersion:
         raise ConfigError(f"{error.filename}: {error.strerror}; {_again(folder)}") from error
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else f"is not a manifest ({error})"
-        raise ConfigError(f"{folder / MANIFEST}: {what}; {_again(folder)}") from error
+        raise ConfigError(f"{folder / MANIFEST_FILE}: {what}; {_again(folder)}") from error
     for key, value, expected in (
         ("schema_version", manifest.get("schema_version"), SCHEMA_VERSION),
         ("model", manifest.get("model"), wire.SERVABLE_NAME),
@@ -158,7 +159,7 @@ def open_version(folder: Path) -> ExportedVersion:
     ):
         if value != expected:
             raise ConfigError(
-                f"{folder / MANIFEST}: {key} = {value!r}: this server takes {expected!r}; {_again(folder)}"
+                f"{folder / MANIFEST_FILE}: {key} = {value!r}: this server takes {expected!r}; {_again(folder)}"
             )
     return version
 
@@ -169,11 +170,11 @@ def _offline(section: Mapping[str, Any]) -> OfflineModels:
 
 
 def _aipp(section: Mapping[str, Any]) -> AippModels:
-    return AippModels(dict(section["config"]), _by_size(section["mindir"]))
+    return AippModels(section["config"], _by_size(section["mindir"]))
 
 
-def _by_size(entries: Sequence[Entry]) -> dict[int, Entry]:
-    return {int(entry["batch_size"]): dict(entry) for entry in entries}
+def _by_size(entries: Sequence[ListedModel]) -> dict[int, ListedFile]:
+    return {int(entry["batch_size"]): entry for entry in entries}
 
 
 def _is_former(manifest: Mapping[str, Any]) -> bool:
@@ -198,38 +199,28 @@ def _fingerprint(folder: Path, manifest: Mapping[str, Any]) -> str:
     }
     if fingerprint(**made_of, preprocessing=manifest["preprocessing"]) != stored:
         raise ConfigError(
-            f"{folder / MANIFEST}: preprocessing = {manifest['preprocessing']!r}: this server preprocesses by "
+            f"{folder / MANIFEST_FILE}: preprocessing = {manifest['preprocessing']!r}: this server preprocesses by "
             f"{wire.PREPROCESSING_ID!r}, and what the version is made of cannot be proved; {_again(folder)}"
         )
     return fingerprint(**made_of, preprocessing=wire.PREPROCESSING_ID)
 
 
 def _read_manifest(folder: Path) -> Mapping[str, Any]:
-    path = folder / MANIFEST
+    path = folder / MANIFEST_FILE
     try:
-        manifest = json.loads(path.read_text())
+        manifest: Mapping[str, Any] = read_manifest(folder)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; {_again(folder)}") from error
     except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error}); {_again(folder)}") from error
-    if not isinstance(manifest, dict):
-        raise ConfigError(f"{path}: not a manifest; {_again(folder)}")
+        raise ConfigError(f"{path}: {error}; {_again(folder)}") from error
     return manifest
 
 
-def compare_digests(folder: Path, entries: Sequence[Entry]) -> None:
+def compare_digests(folder: Path, files: Iterable[ListedFile]) -> None:
     """Raises ConfigError for a file that is not what the manifest says, OSError, ValueError."""
-    for entry in entries:
-        if Path(entry["file"]).name != entry["file"]:
-            raise ValueError(f"file {entry['file']!r} is not beside it")
-    with ThreadPoolExecutor(2) as pool:  # hashing releases the GIL
-        digests = list(pool.map(lambda entry: file_sha256(folder / entry["file"]), entries))
-    for entry, digest in zip(entries, digests):
-        if digest != entry["sha256"]:
-            raise ConfigError(
-                f"{folder / entry['file']}: damaged: sha256 is {digest}, the manifest says {entry['sha256']}; "
-                f"{_again(folder)}"
-            )
+    damaged = first_damaged(folder, files)
+    if damaged:
+        raise ConfigError(f"{damaged[0]}: {damaged[1]}; {_again(folder)}")
 
 
 def _embedding(data: bytes) -> npt.NDArray[np.float32]:
@@ -240,7 +231,7 @@ def _embedding(data: bytes) -> npt.NDArray[np.float32]:
     return result
 
 
-def _spread(folder: Path, golden: Mapping[str, Entry], embedding: npt.NDArray[np.float32]) -> float:
+def _spread(folder: Path, golden: Mapping[str, ListedFile], embedding: npt.NDArray[np.float32]) -> float:
     if "negative" not in golden:  # of an export before it was kept
         return 1.0
     negative = _embedding((folder / golden["negative"]["file"]).read_bytes())

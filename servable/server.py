@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
 
 from metric_learn_client import wire
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from servable.backend.launcher import Launcher
 from servable.backend.supervisor import StartFailed, Supervisor
 from servable.backend.versions import Versions

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 PYTHON = (3, 9)  # the oldest that this server is written for
-NOT_READY = 4  # metric_learn_client.exit_codes.NOT_REACHABLE, which cannot be imported yet
+NOT_READY = 4  # metric_learn_client.contract.exit_codes.NOT_REACHABLE, which cannot be imported yet
 
 
 def start(config: Config) -> int:

@@ -18,10 +18,10 @@ from typing import Any, Optional
 
 import click
 
-from metric_learn_client import EmbeddingClient, TlsOptions, errors, exit_codes, jobs
+from metric_learn_client import EmbeddingClient, TlsOptions, errors, jobs
 from metric_learn_client.cli import cli
 from metric_learn_client.cli.shared.connection import endpoint_options
-from metric_learn_client.contract import image_codes
+from metric_learn_client.contract import exit_codes, image_codes
 from metric_learn_client.jobs import errors as job_errors
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
 from metric_learn_client.option_fields import facts_of

@@ -13,7 +13,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 
 SOCKET_NAME = "control.sock"
 MAX_LINE_BYTES = 65536

@@ -19,7 +19,7 @@ import psutil
 
 from metric_learn_client import wire
 from metric_learn_client.contract.distance import relative_distance
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.verification.parity import TOLERANCES
 from servable.backend.direct_calls import OPTIONS
 from servable.backend.launcher import ROUNDS, Child, Launcher

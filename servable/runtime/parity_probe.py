@@ -5,7 +5,6 @@ python -m servable.runtime.parity_probe VERSION_DIRECTORY PIXELS.npy FEATURES.np
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from metric_learn_client.contract.version_manifest import read_manifest
 from servable.backend.direct_calls import predict_pixels, wait_until_serving
 from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
@@ -30,8 +30,7 @@ PER_CALL = 8
 
 def probe(version_directory: Path, pixels_file: Path, features_file: Path) -> None:
     """Writes one float32 [N, 2048] array per batch size, named by it."""
-    manifest = json.loads((version_directory / "manifest.json").read_text())
-    sizes = [entry["batch_size"] for entry in manifest["mindir"]]
+    sizes = [entry["batch_size"] for entry in read_manifest(version_directory)["mindir"]]
     pixels = np.load(pixels_file)
     with tempfile.TemporaryDirectory(prefix="metric-learn-probe-") as scratch:
         run_dir = Path(scratch)

@@ -78,12 +78,10 @@ def stop(server, number=signal.SIGTERM):
 
 def exported_versions():
     """Stand-in weights as version 1, exported again whenever the export's code or the model's facts change."""
-    sources = [
-        REPOSITORY / "export" / f"{name}.py"
-        for name in ("aipp", "checkpoint", "facts", "manifest", "mindir", "network")
-    ]
+    sources = [REPOSITORY / "export" / f"{name}.py" for name in ("aipp", "checkpoint", "facts", "mindir", "network")]
     contract = REPOSITORY / "client" / "src" / "metric_learn_client" / "contract"
     sources += [REPOSITORY / "configs" / "model.yaml", contract / "__init__.py", contract / "digests.py"]
+    sources += [contract / "version_manifest.py"]
     wanted = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     VERSIONS.mkdir(parents=True, exist_ok=True)
     with (VERSIONS / ".lock").open("w") as lock:

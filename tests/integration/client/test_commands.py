@@ -16,7 +16,7 @@ from metric_learn_client import ClosedError, EmbeddingClient, UnreachableError
 from metric_learn_client.bench.runner import Load, Measurement, UnstableError
 from metric_learn_client.cli.embed_files import embed_files
 from metric_learn_client.cli.shared.connection import open_client
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.testing import FakeServable, Faults, fake_embeddings
 
 COMMAND = os.path.join(os.path.dirname(sys.executable), "metric-learn")

@@ -27,11 +27,10 @@ from export.checkpoint import (
     write_checkpoint,
 )
 from export.errors import SourceUnreachableError, UnusableInputError
-from export.facts import model_facts
+from export.facts import fingerprint_of, model_facts, weights_kind
 from export.fetch import fetch
-from export.manifest import fingerprint_of, weights_kind
 from export.mindir import build_graph
-from export.verify import read_manifest
+from export.verify import whole_manifest
 from metric_learn_client.contract.distance import relative_distance
 
 REPOSITORY = Path(__file__).parents[3]
@@ -147,7 +146,7 @@ def test_relative_distance_sees_each_row_and_never_passes_nan():
 
 def test_a_version_without_manifest_is_refused(tmp_path):
     with pytest.raises(UnusableInputError, match="convert"):
-        read_manifest(tmp_path / "1")
+        whole_manifest(tmp_path / "1")
 
 
 def test_the_golden_picture_is_one_that_the_zoo_preprocessed():

@@ -16,6 +16,7 @@ import click
 
 from metric_learn_client._version import __version__
 from metric_learn_client.cli.shared import signals, streams
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.errors import (
     DeadlineError,
     IdentityError,
@@ -24,7 +25,6 @@ from metric_learn_client.errors import (
     RejectedError,
     UnreachableError,
 )
-from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.printable import printable
 
 TRACEBACK_ENVIRONMENT = "METRIC_LEARN_TRACEBACK"  # set: an unexpected error shows where it comes from

@@ -18,8 +18,8 @@ from metric_learn_client.bench.levels import PERCENTILES, Level, parse_range
 from metric_learn_client.bench.runner import MAX_ARRIVALS_IN_FLIGHT, Load, Measurement, UnstableError, rotating
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
 from metric_learn_client.cli.shared.output_file import OutputFile
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.errors import MetricLearnError
-from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.inputs import UnreadableError, read_image
 
 COLUMNS = ("load", "images_per_s", "calls_per_s", "avg_ms", *(f"p{each}_ms" for each in PERCENTILES), "calls", "failed")

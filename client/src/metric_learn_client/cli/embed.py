@@ -8,7 +8,7 @@ import click
 
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
 from metric_learn_client.cli.shared.field_options import option_of
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
 from metric_learn_client.option_fields import facts_of
 

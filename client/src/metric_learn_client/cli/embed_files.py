@@ -20,8 +20,8 @@ import numpy.typing as npt
 from metric_learn_client._client.client import EmbeddingClient
 from metric_learn_client._client.progress import progress_bar
 from metric_learn_client.cli.shared.output_file import WholeFile, why_not
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.errors import ImageFailure, RejectedError
-from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.printable import escaped, printable
 from metric_learn_client.results import Row
 from metric_learn_client.wire import EMBEDDING_DIM

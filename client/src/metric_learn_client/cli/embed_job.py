@@ -15,7 +15,7 @@ import click
 from metric_learn_client.cli.shared.connection import open_client
 from metric_learn_client.cli.shared.job_progress import Bar, JsonLines
 from metric_learn_client.cli.shared.signals import as_flag
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs.dry_run import dry_run as estimate_job
 from metric_learn_client.jobs.errors import AccessError, InputError, RefusedError
 from metric_learn_client.jobs.job import run_job

@@ -12,6 +12,7 @@ import click
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
 from metric_learn_client.cli.shared.embeddings_option import Embeddings
 from metric_learn_client.cli.shared.output_file import OutputFile
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.evaluation.embedding_set import EmbeddingSet, EmbeddingSetError, read_embedding_set
 from metric_learn_client.evaluation.evaluation import Evaluation, as_text, evaluate
 from metric_learn_client.evaluation.labelled_images import embed_labelled, read_labelled
@@ -25,7 +26,6 @@ from metric_learn_client.evaluation.protocol import (
     sop_protocol,
 )
 from metric_learn_client.evaluation.ranking import DEFAULT_MEMORY_MB
-from metric_learn_client.exit_codes import ExitCode
 
 PATH = click.Path(path_type=Path)
 FOLDER = click.Path(file_okay=False, writable=True, path_type=Path)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
 from metric_learn_client.cli.shared.output_file import OutputFolder
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.printable import printable
 from metric_learn_client.verification.check import served_side
 from metric_learn_client.verification.golden import GoldenError, GoldenSet, safe_names, write_golden

@@ -11,9 +11,9 @@ import click
 
 from metric_learn_client.cli.shared.embeddings_option import Embeddings
 from metric_learn_client.cli.shared.output_file import OutputFolder
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.evaluation.embedding_set import EmbeddingSetError, read_embedding_set
 from metric_learn_client.evaluation.similarity import rows_of
-from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.printable import printable
 from metric_learn_client.search.index import KINDS, SearchIndexError, build_index
 

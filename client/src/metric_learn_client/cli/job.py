@@ -6,7 +6,7 @@ import json
 
 import click
 
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs.errors import JobError
 from metric_learn_client.jobs.output import record as records
 from metric_learn_client.jobs.output.output import open_output

@@ -12,9 +12,9 @@ import numpy as np
 from metric_learn_client.cli.embed_files import without_name
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
 from metric_learn_client.cli.shared.output_file import OutputFile
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.evaluation.report.pages import Result, item, search_page
 from metric_learn_client.evaluation.report.thumbnails import Pictures
-from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.printable import printable
 from metric_learn_client.search.index import SearchIndex, SearchIndexError, check_fingerprint, load_index
 

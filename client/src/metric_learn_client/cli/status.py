@@ -12,8 +12,8 @@ from metric_learn_client._client.client import EmbeddingClient
 from metric_learn_client._client.core.identity import ModelInfo
 from metric_learn_client._client.core.targets import parse_endpoints
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.errors import MetricLearnError, RejectedError
-from metric_learn_client.exit_codes import ExitCode
 
 MB = 1024 * 1024
 

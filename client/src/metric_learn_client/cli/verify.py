@@ -12,8 +12,8 @@ import numpy as np
 
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
 from metric_learn_client.cli.shared.output_file import OutputFile
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.errors import MetricLearnError
-from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.verification.check import run_gate, served_side
 from metric_learn_client.verification.golden import GoldenError, GoldenSet, read_golden
 from metric_learn_client.verification.parity import TOLERANCES

@@ -6,6 +6,8 @@ image_codes  why one image has no embedding
 digests      what files and models are told apart by
 distance     how far an embedding is from its reference
 whole_file   files that are whole or not there
+exit_codes   how a command ended
+version_manifest  what an exported version is made of
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ inputs/   folders, lists, tables, archives     storage, remote   the bytes of an
 plan/     rows on disk, cut into shards        work/     row -> image -> embedding -> shard
 output/   the files, in a folder or a store    errors    why a job does not start, or stops
 ray_data  embeddings inside a Ray Data pipeline
+scratch   folders of a run in the temporary directory
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 
 cv2 = pytest.importorskip("cv2")
 
-from metric_learn_client.exit_codes import ExitCode  # noqa: E402
+from metric_learn_client.contract.exit_codes import ExitCode  # noqa: E402
 from metric_learn_client.jobs import verify  # noqa: E402
 from metric_learn_client.preprocess import PREPROCESSING_ID, preprocess  # noqa: E402
 from metric_learn_client.testing import fake_embeddings  # noqa: E402

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs import OutputError, embed_dataset, verify
 from metric_learn_client.jobs.errors import OutageError
 from metric_learn_client.jobs.output.shard_files import file_digest

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs import embed_dataset, verify
 from tests.integration.client.jobs.conftest import Job, make_images
 from tests.integration.client.jobs.hub import REPOSITORY, Hub

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from metric_learn_client.cli import run
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs import OutputError, RefusedError, embed_dataset, verify
 from metric_learn_client.jobs.errors import OutageError
 from metric_learn_client.jobs.options import JobOptions

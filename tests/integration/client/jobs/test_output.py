@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs import embed_dataset, verify
 from metric_learn_client.testing import fake_embeddings
 from tests.integration.client.jobs.conftest import COMMAND, Job, data, make_images

@@ -8,7 +8,7 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs import verify
 from metric_learn_client.testing import fake_embeddings
 from tests.integration.client.jobs.conftest import Job, data, make_images, until

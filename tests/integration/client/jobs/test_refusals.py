@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs import RefusedError, embed_dataset, verify
 from metric_learn_client.testing import FakeServable
 from tests.integration.client.jobs.conftest import Job, data, kill, make_images, until

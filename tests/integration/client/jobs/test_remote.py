@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs import embed_dataset, verify
 from metric_learn_client.jobs.errors import RowError
 from metric_learn_client.jobs.storage import read_image, read_range

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs import verify
 from tests.integration.client.conftest import fake_process
 from tests.integration.client.jobs.conftest import Job, kill, until

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs import RefusedError, embed_dataset, verify
 from metric_learn_client.jobs.output.output import open_output
 from metric_learn_client.jobs.output.shard_files import read_shard, read_stats

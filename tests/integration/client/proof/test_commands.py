@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from metric_learn_client.cli import cli
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.preprocess import preprocess
 from metric_learn_client.testing import FakeServable
 from tests.unit.client.search.test_index import clustered, sharded, write_job

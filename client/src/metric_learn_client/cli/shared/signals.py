@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Callable, Optional
 
-from metric_learn_client.exit_codes import ExitCode
+from metric_learn_client.contract.exit_codes import ExitCode
 
 END_S = 6.0  # after a signal; the commit of a shard takes a second or two
 
