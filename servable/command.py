@@ -19,6 +19,7 @@ from metric_learn_client.exit_codes import ExitCode
 from servable.config import REPOSITORY, Config, ConfigError, load_config
 from servable.config.problem import CONFIGURATION, Problem, exit_code, wrong
 from servable.doctor import Examined, examine
+from servable.doctor.ascend import ascend_warnings
 from servable.doctor.directories import RUN_DIR
 from servable.doctor.interpreter import interpreter_warnings
 from servable.gateway import StartError, configure_logging
@@ -60,7 +61,7 @@ def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
     standard_error = StandardErrorLog()
     close_log = configure_logging(config.log, standard_error.stream)
     standard_error.start()
-    for warning in interpreter_warnings():
+    for warning in (*interpreter_warnings(), *ascend_warnings(config)):
         log.warning("%s", warning)
     try:
         raise_descriptor_limit()

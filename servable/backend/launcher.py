@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -198,10 +199,8 @@ class Launcher:
 
     def batch_runs(self) -> dict[int, tuple[int, int]]:
         """Batch size -> (runs, images) of the network, since this server started: all children, also ended ones."""
-        try:
+        with contextlib.suppress(OSError):  # no descriptor free: counters never go back, so the last ones hold
             self._batch_runs = batch_stats.read(self._run_dir)
-        except OSError:  # no descriptor free: counters never go back, so the last ones hold
-            pass
         return self._batch_runs
 
     def decoder_restarts(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -112,18 +113,14 @@ class ServingProcess:
         """Ends the child and everything it started. Returns when nothing of it is left."""
         if self.process.poll() is None:
             self.process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                pass
         self.kill()
 
     def signal_kill(self) -> None:
         """The signal alone: a `stop` that waits comes to its end."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # whatever is left of its session
-        except ProcessLookupError:
-            pass
 
     def kill(self) -> None:
         """Ends it at once, also when it is stopped or hangs."""

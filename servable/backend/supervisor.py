@@ -23,8 +23,8 @@ from servable.config.sections import SupervisionSection
 from servable.gateway.backends import BackendFacts, Backends, WrongEmbedding
 
 POLL_S = 0.1
-# Ends with images in them: the first so many in a row are followed by a start at once. A picture costs two (one among
-# others, one alone). Beyond that starts have pauses between them, so that the host is left some time for other work.
+# Ends with images in them: the first so many in a row are followed by a start at once. A picture costs one or two (one
+# among others, one alone). Beyond that starts have pauses between them, so that the host is left time for other work.
 FREE_ENDS_WITH_IMAGES = 20
 PAUSE_MAX_S = 5.0
 PROGRESS_S = 1.0
@@ -67,6 +67,7 @@ class Supervisor:
         self._start_timeout_s = start_timeout_s
         self._max_relative_distance = max_relative_distance
         self._child: Optional[Child] = None
+        self._progress = ""  # of the start under way, in words
         self._served: Optional[BackendFacts] = None  # the last that served
         self._ending: Optional[Child] = None
         self._unhealthy: Optional[asyncio.Future[str]] = None
@@ -151,6 +152,7 @@ class Supervisor:
                 raise StartFailed(f"version {self.version} does not serve: {self._unhealthy.result()}")
             raise StartFailed(
                 f"version {self.version} does not serve after backend.start_timeout_s = {self._start_timeout_s:g}"
+                + (f", and was last seen {self._progress}" if self._progress else "")
             )
         finally:
             for task in (arrival, end, reporting):
@@ -166,12 +168,12 @@ class Supervisor:
 
     async def _report(self, child: Child) -> None:
         """A start that compiles takes minutes: the log says how far it is, and after a fault the readiness page too."""
-        said = ""
+        self._progress = ""
         while True:
             await asyncio.sleep(PROGRESS_S)
             progress = await asyncio.to_thread(child.progress)
-            if progress and progress != said:
-                said = progress
+            if progress and progress != self._progress:
+                self._progress = progress
                 log.info("version %d: %s", self.version, progress)
                 if self._served is not None:
                     self._registry.set_down(self._served, f"MindSpore Serving is started again: {progress}")

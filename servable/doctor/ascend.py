@@ -25,7 +25,8 @@ from servable.runtime.lite_runtime import SERVING_NAME, lite_directory
 
 DEVICES = Path("/dev")
 MANAGERS = ("davinci_manager", "devmm_svm", "hisi_hdc")  # of the driver; every process that uses a device opens them
-BUILT_FOR = "6.3"  # MindSpore 2.0.0's check of CANN's version takes 6.3, and 6.11, its number before the release
+BUILT_FOR = "6.3"
+KNOWN = (BUILT_FOR, "6.11")  # as MindSpore 2.0.0's check of CANN's version: 6.11 is 6.3's number before the release
 WITHOUT_310 = (8, 5)  # CANN 8.5's graph compiler no longer names the 310
 
 
@@ -49,6 +50,19 @@ def ascend_problems(config: Config, *, load: bool) -> Iterator[Problem]:
         yield problem
     elif load and (lite_directory() / SERVING_NAME).is_file():  # else servable.doctor.resources says so
         yield from _loading(config, cann)
+
+
+def ascend_warnings(config: Config) -> Iterator[str]:
+    """What nobody is known to have tried, or may fail while the network is compiled."""
+    cann = None if config.backend.target == "cpu" else find_cann(os.environ)
+    if cann is None:
+        return
+    if not cann.version.startswith(KNOWN):
+        version = f"CANN {cann.version}" if cann.version else "CANN of unknown version"
+        yield f"{version} in {cann.root}: MindSpore Lite 2.0.0 was built for {BUILT_FOR}; no other is known to work"
+    home = os.environ.get("HOME") or "/"
+    if not os.access(home, os.W_OK):
+        yield f"HOME = {home}: it cannot be written, and CANN's compiler keeps there what it makes; set another"
 
 
 def _missing(config: Config, cann: Optional[Cann]) -> Iterator[str]:

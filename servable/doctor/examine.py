@@ -12,7 +12,7 @@ from servable.config import ConfigError
 from servable.config.problem import CONFIGURATION, Problem, exit_code
 from servable.config.sections import Config
 from servable.device_models import for_device
-from servable.doctor.ascend import ascend_problems
+from servable.doctor.ascend import ascend_problems, ascend_warnings
 from servable.doctor.consistency import inconsistencies
 from servable.doctor.directories import directory_problems
 from servable.doctor.interpreter import engine_problems, interpreter_warnings
@@ -41,7 +41,7 @@ class Examined:
 
 def examine(config: Config) -> Examined:
     """Reads and binds, writes nothing, starts nothing."""
-    found = Examined(warnings=interpreter_warnings())
+    found = Examined(warnings=(*interpreter_warnings(), *ascend_warnings(config)))
     engine = list(engine_problems(config))
     found.problems += ascend_problems(config, load=not engine)
     if found.problems:

@@ -229,7 +229,7 @@ class Gateway:
         """Every other path, reflection too. A stream, so that no body is read."""
         known = ", ".join(self._handlers())
 
-        async def answer(_bodies: Any, context: Any) -> bytes:
+        async def answer(_bodies: Any, _context: Any) -> bytes:
             raise CallError(grpc.StatusCode.UNIMPLEMENTED, f"there is no such call here; known: {known}")
 
         return grpc.stream_unary_rpc_method_handler(self._questions.answers(answer))

@@ -29,7 +29,7 @@ def reference_pixels(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     pixels = cv2.imdecode(image, cv2.IMREAD_COLOR)
     height, width = pixels.shape[:2]
     factor = 224.0 / min(height, width)
-    size = (int(round(width * factor)), int(round(height * factor)))
+    size = (round(width * factor), round(height * factor))
     short = cv2.resize(pixels, size, interpolation=cv2.INTER_LANCZOS4)
     return np.asarray(cv2.resize(short, (224, 224), interpolation=cv2.INTER_LINEAR), np.uint8)
 

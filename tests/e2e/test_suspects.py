@@ -139,7 +139,7 @@ def test_new_killers_one_after_the_other_do_not_end_the_service(copy, tmp_path):
                     assert_embedded(call(server, [killer("kill")]), [0], crashed=[0])
                 else:
                     with EmbeddingClient(server.endpoint, deadline_s=0.5, retries=0) as client:
-                        with pytest.raises(Exception, match="DEADLINE_EXCEEDED|UNAVAILABLE|deadline"):
+                        with pytest.raises(Exception, match=r"DEADLINE_EXCEEDED|UNAVAILABLE|deadline"):
                             client.embed([killer("kill")])
             load.wait_for_good(5, time.monotonic(), 60)
         assert server.process.poll() is None

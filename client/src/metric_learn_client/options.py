@@ -73,7 +73,7 @@ def client_options(
     batch_size: int,
     max_in_flight: int,
     retries: int,
-    tls: Union[None, bool, TlsOptions],
+    tls: Union[bool, TlsOptions, None],
     token: Optional[str],
     token_file: Optional[Path],
     allow_insecure_token: bool,

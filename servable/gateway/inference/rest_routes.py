@@ -41,17 +41,17 @@ def inference_routes(
         embedded = await embed(asked)
         return await aside(json_size(embedded), lambda: rest.encode_response(asked, embedded))
 
-    def describe_server(request: Request) -> Response:
+    def describe_server(_request: Request) -> Response:
         return json_response(rest.describe_server())
 
     def describe_model(request: Request) -> Response:
         served_by(request.parameters)
         return json_response(rest.describe_model([served.version for served in backends.all()]))
 
-    def live(request: Request) -> Response:
+    def live(_request: Request) -> Response:
         return json_response({"live": True})
 
-    def server_ready(request: Request) -> Response:
+    def server_ready(_request: Request) -> Response:
         return _ready(ready(None))
 
     def model_ready(request: Request) -> Response:

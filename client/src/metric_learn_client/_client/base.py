@@ -36,7 +36,7 @@ class BaseClient:
         batch_size: int = DEFAULT_BATCH_SIZE,
         max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
         retries: int = DEFAULT_RETRIES,
-        tls: Union[None, bool, TlsOptions] = None,
+        tls: Union[bool, TlsOptions, None] = None,
         token: Optional[str] = None,
         token_file: Optional[Path] = None,
         allow_insecure_token: bool = False,

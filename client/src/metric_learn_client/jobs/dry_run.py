@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -120,10 +120,8 @@ def _probe(worker: WorkerSpec, plan: Plan, shard: int) -> float:
 
 @contextmanager
 def _until_enough() -> Iterator[None]:
-    try:
+    with suppress(_Enough):
         yield
-    except _Enough:
-        pass
 
 
 def _size(count: int) -> str:

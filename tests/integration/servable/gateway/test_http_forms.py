@@ -33,7 +33,7 @@ def uri(picture, head="data:image/jpeg;base64,"):
 
 
 def embeddings(harness, given, expected=200, path="", **more):
-    status, headers, body = harness.api(
+    status, _headers, body = harness.api(
         "POST", f"/v1/embeddings{path}", {"model": "metric_learn", "input": given, **more}
     )
     assert status == expected, body
@@ -231,8 +231,8 @@ def test_one_bad_picture_is_null_where_that_is_asked_for(harness, by_grpc):
         b'{"input": "' + b"x" * 1000,
         b'{"input": "\\u0000 5"}',
         b"[" + b"1," * 400_000 + b"1]",
-        '{"model": "\\ud800", "input": "x"}'.encode(),
-        '{"\\ud800": 1}'.encode(),
+        b'{"model": "\\ud800", "input": "x"}',
+        b'{"\\ud800": 1}',
     ],
     ids=lambda body: repr(body[:24]),
 )
@@ -310,7 +310,7 @@ def test_rest_says_200_to_failures_where_that_is_configured(tmp_path):
 
 @pytest.mark.parametrize("kind", [None, "image/jpeg", "application/octet-stream", "application/x-www-form-urlencoded"])
 def test_embed_takes_a_file_as_the_body_whatever_its_type_is_called(harness, by_grpc, kind):
-    status, headers, body = harness.api("POST", "/embed", A, {"content-type": kind} if kind else {})
+    status, _headers, body = harness.api("POST", "/embed", A, {"content-type": kind} if kind else {})
     given = json.loads(body)
     assert status == 200 and given.keys() == {"embedding", "model", "version"} and given["version"] == 1
     assert as_floats(given["embedding"]).tobytes() == by_grpc[0].tobytes()

@@ -1,10 +1,12 @@
 """The API's port: who may call, how much of it, how slowly, and what two programs could read in two ways."""
 
 import contextlib
+import gc
 import json
 import socket
 import ssl
 import time
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -282,6 +284,22 @@ def test_headers_that_are_too_large_are_refused_before_they_end(harness, start):
 def test_many_small_headers_are_refused(harness):
     lines = b"".join(b"x-%d: y\r\n" % number for number in range(2000))
     assert status_of(sent(harness, b"GET /v1/models HTTP/1.1\r\nhost: a\r\n" + lines + b"\r\n")) == 431
+
+
+@pytest.mark.parametrize("line", [b"x: " + b"y" * 1000 + b"\r\n", b"host: a\r\nhost: b\r\n\r\n"], ids=["431", "400"])
+def test_nothing_keeps_the_bytes_of_a_request_that_was_refused(harness, line):
+    """An error that is kept keeps the frames that it passed, and in them all that was read of the connection."""
+    read = http_connection.Connection.data_received.__code__
+    with contextlib.ExitStack() as until_then:
+        gc.disable()
+        until_then.callback(gc.enable)
+        with harness.api_socket() as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n" + line * 20)
+            assert answers(stranger).startswith(b"HTTP/1.1 4")
+        until(
+            lambda: not any(isinstance(each, FrameType) and each.f_code is read for each in gc.get_objects()),
+            "the end of what was read",
+        )
 
 
 def test_headers_that_come_slowly_end_the_connection(harness, monkeypatch):

@@ -73,7 +73,7 @@ def test_pixels_equal_opencvs_at_hundreds_of_random_sizes(shape):
 
 @compiled
 @pytest.mark.parametrize(
-    "height, width", [(1, 1), (1, 2), (2, 1), (8, 8), (5, 1200), (220, 9000), (9000, 220), (3000, 4000)]
+    ("height", "width"), [(1, 1), (1, 2), (2, 1), (8, 8), (5, 1200), (220, 9000), (9000, 220), (3000, 4000)]
 )
 def test_pixels_equal_opencvs_at_the_ends(height, width):
     pixels = noise(height, width)

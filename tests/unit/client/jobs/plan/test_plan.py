@@ -78,7 +78,7 @@ def test_too_many_shards_are_refused_with_the_remedy(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "options, text",
+    ("options", "text"),
     [
         ({"engine": "spark"}, "engine=spark: is one of local, processes, ray"),
         ({"workers": 0}, "workers=0: must be 1 or more"),

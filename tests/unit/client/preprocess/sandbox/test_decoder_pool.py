@@ -124,7 +124,7 @@ def test_arrays_are_copied_before_submit_returns(pool):
         assert_right(future, index % 3)
 
 
-@pytest.mark.parametrize("what, says", [("segfault", "SIGSEGV"), ("abort", "SIGABRT"), ("exit", "exit code 7")])
+@pytest.mark.parametrize(("what", "says"), [("segfault", "SIGSEGV"), ("abort", "SIGABRT"), ("exit", "exit code 7")])
 def test_an_image_that_ends_its_decoder_fails_alone_and_at_once(pool, what, says):
     before = pool.restarts
     futures = [pool.submit(image) for image in (GOOD[0], order(what), GOOD[1], GOOD[2])]
@@ -160,7 +160,7 @@ def test_an_image_over_its_processor_time_is_ended_and_nobody_waits_for_it(pool)
     assert_right(quick, 0)
     assert not any(future.done() for future in futures)
     for future in futures:
-        with pytest.raises(ImageError, match="E_CRASH: .*more processor time than its pixels allow"):
+        with pytest.raises(ImageError, match=r"E_CRASH: .*more processor time than its pixels allow"):
             future.result(20)
     assert time.monotonic() - began < 10
 
@@ -210,7 +210,7 @@ def test_a_nursery_that_is_stopped_is_replaced_once_it_is_needed(pool):
 
 @pytest.mark.parametrize("packet", [b"", NUMBER.pack(5), NUMBER.pack(5) + LENGTH.pack(9) + b"E_DECODE", b"x" * 900])
 def test_a_reply_that_is_none_is_told(packet):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"^a reply "):
         read_reply(packet, 5, 1, CODES)
 
 

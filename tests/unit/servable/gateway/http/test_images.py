@@ -66,7 +66,7 @@ def test_what_is_no_data_uri_is_refused_with_its_place_and_a_way_out(text, words
 
 @pytest.mark.parametrize("text", ["A", "AAAAA", "AA=A", "AAAA*AAA", "é", "\ud800", "AAAA====A", "%", "%zz"])
 def test_broken_base64_is_the_pictures_own_error(text):
-    with pytest.raises(BrokenBase64, match="^E_DECODE: "):
+    with pytest.raises(BrokenBase64, match=r"^E_DECODE: "):
         read_base64(text)
 
 

@@ -1,5 +1,6 @@
 """JSON with long strings cut out is the same JSON, and nothing in it costs much."""
 
+import contextlib
 import json
 import time
 
@@ -142,8 +143,6 @@ def test_the_most_values_that_are_read_take_little_time():
 def test_thirty_megabytes_take_no_time_to_refuse_or_read(body):
     """It is what the event loop is held for."""
     began = time.process_time()
-    try:
+    with contextlib.suppress(CallError):
         read_json(body)
-    except CallError:
-        pass
     assert time.process_time() - began < 1.0

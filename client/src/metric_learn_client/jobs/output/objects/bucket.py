@@ -227,10 +227,10 @@ class Bucket(Output):
             for name, facts in record["files"].items():
                 content = self._content(facts, contents)
                 self._check_lock()
-                if content is None or self._store.put(name, content, replaces=facts["replaces"]) is None:
-                    if not self._is_in_place(name, facts):
-                        self._remove_strays(shard)
-                        raise self._changed(name)
+                written = content is not None and self._store.put(name, content, replaces=facts["replaces"]) is not None
+                if not written and not self._is_in_place(name, facts):
+                    self._remove_strays(shard)
+                    raise self._changed(name)
             for name in record["gone"]:
                 if self._record(shard) == record:  # a run that lost its lock here must not remove what is new
                     self._store.delete(name)
@@ -265,9 +265,9 @@ class Bucket(Output):
 
     def _content(self, facts: dict[str, Any], contents: Optional[dict[str, bytes]]) -> Optional[bytes]:
         base = facts["from"].rpartition("/")[2]
-        if contents is not None and base in contents:
-            if hashlib.sha256(contents[base]).hexdigest() == facts["sha256"]:  # else the record is another run's
-                return contents[base]
+        given = None if contents is None else contents.get(base)
+        if given is not None and hashlib.sha256(given).hexdigest() == facts["sha256"]:
+            return given  # else the record is another run's
         found = self._store.get(facts["from"])
         return None if found is None else found.content
 
