@@ -14,12 +14,15 @@ import contextlib
 import functools
 import http.client
 import json
+import multiprocessing
 import os
 import socket
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Event
 from typing import Callable
 
 import grpc
@@ -57,28 +60,31 @@ def by_grpc(path: str, method: str, body: bytes) -> Iterator[Callable[[], bool]]
 @contextlib.contextmanager
 def by_http(path: str, request: tuple[str, bytes, dict[str, str]]) -> Iterator[Callable[[], bool]]:
     connection = http.client.HTTPConnection("localhost", timeout=60)
+    at, body, headers = request
+    headers = {**headers, "content-length": str(len(body))}
 
     def send() -> bool:
         if connection.sock is None:
             connection.sock = socket.socket(socket.AF_UNIX)
             connection.sock.connect(path + API)
-        connection.request("POST", *request)
+        connection.request("POST", at, [body], headers)  # a list: else head and body are joined first
         answer = connection.getresponse()
         answer.read()
         if answer.status not in (200, 429):
-            raise SystemExit(f"{request[0]}: {answer.status}")
+            raise SystemExit(f"{at}: {answer.status}")
         return answer.status == 200
 
     with contextlib.closing(connection):
         yield send
 
 
+Sender = contextlib.AbstractContextManager[Callable[[], bool]]
+
+
 class Caller(threading.Thread):
     """Calls one after the other until the end; `seconds` that each answered one took."""
 
-    def __init__(
-        self, sender: contextlib.AbstractContextManager[Callable[[], bool]], over: threading.Event, pause_s: float
-    ) -> None:
+    def __init__(self, sender: Sender, over: Event, pause_s: float) -> None:
         super().__init__(daemon=True)
         self._sender, self._over, self._pause_s = sender, over, pause_s
         self.seconds: list[float] = []
@@ -90,38 +96,54 @@ class Caller(threading.Thread):
                 began = time.perf_counter()
                 if send():
                     self.seconds.append(time.perf_counter() - began)
-                    self._over.wait(self._pause_s)
+                    time.sleep(self._pause_s)
                 else:
                     self.refused += 1
-                    self._over.wait(AGAIN_S)
+                    time.sleep(AGAIN_S)
+
+
+def call_heavily(path: str, form: str, callers: int, over: Event, counts: Queue[tuple[int, int]]) -> None:
+    """In a process of its own, so that the small callers do not wait for its interpreter."""
+    picture, senders = os.urandom(PICTURE_BYTES), list[Sender]()
+    if form == "grpc":
+        body = body_of(PICTURES, picture)
+        senders = [by_grpc(path, wire.PREDICT_PATH, body) for _ in range(callers)]
+    elif form != "none":
+        request = REQUESTS[form](PICTURES, picture)
+        senders = [by_http(path, request) for _ in range(callers)]
+    running = [Caller(sender, over, 0) for sender in senders]
+    for each in running:
+        each.start()
+    counts.put((0, 0))  # it has begun
+    for each in running:
+        each.join()
+    counts.put((sum(len(each.seconds) for each in running), sum(each.refused for each in running)))
 
 
 def measure(path: str, gateway: psutil.Process, form: str, callers: int, seconds: float) -> dict[str, object]:
-    picture, over = os.urandom(PICTURE_BYTES), threading.Event()
+    spawn = multiprocessing.get_context("spawn")
+    over, counts = spawn.Event(), spawn.Queue()
+    heavy = spawn.Process(target=call_heavily, args=(path, form, callers, over, counts), daemon=True)
+    heavy.start()
+    counts.get(timeout=60)
     small = Caller(by_grpc(path, wire.PREDICT_PATH, body_of(1)), over, PAUSE_S)
     health = Caller(by_grpc(path, HEALTH, b""), over, PAUSE_S)
-    if form == "none":
-        heavy = []
-    elif form == "grpc":
-        body = body_of(PICTURES, picture)
-        heavy = [Caller(by_grpc(path, wire.PREDICT_PATH, body), over, 0) for _ in range(callers)]
-    else:
-        request = REQUESTS[form](PICTURES, picture)
-        heavy = [Caller(by_http(path, request), over, 0) for _ in range(callers)]
-    for each in (small, health, *heavy):
+    for each in (small, health):
         each.start()
     time.sleep(seconds)
     over.set()
-    for each in (small, health, *heavy):
+    for each in (small, health):
         each.join(60)
+    answered, refused = counts.get(timeout=60)
+    heavy.join(60)
 
     def in_ms(caller: Caller) -> dict[str, float]:
         return {f"p{q}": round(1000 * float(np.percentile(caller.seconds, q)), 1) for q in (50, 99, 100)}
 
     return {
         "heavy": form,
-        "heavy_calls": sum(len(each.seconds) for each in heavy),
-        "refused": sum(each.refused for each in heavy),
+        "heavy_calls": answered,
+        "refused": refused,
         "predict_ms": in_ms(small),
         "health_ms": in_ms(health),
         "gateway_mb": gateway.memory_info().rss >> 20,
