@@ -17,7 +17,7 @@ MOST_STRINGS = 32_768  # of a body
 MOST_REST = 512 * 1024  # bytes of a body beside its long strings
 # Commas and opening brackets of the rest, of a call with few pictures. What is let through takes 10 ms at most.
 MOST_VALUES = 16_384
-VALUES_OF_A_PICTURE = 6  # the most, in any form
+VALUES_OF_A_PICTURE = 8  # the most, in any form: {"pixels": {"b64": ..., "type": ..., "shape": [224, 224, 3]}},
 MOST_ESCAPED = 16  # one escape in so many characters of a long string; the most are those of "+" and "/", two in 64
 MOST_PARSED = 64 * 1024  # characters of a long string whose escapes are not those of base64
 PIECE = 256 * 1024  # characters that are replaced at one go, 0.5 ms in which no other thread runs
