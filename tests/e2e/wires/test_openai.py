@@ -84,8 +84,5 @@ def test_litellm_passes_data_uris_through(server, pictures, grpc_rows, options):
         **options,
     )
     rows = [each["embedding"] for each in answer.data]
-    if isinstance(rows[0], str):
-        found = numbers(rows)
-    else:
-        found = np.array(rows, np.float64).astype(np.float32)
+    found = numbers(rows) if isinstance(rows[0], str) else np.array(rows, np.float64).astype(np.float32)
     assert same(found, grpc_rows[:2])
