@@ -85,7 +85,8 @@ class Child:
     def progress(self) -> str:
         """What it does before it serves, in words; nothing where there is nothing to say. Blocks for a moment."""
         begun = self._backend.compiles_begun() if self._devices else 0
-        models = self._devices * len(set(self._version.batch_sizes) - self._version.compiled_ahead)
+        loaded, ahead = self._version.device_models, self._version.compiled_ahead
+        models = self._devices * sum(count for size, count in loaded.items() if size not in ahead)
         return f"compiling model {begun} of {models} for the device" if begun else ""
 
     def workers_alive(self) -> int:
@@ -247,6 +248,7 @@ class Launcher:
         )
         worker = worker_settings(config, version, self._run_dir)
         if not cpu:
+            worker["copies"] = {str(size): count for size, count in version.device_models.items()}
             worker["lite_config"] = str(write_lite_config(directory, config, version))
             worker["watch"] = _write_golden(directory, version, config)
         cann = None if cpu else find_cann(os.environ)

@@ -33,7 +33,7 @@ class _NoNetwork:
 def _try_all(stages: Any, answers: int) -> None:
     import numpy as np
 
-    stages.MODELS.update({size: _NoNetwork() for size in stages.SIZES})
+    stages.MODELS.update({size: [_NoNetwork()] for size in stages.SIZES})
     os.write(answers, DONE)
     while head := sys.stdin.buffer.read(HEAD.size):
         is_pixels, size = HEAD.unpack(head)
