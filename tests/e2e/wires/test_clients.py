@@ -4,6 +4,7 @@ import shutil
 import threading
 
 import numpy as np
+import openai
 import pytest
 
 from .callers import CLIENTS, Refused, in_child, litellm
@@ -17,6 +18,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # these clients' own
 def processes():
     yield
     in_child.close()
+    for kept in litellm.in_memory_llm_clients_cache.cache_dict.values():  # with their connections, for ten minutes
+        if isinstance(kept, openai.OpenAI):
+            kept.close()
+    litellm.in_memory_llm_clients_cache.flush_cache()
 
 
 @pytest.fixture(params=CLIENTS)
