@@ -3,6 +3,8 @@
 `secured` is a second server, of those tests that need TLS, tokens or little room.
 """
 
+import gc
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,14 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish():
+    """The same at the end, when no test's filter holds any more and pytest looks for garbage itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @dataclass(frozen=True)

@@ -377,3 +377,14 @@ def test_a_picture_over_the_limit_is_that_pictures_error(tmp_path):
     with Harness(tmp_path, config_of(limits={"max_image_bytes": 10})) as harness:
         status, _, body = harness.api("POST", "/embed", b"x" * 11)
         assert status == 400 and json.loads(body)["error"]["code"] == "E_TOO_LARGE"
+
+
+def test_as_many_pictures_as_a_call_may_carry_are_read_in_their_longest_form(tmp_path):
+    """Far more commas and brackets than a call with few pictures may have."""
+    item = {"pixels": {"b64": "", "type": "uint8", "shape": [224, 224, 3]}}
+    limits = {"max_instances": 3000, "max_in_flight_instances": 3000}
+    with Harness(tmp_path, config_of(limits=limits)) as harness:
+        status, _, body = harness.api("POST", "/model/metric_learn:embed_pixels", {"instances": [item] * 3000})
+        assert status == 400 and "instances[0].pixels.b64: 0 bytes" in json.loads(body)["error_msg"]
+        status, _, body = harness.api("POST", "/model/metric_learn:embed_pixels", {"instances": [item] * 3001})
+        assert status == 400 and "3001 images; the most is 3000" in json.loads(body)["error_msg"]
