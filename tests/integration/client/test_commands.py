@@ -1,9 +1,6 @@
 """metric-learn against the fake: what it writes, says and returns."""
 
 import json
-import os
-import subprocess
-import sys
 import threading
 
 import click
@@ -19,11 +16,7 @@ from metric_learn_client.cli.shared.connection import open_client
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.testing import FakeServable, Faults, fake_embeddings
 
-COMMAND = os.path.join(os.path.dirname(sys.executable), "metric-learn")
-
-
-def run(*arguments, **options):
-    return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=60, **options)
+from .commands import Command, run
 
 
 @pytest.fixture
@@ -93,9 +86,9 @@ def test_status_tells_ready_from_not_and_one_model_from_two(fake):
 
 def test_status_waits_for_a_server_that_starts(fake):
     fake.ready = False
-    process = subprocess.Popen([COMMAND, "status", "--wait-s", "20", "--endpoint", fake.endpoint], text=True)
-    fake.ready = True
-    assert process.wait(20) == 0
+    with Command(["status", "--wait-s", "20", "--endpoint", fake.endpoint]) as process:
+        fake.ready = True
+        assert process.wait(20) == 0
 
 
 def test_bench_measures_levels_and_writes_them(fake, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from metric_learn_client import DeadlineError
 from metric_learn_client.testing import fake_embeddings
 
-from .test_commands import run
+from .commands import run
 
 
 class Hanging:

@@ -3,8 +3,8 @@
 import errno
 import json
 import os
-import resource
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,9 @@ from metric_learn_client.cli.shared.output_file import OutputFileError, WholeFil
 from metric_learn_client.jobs import embed_dataset
 from metric_learn_client.testing import FakeServable, fake_embeddings
 
-from .test_commands import COMMAND, run
+from .commands import run
 
+COMMAND = os.path.join(os.path.dirname(sys.executable), "metric-learn")  # in a shell: a start as users start it
 FULL = "No space left on device"
 
 
@@ -152,29 +153,24 @@ def test_an_output_that_cannot_be_is_said_before_any_work(fake, tmp_path, made, 
     assert arguments[-1].split("/")[0] in done.stderr
 
 
-def limited(size):
-    """Files of this process cannot be larger: a full disk, for which nobody has to be root."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
 @pytest.mark.parametrize("suffix", ["npy", "parquet", "jsonl"])
 def test_a_disk_too_full_for_the_output_is_said_before_the_first_image_is_sent(fake, made, tmp_path, suffix):
     output = tmp_path / f"x.{suffix}"
     files = sorted((made / "in").glob("*/*.jpg"))
-    done = run("embed", *files, "--endpoint", fake.endpoint, "--output", output, preexec_fn=limited(40_000))
+    done = run("embed", *files, "--endpoint", fake.endpoint, "--output", output, most_bytes=40_000)
     assert done.returncode == 1 and f"{output}: File too large: it will have up to 0." in done.stderr
     assert fake.calls == 0 and list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_too_full_for_an_index_is_one_line(made, tmp_path):
-    done = run("index", "build", made / "out", "--output", tmp_path / "index", preexec_fn=limited(20_000))
+    done = run("index", "build", made / "out", "--output", tmp_path / "index", most_bytes=20_000)
     assert (done.returncode, done.stderr) == (1, f"metric-learn: {tmp_path}/index: File too large\n")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_numbers_are_shown_also_where_their_report_cannot_be_written(made, tmp_path):
     line = ["evaluate", made / "out", "--label-from-folder", "--output", tmp_path / "x.json", "--json"]
-    done = run(*line, preexec_fn=limited(100))
+    done = run(*line, most_bytes=100)
     assert done.returncode == 1 and "File too large" in done.stderr and "Traceback" not in done.stderr
     assert json.loads(done.stdout)
 

@@ -3,14 +3,12 @@
 import hashlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from metric_learn_client.testing import FakeServable
-
-COMMAND = [sys.executable, "-c", "from metric_learn_client.cli import main; main()"]
+from tests.integration.client.commands import Command
 
 
 class Job:
@@ -21,17 +19,12 @@ class Job:
         self.arguments = ["embed", str(images), "--output-dir", str(out), "--endpoint", endpoint, "--json"]
         self.arguments += [str(flag) for flag in flags]
 
-    def start(self, *flags, prefix=()):
-        return subprocess.Popen(
-            [*prefix, *COMMAND, *self.arguments, *(str(flag) for flag in flags)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, *flags, streams=None):
+        return Command([*self.arguments, *flags], streams=streams)
 
-    def run(self, *flags, prefix=(), timeout=120):
+    def run(self, *flags, timeout=120):
         """(exit code, events, stderr)"""
-        with self.start(*flags, prefix=prefix) as process:
+        with self.start(*flags) as process:
             try:
                 out, err = process.communicate(timeout=timeout)
             except subprocess.TimeoutExpired:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import pytest
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs import embed_dataset, verify
 from metric_learn_client.testing import fake_embeddings
-from tests.integration.client.jobs.conftest import COMMAND, Job, data, make_images
+from tests.integration.client.jobs.conftest import Job, data, make_images
 
 
 def columns_of(folder):
@@ -169,15 +168,15 @@ def test_a_terminal_gets_a_bar_with_rate_failures_and_shards(tmp_path, fake):
     job = Job(images, tmp_path / "out", fake.endpoint, "--shard-size", 20)
     job.arguments.remove("--json")
     master, terminal = os.openpty()
-    process = subprocess.Popen([*COMMAND, *job.arguments], stdout=terminal, stderr=terminal, stdin=terminal)
+    process = job.start(streams=(terminal, terminal, terminal))
     os.close(terminal)
     shown = b""
     with contextlib.suppress(OSError):  # how the end of a terminal shows
         while block := os.read(master, 4096):
             shown += block
     os.close(master)
-    assert process.wait(30) == ExitCode.SOME_FAILED
     text = shown.decode()
+    assert process.wait(30) == ExitCode.SOME_FAILED, text
     assert "60/60" in text and "failed=1" in text and "row/s" in text and "59 embedded, 1 failed, of 60 rows" in text
 
 
