@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from servable.gateway.call.request import Payload
 from servable.gateway.queue.suspects import EndsProcess
 
 START_S = 10.0
+FROM_OUTSIDE = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 IMAGE_S = 8.0  # for one to come through: on a busy host, the processor time that it may take there
 
 
@@ -26,10 +28,8 @@ IMAGE_S = 8.0  # for one to come through: on a busy host, the processor time tha
 async def image_trial(python: Path, limits: dict[str, int], run_dir: Path) -> AsyncIterator[EndsProcess]:
     """Gives `ends`: whether the image ended the process that it was tried in. No answer in time is no end.
 
-    limits: of metric_learn_client.preprocess.DecodeLimits, as the workers have them.
-
-    To be used in the main thread: the kernel ends the process with the thread that started it. Raises OSError where no
-    process can be had.
+    limits: of metric_learn_client.preprocess.DecodeLimits, as the workers have them. To be used in the main thread: the
+    kernel ends the process with the thread that started it. Raises OSError where no process can be had.
     """
     directory = Path(tempfile.mkdtemp(prefix="serving-trial-", dir=run_dir))
     settings: WorkerSettings = {
@@ -55,10 +55,13 @@ async def image_trial(python: Path, limits: dict[str, int], run_dir: Path) -> As
         stdin.writelines((HEAD.pack(method == METHOD_EMBED_PIXELS, len(image)), image))
         with contextlib.suppress(asyncio.TimeoutError):
             answer = await asyncio.wait_for(stdout.read(1), IMAGE_S)
-        if answer != DONE:
-            ended, process = process, None
+        if answer == DONE:
+            return False
+        ended, process = process, None
+        if answer is None:
             await _end(ended)
-        return answer == b""
+        # Else it closed its pipe at its end. Who stops the server may send a signal to every process of it.
+        return await ended.wait() not in FROM_OUTSIDE and answer == b""
 
     try:
         yield ends
@@ -78,6 +81,7 @@ async def _started(python: Path, directory: Path, environment: dict[str, str]) -
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=said,
+            start_new_session=True,
         )
     assert process.stdout is not None
     try:

@@ -38,9 +38,9 @@ def _try_all(stages: Any, answers: int) -> None:
     while head := sys.stdin.buffer.read(HEAD.size):
         is_pixels, size = HEAD.unpack(head)
         image = sys.stdin.buffer.read(size)
-        values: list[Any] = [np.frombuffer(images_head([image]) + image, np.uint8)]
         _limit_processor_time()
         try:
+            values: list[Any] = [np.frombuffer(images_head([image]) + image, np.uint8)]
             for stage in (stages.check_pixels if is_pixels else stages.preprocess, stages.embed, stages.l2_normalize):
                 values = list(stage(tuple((value,) for value in values)))
         except Exception:  # its error, as in a worker: it ends nothing
@@ -51,8 +51,8 @@ def _try_all(stages: Any, answers: int) -> None:
 def _limit_processor_time() -> None:
     """The kernel ends this process where the next image holds it up."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + PROCESSOR_S, hard))
+    most, (_, hard) = int(used.ru_utime + used.ru_stime) + 1 + PROCESSOR_S, resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 if __name__ == "__main__":

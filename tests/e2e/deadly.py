@@ -24,6 +24,8 @@ def preprocess(instances):
             os.kill(os.getpid(), signal.SIGKILL)
         if b"#crash" in tail:
             ctypes.string_at(0)
+        if b"#term" in tail:
+            os.kill(os.getpid(), signal.SIGTERM)
         if b"#stop" in tail:
             os.kill(os.getpid(), signal.SIGSTOP)
         while b"#spin" in tail:
@@ -33,7 +35,7 @@ def preprocess(instances):
 
 
 def copy_of_the_server(folder):
-    """A copy whose worker obeys the last bytes of a picture: #kill, #crash, #stop, #spin."""
+    """A copy whose worker obeys the last bytes of a picture: #kill, #crash, #term, #stop, #spin."""
     for name in ("servable", "configs"):
         ignored = shutil.ignore_patterns("__pycache__", "[0-9]*", "*.mindir")
         shutil.copytree(conftest.REPOSITORY / name, folder / name, ignore=ignored)

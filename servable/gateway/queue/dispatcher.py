@@ -304,7 +304,7 @@ class Dispatcher:
                         if (job, index) in self._suspects:
                             self._suspects.remove((job, index))
                         self._convict(job, index, "MindSpore Serving, or was there, and a process that it was tried in")
-        except OSError as error:
+        except Exception as error:  # they wait for its end
             log.warning("suspects go to MindSpore Serving without having been tried: %s", error)
         finally:
             self._untried.clear()

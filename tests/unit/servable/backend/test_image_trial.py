@@ -60,6 +60,10 @@ def test_an_image_that_only_gives_no_answer_is_not_named(tmp_path, deadly, monke
     assert tried(tmp_path, picture(GOOD, "stop"), GOOD, python=deadly) == [False, False]
 
 
+def test_a_signal_that_a_stop_of_the_server_sends_to_all_blames_no_image(tmp_path, deadly):
+    assert tried(tmp_path, picture(GOOD, "term"), GOOD, python=deadly) == [False, False]
+
+
 def test_where_no_process_can_be_had_it_says_so(tmp_path):
     with pytest.raises(OSError, match="no process to try images in"):
         tried(tmp_path, GOOD, python=Path("/bin/false"))
