@@ -33,7 +33,7 @@ INSTEAD = "OpenCV will resize (slower, the same pixels)"
 
 
 class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg,misc]
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002  hatchling's signature
         if not compile_kernel():
             return
         build_data["artifacts"].append(str(LIBRARY.relative_to(PACKAGE.parent.parent)))

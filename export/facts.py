@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class ModelFacts:
     expected_extras: tuple[str, ...]
 
 
-@lru_cache(maxsize=None)
+@cache
 def model_facts(path: Path = MODEL_YAML) -> ModelFacts:
     """The facts of the model. Raises OSError or KeyError where the file is missing or incomplete."""
     document: dict[str, Any] = yaml.safe_load(path.read_text())

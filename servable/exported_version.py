@@ -73,6 +73,12 @@ class ExportedVersion:
     compiled_ahead: frozenset[int] = frozenset()  # batch sizes whose `models` are offline models
     aipp_config: Optional[Path] = None  # for the others, where `models` need it
 
+    @property
+    def device_models(self) -> dict[int, int]:
+        """How many models of each batch size a device's worker loads: two of the largest, so that one's pictures are
+        copied while the other runs."""
+        return {size: 2 if size == max(self.batch_sizes) > 1 else 1 for size in self.batch_sizes}
+
     def with_batch_sizes(self, sizes: Sequence[int]) -> ExportedVersion:
         """The same with fewer MindIRs, which are about equally large."""
         share = len(sizes) / len(self.batch_sizes)

@@ -23,6 +23,7 @@ from servable.doctor.resources import memory_problems
 from servable.exported_version import ExportedVersion
 from servable.gateway import Backends, Gateway, Served
 from servable.host.control import ControlServer
+from servable.host.memory import give_back_memory
 from servable.host.own_process import say
 from servable.host.service_manager import ServiceManager
 
@@ -54,6 +55,7 @@ class Server:
             on_unhealthy=self._unhealthy,
             batch_runs=self._launcher.batch_runs,
             decoder_restarts=self._launcher.decoder_restarts,
+            trial=self._launcher.image_trial,
         )
         self._control = ControlServer(run_dir, self._order)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -67,12 +69,13 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
         loop.add_signal_handler(signal.SIGHUP, self._spawn_reload)
-        watching = asyncio.create_task(self._manager.watch())
+        beside = [asyncio.create_task(each) for each in (self._manager.watch(), give_back_memory())]
         try:
             gave_up = await self._serve()
         finally:
             await self._end()
-            watching.cancel()
+            for task in beside:
+                task.cancel()
         return ExitCode.NOT_REACHABLE if gave_up else self._signal_code()
 
     async def _serve(self) -> bool:

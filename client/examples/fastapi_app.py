@@ -3,8 +3,9 @@
 Run it with `fastapi run client/examples/fastapi_app.py`.
 """
 
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, AsyncIterator
+from typing import Annotated, Any
 
 from fastapi import FastAPI, File, HTTPException
 
@@ -14,7 +15,7 @@ clients: dict[str, AsyncEmbeddingClient] = {}
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     async with AsyncEmbeddingClient("127.0.0.1:5500", deadline_s=5.0) as clients["embed"]:
         yield
 

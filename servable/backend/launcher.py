@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import signal
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Optional
 
@@ -14,6 +16,7 @@ import psutil
 
 from metric_learn_client import wire
 from servable.backend.bounded_log import BoundedLog
+from servable.backend.image_trial import image_trial
 from servable.backend.leftovers import note_workers, remove_segments
 from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
@@ -23,6 +26,7 @@ from servable.engine import batch_stats, device_watch
 from servable.engine.settings import MasterSettings, WatchSettings, WorkerSettings
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import BackendFacts, Golden
+from servable.gateway.queue.suspects import EndsProcess
 from servable.runtime.cann import find_cann
 from servable.runtime.device_probe import dead_devices
 from servable.runtime.engine_python import engine_python
@@ -82,7 +86,8 @@ class Child:
     def progress(self) -> str:
         """What it does before it serves, in words; nothing where there is nothing to say. Blocks for a moment."""
         begun = self._backend.compiles_begun() if self._devices else 0
-        models = self._devices * len(set(self._version.batch_sizes) - self._version.compiled_ahead)
+        loaded, ahead = self._version.device_models, self._version.compiled_ahead
+        models = self._devices * sum(count for size, count in loaded.items() if size not in ahead)
         return f"compiling model {begun} of {models} for the device" if begun else ""
 
     def workers_alive(self) -> int:
@@ -197,15 +202,17 @@ class Launcher:
 
     def batch_runs(self) -> dict[int, tuple[int, int]]:
         """Batch size -> (runs, images) of the network, since this server started: all children, also ended ones."""
-        try:
+        with contextlib.suppress(OSError):  # no descriptor free: counters never go back, so the last ones hold
             self._batch_runs = batch_stats.read(self._run_dir)
-        except OSError:  # no descriptor free: counters never go back, so the last ones hold
-            pass
         return self._batch_runs
 
     def decoder_restarts(self) -> int:
         """Decoders of pictures that ended unasked and were replaced, since this server started."""
         return batch_stats.decoder_restarts(self._run_dir)
+
+    def image_trial(self) -> AbstractAsyncContextManager[EndsProcess]:
+        """Where images are tried that were in a child when it ended."""
+        return image_trial(engine_python(self._config), decode_limits(self._config), self._run_dir)
 
     def look_for_devices(self) -> None:
         """Before a launch: which of several devices can be opened. One alone shows by itself. Blocks for seconds.
@@ -243,6 +250,7 @@ class Launcher:
         )
         worker = worker_settings(config, version, self._run_dir)
         if not cpu:
+            worker["copies"] = {str(size): count for size, count in version.device_models.items()}
             worker["lite_config"] = str(write_lite_config(directory, config, version))
             worker["watch"] = _write_golden(directory, version, config)
         cann = None if cpu else find_cann(os.environ)
@@ -276,9 +284,13 @@ def worker_settings(config: Config, version: ExportedVersion, run_dir: Path) -> 
         "run_overhead_images": config.backend.run_overhead_images,
         "batch_sizes": list(version.batch_sizes),
         "models": {str(size): version.models[size] for size in version.batch_sizes},
-        "limits": config.limits.model_dump(include={"max_image_bytes", "max_image_px"}),
+        "limits": decode_limits(config),
         "run_dir": str(run_dir),
     }
+
+
+def decode_limits(config: Config) -> dict[str, int]:
+    return config.limits.model_dump(include={"max_image_bytes", "max_image_px"})
 
 
 def write_lite_config(directory: Path, config: Config, version: ExportedVersion) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -54,7 +55,7 @@ class ServingProcess:
             self.process = subprocess.Popen(
                 [str(python), "-m", "servable.engine.master", str(settings_file), str(os.getpid())],
                 cwd=directory,
-                env=_environment(library_path, cann, worker, run_dir or directory),
+                env=worker_environment(library_path, cann, worker, run_dir or directory),
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=writing,
@@ -112,18 +113,14 @@ class ServingProcess:
         """Ends the child and everything it started. Returns when nothing of it is left."""
         if self.process.poll() is None:
             self.process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                pass
         self.kill()
 
     def signal_kill(self) -> None:
         """The signal alone: a `stop` that waits comes to its end."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # whatever is left of its session
-        except ProcessLookupError:
-            pass
 
     def kill(self) -> None:
         """Ends it at once, also when it is stopped or hangs."""
@@ -141,7 +138,10 @@ class ServingProcess:
             return True
 
 
-def _environment(library_path: Path, cann: Optional[Cann], worker: ProbeSettings, run_dir: Path) -> dict[str, str]:
+def worker_environment(
+    library_path: Path, cann: Optional[Cann], worker: ProbeSettings, run_dir: Path
+) -> dict[str, str]:
+    """Of the processes that run the servable's code, and what marks them as this server's."""
     environment = child_environment(library_path, cann)
     environment[WORKER_VARIABLE] = json.dumps(worker)
     environment[MARKER] = str(run_dir)

@@ -124,9 +124,9 @@ class Versions:
         for number in sorted(numbers):
             supervisor = self._running[number]  # kept there until it has ended: `stop` must find it
             backend = self._known_backend(number)
-            if backend is not None and number != self.default:
-                if not await self._registry.retire(backend, self._drain_s):
-                    log.warning("version %d: calls were still open after %g s", number, self._drain_s)
+            taken_out = backend if number != self.default else None
+            if taken_out is not None and not await self._registry.retire(taken_out, self._drain_s):
+                log.warning("version %d: calls were still open after %g s", number, self._drain_s)
             await supervisor.stop()
             del self._running[number]
 

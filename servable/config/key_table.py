@@ -36,7 +36,7 @@ def with_key_table(page: str) -> str:
     before, head, rest = page.partition(HEAD.splitlines()[0].partition("| default")[0])
     if not head:
         raise ValueError(f"no table that begins with {head!r}")
-    rows, gap, after = rest.partition("\n\n")
+    _, gap, after = rest.partition("\n\n")
     return before + key_table() + gap[1:] + after
 
 

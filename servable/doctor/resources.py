@@ -60,7 +60,8 @@ def _shared_memory(config: Config, versions: Sequence[ExportedVersion]) -> Itera
         return
     height, width, channels = wire.PIXELS_SHAPE
     item_bytes = height * width * channels + wire.EMBEDDING_DIM * 4
-    needed = extra * sum(ROUNDS * size * item_bytes for version in versions for size in version.batch_sizes)
+    images = sum(size * count for version in versions for size, count in version.device_models.items())
+    needed = extra * ROUNDS * images * item_bytes
     try:
         free = shutil.disk_usage("/dev/shm").free
     except OSError:
@@ -89,8 +90,11 @@ def _tasks(config: Config, versions: int) -> Iterator[Problem]:
 
 def memory_problems(config: Config, versions: Sequence[ExportedVersion]) -> Iterator[Problem]:
     """A lower bound: below it the kernel would end the worker while it loads."""
-    copies = config.backend.workers if config.backend.target == "cpu" else len(config.backend.device_ids)
-    needed = sum(copies * (WORKER_MB * 2**20 + WEIGHTS_FACTOR * version.mindir_bytes) for version in versions)
+    cpu = config.backend.target == "cpu"
+    workers, needed = config.backend.workers if cpu else len(config.backend.device_ids), 0.0
+    for version in versions:
+        models = 1.0 if cpu else sum(version.device_models.values()) / len(version.batch_sizes)
+        needed += workers * (WORKER_MB * 2**20 + WEIGHTS_FACTOR * models * version.mindir_bytes)
     free = min(psutil.virtual_memory().available, _memory_left())
     if free < needed:
         what = f"needs at least {needed / 2**20:.0f} MB of memory, {free / 2**20:.0f} are free"

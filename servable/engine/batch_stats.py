@@ -1,8 +1,8 @@
 """How often the network ran at each batch size, with how many real images, and how often a decoder was replaced:
 counted in workers, read by the server.
 
-A worker writes one small file of its own in the run directory, through a memory map: no system call, no lock, no
-reply that waits. A worker that dies leaves its file, so the sums never go back. Standard library only: it is imported
+A worker writes one small file of its own in the run directory, through a memory map: no system call and no reply
+that waits. A worker that dies leaves its file, so the sums never go back. Standard library only: it is imported
 in workers as well.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,11 +20,12 @@ _ROW = struct.Struct("=QQQ")  # batch size, runs, images; the last row: 0, decod
 
 
 class BatchStats:
-    """The counters of one worker. `count` is for one thread."""
+    """The counters of one worker."""
 
     def __init__(self, run_dir: Path, batch_sizes: Sequence[int]) -> None:
         self._at = {size: index * _ROW.size for index, size in enumerate(batch_sizes)}
         self._totals = {size: (0, 0) for size in batch_sizes}
+        self._lock = threading.Lock()
         self._decoders_at = len(self._at) * _ROW.size
         # Start time beside the process number: another worker may get the same one later.
         name = PATTERN.replace("*", f"{os.getpid()}-{os.stat('/proc/self').st_ctime_ns}")
@@ -35,9 +37,10 @@ class BatchStats:
 
     def count(self, batch_size: int, images: int, runs: int = 1) -> None:
         """One run of the network: `images` of its `batch_size` rows were real, the others padding."""
-        before_runs, before_images = self._totals[batch_size]
-        self._totals[batch_size] = totals = (before_runs + runs, before_images + images)
-        _ROW.pack_into(self._map, self._at[batch_size], batch_size, *totals)
+        with self._lock:
+            before_runs, before_images = self._totals[batch_size]
+            self._totals[batch_size] = totals = (before_runs + runs, before_images + images)
+            _ROW.pack_into(self._map, self._at[batch_size], batch_size, *totals)
 
     def count_decoder_restarts(self, restarts: int) -> None:
         """So many in all, in this worker. From any one thread, also beside `count`."""

@@ -34,15 +34,15 @@ def serve(settings: MasterSettings) -> None:
     server.start_grpc_server(settings.address, max_msg_mb_size=MAX_MESSAGE_MB)
 
 
-def _end_with_parent(parent: int) -> None:
-    """The kernel sends SIGTERM when the server dies, however it dies; workers watch this process themselves."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with_parent(parent: int, number: int = signal.SIGTERM) -> None:
+    """The kernel sends the signal when the server dies, however it dies; workers watch the master themselves."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it died before
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    _end_with_parent(int(sys.argv[2]))
+    end_with_parent(int(sys.argv[2]))
     document = json.loads(Path(sys.argv[1]).read_text())
     document["device_ids"] = tuple(document["device_ids"])
     serve(MasterSettings(**document))

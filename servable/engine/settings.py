@@ -51,7 +51,11 @@ class _EveryWorker(ProbeSettings):
 
 
 class WorkerSettings(_EveryWorker, total=False):
-    """Of the servable metric_learn. The last two: beside a device alone; lite_config is MindSpore Lite's file."""
+    """Of the servable metric_learn. All of these beside a device alone.
 
+    lite_config: MindSpore Lite's file. copies: batch size, as JSON writes it -> how many Models of it are loaded.
+    """
+
+    copies: dict[str, int]
     lite_config: str
     watch: WatchSettings

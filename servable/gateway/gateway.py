@@ -40,6 +40,7 @@ from servable.gateway.observe.metrics import GatewayMetrics
 from servable.gateway.observe.tracing import Tracer
 from servable.gateway.preparation import prepare
 from servable.gateway.queue.dispatcher import Dispatcher
+from servable.gateway.queue.suspects import Trial
 from servable.gateway.readiness import Readiness
 from servable.gateway.security.tls import Certificates
 from servable.gateway.security.tokens import Tokens
@@ -59,6 +60,7 @@ class Gateway:
 
     on_unhealthy: a version's backend stays wrong or silent and should be replaced; called once for each backend.
     batch_runs: batch size -> (runs, images) of the network so far; decoder_restarts: decoders that ended unasked.
+    trial: where images are tried that were in a backend when it ended.
     """
 
     def __init__(
@@ -69,10 +71,12 @@ class Gateway:
         on_unhealthy: Callable[[Served, str], None],
         batch_runs: Callable[[], Mapping[int, tuple[int, int]]] = _no_batch_runs,
         decoder_restarts: Callable[[], int] = lambda: 0,
+        trial: Optional[Trial] = None,
     ) -> None:
         self._settings = settings
         self._backends = backends
         self._on_unhealthy = on_unhealthy
+        self._trial = trial
         self._admission = Admission(settings.limits, time.monotonic)
         self.metrics = GatewayMetrics(self._admission, backends, batch_runs, decoder_restarts)
         self._lanes: dict[Served, tuple[Dispatcher, asyncio.Task[None]]] = {}
@@ -225,7 +229,7 @@ class Gateway:
         """Every other path, reflection too. A stream, so that no body is read."""
         known = ", ".join(self._handlers())
 
-        async def answer(_bodies: Any, context: Any) -> bytes:
+        async def answer(_bodies: Any, _context: Any) -> bytes:
             raise CallError(grpc.StatusCode.UNIMPLEMENTED, f"there is no such call here; known: {known}")
 
         return grpc.stream_unary_rpc_method_handler(self._questions.answers(answer))
@@ -272,6 +276,7 @@ class Gateway:
             wait_when_down=settings.server.when_down == "wait",
             timeout_s=settings.deadlines.max_s + PART_GRACE_S,
             on_images=self._admission.finished,
+            trial=self._trial,
         )
         readiness = Readiness(served, dispatcher, settings.readiness, self._on_unhealthy, self.metrics)
         self._lanes[served] = (dispatcher, asyncio.ensure_future(readiness.run()))

@@ -6,6 +6,7 @@ first. So no link is followed into it, and nothing that the server did not make 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -32,10 +33,8 @@ def locate(given: Path) -> Path:
 def make(path: Path) -> None:
     """Where nothing is there yet. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with contextlib.suppress(FileExistsError):  # `open_private` looks at whose it is
         path.mkdir(MODE)
-    except FileExistsError:
-        pass  # `open_private` looks at whose it is
 
 
 def open_private(path: Path) -> int:

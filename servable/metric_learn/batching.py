@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 
-@lru_cache(maxsize=None)
+@cache
 def plan(count: int, sizes: tuple[int, ...], overhead_images: float) -> tuple[int, ...]:
     """Runs for `count` images: a tuple of batch sizes whose sum is >= count, with the least estimated cost.
 

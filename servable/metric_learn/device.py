@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,46 +29,48 @@ Array = npt.NDArray[Any]
 
 
 class Device:
-    """`models`: batch size -> Model. golden: uint8 [224, 224, 3] and its float32 [2048] of unit norm."""
+    """`models`: batch size -> Models of it. golden: uint8 [224, 224, 3] and its float32 [2048] of unit norm."""
 
     def __init__(
-        self, number: int, models: Mapping[int, Any], golden: Array, embedding: Array, settings: WatchSettings
+        self, number: int, models: Mapping[int, Sequence[Any]], golden: Array, embedding: Array, settings: WatchSettings
     ) -> None:
         self._number = number
         self._models = models
         self._golden, self._embedding = golden, embedding.astype(np.float64)
         self._limit, self._check_s = settings["limit"], settings["check_s"]
         self._watch = DeviceWatch(Path(settings["directory"]), number)
+        self._proving = threading.Lock()
         self._blamed_at = float("-inf")  # when a picture was last to blame
 
-    def run(self, size: int, instances: Sequence[Sequence[Array]]) -> Any:
-        """What Model.call gives. Does not return where the device is not to be trusted."""
-        if not self._watch.proved_within(self._check_s):
-            self._prove()
-        rows = self._run(size, instances)
-        if not _finite(rows) and time.monotonic() - self._blamed_at > BLAME_S:
-            self._prove()  # it is the device, which this does not survive, or a picture that float16 does not hold
-            rows = self._run(size, instances)
-            self._blamed_at = time.monotonic()
+    def run(self, model: Any, instances: Sequence[Sequence[Array]]) -> Any:
+        """What Model.call gives. Does not return where the device is not to be trusted. From several threads."""
+        with self._proving:
+            if not self._watch.proved_within(self._check_s):
+                self._prove()
+        rows = self._run(model, instances)
+        if not _finite(rows):
+            with self._proving:
+                if time.monotonic() - self._blamed_at > BLAME_S:
+                    self._prove()  # it is the device, which ends here, or a picture that float16 does not hold
+                    rows = self._run(model, instances)
+                    self._blamed_at = time.monotonic()
         return rows
 
-    def _run(self, size: int, instances: Sequence[Sequence[Array]]) -> Any:
-        self._watch.began()
-        try:
-            rows = self._models[size].call(instances)
-        except Exception as error:  # every input has one form, so the pictures are not to blame
-            self._end(f"DeviceError: a run of {size} images failed ({error})")
-        self._watch.ended()
-        return rows
+    def _run(self, model: Any, instances: Sequence[Sequence[Array]]) -> Any:
+        with self._watch.run():
+            try:
+                return model.call(instances)
+            except Exception as error:  # every input has one form, so the pictures are not to blame
+                self._end(f"DeviceError: a run of {len(instances)} images failed ({error})")
 
     def _prove(self) -> None:
-        """Every batch size, full: the golden picture beside its negative, so that rows that change places show."""
+        """Every Model, full: the golden picture beside its negative, so that rows that change places show."""
         negative, expected = np.ascontiguousarray(255 - self._golden), None
-        for size in sorted(self._models):
+        for size, model in [(size, model) for size, models in sorted(self._models.items()) for model in models]:
             pictures = [(self._golden, negative)[index % 2] for index in range(size)]
-            rows = [_unit(row[0]) for row in self._run(size, [[picture] for picture in pictures])]
+            rows = [_unit(row[0]) for row in self._run(model, [[picture] for picture in pictures])]
             if expected is None:
-                expected = _unit(self._run(size, [[negative]] * size)[0][0])
+                expected = _unit(self._run(model, [[negative]] * size)[0][0])
             for row, picture in zip(rows, pictures):
                 right = self._embedding if picture is self._golden else expected
                 distance = float(np.linalg.norm(row - right))

@@ -1,4 +1,4 @@
-"""The network's own thread: batches run as soon as their pictures are decoded, while this worker's stages go on.
+"""The network's own threads: batches run as soon as their pictures are decoded, while this worker's stages go on.
 
 All Python stages of a worker share one thread of MindSpore Serving. A stage hands a batch over and gets a ticket; a
 later stage redeems it. In between the next batches are handed over and decoded, so the network need not wait for them.
@@ -7,8 +7,8 @@ later stage redeems it. In between the next batches are handed over and decoded,
 from __future__ import annotations
 
 import itertools
-import queue
 import threading
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -33,18 +33,23 @@ class _Batch:
 
 
 class Runs:
-    """`embed` runs the network; it is called in this object's thread alone, with `most` pictures or fewer where the
-    batches are no larger. `describe` gives the error of a picture that could not be decoded."""
+    """`embeds` run the network, each in a thread of this object and with `most` pictures or fewer where the batches are
+    no larger. With several of them one run's pictures go to the device while another's are computed. `describe` gives
+    the error of a picture that could not be decoded."""
 
-    def __init__(self, embed: Embed, describe: Callable[[Exception], str], *, most: int, dim: int, kept: int) -> None:
-        self._embed = embed
+    def __init__(
+        self, embeds: Sequence[Embed], describe: Callable[[Exception], str], *, most: int, dim: int, kept: int
+    ) -> None:
         self._describe = describe
         self._most, self._dim, self._kept = most, dim, kept
         self._lock = threading.Lock()  # of the batches' counts
         self._numbers = itertools.count(1)
         self._batches: dict[int, _Batch] = {}
-        self._ready: queue.SimpleQueue[_Batch] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="runs", daemon=True).start()
+        self._ready: deque[_Batch] = deque()
+        self._running = 0
+        self._changed = threading.Condition()  # of the two above
+        for embed in embeds:
+            threading.Thread(target=self._run, args=(embed,), name="runs", daemon=True).start()
 
     def submit(self, pictures: Sequence[Union[Future[Array], Picture]]) -> int:
         """Returns the batch's ticket."""
@@ -76,25 +81,18 @@ class Runs:
             batch.undecoded -= 1
             last = not batch.undecoded
         if last:
-            self._ready.put(batch)
+            with self._changed:
+                self._ready.append(batch)
+                self._changed.notify()
 
-    def _run(self) -> None:
-        following: Optional[_Batch] = None
+    def _run(self, embed: Embed) -> None:
         while True:
-            batches = [following or self._ready.get()]
-            following, count = None, len(batches[0].pictures)
-            while following is None:  # small ones run together
-                try:
-                    batch = self._ready.get_nowait()
-                except queue.Empty:
-                    break
-                count += len(batch.pictures)
-                if count > self._most:
-                    following = batch
-                else:
-                    batches.append(batch)
+            with self._changed:
+                self._changed.wait_for(self._worth_a_run)
+                batches = self._take()
+                self._running += 1
             try:
-                outcomes = self._outcomes(batches)
+                outcomes = self._outcomes(embed, batches)
             except Exception as error:
                 for batch in batches:
                     batch.outcome.set_exception(error)
@@ -103,13 +101,30 @@ class Runs:
                     batch.outcome.set_result(outcome)
             for batch in batches:
                 batch.pictures.clear()  # rows may wait for longer, or for nobody
+            with self._changed:
+                self._running -= 1
+                self._changed.notify()
 
-    def _outcomes(self, batches: Sequence[_Batch]) -> list[Outcome]:
+    def _worth_a_run(self) -> bool:
+        """Beside a run that is under way only a full one is: small batches wait for its end, and then run together."""
+        if not self._running:
+            return bool(self._ready)
+        return sum(len(batch.pictures) for batch in self._ready) >= self._most
+
+    def _take(self) -> list[_Batch]:
+        batches = [self._ready.popleft()]
+        count = len(batches[0].pictures)
+        while self._ready and count + len(self._ready[0].pictures) <= self._most:
+            batches.append(self._ready.popleft())
+            count += len(batches[-1].pictures)
+        return batches
+
+    def _outcomes(self, embed: Embed, batches: Sequence[_Batch]) -> list[Outcome]:
         pictures = [picture for batch in batches for picture in batch.pictures]
         good = [(index, picture) for index, picture in enumerate(pictures) if not isinstance(picture, Exception)]
         rows = np.zeros((len(pictures), self._dim), np.float32)
         if good:
-            for (index, _), row in zip(good, self._embed([picture for _, picture in good])):
+            for (index, _), row in zip(good, embed([picture for _, picture in good])):
                 rows[index] = row
         outcomes, start = [], 0
         for batch in batches:

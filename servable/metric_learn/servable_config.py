@@ -13,10 +13,18 @@ if stages.WORKER["device"] == "cpu":
 else:
     context.append_device_info(register.AscendDeviceInfo())
 
+# MindSpore Serving copies a Model's input, runs it and hands its output on, one after the other in a thread of its own.
+# Where a batch size has several Models, one is copied to while another runs. They are told apart by their file's name.
 for size in stages.SIZES:
-    stages.MODELS[size] = register.declare_model(
-        stages.WORKER["models"][str(size)], "MindIR", context=context, config_file=stages.WORKER.get("lite_config")
-    )
+    stages.MODELS[size] = [
+        register.declare_model(
+            "./" * copy + stages.WORKER["models"][str(size)],
+            "MindIR",
+            context=context,
+            config_file=stages.WORKER.get("lite_config"),
+        )
+        for copy in range(stages.COPIES.get(str(size), 1))
+    ]
 
 PACKED = 64  # batches that the first stage takes at once: all that wait, so that all are decoded
 

@@ -16,8 +16,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -43,7 +45,8 @@ Instances = tuple[tuple[Array, ...], ...]  # what MindSpore Serving hands a batc
 WORKER: WorkerSettings = json.loads(os.environ[WORKER_VARIABLE])
 LIMITS = DecodeLimits(**WORKER["limits"])
 SIZES = tuple(WORKER["batch_sizes"])
-MODELS: dict[int, Any] = {}  # batch size -> Model, filled by servable_config
+MODELS: dict[int, list[Any]] = {}  # batch size -> Models of it, filled by servable_config
+COPIES = WORKER.get("copies", {})
 STATS = BatchStats(Path(WORKER["run_dir"]), SIZES)
 KEPT_TICKETS = 1024  # far more than MindSpore Serving ever has in a worker
 
@@ -57,6 +60,7 @@ class StageError(Exception):
 
 
 _device: Optional[Device] = None  # made at the first run: while this module is imported there is no model yet
+_making = threading.Lock()
 
 
 def preprocess(instances: Instances) -> Iterator[Array]:
@@ -123,31 +127,43 @@ def _describe(error: Exception) -> str:
     return f"this worker cannot decode: {error}"  # no image's fault: the gateway knows the word "worker", asks again
 
 
-def _run(size: int, instances: list[list[Array]]) -> Any:
+def _run(model: Any, instances: list[list[Array]]) -> Any:
     """One run of the network: here, or on a device, which is watched; a worker without one asks those that have."""
     global _device
     if WORKER["device"] == "cpu":
-        return MODELS[size].call(instances)
+        return model.call(instances)
     number = os.environ.get("SERVING_DEVICE_ID")  # MindSpore Serving sets it in workers with a device alone
     if number is None:
-        return call_with_retry(MODELS[size], instances)
-    if _device is None:
-        settings = WORKER["watch"]
-        golden = _pool.submit(Path(settings["golden_image"]).read_bytes()).result()
-        embedding = np.load(settings["golden_embedding"], allow_pickle=False)
-        _device = Device(int(number), MODELS, golden, embedding, settings)
-    return _device.run(size, instances)
+        return call_with_retry(model, instances)
+    with _making:
+        _device = _device or _make_device(int(number))
+    return _device.run(model, instances)
 
 
-def _embed_all(pictures: list[Array]) -> list[Array]:
-    """uint8 [224, 224, 3] each -> float32 [2048] each, in as many runs as it takes."""
+def _make_device(number: int) -> Device:
+    settings = WORKER["watch"]
+    golden = _pool.submit(Path(settings["golden_image"]).read_bytes()).result()
+    embedding = np.load(settings["golden_embedding"], allow_pickle=False)
+    return Device(number, MODELS, golden, embedding, settings)
+
+
+def _embed_all(which: int, pictures: list[Array]) -> list[Array]:
+    """uint8 [224, 224, 3] each -> float32 [2048] each, in as many runs as it takes, with `which` of the Models."""
     rows: list[Array] = []
     for size in plan(len(pictures), SIZES, WORKER["run_overhead_images"]):
         run = pictures[len(rows) : len(rows) + size]
-        made = _run(size, [[picture] for picture in run])
+        models = MODELS[size]
+        made = _run(models[which % len(models)], [[picture] for picture in run])
         STATS.count(size, images=len(run))
         rows.extend(row for (row,) in made)
     return rows
 
 
-_runs = Runs(_embed_all, _describe, most=max(SIZES), dim=EMBEDDING_DIM, kept=KEPT_TICKETS)
+# As many threads as a batch size has Models, each with its own.
+_runs = Runs(
+    [partial(_embed_all, which) for which in range(max(COPIES.values(), default=1))],
+    _describe,
+    most=max(SIZES),
+    dim=EMBEDDING_DIM,
+    kept=KEPT_TICKETS,
+)

@@ -10,7 +10,7 @@ import re
 import subprocess
 import time
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Optional
 
@@ -59,7 +59,7 @@ step("opened", opened)
 Steps = dict[str, tuple[str, Optional[str]]]  # name -> (error or nothing, result)
 
 
-@lru_cache(maxsize=None)
+@cache
 def probe(python: Path, cann: Cann) -> Steps:
     """The chip's name, whether each of LOADED can be loaded, whether each of IMPORTED can be imported.
 

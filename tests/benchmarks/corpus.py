@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,7 @@ QUALITY = 90  # 4:2:0, OpenCV's default
 PORTRAIT_EVERY = 3  # of three pictures one is upright
 
 
-@lru_cache(maxsize=None)
+@cache
 def pictures(size: str, count: int) -> tuple[bytes, ...]:
     """`count` different JPEGs of about `size`: the photos, shifted so that no two are equal."""
     width, height = SIZES_PX[size]

@@ -2,12 +2,14 @@
 
 .venv/client/bin/python -m tests.benchmarks.devices [--rates 500,2000,4000] [--images 1,8,32] [--callers 1,8,64]
     [--seconds 3] [--pictures] [--cores] [--set SECTION.KEY=VALUE ...] [--output results/bench]
+.venv/client/bin/python -m tests.benchmarks.devices --single
 
 The device is tests/ascend/simulated_cann: the product, MindSpore Serving and MindSpore Lite's Ascend plugins are real,
 a run takes the time given here and no CPU, and every row is the golden embedding. `embed_pixels` unless --pictures:
 pixels are 150,528 bytes an image. The load comes from a process of its own on the same cores, with grpc.aio and
 ready-made requests; its CPU is given apart. --cores: the fastest device's images/s on one core, two, ... all, load
-included, and a plot. Needs what tests/ascend needs: root, for a mount namespace, and g++.
+included, and a plot. --single: calls of one image, against a bare echo, and at random times. Needs what tests/ascend
+needs: root, for a mount namespace, and g++.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ BATCH = 16  # the largest MindIR of configs/ascend310.yaml
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 WARM_S = 0.7
 CALL_S = 60.0
+SHARE = 0.7
+SPAWNING = multiprocessing.get_context("spawn")
 
 
 def run_ms(rate: int) -> str:
@@ -102,6 +106,114 @@ def send(endpoint: str, images: int, callers: int, seconds: float, files: bool, 
     asyncio.run(load())
 
 
+def arrive(endpoint: str, per_s: float, seconds: float, answer: Connection) -> None:
+    """The other load: calls of one image at random times, `per_s` on the average, however long the answers take.
+    Answers with the seconds from when each was due, and how many calls failed."""
+
+    async def load() -> None:
+        (request,) = bodies(1, files=False)
+        due = np.cumsum(np.random.default_rng(1).exponential(1 / per_s, int(per_s * (WARM_S + seconds))))
+        async with grpc.aio.insecure_channel(endpoint, options=OPTIONS) as channel:
+            call = channel.unary_unary(wire.PREDICT_PATH)
+            await call(request, wait_for_ready=True, timeout=CALL_S)
+            start = time.monotonic()
+
+            async def one(at: float) -> float:
+                await asyncio.sleep(start + at - time.monotonic())
+                await call(request, timeout=CALL_S)
+                return time.monotonic() - start - at
+
+            done = await asyncio.gather(*map(one, due.tolist()), return_exceptions=True)
+        late = done[int(per_s * WARM_S) :]
+        answer.send(
+            ([each for each in late if isinstance(each, float)], sum(isinstance(each, Exception) for each in late))
+        )
+
+    asyncio.run(load())
+
+
+def serve_echo(reply: bytes, answer: Connection) -> None:
+    """What any server with grpc.aio costs at least: it takes a call's bytes and answers with as many as the product."""
+
+    async def predict(_body: bytes, _context: object) -> bytes:
+        return reply
+
+    async def serve() -> None:
+        server = grpc.aio.server(options=OPTIONS)
+        handler = grpc.unary_unary_rpc_method_handler(predict)
+        service, _, method = wire.PREDICT_PATH.strip("/").partition("/")
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+        answer.send(server.add_insecure_port("127.0.0.1:0"))
+        await server.start()
+        await server.wait_for_termination()
+
+    asyncio.run(serve())
+
+
+@contextmanager
+def echo(reply: bytes) -> Iterator[str]:
+    """Its endpoint."""
+    ours, theirs = SPAWNING.Pipe()
+    process = SPAWNING.Process(target=serve_echo, args=(reply, theirs), daemon=True)
+    process.start()
+    try:
+        yield f"127.0.0.1:{ours.recv()}"
+    finally:
+        process.terminate()
+        process.join()
+
+
+def answered(target: Any, *arguments: Any) -> Any:
+    """What a load in a process of its own answers."""
+    ours, theirs = SPAWNING.Pipe()
+    process = SPAWNING.Process(target=target, args=(*arguments, theirs))
+    process.start()
+    answer = ours.recv()
+    process.join()
+    return answer
+
+
+def single(rate: int, seconds: float = SECONDS, rounds: int = 3) -> Iterator[dict[str, Any]]:
+    """Calls of one image on a device of `rate`: how many there are of what a bare echo answers; and how long they take
+    that come at random, at SHARE of the device's rate or of what the cores carry, whichever is less."""
+    with simulated(rate) as (server, _):
+        with grpc.insecure_channel(server.endpoint, options=OPTIONS) as channel:
+            reply = channel.unary_unary(wire.PREDICT_PATH)(
+                bodies(1, files=False)[0], wait_for_ready=True, timeout=CALL_S
+            )
+        ratios = []
+        with echo(reply) as bare:
+            for _ in range(rounds):
+                served, echoed = (
+                    len(answered(send, endpoint, 1, 8, seconds, False)[2]) for endpoint in (server.endpoint, bare)
+                )
+                ratios.append(served / echoed)
+        yield {
+            "what": f"embed_pixels of one image, 8 callers, device of {rate}/s: calls of a bare grpc.aio echo",
+            "value": round(statistics.median(ratios), 3),
+            "lowest": round(min(ratios), 3),
+            "highest": round(max(ratios), 3),
+            "target": ">= 0.40",
+        }
+        began, end, spent, _ = answered(send, server.endpoint, 1, 64, seconds, False)
+        carried = sum(began <= stop <= end for _, stop in spent) / seconds
+        per_s = SHARE * min(rate, carried)
+        limit_ms = 4 * 1000 * BATCH / rate
+        late, failed = answered(arrive, server.endpoint, per_s, seconds)
+        if failed:
+            raise RuntimeError(f"{failed} of {failed + len(late)} calls failed")
+        late.sort()
+        load = f"single images at random, {per_s:.0f}/s of {carried:.0f}/s that the cores carry, device of {rate}/s"
+        for name, share in (("p50", 0.5), ("p99", 0.99)):
+            yield {
+                "what": f"{load}: {name} in ms",
+                "value": round(1000 * late[int(share * len(late))], 2),
+                "lowest": round(1000 * late[0], 2),
+                "highest": round(1000 * late[-1], 2),
+                "target": f"<= {limit_ms:g}" if name == "p99" else "",
+            }
+
+
 def cpu_by_role(root: psutil.Process) -> dict[str, float]:
     """CPU seconds so far: gateway (the server's own process), master, workers, decoders."""
     spent = dict.fromkeys(("gateway", "master", "workers", "decoders"), 0.0)
@@ -123,13 +235,8 @@ def measure(
 ) -> dict[str, Any]:
     """One row: images/s, the device's busy share, CPU milliseconds an image by process, milliseconds of a call."""
     root = psutil.Process(server.process.pid)
-    spawning = multiprocessing.get_context("spawn")
-    ours, theirs = spawning.Pipe()
-    process = spawning.Process(target=send, args=(server.endpoint, images, callers, seconds, files, theirs))
     before = cpu_by_role(root)
-    process.start()
-    began, end, spent, client_s = ours.recv()
-    process.join()
+    began, end, spent, client_s = answered(send, server.endpoint, images, callers, seconds, files)
     after = cpu_by_role(root)
     everything = images * len(spent)
     inside = sorted(stop - start for start, stop in spent if began <= stop <= end)
@@ -219,6 +326,7 @@ def run(folder: Path, short: bool) -> None:
         return
     some = {"images": (32,), "callers": (8,), "seconds": 2.0} if short else {}
     write(folder, "devices", shown(table(**some)))  # type: ignore[arg-type]
+    write(folder, "single", shown(single(max(RATES))))
     if not short:
         rows = shown(by_cores(max(RATES)))
         write(folder, "cores", rows)
@@ -239,14 +347,18 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--cores", action="store_true", help="images/s on one core, two, ... all of them")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     parser.add_argument("--output", type=Path, help="folder for devices.csv, or cores.csv and cores.png")
+    parser.add_argument("--single", action="store_true", help="calls of one image, on the fastest device")
     given = parser.parse_args(arguments)
-    if given.cores:
+    name = "cores" if given.cores else "single" if given.single else "devices"
+    if given.single:
+        rows = shown(single(max(given.rates), given.seconds))
+    elif given.cores:
         rows = shown(by_cores(max(given.rates), given.seconds, given.pictures, given.set))
     else:
         wanted = table(given.rates, given.images, given.callers, given.seconds, given.pictures, given.set)
         rows = shown(wanted)
     if given.output:
-        write(given.output, "cores" if given.cores else "devices", rows)
+        write(given.output, name, rows)
         if given.cores:
             plot(given.output / "cores.png", rows)
 

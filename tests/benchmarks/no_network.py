@@ -19,7 +19,7 @@ PATCH = """
 _CONSTANT = np.ones(EMBEDDING_DIM, np.float32)
 
 
-def _run(size, instances):
+def _run(model, instances):
     return [(_CONSTANT,)] * len(instances)
 """
 

@@ -19,7 +19,10 @@ from typing import Any, Optional
 from tests.benchmarks.rounds import Rounds
 
 UNEQUAL = 1e-5
+# CPU an image in the gateway beside Predict's, at most; forms of gateway_cost.
+FORMS = {"openai": ("/v1/embeddings, base64", 1.5), "oip": ("OIP, binary tensors", 1.2), "embed": ("/embed, npy", 1.2)}
 PEERS = ("plain", "LitServe", "BentoML")
+ALL_CORES, DECODERS_ALONE = "no-network, all cores", "decoders alone"
 SPREAD = "product, a worker a core"  # backend.workers: as many as cores, one thread each
 
 
@@ -65,6 +68,10 @@ def rows_of(facts: dict[str, Any], host: Rounds, model: Rounds) -> list[Row]:
     rows.append(of("  32 calls at a time against 1: away from flat", flat, at_most=0.10))
     slope = [abs(r - 1) for r in host.ratios("no-network 128 a call", "no-network 8 a call", "server")]
     rows.append(of("  128 images a call against 8: away from flat", slope, at_most=0.10))
+    if DECODERS_ALONE in host.measured[0]:
+        least = 0.9 if int(facts["machine"]["cores"]) <= 2 else 0.75
+        alone = host.ratios(ALL_CORES, DECODERS_ALONE, "images_per_s")
+        rows.append(of("one worker, all cores: no-network / decoders alone", alone, least))
     for name in model.measured[0]:
         if name in PEERS:
             least = 1.3 if name == "LitServe" else 1.0
@@ -81,11 +88,17 @@ def rows_of(facts: dict[str, Any], host: Rounds, model: Rounds) -> list[Row]:
         rows.append(of(f"  preprocessing CPU / reference, {size}", work[size]["ratios"]))
         for step, cpu_ms in work[size]["cpu_ms"].items():
             rows.append(of(f"  CPU ms an image, {size}: {step}", [cpu_ms]))
-    for name in host.measured[0]:
-        rows.append(of(f"CPU ms an image: {name}, server", host.values(name, "server")))
-        rows.append(of(f"CPU ms an image: {name}, client", host.values(name, "client")))
+    for name, quantities in host.measured[0].items():
+        for side in ("server", "client"):
+            if side in quantities:
+                rows.append(of(f"CPU ms an image: {name}, {side}", host.values(name, side)))
     for name, quantities in model.measured[0].items():
         rows += [of(f"{quantity}: {name}", model.values(name, quantity)) for quantity in quantities]
+    for cost in facts.get("gateway_cost", ()):
+        images = f"{cost['images_per_call']:g} a call"
+        rows.append(of(f"gateway CPU us an image: Predict over gRPC, {images}", [cost["gateway_cpu_us_per_image"]]))
+        for way, (form, most) in FORMS.items():
+            rows.append(of(f"  {form} / Predict, {images}", [cost[f"{way}_cpu_ratio"]], at_most=most))
     rows += [of(f"memory MB: {name}", [float(size)]) for name, size in facts["memory_mb"].items()]
     return rows
 
@@ -142,7 +155,7 @@ def plot(file: Path, host: Rounds, model: Rounds) -> None:
     bars(left, names, [model.ratios(name, "bare", "images_per_s") for name in names])
     left.axvline(1.0, color="0.4", linewidth=0.8)
     left.set_title("Throughput, bare network = 1 (higher is better)", fontsize=11)
-    names = [name for name in host.measured[0] if "Mpx" not in name]
+    names = [name for name in host.measured[0] if "Mpx" not in name and name != DECODERS_ALONE]
     bars(right, names, [host.values(name, "server") for name in names])
     right.set_title("CPU beside the network, ms an image (lower is better)", fontsize=11)
     figure.tight_layout()

@@ -44,19 +44,23 @@ def say(text: str) -> None:
 def host_work(short: bool) -> dict[str, Any]:
     """t_ref and the product's preprocessing, in the engine's environment."""
     sets = {SMALL: pictures(SMALL, 24), MIDDLE: pictures(MIDDLE, 6), LARGE: pictures(LARGE, 2)}
+    work: dict[str, Any] = json.loads(in_the_engine(sets, "3" if short else "9"))
+    return work
+
+
+def in_the_engine(sets: dict[str, Sequence[bytes]], *arguments: str) -> bytes:
+    """What tests.benchmarks.host_work prints of these pictures."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "pictures.npz"
         arrays = {name: np.array(images, dtype=object) for name, images in sets.items()}
         np.savez(file, **arrays)
-        command = [systems.ENGINE_PYTHON, "-m", "tests.benchmarks.host_work", str(file), "3" if short else "9"]
-        done = subprocess.run(command, cwd=systems.REPOSITORY, stdout=subprocess.PIPE, check=True)
-    work: dict[str, Any] = json.loads(done.stdout)
-    return work
+        command = [systems.ENGINE_PYTHON, "-m", "tests.benchmarks.host_work", str(file), *arguments]
+        return subprocess.run(command, cwd=systems.REPOSITORY, stdout=subprocess.PIPE, check=True).stdout
 
 
 def without_network(rounds: Rounds, short: bool, facts: dict[str, Any]) -> None:
     """What the product costs beside the network: with pictures of three sizes, calls of all sizes, many at a time."""
-    count = 256 if short else 512
+    count, cores = 256 if short else 512, len(os.sched_getaffinity(0))
     small, one_size = pictures(SMALL, 64) * (count // 64), 32
     with systems.serving("no-network") as (served, _), systems.serving("echo") as (echo, _):
         for system in (served, echo):
@@ -67,11 +71,16 @@ def without_network(rounds: Rounds, short: bool, facts: dict[str, Any]) -> None:
         ) -> Callable[[], dict[str, float]]:
             def slice_() -> dict[str, float]:
                 took = offline(system, images, per_call, in_flight)
-                return {"server": took.server_cpu_ms, "client": took.client_cpu_ms}
+                return {"server": took.server_cpu_ms, "client": took.client_cpu_ms, "images_per_s": took.images_per_s}
 
             return slice_
 
+        def decoders_alone() -> dict[str, float]:
+            return {"images_per_s": float(in_the_engine({SMALL: small[:64]}, "decoders", str(cores)))}
+
         slices = {"no-network": at(served, small, one_size, 3), "echo": at(echo, small, one_size, 3)}
+        slices[report.ALL_CORES] = at(served, small * 2, one_size, 2 + 2 * cores)
+        slices[report.DECODERS_ALONE] = decoders_alone
         for per_call in (1, 8, 128):
             slices[f"no-network {per_call} a call"] = at(served, small, per_call, 3 if per_call > 1 else 16)
         for in_flight in (1, 4, 32):
@@ -80,6 +89,13 @@ def without_network(rounds: Rounds, short: bool, facts: dict[str, Any]) -> None:
         slices[f"no-network {LARGE}"] = at(served, pictures(LARGE, 4), 2, 2)
         rounds.run(slices)
         facts["cpu_ms_by_role"] = {system.name: by_role(system, small) for system in (served, echo)}
+
+
+def gateway_cost(short: bool) -> list[dict[str, float]]:
+    """What each form of a call costs the gateway, in its own environment: a row for each number of images a call."""
+    command = [systems.SERVER_PYTHON, "-m", "tests.benchmarks.gateway_cost", "--seconds", "1.5" if short else "5"]
+    done = subprocess.run(command, cwd=systems.REPOSITORY, stdout=subprocess.PIPE, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def by_role(system: System, images: Sequence[bytes]) -> dict[str, float]:
@@ -195,6 +211,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     say("bare network, product and peers")
     model = Rounds(count)
     with_network(model, options.short, peers, facts)
+    say("the gateway alone, by each form of a call")
+    facts["gateway_cost"] = gateway_cost(options.short)
     say("simulated devices")
     devices.run(options.output, options.short)
     facts["minutes"] = round((time.monotonic() - began) / 60, 1)

@@ -57,7 +57,8 @@ def start(run_dir, *flags, repository=REPOSITORY, config="configs/cpu.yaml", pre
     settings += [f"server.run_dir={run_dir}", f"model.directory={VERSIONS}", *flags]
     for setting in settings:
         command += ["--set", setting]
-    log = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up and hold the server's log lines
+    # A pipe that nobody reads would fill up and hold the server's log lines. `stop` closes the file.
+    log = tempfile.TemporaryFile("w+")  # noqa: SIM115
     process = subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
     watchdog = threading.Timer(READY_S, process.kill)
     watchdog.start()

@@ -106,7 +106,7 @@ def test_the_readmes_examples_run(server, monkeypatch, capsys):
     assert "(2, 2048)" in printed and "1 E_UNSUPPORTED" in printed and "2 E_READ" in printed
 
 
-def test_the_readmes_web_application_is_the_example(tmp_path):
+def test_the_readmes_web_application_is_the_example():
     (name, block), *_ = re.findall(r"<!-- same as (\S+) -->\n```python\n(.*?)```", README, re.DOTALL)
     source = (REPOSITORY / name).read_text()
     assert source.endswith(block)
@@ -174,7 +174,7 @@ def test_bench_reports_only_what_is_stable(server, tmp_path):
     assert unstable.returncode == 5 and "not stable" in unstable.stderr and len(unstable.stdout.splitlines()) == 1
 
 
-def test_a_command_without_a_server_says_so_and_ends_with_four(tmp_path):
+def test_a_command_without_a_server_says_so_and_ends_with_four():
     for command in (["status"], ["embed", str(PATHS[0])], ["bench", str(PATHS[0])]):
         done = run(*command, "--endpoint", "127.0.0.1:1", "--deadline-s", "5")
         assert done.returncode == 4, done.stderr

@@ -12,8 +12,8 @@ SERVER_PYTHON = str(REPOSITORY / ".venv" / "server" / "bin" / "python")
 
 
 @pytest.fixture
-def scene(tmp_path, monkeypatch):
-    with Scene(tmp_path, monkeypatch) as scene:
+def scene(monkeypatch):
+    with Scene(monkeypatch) as scene:
         yield scene
 
 

@@ -122,7 +122,8 @@ def test_wheel_and_sdist_hold_the_package_its_types_and_nothing_else(distributio
     (metadata,) = [name for name in names if name.endswith("METADATA")]
     text = zipfile.ZipFile(wheel).read(metadata).decode()
     assert f"Version: {__version__}" in text and "Requires-Python: >=3.9" in text and "# metric-learn-client" in text
-    in_sdist = {name.split("/", 1)[1] for name in tarfile.open(sdist).getnames() if "/" in name}
+    with tarfile.open(sdist) as archive:
+        in_sdist = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"README.md", "pyproject.toml", "src/metric_learn_client/py.typed"} <= in_sdist
     assert not [name for name in in_sdist if name.startswith(("tests", "servable", "export"))]
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -20,8 +21,9 @@ import psutil
 import pytest
 
 from .attacks.floods import FLOODS
+from .attacks.http_floods import API_FLOODS
 from .conftest import REPOSITORY, VERSIONS, Server, free_port, start, stop
-from .load import OPTIONS, predict_on, request_of
+from .load import IMAGES, OPTIONS, predict_on, request_of
 from .processes import marked, master_of, wait_until, worker_of
 from .test_security import TOKEN, Files
 
@@ -29,6 +31,7 @@ MB = 1024 * 1024
 MOST_MB = 100  # that the server's process may grow by
 PATIENCE_S = 2.0
 NAMES = [flood.__name__ for flood in FLOODS]
+API_NAMES = [flood.__name__ for flood in API_FLOODS]
 
 
 @dataclass
@@ -67,6 +70,26 @@ class Neighbour:
                 self.failures.append(f"{error.code().name}: {error.details()}")
 
 
+class HttpNeighbour(Neighbour):
+    """The same over HTTP, on a new connection each time: who idles on one beside a flood is asked to open another."""
+
+    def __init__(self, endpoint, token="", context=None):
+        super().__init__(None, (("authorization", f"Bearer {token}"),) if token else ())
+        self._url = f"{'https' if context else 'http'}://{endpoint}/embed"
+        self._context = context
+
+    def _call(self, ended):
+        request = urllib.request.Request(self._url, IMAGES[0], dict(self.metadata))
+        while not ended.is_set():
+            began = time.monotonic()
+            try:
+                with urllib.request.urlopen(request, timeout=10, context=self._context) as answer:
+                    answer.read()
+                self.seconds.append(time.monotonic() - began)
+            except OSError as error:
+                self.failures.append(repr(error))
+
+
 @pytest.fixture(scope="module")
 def neighbour(server):
     with grpc.insecure_channel(server.endpoint, OPTIONS) as channel:
@@ -76,18 +99,19 @@ def neighbour(server):
 
 @pytest.fixture(scope="module")
 def busy_p99(neighbour):
-    """The neighbour's 99th percentile beside a process that only takes a core: what any attacker's work costs it."""
-    return beside_a_busy_process(neighbour, 3.0)
+    """The neighbour's 99th percentile beside two processes that only take a core each, as an attacker does and the
+    gateway that answers it."""
+    return beside_busy_processes(neighbour, 4.0)
 
 
-def beside_a_busy_process(neighbour, seconds):
+def beside_busy_processes(neighbour, seconds):
     with neighbour.calling():
-        burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        try:
-            burner.wait(seconds)
-        except subprocess.TimeoutExpired:
+        burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            burners[0].wait(seconds)
+        for burner in burners:
             burner.kill()
-        burner.wait()
+            burner.wait()
     return neighbour.p99()
 
 
@@ -123,13 +147,54 @@ def test_a_flood_costs_little_memory_and_no_call_of_a_neighbour(server, neighbou
     with neighbour.calling():
         done, grown_mb = attack(server, name, seconds=1.0, count=200_000)
         pages_answer(server)
-    print(
-        f"{name}: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s, beside a busy core {busy_p99:.3f} s"
-    )
+    print(f"{name}: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s, beside busy cores {busy_p99:.3f} s")
     assert server.process.poll() is None
     assert not neighbour.failures
     assert grown_mb < MOST_MB
     assert neighbour.p99() < max(PATIENCE_S, 4 * busy_p99)  # the long tier looks closer, on a machine of its own
+
+
+@contextlib.contextmanager
+def both_calling(neighbour, http_neighbour, name, tls=""):
+    """Neither loses a call; yields a list for what the attack did."""
+    did = []
+    with neighbour.calling(), http_neighbour.calling():
+        yield did
+    ((done, grown_mb),) = did
+    times = f"p99 {neighbour.p99():.3f} s, over HTTP {http_neighbour.p99():.3f} s"
+    print(f"{name}{tls}: {done}, server {grown_mb:+.0f} MB, {times}")
+    assert not neighbour.failures and not http_neighbour.failures
+    assert grown_mb < MOST_MB
+
+
+@pytest.fixture(scope="module")
+def busy_p99_of_both(server, neighbour):
+    """Of a call over HTTP, beside the other neighbour and two processes that take a core each."""
+    http_neighbour = HttpNeighbour(server.api_endpoint)
+    with neighbour.calling():
+        return beside_busy_processes(http_neighbour, 4.0)
+
+
+@pytest.mark.parametrize("name", API_NAMES)
+def test_a_flood_of_http_costs_little_memory_and_no_call_of_two_neighbours(server, neighbour, busy_p99_of_both, name):
+    http_neighbour = HttpNeighbour(server.api_endpoint)
+    with both_calling(neighbour, http_neighbour, name) as did:
+        did.append(attack(server, name, seconds=1.0, count=100_000, endpoint=server.api_endpoint))
+        pages_answer(server)
+    assert server.process.poll() is None
+    assert max(neighbour.p99(), http_neighbour.p99()) < max(PATIENCE_S, 4 * busy_p99_of_both)
+
+
+@pytest.mark.parametrize("name", ["malformed_headers", pytest.param("api_large_bodies", marks=pytest.mark.long)])
+def test_what_a_flood_took_is_given_back(server, neighbour, name):
+    process = psutil.Process(server.process.pid)
+    endpoint = server.api_endpoint if name.startswith("api_") else server.endpoint
+    before = process.memory_info().rss
+    with neighbour.calling():
+        _, grown_mb = attack(server, name, seconds=2.0, count=1_000_000, connections=4, endpoint=endpoint)
+        wait_until(lambda: process.memory_info().rss - before < 30 * MB, 60, "the memory")
+    print(f"{name}: server {grown_mb:+.0f} MB, then {(process.memory_info().rss - before) / MB:+.0f} MB")
+    assert not neighbour.failures
 
 
 @contextlib.contextmanager
@@ -291,14 +356,38 @@ def test_a_long_flood_over_tls_without_a_token_costs_as_little(secured, name):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("name", API_NAMES)
+def test_a_long_flood_of_http_over_tls_without_a_token_costs_as_little(secured, name):
+    server, neighbour = secured
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    http_neighbour = HttpNeighbour(server.api_endpoint, TOKEN, context)
+    with both_calling(neighbour, http_neighbour, name, " over TLS") as did:
+        options = {"tls": True, "endpoint": server.api_endpoint}
+        did.append(attack(server, name, seconds=10.0, count=10_000_000, connections=4, **options))
+        pages_answer(server)
+    assert server.process.poll() is None
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", API_NAMES)
+def test_a_long_flood_of_http_on_four_connections_leaves_both_their_time(server, neighbour, busy_p99_of_both, name):
+    http_neighbour = HttpNeighbour(server.api_endpoint)
+    with both_calling(neighbour, http_neighbour, name) as did:
+        did.append(attack(server, name, seconds=10.0, count=10_000_000, connections=4, endpoint=server.api_endpoint))
+        pages_answer(server)
+    print(f"{name}: beside busy cores {busy_p99_of_both:.3f} s")
+    assert server.process.poll() is None
+    assert max(neighbour.p99(), http_neighbour.p99()) < 2 * busy_p99_of_both + 0.5
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_a_long_flood_on_four_connections_leaves_the_neighbour_its_time(server, neighbour, busy_p99, name):
     with neighbour.calling():
         done, grown_mb = attack(server, name, seconds=10.0, count=5_000_000, connections=4)
         pages_answer(server)
-    print(
-        f"{name}: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s, beside a busy core {busy_p99:.3f} s"
-    )
+    print(f"{name}: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s, beside busy cores {busy_p99:.3f} s")
     assert server.process.poll() is None and not neighbour.failures
     assert grown_mb < MOST_MB
     assert neighbour.p99() < 2 * busy_p99 + 0.5

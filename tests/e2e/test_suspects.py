@@ -21,6 +21,7 @@ from .test_metrics import samples, total
 
 METRIC_LEARN = [sys.executable, "-c", "from metric_learn_client.cli import main; main()"]
 DEADLINE_S = 120.0  # two restarts on a busy machine
+RESTARTS = {"kill": 1, "crash": 1, "spin": 1, "stop": 2}  # one that only gives no answer has to do it twice
 QUICK = ("readiness.deadline_s=2", "readiness.interval_s=0.5")
 numbers = iter(range(10_000))
 
@@ -79,11 +80,11 @@ def hit(server, order):
     images = [IMAGES[index] for index in indices]
     images[7] = killer(order)
     assert_embedded(call(server, images), indices, crashed=[7])
-    restarted(server, before, 2)
+    restarted(server, before, RESTARTS[order])
     began = time.monotonic()
     assert_embedded(call(server, images), indices, crashed=[7])
     assert time.monotonic() - began < 10
-    restarted(server, before, 2)
+    restarted(server, before, RESTARTS[order])
 
 
 @pytest.mark.long
@@ -92,7 +93,7 @@ def test_the_other_images_of_the_call_are_answered_and_the_culprit_fails_with_it
     hit(server, order)
 
 
-def test_ten_clients_at_once_cost_two_restarts_in_all_and_others_get_their_answers(server):
+def test_ten_clients_at_once_cost_one_restart_in_all_and_others_get_their_answers(server):
     before, culprit, results = restarts(server), killer("crash"), {}
 
     def send(number):
@@ -107,7 +108,7 @@ def test_ten_clients_at_once_cost_two_restarts_in_all_and_others_get_their_answe
             sender.join(DEADLINE_S)
     for number in range(10):
         assert_embedded(results[number], [number, 0], crashed=[1])
-    restarted(server, before, 2)
+    restarted(server, before, 1)
     assert load.summary() == {"None": load.sent}
 
 
@@ -124,7 +125,7 @@ def test_a_job_over_such_a_file_ends_with_one_failure_row(server, tmp_path):
     assert (summary["succeeded"], summary["failed"], summary["codes"]) == (39, 1, {"E_CRASH": 1})
     (row,) = pq.read_table(tmp_path / "out" / "failures", partitioning=None).to_pylist()
     assert Path(row["image_path"]).name == "017.jpg" and row["code"] == "E_CRASH"
-    restarted(server, before, 2)
+    restarted(server, before, 1)
 
 
 @pytest.mark.long
@@ -138,7 +139,7 @@ def test_new_killers_one_after_the_other_do_not_end_the_service(copy, tmp_path):
                     assert_embedded(call(server, [killer("kill")]), [0], crashed=[0])
                 else:
                     with EmbeddingClient(server.endpoint, deadline_s=0.5, retries=0) as client:
-                        with pytest.raises(Exception, match="DEADLINE_EXCEEDED|UNAVAILABLE|deadline"):
+                        with pytest.raises(Exception, match=r"DEADLINE_EXCEEDED|UNAVAILABLE|deadline"):
                             client.embed([killer("kill")])
             load.wait_for_good(5, time.monotonic(), 60)
         assert server.process.poll() is None

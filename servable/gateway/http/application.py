@@ -7,6 +7,7 @@ written in the form of the path that was asked for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Mapping
 from typing import Any, Callable, Optional
@@ -18,6 +19,7 @@ from servable.config.sections import Config
 from servable.gateway.call.calls import Call, Calls, Embedded, refuse_repeated, request_id_of
 from servable.gateway.call.request import PredictWork
 from servable.gateway.errors import CallError, invalid
+from servable.gateway.http.aside import aside
 from servable.gateway.http.errors import ErrorForm, HttpError, headers_of, openai_error, plain_error, status_of
 from servable.gateway.http.http_connection import Connection
 from servable.gateway.http.requests import Request, Response, json_response
@@ -88,15 +90,21 @@ class Application:
     async def _embed(self, route: CallRoute, call: Call, request: Request, body: _ReceivedBody) -> Response:
         _check_head(request)
         with self._calls.reading():
-            request.body = await self._read(request, body)
-        size = call.bytes = len(request.body)
+            pieces = await self._read(request, body)
+        size = call.bytes = sum(map(len, pieces))
+        with contextlib.ExitStack() as kept:
+            kept.enter_context(self._bodies.kept(size))
+            request.body = await aside(size, lambda: b"".join(pieces))
+            pieces.clear()
 
-        async def embed(work: PredictWork) -> Embedded:
-            return await self._calls.embed(call, work, size, route.version_field)
+            async def embed(work: PredictWork) -> Embedded:
+                kept.close()  # what is kept of it from here on are its images, and they count among those in flight
+                request.body = b""
+                return await self._calls.embed(call, work, size, route.version_field)
 
-        return await route.handler(request, embed)
+            return await route.handler(request, embed)
 
-    async def _read(self, request: Request, body: _ReceivedBody) -> bytes:
+    async def _read(self, request: Request, body: _ReceivedBody) -> list[bytes]:
         most = self._limits.max_request_bytes
         too_large = HttpError(
             413, f"the body is larger than {most} bytes (limits.max_request_bytes); send fewer or smaller images"
@@ -178,7 +186,11 @@ class _ReceivedBody:
 
 def _read_head(scope: Any) -> Request:
     pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-    return Request(scope["method"], scope["path"], scope["query_string"].decode("latin-1"), pairs, dict(pairs))
+    raw = scope["raw_path"]
+    # A slash that is written %2F separates nothing (RFC 3986, section 2.2): what a proxy lets through as one name must
+    # not be another path here.
+    path = raw.decode("latin-1") if b"%2f" in raw.lower() else scope["path"]
+    return Request(scope["method"], path, scope["query_string"].decode("latin-1"), pairs, dict(pairs))
 
 
 def _check_head(request: Request) -> None:

@@ -224,9 +224,12 @@ class Connection(HttpToolsProtocol):
             self._stop_parsing(_too_large())
 
     def _stop_parsing(self, error: HttpError) -> None:
-        """Out of a callback of the parser, which makes an error of its own of whatever it meets."""
+        """Out of a callback of the parser, which makes an error of its own of whatever it meets.
+
+        What is raised holds the frames that it passed, and with them all that was read: it is not what is kept.
+        """
         self._refusal = error
-        raise error
+        raise ValueError(error.message)
 
     def _head_late(self) -> None:
         self._refuse(HttpError(408, f"the headers did not arrive within {HEAD_S:g} s"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import urllib.parse
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ Embed = Callable[[PredictWork], Awaitable[Embedded]]
 class Request:
     """parameters: of the path's template. pairs: headers as they came, names in lower case; headers: by name.
 
-    body: complete; empty until a call's handler runs.
+    body: complete; empty until a call's handler runs, and again when it asks for embeddings.
     """
 
     method: str
@@ -67,9 +66,20 @@ class Response:
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
-    """value: what orjson writes; float32 arrays as the shortest numbers that read back to the same bits."""
+    """value: what orjson writes."""
     try:
-        body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+        body = orjson.dumps(value)
     except TypeError:  # half of a pair of UTF-16 in a caller's words, which UTF-8 cannot hold
-        body = json.dumps(value).encode()
+        body = orjson.dumps(_whole(value))
     return Response(body, status=status, headers=headers)
+
+
+def _whole(value: Any) -> Any:
+    """The same with a question mark for each half of a pair."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    if isinstance(value, dict):
+        return {_whole(key): _whole(each) for key, each in value.items()}
+    return value

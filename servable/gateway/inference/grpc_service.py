@@ -75,18 +75,18 @@ class InferenceService:
             },
         }
 
-    async def _server_live(self, body: bytes, context: Any) -> bytes:
+    async def _server_live(self, _body: bytes, _context: Any) -> bytes:
         return ServerLiveResponse(live=True).SerializeToString()
 
-    async def _server_ready(self, body: bytes, context: Any) -> bytes:
+    async def _server_ready(self, _body: bytes, _context: Any) -> bytes:
         return ServerReadyResponse(ready=self._ready(None)).SerializeToString()
 
-    async def _model_ready(self, body: bytes, context: Any) -> bytes:
+    async def _model_ready(self, body: bytes, _context: Any) -> bytes:
         request = _parse(ModelReadyRequest.FromString, body)
         served = resolve(self._backends, check_model(request.name, request.version), "version")
         return ModelReadyResponse(ready=self._ready(served)).SerializeToString()
 
-    async def _server_metadata(self, body: bytes, context: Any) -> bytes:
+    async def _server_metadata(self, _body: bytes, context: Any) -> bytes:
         self._authorize(context)
         return grpc_messages.describe_server()
 

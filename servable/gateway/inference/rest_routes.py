@@ -10,8 +10,10 @@ from servable.config.sections import LimitsSection
 from servable.gateway.backends import Backends, Served
 from servable.gateway.call.model_service import resolve
 from servable.gateway.errors import unavailable
+from servable.gateway.http.aside import aside
 from servable.gateway.http.description import Description
 from servable.gateway.http.errors import plain_error
+from servable.gateway.http.outcomes import json_size
 from servable.gateway.http.requests import Embed, Request, Response, json_response
 from servable.gateway.http.routes import CallRoute, Question, Route
 from servable.gateway.inference import rest
@@ -34,20 +36,22 @@ def inference_routes(
     async def infer(request: Request, embed: Embed) -> Response:
         request.query(())
         header_length = request.headers.get(rest.HEADER_LENGTH.lower())
-        asked = await rest.read_request(request.body, header_length, _version(request.parameters), limits)
-        return rest.encode_response(asked, await embed(asked))
+        version = _version(request.parameters)
+        asked = await aside(len(request.body), lambda: rest.read_request(request.body, header_length, version, limits))
+        embedded = await embed(asked)
+        return await aside(json_size(embedded), lambda: rest.encode_response(asked, embedded))
 
-    def describe_server(request: Request) -> Response:
+    def describe_server(_request: Request) -> Response:
         return json_response(rest.describe_server())
 
     def describe_model(request: Request) -> Response:
         served_by(request.parameters)
         return json_response(rest.describe_model([served.version for served in backends.all()]))
 
-    def live(request: Request) -> Response:
+    def live(_request: Request) -> Response:
         return json_response({"live": True})
 
-    def server_ready(request: Request) -> Response:
+    def server_ready(_request: Request) -> Response:
         return _ready(ready(None))
 
     def model_ready(request: Request) -> Response:

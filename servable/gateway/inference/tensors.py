@@ -156,3 +156,4 @@ def rows_of(request: InferRequest, outcomes: Sequence[Outcome]) -> tuple[bytes, 
 
 
 _NAN_ROW = np.full(EMBEDDING_DIM, np.nan, "<f4").tobytes()
+ROW_BYTES = len(_NAN_ROW)

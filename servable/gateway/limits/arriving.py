@@ -7,7 +7,8 @@ share an amount of bytes, and where it is used up, the slowest of those that had
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Callable
 
@@ -46,8 +47,8 @@ class ArrivingBodies:
         self._bodies: set[_Body] = set()
         self.bytes = 0
 
-    async def read(self, receive: Callable[[], Awaitable[tuple[bytes, bool]]], most: int) -> bytes:
-        """All that `receive` gives: (piece, whether there is more). most: bytes of this one.
+    async def read(self, receive: Callable[[], Awaitable[tuple[bytes, bool]]], most: int) -> list[bytes]:
+        """All pieces that `receive` gives: (piece, whether there is more). most: bytes of them.
 
         Raises BodyTooLarge; TimeIsUp after read_s; CallError (RESOURCE_EXHAUSTED): slow, and others need the memory.
         """
@@ -66,13 +67,22 @@ class ArrivingBodies:
                     body.pieces.append(piece)
                     if self.bytes > self._most_bytes:
                         self._make_room(body)
-                return body.pieces[0] if len(body.pieces) == 1 else b"".join(body.pieces)
+                return body.pieces
         except TimeIsUp:
             if budget.ended_early:
                 raise _slow() from None
             raise
         finally:
             self._leave(body)
+
+    @contextmanager
+    def kept(self, size: int) -> Iterator[None]:
+        """While a body of `size` bytes that is all there is made use of: it counts, and is judged no more."""
+        self.bytes += size
+        try:
+            yield
+        finally:
+            self.bytes -= size
 
     def _make_room(self, body: _Body) -> None:
         """The slowest goes; where none had its second yet, the one that asks. Raises CallError then."""

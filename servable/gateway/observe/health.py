@@ -38,7 +38,7 @@ class HealthService:
         for watcher in self._watchers:
             watcher.set()
 
-    async def check(self, body: bytes, context: Any) -> bytes:
+    async def check(self, body: bytes, _context: Any) -> bytes:
         """Raises CallError: INVALID_ARGUMENT, NOT_FOUND."""
         service = _service(body)
         if service not in SERVICES:

@@ -5,8 +5,9 @@ and goes out as soon as the backend's window has room; jobs take turns, so a lar
 Nothing waits for a batch to fill: while the backend is busy parts fill up by themselves.
 
 Embedding is idempotent: images whose part met a fault of the backend, or its end, go to its successor. Any of them may
-have been the cause, so they are suspects: each goes alone, before everything else, and with nothing beside it. The one
-that is there when it happens again fails, with E_CRASH, and is not sent again; the others are answered.
+have been the cause, so they are suspects. Each is tried in a process of its own where `trial` gives one, and goes alone
+then, before everything else, and with nothing beside it. The one that is there when it happens again fails, with
+E_CRASH, and is not sent again; the others are answered.
 """
 
 from __future__ import annotations
@@ -27,25 +28,37 @@ from servable.gateway.observe import logs
 from servable.gateway.queue.backend_request import LANES
 from servable.gateway.queue.flow import LEAST, Flow
 from servable.gateway.queue.pending import RETRY_AFTER_FAULT_MS, Part, PendingCall
-from servable.gateway.queue.suspects import REMEMBERED_S, Known, Suspects
+from servable.gateway.queue.suspects import REMEMBERED_S, Known, Suspects, Trial
 
 # MindSpore Serving's master sends a worker what waits for it in one message of at most 512 MB, and takes the worker for
 # dead where it is larger. It keeps three messages a method under way, so the first batches of a worker go alone.
 MAX_PART_BYTES = 64 * 1024 * 1024
 MAX_SENT_BYTES = 256 * 1024 * 1024
+TRIAL_S = 12.0  # for all suspects of one end, of which 5 pass anyway until there is a successor
 log = logging.getLogger(__name__)
 
 
 class Dispatcher:
     """One version's queue. `on_images` hears how many images came back; used for the retry hint."""
 
-    def __init__(self, served: Served, *, wait_when_down: bool, timeout_s: float, on_images: Callable[[int], None]):
+    def __init__(
+        self,
+        served: Served,
+        *,
+        wait_when_down: bool,
+        timeout_s: float,
+        on_images: Callable[[int], None],
+        trial: Optional[Trial] = None,
+    ) -> None:
         self._served = served
+        self._trial = trial
         self._wait_when_down = wait_when_down
         self._timeout_s = timeout_s
         self._on_images = on_images
         self._jobs: deque[PendingCall] = deque()
         self._suspects: deque[tuple[PendingCall, int]] = deque()
+        self._untried: deque[tuple[PendingCall, int]] = deque()  # in a process of their own; calls may be over
+        self._trying: Optional[asyncio.Task[None]] = None
         self._known = Suspects()
         self._parts: dict[asyncio.Task[int], Part] = {}
         self._flow = Flow()
@@ -93,7 +106,10 @@ class Dispatcher:
         self._served.listeners.remove(self._changed)
         self._fail_all()
         self._drop_channel()
-        await asyncio.gather(*self._parts, *self._closing, return_exceptions=True)
+        trying = [] if self._trying is None else [self._trying]
+        for task in trying:
+            task.cancel()
+        await asyncio.gather(*self._parts, *self._closing, *trying, return_exceptions=True)
 
     def _changed(self, served: Served) -> None:
         if served.generation != self._generation and served.backend is not None:
@@ -174,7 +190,7 @@ class Dispatcher:
         if self._served.alone:
             return None
         while self._suspects:
-            if self._parts:
+            if self._parts or self._trying is not None:
                 return None
             job, index = self._suspects.popleft()
             if not job.done.done():
@@ -256,7 +272,7 @@ class Dispatcher:
             elif self._closed or self._served.ending or (part.alone and fault.nonsense):
                 job.fail(self._down())
             elif part.alone:
-                self._convict(job, index, fault.reason)
+                self._convict(job, index, f"MindSpore Serving twice, the second time alone: {fault.reason}")
             else:
                 self._accuse(job, index)
             self._served.images_in_it |= not (fault.overload or fault.nonsense)
@@ -270,17 +286,40 @@ class Dispatcher:
         else:
             # The last to be sent goes first: what the backend worked on when it ended came early.
             self._suspects.appendleft((job, index))
+        if self._trial is not None and not self._closed:
+            self._untried.append((job, index))
+            if self._trying is None:
+                self._trying = asyncio.ensure_future(self._try(self._trial))
 
-    def _convict(self, job: PendingCall, index: int, reason: str) -> None:
+    async def _try(self, trial: Trial) -> None:
+        """Each suspect in a process that may end, while the successor starts: what ends that needs no second end."""
+        limit = time.monotonic() + TRIAL_S
+        try:
+            async with trial() as ends:
+                while self._untried and time.monotonic() < limit:
+                    job, index = self._untried.popleft()
+                    if self._known.look(job.method, job.payload(index)) is Known.GUILTY:
+                        continue
+                    if await ends(job.method.name, job.payload(index)):
+                        if (job, index) in self._suspects:
+                            self._suspects.remove((job, index))
+                        self._convict(job, index, "MindSpore Serving, or was there, and a process that it was tried in")
+        except OSError as error:
+            log.warning("suspects go to MindSpore Serving without having been tried: %s", error)
+        finally:
+            self._untried.clear()
+            self._trying = None
+            self._pump_soon()
+
+    def _convict(self, job: PendingCall, index: int, what: str) -> None:
         """It happened again, and nothing else was there."""
         payload = job.payload(index)
         digest = self._known.note(job.method, payload, Known.GUILTY)
         self._served.suspect_images["failed"] += 1
         log.error(
-            "an image ended or held up MindSpore Serving twice, the second time alone; it gets E_CRASH, now and for "
-            "%d minutes (%s)",
+            "an image gets E_CRASH, now and for %d minutes: it ended or held up %s",
             REMEMBERED_S // 60,
-            reason,
+            what,
             extra={
                 "fields": {
                     "request_id": job.request_id,

@@ -3,6 +3,10 @@
 What a worker has beside the batch that it works on must last until the gateway has heard of an answer and the next
 batch is there, decoded: some milliseconds, whatever a batch takes. So the depth follows the measured time of a batch.
 What is deeper only makes a small call wait behind more of a large one's images.
+
+A worker takes a batch in only between two for whose rows it waits, and takes turns between the lanes. With two of each
+lane it has taken in the next one before it waits, whatever the order in which they came; with an odd number it comes to
+wait twice in a row, and the device with it. Where a batch takes long, the milliseconds in between do not count.
 """
 
 from __future__ import annotations
@@ -11,10 +15,13 @@ import math
 import time
 from typing import Callable
 
+from servable.gateway.queue.backend_request import LANES
+
 # From an answer to the next batch in the worker, its images decoded: 1 to 3 ms for pixels, and a batch's decoding where
 # the cores are as fast as the network.
 AHEAD_S = 0.016
 LEAST = 2  # batches of one worker: one is worked on, one waits there
+SHORT_S = 0.05  # a full batch that takes less: 1 to 3 ms in which a device waits are 2 % of it and more
 FORGET_S = 0.25  # of busy time, after which what was measured counts half
 
 
@@ -51,5 +58,10 @@ class Flow:
 
     def depth(self, workers: int, max_batch: int) -> int:
         """Full batches for all workers together."""
-        batch_s = max_batch * workers / self.images_per_s if self.images_per_s else AHEAD_S
-        return workers * max(LEAST, 1 + math.ceil(AHEAD_S / batch_s))
+        if not self.images_per_s:
+            return workers * LEAST
+        batch_s = max_batch * workers / self.images_per_s
+        deep = max(LEAST, 1 + math.ceil(AHEAD_S / batch_s))
+        if batch_s < SHORT_S:
+            deep = max(2 * len(LANES), deep + deep % len(LANES))
+        return workers * deep

@@ -10,6 +10,8 @@ import enum
 import hashlib
 import time
 from collections import Counter
+from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager
 from typing import Callable, Optional
 
 from servable.gateway.call.methods import Method
@@ -22,7 +24,13 @@ _MIDDLE_BYTES = 16
 
 class Known(enum.Enum):
     SUSPECT = "suspect"  # was there once and could not be tried since: goes alone
-    GUILTY = "guilty"  # was there alone when it happened again: is not sent any more
+    GUILTY = "guilty"  # was alone when it happened again: is not sent any more
+
+
+# Of a method and an image: whether it ends a process that does what a worker does before the network. The block is one
+# series of such questions. Raises OSError where no process can be had.
+EndsProcess = Callable[[str, Payload], Awaitable[bool]]
+Trial = Callable[[], AbstractAsyncContextManager[EndsProcess]]
 
 
 class Suspects:

@@ -35,10 +35,11 @@ class Event {
  public:
   explicit Event(const char *name)
       : line_("{\"event\": " + quoted(name) + ", \"pid\": " + std::to_string(getpid()) +
-              ", \"at_ms\": " + std::to_string(int64_t(now_ms()))) {}
+              ", \"at_ms\": " + std::to_string(now_ms())) {}
   Event &raw(const char *key, const std::string &json) { line_ += ", " + quoted(key) + ": " + json; return *this; }
   Event &add(const char *key, const std::string &text) { return raw(key, quoted(text)); }
   Event &add(const char *key, int64_t number) { return raw(key, std::to_string(number)); }
+  Event &add_ms(const char *key, double ms) { return raw(key, std::to_string(ms)); }
   ~Event() {
     int file = open(setting("RECORDS", "/dev/null").c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
     line_ += "}\n";  // one write: the lines of several processes do not mix

@@ -236,7 +236,7 @@ int aclmdlExecute(uint32_t id, Dataset *in, Dataset *out) {
   std::string error = run(model, input.data, static_cast<float *>(output.data));
   Event event("execute");
   event.add("device", model.device).add("batch", model.compiled.dims[0]).add("bytes_in", input.size);
-  event.add("ms", int64_t(now_ms() - start)).add("result", error.empty() ? OK : FAILED);
+  event.add_ms("ms", now_ms() - start).add("result", error.empty() ? OK : FAILED);
   if (!error.empty()) event.add("error", error);
   return error.empty() ? OK : FAILED;
 }

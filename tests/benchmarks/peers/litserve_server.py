@@ -18,7 +18,7 @@ BATCH_WAIT_S = 0.01
 
 
 class Embedding(litserve.LitAPI):
-    def setup(self, device: str) -> None:
+    def setup(self, device: str) -> None:  # noqa: ARG002  LitServe's signature
         self.network = network.load_network(sys.argv[1])
         self.pool = ThreadPoolExecutor(network.THREADS)
 

@@ -34,7 +34,7 @@ def preprocess(image: bytes) -> npt.NDArray[np.float32]:
     pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
     height, width = pixels.shape[:2]
     factor = 224.0 / min(height, width)
-    size = (int(round(width * factor)), int(round(height * factor)))
+    size = (round(width * factor), round(height * factor))
     short = cv2.resize(pixels, size, interpolation=cv2.INTER_LANCZOS4)
     square = cv2.resize(short, (224, 224), interpolation=cv2.INTER_LINEAR).astype(np.float32)
     return np.ascontiguousarray(((square / 255.0 - MEAN) / STD).transpose(2, 0, 1), np.float32)

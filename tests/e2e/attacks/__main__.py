@@ -11,11 +11,14 @@ import time
 
 from .connection import Connection
 from .floods import FLOODS, HTTP_FLOODS
+from .http_floods import API_FLOODS, api_large_bodies
+
+ALL = {flood.__name__: flood for flood in [*FLOODS, *HTTP_FLOODS, *API_FLOODS, api_large_bodies]}
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=[flood.__name__ for flood in FLOODS + HTTP_FLOODS])
+    parser.add_argument("name", choices=list(ALL))
     parser.add_argument("endpoint")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--count", type=int, default=1_000_000)
@@ -23,7 +26,7 @@ def main():
     parser.add_argument("--tls", action="store_true")
     arguments = parser.parse_args()
     assert arguments.endpoint.startswith(("127.0.0.1:", "localhost:")), "these attacks are for loopback only"
-    flood = {each.__name__: each for each in FLOODS + HTTP_FLOODS}[arguments.name]
+    flood = ALL[arguments.name]
     ended = [{} for _ in range(arguments.connections)]
     threads = [threading.Thread(target=_run, args=(flood, arguments, result)) for result in ended]
     for thread in threads:

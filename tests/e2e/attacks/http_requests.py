@@ -25,10 +25,11 @@ ROUTES = [
     (b"GET", b"/openapi.json"),
     (b"GET", b"/"),
 ]
-METHODS = b"GET HEAD POST PUT DELETE PATCH OPTIONS TRACE CONNECT PRI get POSTX M-SEARCH PROPFIND".split() + [
+METHODS = [
+    *b"GET HEAD POST PUT DELETE PATCH OPTIONS TRACE CONNECT PRI get POSTX M-SEARCH PROPFIND".split(),
     b"",
     b"A" * 9000,
-    b"G\0T",
+    b"G\x00T",
     b"PO ST",
     b"\xff\xfe",
 ]

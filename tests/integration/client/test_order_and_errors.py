@@ -264,7 +264,7 @@ def test_a_reply_with_rows_missing_or_short_is_refused(fake, client):
 def test_another_fingerprint_than_before_is_refused_unless_allowed(make_client, fake, client):
     client.embed([b"a"])
     fake.faults = Faults(fingerprint="0" * 64)
-    with pytest.raises(IdentityError, match="0000.*fa4e"):
+    with pytest.raises(IdentityError, match=r"0000.*fa4e"):
         client.embed([b"a"])
     with make_client(fake.endpoint, allow_fingerprint_change=True) as relaxed:
         assert relaxed.embed([b"a"]).fingerprint == "0" * 64

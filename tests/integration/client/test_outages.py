@@ -48,7 +48,7 @@ def test_a_call_to_a_black_hole_ends_with_its_deadline_and_leaves_no_thread(make
         with Timer() as timer, pytest.raises(DeadlineError, match="deadline_s=1"):
             client.embed([b"a"] * images)
         assert 0.9 <= timer.seconds <= 3
-        with Timer() as timer, pytest.raises(DeadlineError, match="deadline_s=0.3"):
+        with Timer() as timer, pytest.raises(DeadlineError, match=r"deadline_s=0.3"):
             client.embed([b"a"] * images, deadline_s=0.3)
         assert timer.seconds <= 2
         with Timer() as timer:
@@ -66,7 +66,7 @@ def test_a_port_that_accepts_and_says_nothing_ends_in_time(make_client, silent_p
 
 def test_nothing_at_the_endpoint_is_said_after_the_retries_and_long_before_the_deadline(make_client):
     with make_client("127.0.0.1:1", deadline_s=30, retries=2) as client:
-        with Timer() as timer, pytest.raises(UnreachableError, match="nothing serves at 127.0.0.1:1.*is the server"):
+        with Timer() as timer, pytest.raises(UnreachableError, match=r"nothing serves at 127.0.0.1:1.*is the server"):
             client.embed([b"a"])
         assert timer.seconds < 10
         assert not client.is_ready()

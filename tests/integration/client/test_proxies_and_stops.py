@@ -4,6 +4,7 @@ import asyncio
 import socket
 import socketserver
 import threading
+from typing import Any
 
 import grpc
 import pytest
@@ -39,7 +40,7 @@ def test_a_call_that_a_proxy_or_a_stopping_server_ends_goes_to_the_other_endpoin
 def test_one_endpoint_that_cancels_every_call_is_asked_again_and_then_unreachable(make_client):
     with (
         WrongHttp2(reset(8)) as wrong,
-        pytest.raises(errors.UnreachableError, match="ended the call.*stopped") as caught,
+        pytest.raises(errors.UnreachableError, match=r"ended the call.*stopped") as caught,
     ):
         embed(make_client, wrong.endpoint, retries=1)
     assert wrong.calls == 2 and caught.value.code == "CANCELLED"
@@ -110,6 +111,8 @@ class ConnectProxy(socketserver.ThreadingTCPServer):
 
 
 class _Connect(socketserver.BaseRequestHandler):
+    server: Any
+
     def handle(self):
         head = b""
         while b"\r\n\r\n" not in head:

@@ -202,10 +202,13 @@ def test_what_cannot_be_written_in_its_place_is_written_elsewhere_and_that_is_sa
 
 
 def test_lines_that_were_written_before_the_disk_was_full_are_kept_and_named(tmp_path):
-    with pytest.raises(OutputFileError) as caught:
+    def write():
         with WholeFile(tmp_path / "x.jsonl").writing() as file:
             file.write(b"line\n")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OutputFileError) as caught:
+        write()
     (kept,) = tmp_path.iterdir()
     assert kept.read_bytes() == b"line\n" and f"what was written is in {kept}" in str(caught.value)
 

@@ -48,7 +48,7 @@ def test_a_wrong_option_is_a_value_error_that_names_it(kind, options, says):
 
 
 def test_a_wrong_tls_option_is_said_by_its_file(tmp_path):
-    with pytest.raises(ValueError, match="no such file.*none.pem"):
+    with pytest.raises(ValueError, match=r"no such file.*none.pem"):
         TlsOptions(ca_file=tmp_path / "none.pem")
     (tmp_path / "cert.pem").touch()
     with pytest.raises(ValueError, match="belong together"):
@@ -92,14 +92,14 @@ def test_a_token_comes_through_a_pipe_once(tmp_path):
 def test_a_token_pipe_that_nobody_writes_to_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("metric_learn_client._client.token.PIPE_S", 0.2)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match="nobody wrote to it within 0.2 s"):
+    with pytest.raises(ValueError, match=r"nobody wrote to it within 0.2 s"):
         TokenSource(None, str(tmp_path / "pipe")).current()
     with open(tmp_path / "pipe", "w") as pipe:  # ends the thread that was left behind
         pipe.write("late")
 
 
 def test_a_token_file_without_an_end_is_refused():
-    with pytest.raises(ValueError, match="cannot be read|one token"):
+    with pytest.raises(ValueError, match=r"cannot be read|one token"):
         TokenSource(None, "/dev/zero").current()
 
 

@@ -15,7 +15,7 @@ def named():
         text = re.sub(r"```.*?```", "", (REPOSITORY / page).read_text(), flags=re.DOTALL)
         for path in dict.fromkeys(re.findall(r"`([\w~./-]+/[\w./-]*)`|\]\(([\w./-]+)\)", text)):
             name = path[0] or path[1]
-            if path[1] or name.split("/")[0] in TOP and name != "~/":
+            if path[1] or (name.split("/")[0] in TOP and name != "~/"):
                 yield pytest.param(name.replace("~/", CLIENT), id=f"{page}: {name}")
 
 

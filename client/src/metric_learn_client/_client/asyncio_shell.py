@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -98,17 +99,13 @@ class AsyncShell:
         granted = asyncio.Event()
 
         def wake() -> None:  # called by whoever gives a place back, perhaps in another thread
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and with it whoever waited
                 loop.call_soon_threadsafe(granted.set)
-            except RuntimeError:  # the loop is closed, and with it whoever waited
-                pass
 
         self._core.window.when_granted(step.ticket, wake)
         if not self._core.closed:
-            try:
+            with contextlib.suppress(asyncio.TimeoutError):  # the core sees that the ticket was not granted
                 await asyncio.wait_for(granted.wait(), step.timeout_s)
-            except asyncio.TimeoutError:
-                pass  # the core sees that the ticket was not granted
 
     def _call(self, target: Target, path: str) -> Callable[..., Any]:
         if self._core.closed:
@@ -124,7 +121,7 @@ class AsyncShell:
         return found
 
     def _channel(self, target: Target) -> Any:
-        tls = self._core.options.tls
+        tls = self._core.options.tls_options
         options = channel_options(target, tls)
         if tls is None:
             return grpc.aio.insecure_channel(target.address, options)

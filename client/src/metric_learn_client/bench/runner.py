@@ -101,7 +101,7 @@ class Load:
             if self._stop.wait(max(0.0, started + offset - time.monotonic())):
                 break
             due.put(started + offset)
-            if due.qsize() > 1 and len(callers) < MAX_ARRIVALS_IN_FLIGHT or not callers:
+            if (due.qsize() > 1 and len(callers) < MAX_ARRIVALS_IN_FLIGHT) or not callers:
                 callers.append(threading.Thread(target=self._serve, args=(due,), daemon=True))
                 callers[-1].start()
         for _ in callers:

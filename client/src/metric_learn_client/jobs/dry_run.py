@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -21,6 +20,7 @@ from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
 from metric_learn_client.jobs.output.output import open_output
 from metric_learn_client.jobs.plan.plan import Plan, build
 from metric_learn_client.jobs.prepare import check_first_rows
+from metric_learn_client.jobs.scratch import Scratch
 from metric_learn_client.jobs.work.model import job_model, worker_spec
 from metric_learn_client.jobs.work.pipeline import ShardTask
 from metric_learn_client.jobs.work.worker import Connect, WorkerSpec, make_pipeline
@@ -66,8 +66,8 @@ def dry_run(
     """Counts the rows, and sends some of them for PROBE_S. Raises InputError."""
     output = open_output(output_dir)
     committed = set(output.committed())
-    with tempfile.TemporaryDirectory(prefix="metric-learn-plan-") as folder:
-        plan = build(open_input(spec), spec, options.shard_size, Path(folder))
+    with closing(Scratch()) as scratch:
+        plan = build(open_input(spec), spec, options.shard_size, scratch.folder)
         check_first_rows(plan)
         mine = range(run.shard_index, plan.shards, run.num_shards)
         missing = [shard for shard in mine if shard not in committed]
@@ -120,10 +120,8 @@ def _probe(worker: WorkerSpec, plan: Plan, shard: int) -> float:
 
 @contextmanager
 def _until_enough() -> Iterator[None]:
-    try:
+    with suppress(_Enough):
         yield
-    except _Enough:
-        pass
 
 
 def _size(count: int) -> str:

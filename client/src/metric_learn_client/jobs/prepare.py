@@ -68,12 +68,12 @@ def open_job(
 
 def check_possible(options: JobOptions) -> None:
     """Raises RefusedError for files that the installed pyarrow cannot write."""
-    if options.output_format == "parquet" and options.dtype == "float16":
-        if int(pa.__version__.split(".")[0]) < _FLOAT16_SINCE:
-            raise RefusedError(
-                f"--format parquet with --dtype float16 needs pyarrow {_FLOAT16_SINCE} or newer; here is "
-                f"{pa.__version__}: pip install -U pyarrow, or take --format npy"
-            )
+    half_in_parquet = options.output_format == "parquet" and options.dtype == "float16"
+    if half_in_parquet and int(pa.__version__.split(".")[0]) < _FLOAT16_SINCE:
+        raise RefusedError(
+            f"--format parquet with --dtype float16 needs pyarrow {_FLOAT16_SINCE} or newer; here is "
+            f"{pa.__version__}: pip install -U pyarrow, or take --format npy"
+        )
 
 
 def check_first_rows(plan: Plan) -> None:

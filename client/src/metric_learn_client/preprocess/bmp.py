@@ -52,7 +52,7 @@ def _check_kind(data: Buffer, bits: int, compression: int) -> None:
         raise unsupported("a BMP with alpha bit fields")
     if compression > _ALPHA_BITFIELDS or bits not in (1, 4, 8, 16, 24, 32):
         raise damaged("the BMP header says what BMP does not have")
-    if compression == _RLE8 and bits != 8 or compression == _RLE4 and bits != 4:
+    if (compression == _RLE8 and bits != 8) or (compression == _RLE4 and bits != 4):
         raise damaged("the BMP header says what BMP does not have")
     if compression == _BITFIELDS:
         masks = tuple(_number(data, at) for at in (54, 58, 62))

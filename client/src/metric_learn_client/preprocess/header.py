@@ -54,7 +54,7 @@ def short_side_size(width: int, height: int) -> tuple[int, int]:
     that gives 249, where round(213 * 224 / 192) gives 248.
     """
     factor = float(SIDE_PX) / min(width, height)
-    return int(round(width * factor)), int(round(height * factor))
+    return round(width * factor), round(height * factor)
 
 
 def too_many(file: str, parts: str, limit: int) -> ImageError:

@@ -37,7 +37,7 @@ class Mistake:
 def _short_side(image: Pixels, side: int) -> tuple[int, int]:
     height, width = image.shape[:2]
     factor = side / min(height, width)
-    return max(side, int(round(width * factor))), max(side, int(round(height * factor)))
+    return max(side, round(width * factor)), max(side, round(height * factor))
 
 
 def _direct(interpolation: int) -> Resize:

@@ -18,7 +18,9 @@ from servable.gateway.backends import Backends
 from servable.gateway.call.calls import Embedded
 from servable.gateway.call.methods import METHODS
 from servable.gateway.call.reply import FailedImage, Row
+from servable.gateway.call.request import PredictWork
 from servable.gateway.errors import CallError, invalid
+from servable.gateway.http.aside import aside
 from servable.gateway.http.description import (
     COUNT,
     IMAGE_ERROR,
@@ -34,8 +36,8 @@ from servable.gateway.http.description import (
 )
 from servable.gateway.http.errors import HttpError
 from servable.gateway.http.images import read_data_uri
-from servable.gateway.http.json_text import read_json
-from servable.gateway.http.outcomes import null_wanted, read_work, refuse_failed, row
+from servable.gateway.http.json_text import most_values_of, read_json
+from servable.gateway.http.outcomes import json_answer, json_row, null_wanted, read_work, refuse_failed
 from servable.gateway.http.requests import Embed, Request, Response, json_response
 from servable.gateway.http.routes import CallRoute, Question, Route
 
@@ -46,18 +48,15 @@ OWNER = "metric-learn-serving"
 
 def openai_routes(backends: Backends, limits: LimitsSection) -> Sequence[Route]:
     async def embeddings(request: Request, embed: Embed) -> Response:
-        asked = _read_parameters(request.body)
-        version = _version_of(asked["model"])
-        work = await read_work(
-            METHODS["embed"], version, _items(asked["input"]), _read_item, "input", limits.max_instances
-        )
+        request.query(())
+        asked, work = await aside(len(request.body), lambda: _read(request.body, limits.max_instances))
         try:
             embedded = await embed(work)
         except CallError as error:
             if error.status is grpc.StatusCode.NOT_FOUND:
                 raise _no_model(asked["model"], backends) from None
             raise
-        return json_response(_reply(asked, embedded))
+        return await json_answer(lambda: _reply(asked, embedded), embedded)
 
     def models(request: Request) -> Response:
         request.query(())
@@ -115,9 +114,15 @@ def _descriptions(limits: LimitsSection) -> Mapping[str, Description]:
     }
 
 
-def _read_parameters(body: bytes) -> dict[str, Any]:
-    """The body, its parameters checked but for the pictures. Raises CallError (INVALID_ARGUMENT)."""
-    asked = read_json(body)
+def _read(body: bytes, most: int) -> tuple[dict[str, Any], PredictWork]:
+    """(the parameters beside the pictures, the pictures). Raises CallError."""
+    asked = _read_parameters(read_json(body, most_values=most_values_of(most)))
+    version = _version_of(asked["model"])
+    return asked, read_work(METHODS["embed"], version, _items(asked.pop("input")), _read_item, "input", most)
+
+
+def _read_parameters(asked: Any) -> dict[str, Any]:
+    """The same, its parameters checked but for the pictures. Raises CallError (INVALID_ARGUMENT)."""
     if not isinstance(asked, dict):
         raise invalid("body", "must be a JSON object with model and input")
     for name in asked:
@@ -185,7 +190,7 @@ def _entry(index: int, outcome: Union[Row, FailedImage], as_text: bool) -> dict[
     if isinstance(outcome, FailedImage):
         entry["error"] = {"code": outcome.name, "message": outcome.text}
     else:
-        entry["embedding"] = binascii.b2a_base64(outcome, newline=False).decode() if as_text else row(outcome)
+        entry["embedding"] = binascii.b2a_base64(outcome, newline=False).decode() if as_text else json_row(outcome)
     return entry
 
 

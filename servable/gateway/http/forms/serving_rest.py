@@ -17,7 +17,9 @@ from metric_learn_client.wire import ITEM_EMBEDDING, SERVABLE_NAME
 from servable.config.sections import LimitsSection
 from servable.gateway.call.methods import METHODS, Method
 from servable.gateway.call.reply import FailedImage
+from servable.gateway.call.request import PredictWork
 from servable.gateway.errors import CallError, invalid
+from servable.gateway.http.aside import aside
 from servable.gateway.http.description import (
     COUNT,
     JSON,
@@ -32,9 +34,9 @@ from servable.gateway.http.description import (
 )
 from servable.gateway.http.errors import plain_error
 from servable.gateway.http.images import read_base64
-from servable.gateway.http.json_text import read_json
-from servable.gateway.http.outcomes import read_work, refuse_failed, row
-from servable.gateway.http.requests import Embed, Request, Response, json_response
+from servable.gateway.http.json_text import most_values_of, read_json
+from servable.gateway.http.outcomes import json_answer, json_row, read_work, refuse_failed
+from servable.gateway.http.requests import Embed, Request, Response
 from servable.gateway.http.routes import CallRoute, Route
 
 WIRE = "rest"
@@ -45,13 +47,14 @@ TYPES = {"embed": "bytes", "embed_pixels": "uint8"}  # of the item, as this REST
 def serving_rest_routes(limits: LimitsSection, *, always_200: bool) -> Sequence[Route]:
     async def instances(request: Request, embed: Embed) -> Response:
         _check_servable(request)
-        embedded = await embed(await _read_instances(request, _method(request), limits.max_instances))
-        return json_response({"instances": [_instance(each) for each in embedded.outcomes]})
+        embedded = await embed(await _work(request, _method(request), limits.max_instances))
+        return await json_answer(lambda: {"instances": [_instance(each) for each in embedded.outcomes]}, embedded)
 
     async def predictions(request: Request, embed: Embed) -> Response:
         _check_servable(request)
-        embedded = await embed(await _read_instances(request, METHODS["embed"], limits.max_instances))
-        return json_response({"predictions": [row(each) for each in refuse_failed(embedded.outcomes, "instances")]})
+        embedded = await embed(await _work(request, METHODS["embed"], limits.max_instances))
+        rows = refuse_failed(embedded.outcomes, "instances")
+        return await json_answer(lambda: {"predictions": [json_row(each) for each in rows]}, embedded)
 
     about, about_tensorflow = _describe(limits, always_200)
 
@@ -129,9 +132,14 @@ def _version(request: Request) -> int:
     return int(text)
 
 
-async def _read_instances(request: Request, method: Method, most: int) -> Any:
+async def _work(request: Request, method: Method, most: int) -> PredictWork:
     request.query(())
-    asked = read_json(request.body)
+    version = _version(request)
+    return await aside(len(request.body), lambda: _read_instances(request.body, method, version, most))
+
+
+def _read_instances(body: bytes, method: Method, version: int, most: int) -> PredictWork:
+    asked = read_json(body, most_values=most_values_of(most))
     if not isinstance(asked, dict) or asked.keys() != {"instances"}:
         raise invalid("body", f'must be {{"instances": [{{"{method.item}": {{"b64": "..."}}}}]}}')
     instances = asked["instances"]
@@ -139,9 +147,7 @@ async def _read_instances(request: Request, method: Method, most: int) -> Any:
         instances = [instances]
     if not isinstance(instances, list):
         raise invalid("instances", "must be a list, or one object")
-    return await read_work(
-        method, _version(request), instances, lambda item, at: _read_instance(item, at, method), "instances", most
-    )
+    return read_work(method, version, instances, lambda item, at: _read_instance(item, at, method), "instances", most)
 
 
 def _read_instance(instance: Any, index: int, method: Method) -> bytes:
@@ -171,7 +177,7 @@ def _read_instance(instance: Any, index: int, method: Method) -> bytes:
 
 
 def _instance(outcome: Any) -> dict[str, Any]:
-    return {"error_msg": outcome.text} if isinstance(outcome, FailedImage) else {ITEM_EMBEDDING: row(outcome)}
+    return {"error_msg": outcome.text} if isinstance(outcome, FailedImage) else {ITEM_EMBEDDING: json_row(outcome)}
 
 
 def _error_msg(_status: int, error: CallError) -> dict[str, Any]:

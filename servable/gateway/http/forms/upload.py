@@ -18,6 +18,7 @@ from servable.gateway.call.methods import METHODS
 from servable.gateway.call.reply import FailedImage
 from servable.gateway.call.request import Payload
 from servable.gateway.errors import invalid
+from servable.gateway.http.aside import aside
 from servable.gateway.http.description import (
     BYTES,
     COUNT,
@@ -33,8 +34,8 @@ from servable.gateway.http.description import (
     record,
 )
 from servable.gateway.http.errors import HttpError
-from servable.gateway.http.outcomes import null_wanted, read_work, refuse_failed, row
-from servable.gateway.http.requests import Embed, Request, Response, json_response
+from servable.gateway.http.outcomes import json_answer, json_row, null_wanted, read_work, refuse_failed
+from servable.gateway.http.requests import Embed, Request, Response
 from servable.gateway.http.routes import CallRoute, Route
 
 WIRE = "embed"
@@ -57,7 +58,8 @@ def upload_routes(limits: LimitsSection) -> Sequence[Route]:
         on_null = null_wanted(request.query(("on_error",)).get("on_error"), "on_error")
         several = request.content_type == MULTIPART
         if several:
-            uploads = read_multipart(request.body, request.headers["content-type"], limits.max_instances)
+            given = request.headers["content-type"]
+            uploads = await aside(len(request.body), lambda: read_multipart(request.body, given, limits.max_instances))
         elif request.content_type.startswith("multipart/"):
             raise HttpError(415, f"{request.content_type[:64]!r} is not taken; send {MULTIPART}, or the file itself")
         elif request.content_type == "application/json":
@@ -65,15 +67,13 @@ def upload_routes(limits: LimitsSection) -> Sequence[Route]:
         else:
             uploads = [Upload("", request.body)]
         place = "files"
-        work = await read_work(
-            METHODS["embed"], 0, uploads, lambda upload, _: upload.payload, place, limits.max_instances
-        )
+        work = read_work(METHODS["embed"], 0, uploads, lambda upload, _: upload.payload, place, limits.max_instances)
         embedded = await embed(work)
         if not on_null:
             refuse_failed(embedded.outcomes, place if several else None)
         if NPY in request.headers.get("accept", ""):
             return _array(embedded)
-        return json_response(_several(uploads, embedded) if several else _single(embedded))
+        return await json_answer(lambda: _several(uploads, embedded) if several else _single(embedded), embedded)
 
     return (CallRoute("POST", "/embed", embed_files, wire=WIRE, description=_description(limits)),)
 
@@ -148,7 +148,7 @@ def _single(embedded: Embedded) -> Mapping[str, Any]:
     (outcome,) = embedded.outcomes
     failed = isinstance(outcome, FailedImage)
     return {
-        "embedding": None if isinstance(outcome, FailedImage) else row(outcome),
+        "embedding": None if isinstance(outcome, FailedImage) else json_row(outcome),
         **({"error": _error(outcome)} if failed else {}),
         **_identity(embedded),
     }
@@ -161,7 +161,7 @@ def _several(uploads: Sequence[Upload], embedded: Embedded) -> Mapping[str, Any]
         if isinstance(outcome, FailedImage)
     ]
     return {
-        "embeddings": [None if isinstance(each, FailedImage) else row(each) for each in embedded.outcomes],
+        "embeddings": [None if isinstance(each, FailedImage) else json_row(each) for each in embedded.outcomes],
         "names": [upload.name for upload in uploads],
         "errors": failed,
         **_identity(embedded),
@@ -179,7 +179,7 @@ def _identity(embedded: Embedded) -> dict[str, Any]:
 def _array(embedded: Embedded) -> Response:
     """float32 [n, 2048] as numpy.save writes it; a failed picture is a row of NaN."""
     nothing = np.full(EMBEDDING_DIM, np.nan, np.float32)
-    rows = [nothing if isinstance(each, FailedImage) else row(each) for each in embedded.outcomes]
+    rows = [nothing if isinstance(each, FailedImage) else np.frombuffer(each, "<f4") for each in embedded.outcomes]
     file = io.BytesIO()
     np.save(file, np.stack(rows).astype("<f4", copy=False))
     failed = [f"{at}={each.name}" for at, each in enumerate(embedded.outcomes) if isinstance(each, FailedImage)]

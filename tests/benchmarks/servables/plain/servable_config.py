@@ -20,7 +20,7 @@ def to_pixels(image):
     pixels = cv2.imdecode(image, cv2.IMREAD_COLOR)
     height, width = pixels.shape[:2]
     factor = 224.0 / min(height, width)
-    size = (int(round(width * factor)), int(round(height * factor)))
+    size = (round(width * factor), round(height * factor))
     short = cv2.resize(pixels, size, interpolation=cv2.INTER_LANCZOS4)
     return np.ascontiguousarray(cv2.resize(short, (224, 224), interpolation=cv2.INTER_LINEAR))
 

@@ -34,7 +34,7 @@ class Hub:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.url = "http://127.0.0.1:{}".format(self._server.server_address[1])
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self):
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

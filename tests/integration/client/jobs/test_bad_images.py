@@ -103,7 +103,7 @@ def test_each_of_sixty_bad_images_is_one_failure_and_five_repaired_ones_are_five
         if kind == "deleted":
             (images / f"{index:05d}.jpg").unlink()
     fake.faults.delay_s = 0.0
-    out, err = process.communicate(timeout=100)
+    _out, err = process.communicate(timeout=100)
     assert process.returncode == ExitCode.SOME_FAILED, err
 
     failures = pq.read_table(tmp_path / "out/failures", partitioning=None).to_pylist()

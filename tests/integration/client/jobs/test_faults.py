@@ -1,5 +1,6 @@
 """Whatever ends a job, or stands in its way: nothing is lost or there twice, and the files come out the same."""
 
+import contextlib
 import errno
 import json
 import os
@@ -54,7 +55,7 @@ def test_sigkill_at_twenty_random_points_changes_nothing_in_the_files(tmp_path, 
         if (tmp_path / "out/job.json").exists():
             assert verify(tmp_path / "out").problems == ()
     fake.faults.delay_s = 0.0
-    code, events, err = job.run()
+    code, _events, err = job.run()
     assert code == ExitCode.SOME_FAILED, err
     assert data(tmp_path / "out") == expected
     # a killed worker repeats its shard, and the window of the next
@@ -124,7 +125,7 @@ def test_a_retry_that_is_cut_off_has_replaced_a_shard_whole_or_not_at_all(tmp_pa
         assert verify(out).problems == ()
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_job_cleanly_and_says_how_to_go_on(tmp_path, fake, number, code):
     images = make_images(tmp_path / "in", 600)
     expected = whole(images, tmp_path / "whole", fake.endpoint)
@@ -180,10 +181,8 @@ class Proxy:
         with self._lock:
             pairs, self._pairs = self._pairs, []
         for end in pairs:
-            try:
+            with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
             end.close()
 
     def _accept(self, listener):
@@ -239,7 +238,7 @@ def test_an_outage_beyond_the_limit_ends_with_4_and_goes_on_later(tmp_path, fake
     process = job.start()
     until(process, "shard")
     fake.faults.status = "UNAVAILABLE"
-    out, err = process.communicate(timeout=60)
+    _out, err = process.communicate(timeout=60)
     assert process.returncode == ExitCode.NOT_REACHABLE, err
     assert "no call worked for" in err and "--max-outage-s 1" in err
     assert verify(tmp_path / "out").problems == ()

@@ -20,12 +20,17 @@ MOST_REFUSED = 0.1  # of the inputs that have rows: what is refused proves nothi
 LONG = pytest.mark.long, pytest.mark.timeout(7200)
 
 
-def run(kind, examples, folder, check):
+def pieces(few, many):
+    """(how many inputs, seed): few, and in the long tier twenty thousand or so in pieces of a few minutes each."""
+    return [pytest.param(few, 18, id="few"), *(pytest.param(*piece, marks=LONG, id=f"{piece}") for piece in many)]
+
+
+def run(kind, examples, number, folder, check):
     """check(made, folder) for so many inputs, each in a folder of its own; True where one with rows was refused."""
     refused = []
     write_pictures(folder / "pictures")
 
-    @seed(18)
+    @seed(number)
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(KINDS[kind])
     def each(made):
@@ -66,14 +71,14 @@ def planned(made, folder):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("examples", [60, pytest.param(20_000, marks=LONG)], ids=["few", "20,000 of 100,000"])
-def test_every_row_of_an_input_is_planned_once_and_has_its_own_picture_or_fails(tmp_path, kind, examples):
-    run(kind, examples, tmp_path, planned)
+@pytest.mark.parametrize(("examples", "number"), pieces(60, [(5_000, number) for number in range(4)]))
+def test_every_row_of_an_input_is_planned_once_and_has_its_own_picture_or_fails(tmp_path, kind, examples, number):
+    run(kind, examples, number, tmp_path, planned)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("examples", [8, pytest.param(1000, marks=LONG)], ids=["few", "many"])
-def test_every_row_of_an_input_ends_in_embeddings_or_failures(tmp_path, fake, kind, examples):
+@pytest.mark.parametrize(("examples", "number"), pieces(8, [(1_000, number) for number in range(2)]))
+def test_every_row_of_an_input_ends_in_embeddings_or_failures(tmp_path, fake, kind, examples, number):
     def whole_job(made, folder):
         begun = False
         for stage in (0, 1):
@@ -95,7 +100,7 @@ def test_every_row_of_an_input_ends_in_embeddings_or_failures(tmp_path, fake, ki
             assert (found.problems, found.input_rows, found.complete) == ((), summary.rows, True)
         return False
 
-    run(kind, examples, tmp_path, whole_job)
+    run(kind, examples, number, tmp_path, whole_job)
 
 
 def embeddings_of(out):

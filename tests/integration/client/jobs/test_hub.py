@@ -35,7 +35,7 @@ def test_a_dataset_of_the_hub_is_embedded_as_from_a_folder(tmp_path, fake, monke
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         for index, name in enumerate(("data/*.parquet", "data/train-0000{0..1}-of-00002.parquet")):
             job = Job(f"hf://datasets/{REPOSITORY}/{name}", tmp_path / f"out{index}", fake.endpoint, "--shard-size", 4)
-            code, events, err = job.run()
+            code, _events, err = job.run()
             assert code == ExitCode.DONE, err
             assert rows_of(tmp_path / f"out{index}") == rows_of(tmp_path / "local")
             sent = fake.images

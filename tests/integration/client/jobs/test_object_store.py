@@ -29,7 +29,9 @@ from tests.integration.client.jobs.conftest import Job, data, kill, make_images,
 pytest.importorskip("moto", reason="the object store of these tests is moto's, which is not installed here")
 pytest.importorskip("s3fs", reason="objects are written with s3fs, which is not installed here")
 
-from tests.integration.client.jobs.object_store import BUCKET, Store, once  # noqa: E402
+import contextlib
+
+from tests.integration.client.jobs.object_store import BUCKET, Store, once
 
 SHARD, BATCH, AHEAD = 50, 10, 4
 FLAGS = ("--shard-size", SHARD, "--batch-size", BATCH, "--in-flight", 2, "--read-threads", 2)
@@ -141,7 +143,9 @@ def test_a_damaged_object_is_found_by_verify(tmp_path, fake, store, prefix):
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=LONG)])
-def test_sigkill_at_random_points_changes_nothing_in_the_objects(tmp_path, fake, store, prefix, kills):
+def test_sigkill_at_random_points_changes_nothing_in_the_objects(tmp_path, fake, store, prefix, kills, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     images = make_images(tmp_path / "in", 150 * kills)
     (images / "00077.jpg").write_bytes(b"corrupt")
     expected = whole(images, tmp_path / "whole", fake.endpoint)
@@ -167,6 +171,7 @@ def test_sigkill_at_random_points_changes_nothing_in_the_objects(tmp_path, fake,
     assert objects(store, prefix) == expected
     assert fake.images - sent_before - len(list(images.iterdir())) <= kills * (SHARD + AHEAD * BATCH)
     assert not [name for name in store.objects(prefix) if name.startswith((".partial", ".commit"))]
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 class Cut(BaseException):
@@ -288,10 +293,8 @@ def test_of_two_writers_of_which_one_is_overtaken_anywhere_one_has_the_whole_sha
             return real(key, *rest, **named)
 
         slow._store.put = put
-        try:
+        with contextlib.suppress(OutputError):
             write(slow, 1, failed[0])
-        except OutputError:
-            pass
         Bucket(f"{url(prefix)}/{pause}").recover()
         check_marks(store, f"{prefix}/{pause}")
         found = store.objects(f"{prefix}/{pause}")
@@ -504,10 +507,7 @@ def test_several_processes_write_to_one_prefix(tmp_path, fake, store, prefix, fl
     images = make_images(tmp_path / "in", 300)
     expected = whole(images, tmp_path / "whole", fake.endpoint)
     job = Job(images, url(prefix), fake.endpoint, *FLAGS, *flags)
-    if "--num-shards" in flags:
-        processes = [job.start("--shard-index", index) for index in range(2)]
-    else:
-        processes = [job.start()]
+    processes = [job.start("--shard-index", index) for index in range(2)] if "--num-shards" in flags else [job.start()]
     for process in processes:
         _, err = process.communicate(timeout=90)
         assert process.returncode == ExitCode.DONE, err

@@ -137,7 +137,7 @@ def test_worker_processes_write_the_same_files(tmp_path, fake):
     images = make_images(tmp_path / "in", 95)
     (images / "00007.jpg").write_bytes(b"corrupt")
     embed_dataset(images, tmp_path / "whole", endpoint=fake.endpoint, shard_size=10)
-    code, events, err = Job(images, tmp_path / "out", fake.endpoint, "--shard-size", 10, "--engine", "processes").run()
+    code, _events, err = Job(images, tmp_path / "out", fake.endpoint, "--shard-size", 10, "--engine", "processes").run()
     assert code == ExitCode.SOME_FAILED, err
     assert data(tmp_path / "out") == data(tmp_path / "whole")
 

@@ -22,7 +22,7 @@ def done(tmp_path, fake):
 
 
 @pytest.mark.parametrize(
-    "change, text",
+    ("change", "text"),
     [
         ({"shard_size": 30}, "shard size was 20, now 30"),
         ({"dtype": "float16"}, 'dtype was "float32", now "float16"'),
@@ -59,7 +59,7 @@ def test_changed_rows_are_refused_and_extend_embeds_what_was_added(done, tmp_pat
     images, out, arguments = done
     before = data(out)
     (images / "00000-more.jpg").write_bytes(b"more")
-    with pytest.raises(RefusedError, match="the input's rows changed .* --extend embeds what was added"):
+    with pytest.raises(RefusedError, match=r"the input's rows changed .* --extend embeds what was added"):
         embed_dataset(images, out, **arguments)
     sent = fake.images
     summary = embed_dataset(images, out, **arguments, if_exists="extend")
@@ -110,7 +110,7 @@ def test_a_second_job_on_the_directory_is_refused_while_the_first_runs(tmp_path,
 def test_files_that_an_old_pyarrow_cannot_write_are_refused_before_anything_is_sent(tmp_path, fake, monkeypatch):
     monkeypatch.setattr("pyarrow.__version__", "12.0.1")
     images = make_images(tmp_path / "in", 3)
-    with pytest.raises(RefusedError, match="needs pyarrow 15 or newer; here is 12.0.1"):
+    with pytest.raises(RefusedError, match=r"needs pyarrow 15 or newer; here is 12.0.1"):
         embed_dataset(images, tmp_path / "out", endpoint=fake.endpoint, output_format="parquet", dtype="float16")
     assert fake.images == 0 and not (tmp_path / "out/job.json").exists()
 
@@ -170,7 +170,7 @@ def restat(out, number):
 
 
 @pytest.mark.parametrize(
-    "damage, text",
+    ("damage", "text"),
     [
         (damage_bytes, "its bytes changed"),
         (damage_missing, "metadata_00001.parquet is missing"),

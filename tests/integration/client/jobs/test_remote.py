@@ -56,7 +56,7 @@ def test_an_answer_that_is_no_whole_file_is_an_error_of_the_row_and_in_time(serv
 
 @pytest.mark.parametrize("name", ["plain", "elsewhere", "unsaid"])
 def test_bytes_of_another_place_are_never_taken_for_those_asked_for(server, name):
-    with pytest.raises(RowError, match="E_READ: the server answers with .* was asked for|in place of the part"):
+    with pytest.raises(RowError, match=r"E_READ: the server answers with .* was asked for|in place of the part"):
         read_range(f"{server.url}/{name}", 1000, 500, 10)
     assert len(server.asked) == 1
 

@@ -135,7 +135,7 @@ def test_files_may_go_away_and_others_come_and_one_that_comes_back_changed_is_re
     assert embed_dataset(data, out, **options).sent == 0
     assert_embedded(out, {"1.parquet#0": b"1", "2.parquet#0": b"2"})
     table(data / "1.parquet", [b"another"])
-    with pytest.raises(InputError, match="1.parquet changed since its rows were planned"):
+    with pytest.raises(InputError, match=r"1.parquet changed since its rows were planned"):
         embed_dataset(data, out, **options, if_exists="extend")
 
 

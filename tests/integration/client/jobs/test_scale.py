@@ -59,7 +59,7 @@ def test_a_million_rows_are_done_in_flat_memory_and_resumed_at_once(tmp_path, ma
         process = job.start()
         until(process, "progress")
         resumed_s = time.monotonic() - restarted
-        out, err = process.communicate(timeout=300)
+        _out, err = process.communicate(timeout=300)
         assert process.returncode == ExitCode.DONE, err
     early, late = np.median([memory[n] for n in range(10, 30)]), np.median([memory[n] for n in range(70, 90)])
     with capsys.disabled():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from dataclasses import dataclass, field
+from typing import Optional
 
 import grpc
 import grpc.aio
@@ -52,24 +53,24 @@ class FakeServing:
         self.echo = echo  # one ready-made embedding for everything: costs nothing, for benchmarks
         self.delay_s = 0.0
         self.silent = False  # takes calls and never answers
-        self.error: tuple[int, str] | None = None  # in-band error of every whole call
-        self.status: grpc.StatusCode | None = None
-        self.raw_reply: bytes | None = None
+        self.error: Optional[tuple[int, str]] = None  # in-band error of every whole call
+        self.status: Optional[grpc.StatusCode] = None
+        self.raw_reply: Optional[bytes] = None
         self.golden_right = False  # the golden image gets no raw_reply
         self.image_errors: dict[bytes, str] = {}  # payload -> its error
         self.poison: set[bytes] = set()  # payloads that end the worker
-        self.hangs_on: bytes | None = None  # a payload after which nothing is answered
-        self.hangs_one_of_two: bytes | None = None  # the batch with it is never answered; the rest is
+        self.hangs_on: Optional[bytes] = None  # a payload after which nothing is answered
+        self.hangs_one_of_two: Optional[bytes] = None  # the batch with it is never answered; the rest is
         self.golden_silent = False
         self.crashes = 0
-        self._crash: asyncio.Future | None = None
+        self._crash: Optional[asyncio.Future] = None
         self._golden_refused = 0  # since the crash
-        self._held: asyncio.Event | None = None
+        self._held: Optional[asyncio.Event] = None
         self.batches: list[int] = []
         self.requests: list[bytes] = []
         self.keep_requests = False
         self.in_flight = self.most_in_flight = 0
-        self._server = None
+        self._server: Optional[grpc.aio.Server] = None
         self._canned, self._golden = embedding_of(b"canned"), embedding_of(GOLDEN_IMAGE)
 
     async def start(self, path: str) -> str:

@@ -77,6 +77,9 @@ def test_dropped_pictures_are_compared_and_nothing_is_wider_than_the_window(wind
     expected = [[1, cup @ lamp], [cup @ lamp, 1]]
     assert np.allclose(window.evaluate(MATRIX), expected, atol=1e-4)
     assert window.evaluate(SIDEWAYS) == 0
+    # A table that is wider than a phone scrolls; what its numbers mean does not go with it.
+    words = "document.getElementById('matrix-words').getBoundingClientRect().right"
+    assert 0 < window.evaluate(words) <= width
 
 
 def test_a_picture_that_fails_says_why_in_words_and_its_name_is_text(window, harness, pictures):

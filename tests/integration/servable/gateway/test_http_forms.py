@@ -32,8 +32,10 @@ def uri(picture, head="data:image/jpeg;base64,"):
     return head + base64.b64encode(picture).decode()
 
 
-def embeddings(harness, given, expected=200, **more):
-    status, headers, body = harness.api("POST", "/v1/embeddings", {"model": "metric_learn", "input": given, **more})
+def embeddings(harness, given, expected=200, path="", **more):
+    status, _headers, body = harness.api(
+        "POST", f"/v1/embeddings{path}", {"model": "metric_learn", "input": given, **more}
+    )
     assert status == expected, body
     return json.loads(body)
 
@@ -86,6 +88,44 @@ def test_a_row_is_the_same_bits_by_every_form(harness, by_grpc, form):
     assert found.dtype == np.float32 and found.tobytes() == by_grpc.tobytes()
 
 
+def test_bodies_that_are_read_aside_give_the_same_bits_too(tmp_path):
+    """Three pictures of 1.5 MB each: what is read of them goes on in a thread."""
+    pictures = [bytes([number]) * 1_500_000 for number in range(3)]
+    uris = [uri(each) for each in pictures]
+    with_lines = ["data:image/png;base64," + base64.encodebytes(each).decode() for each in pictures]
+    behind = b"".join(len(each).to_bytes(4, "little") + each for each in pictures)
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [3], "parameters": {"binary_data_size": len(behind)}}
+    text = json.dumps({"inputs": [tensor]}).encode()
+    expected = np.stack([embedding_of(each) for each in pictures])
+    with Harness(tmp_path) as harness:
+        for given in (uris, with_lines):
+            for form, read in (("float", None), ("base64", as_openai_base64)):
+                answer = embeddings(harness, given, encoding_format=form)
+                rows = read(answer) if read else as_floats([each["embedding"] for each in answer["data"]])
+                assert rows.tobytes() == expected.tobytes()
+        found = by_rest(harness, *pictures)[1]["instances"]
+        assert as_floats([each["embedding"] for each in found]).tobytes() == expected.tobytes()
+        body, headers = multipart(*[("a.jpg", each) for each in pictures])
+        found = json.loads(harness.api("POST", "/embed", body, headers)[2])["embeddings"]
+        assert as_floats(found).tobytes() == expected.tobytes()
+        headers = {"inference-header-content-length": str(len(text))}
+        answer = json.loads(harness.api("POST", "/v2/models/metric_learn/infer", text + behind, headers)[2])
+        assert as_floats(answer["outputs"][0]["data"]).tobytes() == expected.tobytes()
+        status, _, answer = harness.api(
+            "POST", "/v1/embeddings", b'{"model": "metric_learn", "input": ["' + b"x" * 5_000_000
+        )
+        assert status == 400 and b"a string has no end" in answer
+        assert harness.gateway._api.application._bodies.bytes == 0
+
+
+def test_a_large_answer_in_json_is_the_same_numbers(tmp_path):
+    with Harness(tmp_path) as harness:
+        pictures = [b"%d" % number for number in range(100)]
+        answer = embeddings(harness, [uri(each) for each in pictures])
+        rows = as_floats([each["embedding"] for each in answer["data"]])
+    assert rows.tobytes() == np.stack([embedding_of(each) for each in pictures]).tobytes()
+
+
 def test_the_answer_of_v1_embeddings_has_openais_fields_and_nothing_else(harness):
     given = embeddings(harness, uri(A), user="somebody", dimensions=2048, encoding_format=None)
     assert given.keys() == {"object", "data", "model", "usage"}
@@ -133,6 +173,8 @@ def test_spellings_may_be_mixed_and_keep_their_order(harness, by_grpc):
         ({"input": []}, "input", "at least one"),
         ({"input": None}, "input", "is missing"),
         ({"input": [uri(A)] * 5}, "input", "5 images; the most is 4"),
+        ({"input": [uri(A)] * 2048}, "input", "2048 images; the most is 4: split them"),
+        ({"input": base64.encodebytes(A).decode()}, "input[0]", "pictures, not text"),
         ({"input": [{"type": "text", "text": "hello"}]}, "input[0]", "image_url"),
         ({"input": [{"image_url": {"url": uri(A), "size": 3}}]}, "input[0].image_url", "unknown key 'size'"),
         ({"encoding_format": "int8"}, "encoding_format", "'float' or 'base64'"),
@@ -189,8 +231,8 @@ def test_one_bad_picture_is_null_where_that_is_asked_for(harness, by_grpc):
         b'{"input": "' + b"x" * 1000,
         b'{"input": "\\u0000 5"}',
         b"[" + b"1," * 400_000 + b"1]",
-        '{"model": "\\ud800", "input": "x"}'.encode(),
-        '{"\\ud800": 1}'.encode(),
+        b'{"model": "\\ud800", "input": "x"}',
+        b'{"\\ud800": 1}',
     ],
     ids=lambda body: repr(body[:24]),
 )
@@ -268,7 +310,7 @@ def test_rest_says_200_to_failures_where_that_is_configured(tmp_path):
 
 @pytest.mark.parametrize("kind", [None, "image/jpeg", "application/octet-stream", "application/x-www-form-urlencoded"])
 def test_embed_takes_a_file_as_the_body_whatever_its_type_is_called(harness, by_grpc, kind):
-    status, headers, body = harness.api("POST", "/embed", A, {"content-type": kind} if kind else {})
+    status, _headers, body = harness.api("POST", "/embed", A, {"content-type": kind} if kind else {})
     given = json.loads(body)
     assert status == 200 and given.keys() == {"embedding", "model", "version"} and given["version"] == 1
     assert as_floats(given["embedding"]).tobytes() == by_grpc[0].tobytes()
@@ -322,6 +364,7 @@ def test_a_parameter_of_the_query_that_is_unknown_or_there_twice_is_refused(harn
     for query in ("onerror=null", "on_error=null&on_error=null", "on_error=maybe", "&".join(["a=1"] * 100)):
         assert harness.api("POST", f"/embed?{query}", A)[0] == 400
     assert harness.api("GET", "/v1/models?limit=1")[0] == 400
+    assert "api-version" in embeddings(harness, uri(A), 400, path="?api-version=1")["error"]["message"]
 
 
 def test_an_empty_body_is_an_empty_picture(harness):

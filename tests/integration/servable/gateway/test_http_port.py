@@ -1,10 +1,12 @@
 """The API's port: who may call, how much of it, how slowly, and what two programs could read in two ways."""
 
 import contextlib
+import gc
 import json
 import socket
 import ssl
 import time
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -103,6 +105,61 @@ def test_other_verbs_and_paths_are_answered_in_json(harness):
     assert harness.api("HEAD", "/embed")[0] == 405
     status, _, body = harness.api("GET", "/v1/nothing")
     assert status == 404 and "/v1/embeddings" in error_of(body)["message"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/",
+        "//v1/models",
+        "/v1//models",
+        "/v1/./models",
+        "/v1/nothing/../models",
+        "/V1/models",
+        "/v1%2Fmodels",
+        "/v1%2fmodels",
+        "/v2/models/metric_learn%2Fready",
+        "/v1/models/metric_learn%2F..",
+        "/v1/models%00",
+    ],
+)
+def test_a_path_is_what_it_says_and_no_other_spelling_of_it(harness, path):
+    """A proxy before it may let some paths through and others not: none may become another here."""
+    status, _, body = harness.api("GET", path)
+    assert status == 404 and json.loads(body)["error"]
+
+
+def test_a_letter_that_is_written_with_percent_is_that_letter(harness):
+    assert harness.api("GET", "/v1/%6dodels/metric_learn%401")[0] == 200
+
+
+def test_a_page_of_another_origin_is_told_nothing(harness):
+    """No header of CORS: its browser asks first wherever a token or JSON goes, and shows it no answer."""
+    asked = {
+        "origin": "https://elsewhere.example",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization",
+    }
+    status, headers, _ = harness.api("OPTIONS", "/v1/embeddings", headers=asked)
+    assert status == 405 and not any(name.startswith("access-control-") for name in headers)
+    status, headers, _ = harness.api("POST", "/embed", b"abc", {"origin": "https://elsewhere.example"})
+    assert status == 200 and not any(name.startswith("access-control-") for name in headers)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        PICTURE.replace(b"/embed", b"http://a/embed"),
+        PICTURE.replace(b"HTTP/1.1\r\nhost: a", b"HTTP/1.0"),
+        HEAD + b"transfer-encoding: chunked\r\n\r\n1;name=value\r\na\r\n2\r\nbc\r\n0\r\n\r\n",
+        HEAD + b"transfer-encoding: chunked\r\ntrailer: x-a\r\n\r\n3\r\nabc\r\n0\r\nx-a: b\r\n\r\n",
+    ],
+    ids=["absolute form", "HTTP/1.0 without a host", "chunks with extensions", "trailers"],
+)
+def test_rare_forms_of_a_request_mean_the_same(harness, message):
+    with harness.api_socket() as connected:
+        connected.sendall(message)
+        assert np.array_equal(embedding_in(read_answer(connected)), embedding_of(b"abc"))
 
 
 def test_a_call_needs_a_valid_token(guarded):
@@ -227,6 +284,22 @@ def test_headers_that_are_too_large_are_refused_before_they_end(harness, start):
 def test_many_small_headers_are_refused(harness):
     lines = b"".join(b"x-%d: y\r\n" % number for number in range(2000))
     assert status_of(sent(harness, b"GET /v1/models HTTP/1.1\r\nhost: a\r\n" + lines + b"\r\n")) == 431
+
+
+@pytest.mark.parametrize("line", [b"x: " + b"y" * 1000 + b"\r\n", b"host: a\r\nhost: b\r\n\r\n"], ids=["431", "400"])
+def test_nothing_keeps_the_bytes_of_a_request_that_was_refused(harness, line):
+    """An error that is kept keeps the frames that it passed, and in them all that was read of the connection."""
+    read = http_connection.Connection.data_received.__code__
+    with contextlib.ExitStack() as until_then:
+        gc.disable()
+        until_then.callback(gc.enable)
+        with harness.api_socket() as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n" + line * 20)
+            assert answers(stranger).startswith(b"HTTP/1.1 4")
+        until(
+            lambda: not any(isinstance(each, FrameType) and each.f_code is read for each in gc.get_objects()),
+            "the end of what was read",
+        )
 
 
 def test_headers_that_come_slowly_end_the_connection(harness, monkeypatch):

@@ -3,6 +3,7 @@
 import base64
 import json
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def packed(*elements):
 def binary_body(*images, **fields):
     """(body, headers) with the images behind the JSON, and the rows wanted there."""
     behind = packed(*images)
-    tensor = {"name": "image", "datatype": "BYTES", "shape": [len(images)]}
+    tensor: dict[str, Any] = {"name": "image", "datatype": "BYTES", "shape": [len(images)]}
     tensor["parameters"] = {"binary_data_size": len(behind)}
     fields.setdefault("parameters", {})["binary_data_output"] = True
     text = json.dumps({"inputs": [tensor], **fields}).encode()
@@ -67,6 +68,11 @@ def test_rows_in_json_and_in_binary_form_are_those_of_the_network(running):
     assert answer[length:] == expected.tobytes()
     assert headers["x-metric-learn-version"] == "1" and headers["x-request-id"]
     assert headers["x-metric-learn-fingerprint"] == running.backend.fingerprint
+
+
+def test_an_id_that_utf_8_cannot_hold_comes_back_with_a_question_mark(running):
+    status, _, answer = infer(running, json_body(b"one", id="half \ud800"))
+    assert status == 200 and json.loads(answer)["id"] == "half ?"
 
 
 def test_a_failed_image_is_400_with_its_code_or_a_row_of_null(running):

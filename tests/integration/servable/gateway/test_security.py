@@ -358,7 +358,7 @@ def test_a_port_in_use_is_named(tmp_path):
     with Harness(tmp_path / "a") as first:
         for part in ({"address": first.address}, {"http_address": first.http_address}):
             settings = config_of(server=part)
-            with pytest.raises(StartError, match="Address already in use; .*choose another port") as caught:
+            with pytest.raises(StartError, match=r"Address already in use; .*choose another port") as caught:
                 with Harness(tmp_path / "b", settings):
                     pass
             assert next(iter(part.values())) in str(caught.value)

@@ -1,6 +1,7 @@
 """Images that end a backend, or hold it up, and those that were beside them."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import logging
 
@@ -66,6 +67,64 @@ def probes_passed(harness):
 
 def suspects(harness):
     return dict(harness.backends.default.suspect_images)
+
+
+@contextlib.contextmanager
+def with_trials(folder, answers, **server):
+    """A gateway that tries suspects first. answers: image -> whether it ends its process; an OSError is raised."""
+    tried = []
+
+    @contextlib.asynccontextmanager
+    async def trial():
+        async def ends(method, image):
+            assert method == "embed"
+            tried.append(bytes(image))
+            answer = answers(bytes(image))
+            if isinstance(answer, OSError):
+                raise answer
+            return answer
+
+        yield ends
+
+    with Harness(folder, settings_of(**server), trial=trial) as harness, harness.channel() as channel:
+        yield harness, channel, tried
+
+
+def poisonous(image):
+    return b"poison" in image
+
+
+def test_an_image_that_ends_a_process_of_its_own_too_costs_one_end(tmp_path):
+    with with_trials(tmp_path, poisonous) as (harness, channel, tried):
+        harness.serving.poison = {b"poison"}
+        images = [b"0", b"1", b"poison", b"2", b"3"]
+        futures = [predict_future(channel, request(*images)) for _ in range(10)]
+        for future in futures:
+            assert_answered(future.result(10), images, crashed=[b"poison"])
+        assert harness.serving.crashes == 1
+        assert suspects(harness)["failed"] == 1 and suspects(harness)["remembered"] == 9
+        assert set(images) <= set(tried) and tried.count(b"poison") == 1
+
+
+def test_one_whose_caller_has_gone_is_tried_all_the_same(tmp_path):
+    with with_trials(tmp_path, poisonous, when_down="fail") as (harness, channel, _):
+        harness.serving.poison = {b"poison"}
+        with pytest.raises(grpc.RpcError):
+            predict(channel, request(b"poison"))
+        until(lambda: suspects(harness)["failed"] == 1, "the verdict")
+        reply, _ = predict(channel, request(b"poison"))
+        assert_answered(reply, [b"poison"], crashed=[b"poison"])
+        assert harness.serving.crashes == 1
+
+
+@pytest.mark.parametrize("answer", [False, OSError("no process")], ids=["survives", "no process"])
+def test_what_a_trial_does_not_show_a_second_end_does(tmp_path, answer):
+    with with_trials(tmp_path, lambda image: answer) as (harness, channel, _):
+        harness.serving.poison = {b"poison"}
+        reply, _ = predict(channel, request(b"0", b"poison"))
+        assert_answered(reply, [b"0", b"poison"], crashed=[b"poison"])
+        assert harness.serving.crashes == 2
+        assert suspects(harness) == {"cleared": 1, "failed": 1, "remembered": 0}
 
 
 def test_an_image_that_ends_the_worker_fails_and_the_rest_of_its_call_is_answered(running, channel, caplog):

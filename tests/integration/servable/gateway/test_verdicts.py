@@ -14,10 +14,12 @@ from servable.config import ConfigError, load_config
 from servable.config.sections import Config
 from servable.doctor import examine
 from servable.gateway import Backends, Gateway, StartError
+from tests.integration.servable.gateway.harness import config_of
 from tests.unit.servable.doctor.cases import CASES
 from tests.unit.servable.doctor.scene import Scene, authority
 
-OF_THE_GATEWAY = ("server.address", "server.http_address", "limits.", "deadlines.", "security.", "tracing.")
+ADDRESSES = ("address", "http_address", "api_address")
+OF_THE_GATEWAY = (*(f"server.{name}" for name in ADDRESSES), "limits.", "deadlines.", "security.", "tracing.")
 
 
 def checked(config):
@@ -41,8 +43,8 @@ def started(config):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_gateway_says_what_check_says_of_each_broken_configuration(tmp_path, monkeypatch, name):
-    with Scene(tmp_path, monkeypatch) as scene:
+def test_the_gateway_says_what_check_says_of_each_broken_configuration(monkeypatch, name):
+    with Scene(monkeypatch) as scene:
         CASES[name][0](scene)
         try:
             config = load_config(scene.write(), scene.flags, scene.environment)
@@ -53,8 +55,8 @@ def test_the_gateway_says_what_check_says_of_each_broken_configuration(tmp_path,
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_server_refuses_each_broken_configuration_with_the_lines_of_check(tmp_path, monkeypatch, name):
-    with Scene(tmp_path, monkeypatch) as scene:
+def test_the_server_refuses_each_broken_configuration_with_the_lines_of_check(monkeypatch, name):
+    with Scene(monkeypatch) as scene:
         CASES[name][0](scene)
         path = scene.write()
 
@@ -64,7 +66,7 @@ def test_the_server_refuses_each_broken_configuration_with_the_lines_of_check(tm
             return caught.type, str(caught.value)
 
         assert said(command.start) == said(command.check)
-        assert not list(tmp_path.rglob("lock"))  # nothing was started
+        assert not list(scene.folder.rglob("lock"))  # nothing was started
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +158,7 @@ def generated(seed, folder, files):
         "server": {
             "address": one(local, *wide),
             "http_address": one(["127.0.0.1:0", "localhost:0", "0.0.0.0:0"], *wide[2:]),
+            "api_address": one(["127.0.0.1:0", "localhost:0", f"unix:{folder}/api.sock", ""], *wide),
         },
         "security": {**keys, "allow_insecure": pick.random() < 0.3},
         "limits": {
@@ -184,7 +187,7 @@ def test_of_200_generated_configurations(tmp_path, files):
     assert 50 <= accepted <= 150  # else the generator has become one-sided, and this test would prove little
 
 
-@pytest.mark.parametrize("key", ["address", "http_address"])
+@pytest.mark.parametrize("key", ADDRESSES)
 @pytest.mark.parametrize(
     ("behind", "accepted"),
     [
@@ -209,8 +212,7 @@ def test_of_a_name_with_several_addresses(monkeypatch, key, behind, accepted):
             return [entry for name in names for entry in real(name, *arguments, **options)]
 
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-        server = {"address": "127.0.0.1:0", "http_address": "127.0.0.1:0", key: f"localhost:{port}"}
-        config = Config(server=server)
+        config = config_of(server={key: f"localhost:{port}"})
         said = checked(config)
         assert started(config) == said
         assert bool(said) is not accepted

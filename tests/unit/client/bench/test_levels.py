@@ -72,5 +72,5 @@ def test_a_range_includes_its_end(text, levels):
 
 @pytest.mark.parametrize("text", ["", "x", "0", "-1", "3:1", "1:2:0", "1:2:3:4", "nan", "1e9"])
 def test_a_wrong_range_is_named(text):
-    with pytest.raises(ValueError, match="start:end|below its start"):
+    with pytest.raises(ValueError, match=r"start:end|below its start"):
         parse_range(text)

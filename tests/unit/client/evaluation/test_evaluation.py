@@ -85,13 +85,13 @@ def test_the_zoos_lists_are_the_first_rows_of_the_test_list(tmp_path):
         protocol.read_sop_list(file, "sop-tiny")
 
 
-def test_images_of_a_list_are_found_by_folder_and_name_in_the_lists_order(tmp_path):
+def test_images_of_a_list_are_found_by_folder_and_name_in_the_lists_order():
     paths = ["/data/sop/chair_final/b.JPG", "/data/sop/chair_final/a.JPG", "/data/sop/lamp_final/a.JPG"]
     found = make_set(np.eye(3), [0, 0, 1], paths)
     rows, labels = protocol.select_sop(found, [("lamp_final/a.JPG", 7), ("chair_final/b.JPG", 8)])
     assert rows.tolist() == [2, 0] and labels == [7, 8]
     assert found.take(rows).paths == [paths[2], paths[0]]
-    with pytest.raises(protocol.ProtocolError, match="1 of the list's 2 images .* lamp_final/c.JPG"):
+    with pytest.raises(protocol.ProtocolError, match=r"1 of the list's 2 images .* lamp_final/c.JPG"):
         protocol.select_sop(found, [("lamp_final/c.JPG", 7), ("lamp_final/a.JPG", 7)])
 
 

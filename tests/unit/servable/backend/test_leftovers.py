@@ -69,7 +69,7 @@ def test_a_stopped_process_ends_too(tmp_path, process, shared_memory):
     assert not psutil.pid_exists(ours.pid)
 
 
-def test_this_process_is_never_one_of_them(tmp_path, monkeypatch):
+def test_this_process_is_never_one_of_them(tmp_path):
     done = subprocess.run(
         [
             sys.executable,

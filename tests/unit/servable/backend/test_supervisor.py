@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ class Child:
 
     goes_on_short = False
     compiling = ""
-    hung = ()
+    hung: Sequence[int] = ()
     words = "RuntimeError: the last words"
 
     def progress(self):
@@ -52,7 +53,7 @@ class Child:
     def workers_ended(self):
         return self.lost
 
-    async def prove(self, max_relative_distance):
+    async def prove(self, _max_relative_distance):
         if self.proof == "never":
             await asyncio.sleep(3600)
         if self.proof:
@@ -195,7 +196,7 @@ def test_a_start_that_takes_too_long_tells_how_far_it_came():
         slow = Child(1, proof="never")
         slow.compiling = "compiling model 1 of 2 for the device"
         scene = Scene(slow, start_timeout_s=1.5)
-        with pytest.raises(StartFailed, match="start_timeout_s = 1.5, and was last seen compiling model 1 of 2"):
+        with pytest.raises(StartFailed, match=r"start_timeout_s = 1.5, and was last seen compiling model 1 of 2"):
             await scene.supervisor.start()
 
     play(scenario)
@@ -217,7 +218,7 @@ def test_the_end_of_an_only_device_that_is_wrong_is_a_matter_of_parity():
         child = Child(1, proof=Unanswered("no worker"), code=0)
         child.words = "WrongEmbeddingError: 0.3 away"
         scene = Scene(child)
-        with pytest.raises(StartFailed, match="WrongEmbeddingError: 0.3 away") as caught:
+        with pytest.raises(StartFailed, match=r"WrongEmbeddingError: 0.3 away") as caught:
             await scene.supervisor.start()
         assert caught.value.exit_code == 5
 

@@ -85,7 +85,7 @@ def test_a_relative_credential_starts_at_the_repository(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="nowhere.yaml"):
+    with pytest.raises(ConfigError, match=r"nowhere.yaml"):
         load_config(tmp_path / "nowhere.yaml", (), {})
 
 

@@ -41,7 +41,7 @@ def image(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture()
+@pytest.fixture
 def dockerfile(image: str, deploy: Path) -> Path:
     return deploy / "docker" / f"{image}.Dockerfile"
 

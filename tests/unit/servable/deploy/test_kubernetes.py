@@ -36,7 +36,7 @@ def overlay(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture()
+@pytest.fixture
 def objects(overlay: str) -> Objects:
     return build(overlay)
 

@@ -27,12 +27,12 @@ def keys(path: Path) -> dict[str, list[str]]:
     return found
 
 
-@pytest.fixture()
+@pytest.fixture
 def unit(deploy: Path) -> dict[str, list[str]]:
     return keys(deploy / "systemd" / UNIT)
 
 
-@pytest.fixture()
+@pytest.fixture
 def installed(deploy: Path, tmp_path: Path) -> Path:
     """The unit as a host has it; the interpreter's path must exist there, so it is this one."""
     text = (deploy / "systemd" / UNIT).read_text()

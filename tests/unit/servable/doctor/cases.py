@@ -269,7 +269,7 @@ def _unix_socket_nowhere(scene):
 
 @case(2, "security.tls_certificate", "No such file", "give a file")
 def _certificate_missing(scene):
-    _, key = scene.certificate()
+    scene.certificate()
     scene.set("security", tls_certificate="/nowhere/cert.pem")
 
 

@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import json
 import socket
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,10 +22,12 @@ REPOSITORY = Path(__file__).parents[4]
 
 
 class Scene:
-    """The version's files are small: nothing loads them. `with` it: what a case holds (a port) is given back then."""
+    """The version's files are small: nothing loads them. `with` it: what a case holds (a port) is given back then. Its
+    folder's path is short, as unix sockets in it need."""
 
-    def __init__(self, folder, monkeypatch):
-        self.folder = folder
+    def __init__(self, monkeypatch):
+        self.held = ExitStack()
+        self.folder = folder = Path(self.held.enter_context(tempfile.TemporaryDirectory(prefix="scene-")))
         self.monkeypatch = monkeypatch
         self.config = {
             "model": {"directory": str(folder / "versions")},
@@ -38,7 +41,6 @@ class Scene:
         self.environment = {}
         self.flags = []
         self.text = None
-        self.held = ExitStack()
         self.version(1)
 
     def __enter__(self):

@@ -54,5 +54,5 @@ def test_nonsense_is_refused_and_the_next_order_is_answered(tmp_path, line):
 
 
 def test_no_server_is_an_error(tmp_path):
-    with pytest.raises(OSError):
+    with pytest.raises(FileNotFoundError):
         give_order(tmp_path, {"command": "status"}, 1)

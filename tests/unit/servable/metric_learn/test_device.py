@@ -26,17 +26,19 @@ class Network:
         runs.append(len(instances))
         rows = [(features(picture),) for (picture,) in instances]
         return WRONG(rows)
+small = Network(1)
 embedding = features(golden) / np.linalg.norm(features(golden))
 settings = {"directory": sys.argv[1], "limit": 2e-2, "check_s": CHECK_S}
-device = Device(3, {size: Network(size) for size in (1, 4)}, golden, embedding, settings)
+device = Device(3, {1: [small], 4: [Network(4)] * COPIES}, golden, embedding, settings)
 for _ in range(2):
-    device.run(1, [[golden]])
+    device.run(small, [[golden]])
 print(runs)
 """
 
 
-def child(folder, wrong="lambda rows: rows", check_s=60):
+def child(folder, wrong="lambda rows: rows", check_s=60, copies=1):
     code = textwrap.dedent(CHILD).replace("WRONG", f"({wrong})").replace("CHECK_S", str(check_s))
+    code = code.replace("COPIES", str(copies))
     return subprocess.run([sys.executable, "-c", code, str(folder)], cwd=REPOSITORY, capture_output=True, text=True)
 
 
@@ -45,6 +47,10 @@ def test_every_batch_size_is_proved_once_before_the_first_answer(tmp_path):
     assert done.stdout == "[1, 1, 4, 1, 1]\n", done.stderr  # golden, its negative, both in four places; then the calls
     (state,) = read(tmp_path)
     assert (state.device, state.proved, state.running_s) == (3, True, 0.0)
+
+
+def test_each_of_a_sizes_models_is_proved(tmp_path):
+    assert child(tmp_path, copies=2).stdout == "[1, 1, 4, 4, 1, 1]\n"
 
 
 def test_it_is_proved_again_when_the_proof_is_old(tmp_path):
@@ -85,11 +91,13 @@ def test_a_device_that_gives_rows_that_are_not_finite_from_now_on_is_taken_out(t
 def test_a_run_under_way_is_seen_with_its_time(tmp_path):
     watch = DeviceWatch(tmp_path, 0)
     assert not watch.proved_within(60)
-    watch.began()
-    (state,) = read(tmp_path)
-    assert state.pid == os.getpid() and state.running_s > 0 and not state.proved
-    watch.ended()
-    watch.proved()
+    with watch.run():
+        (state,) = read(tmp_path)
+        assert state.pid == os.getpid() and state.running_s > 0 and not state.proved
+        with watch.run():
+            watch.proved()
+        (later,) = read(tmp_path)
+        assert later.running_s >= state.running_s and later.proved  # the first still is under way
     (state,) = read(tmp_path)
     assert state.proved and state.running_s == 0 and watch.proved_within(60)
 

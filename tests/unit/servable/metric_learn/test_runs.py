@@ -34,8 +34,8 @@ def network():
     return Network()
 
 
-def runs_of(network, kept=100):
-    return Runs(network, lambda error: f"E_X: {error}", most=4, dim=DIM, kept=kept)
+def runs_of(*networks, kept=100):
+    return Runs(networks, lambda error: f"E_X: {error}", most=4, dim=DIM, kept=kept)
 
 
 def numbers(*given):
@@ -51,6 +51,21 @@ def test_batches_that_wait_while_the_network_runs_run_together_up_to_the_largest
     got = [runs.redeem(ticket)[0][:, 0].tolist() for ticket in tickets]
     assert got == [[0], [1], [2, 3], [4], [5, 6, 7, 8], [9]]
     assert network.runs == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9]]
+
+
+def test_a_full_batch_does_not_wait_for_the_run_under_way_and_a_small_one_does(network):
+    other = Network()
+    runs = runs_of(network, other)
+    tickets = [runs.submit(numbers(0))]
+    first, second = (network, other) if network.began.acquire(timeout=1) else (other, network)
+    tickets += [runs.submit(numbers(1)), runs.submit(numbers(2))]
+    assert not second.began.acquire(blocking=False)
+    tickets.append(runs.submit(numbers(3, 4)))
+    assert second.began.acquire(timeout=10)  # four images together
+    second.may.release()
+    assert [runs.redeem(ticket)[0][:, 0].tolist() for ticket in tickets[1:]] == [[1], [2], [3, 4]]
+    first.may.release()
+    assert runs.redeem(tickets[0])[0][:, 0].tolist() == [0]
 
 
 def test_a_batch_that_is_decoded_later_does_not_hold_up_the_next_one(network):

@@ -55,7 +55,7 @@ def loaded(run_dir):
 
 @pytest.fixture
 def stages(loaded):
-    loaded.MODELS.update({size: Network(size) for size in SIZES})
+    loaded.MODELS.update({size: [Network(size)] for size in SIZES})
     return loaded
 
 
@@ -118,13 +118,13 @@ def test_failed_images_fail_alone_and_nothing_runs_twice(stages):
     assert [(error or "").partition(":")[0] for error in errors] == ["", "E_UNSUPPORTED", "", "E_EMPTY", "", "E_DECODE"]
     for index in (0, 2, 4):
         assert np.array_equal(rows[index], expected(images[index]))
-    assert sum(sum(network.runs) for network in stages.MODELS.values()) == 3
+    assert sum(sum(network.runs) for (network,) in stages.MODELS.values()) == 3
 
 
 def test_a_batch_of_failures_runs_no_network(stages):
     ((_, errors),) = embedded(stages, [b"x", b"y", b"z"])
     assert all(error.startswith("E_UNSUPPORTED") for error in errors)
-    assert not any(network.runs for network in stages.MODELS.values())
+    assert not any(network.runs for (network,) in stages.MODELS.values())
 
 
 def test_the_request_may_be_gone_once_preprocess_returned(stages):

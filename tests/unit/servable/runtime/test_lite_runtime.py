@@ -40,7 +40,7 @@ def test_a_wheel_with_another_digest_is_not_used(tmp_path, monkeypatch):
 
 def test_a_machine_without_a_wheel_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    with pytest.raises(RuntimeError, match="riscv64.*aarch64"):
+    with pytest.raises(RuntimeError, match=r"riscv64.*aarch64"):
         lite_runtime.lay_out(tmp_path / "lite")
 
 

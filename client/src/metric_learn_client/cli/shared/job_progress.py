@@ -40,7 +40,7 @@ class Progress(Observer):
         self.done += rows
         self.failed += failed
 
-    def committed(self, stats: dict[str, Any]) -> None:
+    def committed(self, _stats: dict[str, Any]) -> None:
         self.done_shards = min(self.shards, self.done_shards + 1)
 
     @property

@@ -15,10 +15,11 @@ from metric_learn_client.jobs.inputs.archives import ArchiveInput
 from metric_learn_client.jobs.inputs.folders import FolderInput
 from metric_learn_client.jobs.inputs.input_rows import Input
 from metric_learn_client.jobs.inputs.lists import ListInput
+from metric_learn_client.jobs.inputs.magic import LOOK_BYTES, other_kind
 from metric_learn_client.jobs.inputs.patterns import expand_braces, has_wildcard
 from metric_learn_client.jobs.inputs.tables import TableInput
 from metric_learn_client.jobs.options import InputSpec, spelled
-from metric_learn_client.jobs.storage import is_url
+from metric_learn_client.jobs.storage import is_url, open_file
 
 __all__ = ["Input", "open_input"]
 
@@ -64,6 +65,12 @@ def _kind(name: str, input_format: str) -> str:
         return "files"
     if not os.path.lexists(name):
         raise InputError(f"{name}: no such file or folder")
+    if os.path.isfile(name):
+        with open_file(name) as file:
+            kind = other_kind(file.read(LOOK_BYTES))
+        if kind is not None:
+            raise InputError(f"{name}: it is {kind}")
     raise InputError(
-        f"{name}: not a folder, and its name says neither image, list, .parquet nor .tar; say --input-format"
+        f"{name}: not a folder, and its name says neither image, list, .parquet nor .tar; if it is one of them, say "
+        "which with --input-format; paths that are in another kind of file can be written as .csv"
     )

@@ -16,6 +16,7 @@ import pyarrow as pa
 from metric_learn_client.image_names import as_text, is_image_name
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked, planned_schema
+from metric_learn_client.jobs.inputs.magic import LOOK_BYTES, other_kind
 from metric_learn_client.jobs.inputs.members import Member, members
 from metric_learn_client.jobs.inputs.skipped import HIDDEN, Skipped, hidden
 from metric_learn_client.jobs.inputs.sources import edges, find_sources
@@ -65,7 +66,7 @@ class ArchiveInput(Input):
                         sample.append(member)
                     yield from self._sample(sample, file, source, name)
             except (tarfile.TarError, OSError, EOFError) as error:
-                raise InputError(f"{name}: not a whole, uncompressed tar file: {error}") from error
+                raise InputError(f"{name}: not a whole, uncompressed tar file: {_reason(name, error)}") from error
 
     def _sample(self, sample: list[Member], file: BinaryIO, source: int, name: str) -> Iterator[Row]:
         images = []
@@ -94,6 +95,12 @@ def _text(file: BinaryIO, member: Member, name: str) -> Optional[str]:
         return None
     file.seek(member.offset)
     return file.read(member.size).decode("utf-8", "replace")
+
+
+def _reason(name: str, error: Exception) -> str:
+    with open_file(name) as file:
+        kind = other_kind(file.read(LOOK_BYTES))
+    return str(error) if kind is None else f"it is {kind}"
 
 
 def _key(member: str) -> str:

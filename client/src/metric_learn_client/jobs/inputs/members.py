@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple, Optional
 
 _LINK_HOPS = 40  # as many as Linux follows
 _ZEROS_BYTES = 1 << 20
+_MOST_BYTES = 1 << 62  # of a member; past it no file is
 
 
 class Member(NamedTuple):
@@ -47,11 +48,23 @@ def _headers(file: BinaryIO) -> Iterator[tarfile.TarInfo]:
     start: Optional[int] = file.seek(0)
     while start is not None:
         file.seek(start)
-        with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
-            for header in tar:
-                tar.members = []  # type: ignore[attr-defined]  # it would keep every header of the archive
-                yield header
-            start = _next_archive(file, tar.offset)  # type: ignore[attr-defined]
+        try:
+            with tarfile.open(fileobj=file, mode="r:", errors="surrogateescape") as tar:
+                for header in tar:
+                    tar.members = []  # type: ignore[attr-defined]  # it would keep every header of the archive
+                    _check_size(header)
+                    yield header
+                start = _next_archive(file, tar.offset)  # type: ignore[attr-defined]
+        except (tarfile.TarError, OSError):
+            raise
+        except Exception as error:  # tarfile lets a damaged number or map in a header out as it comes
+            raise tarfile.ReadError(f"a damaged header ({type(error).__name__}: {error})") from error
+
+
+def _check_size(header: tarfile.TarInfo) -> None:
+    """Raises tarfile.ReadError: a size below zero leads back to where the reading was before, and round for ever."""
+    if not 0 <= header.size < _MOST_BYTES:
+        raise tarfile.ReadError(f"by its header {header.name!r} has {header.size:.3g} bytes")
 
 
 def _next_archive(file: BinaryIO, end: int) -> Optional[int]:

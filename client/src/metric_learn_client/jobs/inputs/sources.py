@@ -14,7 +14,7 @@ from metric_learn_client.image_names import as_text
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.folders import walk
 from metric_learn_client.jobs.inputs.patterns import glob_regex, has_wildcard, split_glob
-from metric_learn_client.jobs.inputs.skipped import HIDDEN, HIDDEN_OF_TABLES, Skipped, hidden
+from metric_learn_client.jobs.inputs.skipped import HIDDEN, HIDDEN_OF_TABLES, Skipped, as_line, hidden
 from metric_learn_client.jobs.options import spelled
 from metric_learn_client.jobs.storage import is_url, open_file
 
@@ -41,7 +41,8 @@ def find_sources(names: list[str], suffix: str, glob: Optional[str], skipped: Sk
         files.setdefault(spelled(name), (name, shown))
     found = dict(files.values())
     if not found:
-        raise InputError(f"{', '.join(names)}: no {suffix} file")
+        others = as_line(skipped.as_json())
+        raise InputError(f"{', '.join(names)}: no {suffix} file{'; ' if others else ''}{others}")
     often = Counter(found.values())
     return [
         Source(name, _text(name) if often[shown] > 1 else shown, partitions_of(name)) for name, shown in found.items()

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, Optional
 
 from metric_learn_client.jobs.errors import InputError
+from metric_learn_client.jobs.inputs.magic import other_kind
 from metric_learn_client.jobs.storage import is_url, open_file
 
 MAX_LINE_CHARS = 1 << 24
@@ -43,6 +44,8 @@ def lines_of(file: BinaryIO, name: str, *, nul_ends: bool = True) -> Iterator[st
     """As file_lines, of an open file."""
     try:
         look = file.read(_LOOK_BYTES)
+        if (kind := other_kind(look)) is not None:
+            raise InputError(f"{name}: not a list: it is {kind}")
         encoding, mark = encoding_of(look)
         errors = "surrogateescape" if encoding == "utf-8" else "strict"
         decoded = look.decode(encoding, "replace")

@@ -9,6 +9,7 @@ Linux only. Thread-safe.
 from __future__ import annotations
 
 import collections
+import contextlib
 import hashlib
 import itertools
 import logging
@@ -195,10 +196,8 @@ class DecoderPool:
             self._crashed_sizes = {size for size, _ in self._crashed}
 
     def _wake_thread(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # full, or closed: it is awake, or gone
             self._wake.send(b"w")
-        except OSError:
-            pass  # full, or closed: it is awake, or gone
 
     # What follows runs in the pool's thread.
 
@@ -414,10 +413,8 @@ class DecoderPool:
         """verdict: what its image is told; empty where it is not the image's fault."""
         decoder.verdict, decoder.killed_at = verdict, time.monotonic()
         assert self._control is not None
-        try:
+        with contextlib.suppress(OSError):  # the nursery is gone, as its socket will say
             self._control.send(KILL_PACKET.pack(KILL, decoder.pid))
-        except OSError:
-            pass  # the nursery is gone, as its socket will say
 
     def _conclude(self, decoder: Decoder) -> None:
         """A decoder has ended: what becomes of the images that it had."""

@@ -180,10 +180,8 @@ def _decoder(descriptor: int, slot: int, preprocess: Preprocess, settings: Decod
             os.dup2(nowhere, standard)
         for name in os.listdir("/proc/self/fd"):
             if int(name) not in (0, 1, 2, descriptor):
-                try:
+                with contextlib.suppress(OSError):  # that of the listing itself
                     os.close(int(name))
-                except OSError:  # that of the listing itself
-                    pass
         largest_s = int(cpu_limit_s(settings.limits.max_image_px))
         in_force = confine(
             parent=nursery,

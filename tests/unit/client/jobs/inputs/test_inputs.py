@@ -92,7 +92,7 @@ def test_a_deep_folder_does_not_end_the_walk(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pattern, matching, other",
+    ("pattern", "matching", "other"),
     [
         ("**/*.jpg", ["a.jpg", "x/y/a.jpg"], ["a.jpeg", "jpg"]),
         ("*.jpg", ["a.jpg"], ["x/a.jpg"]),
@@ -157,7 +157,7 @@ def test_the_sop_list_is_recognised_by_its_first_line(tmp_path):
 def test_a_broken_line_is_named(tmp_path):
     lines = tmp_path / "Ebay_test.txt"
     lines.write_text("image_id class_id super_class_id path\n1 2 3 a.jpg\n1 x 3 b.jpg\n")
-    with pytest.raises(InputError, match="line 3: '1 x 3 b.jpg' is not of the form"):
+    with pytest.raises(InputError, match=r"line 3: '1 x 3 b.jpg' is not of the form"):
         rows_of(lines)
 
 
@@ -242,7 +242,7 @@ def test_a_broken_row_group_costs_its_own_rows_only(tmp_path):
 def test_tables_whose_columns_differ_are_refused_with_the_column(tmp_path):
     one = parquet(tmp_path / "1.parquet", path=["a"], n=[1])
     two = parquet(tmp_path / "2.parquet", path=["a"], n=["1"])
-    with pytest.raises(InputError, match="2.parquet: column 'n' is string; in .*1.parquet it is int64"):
+    with pytest.raises(InputError, match=r"2.parquet: column 'n' is string; in .*1.parquet it is int64"):
         rows_of(one, two)
     assert rows_of(one, two, columns=()).num_rows == 2
 
@@ -282,7 +282,7 @@ def test_archives_give_keys_kept_texts_and_images_from_where_they_lie(tmp_path):
 def test_a_cut_off_archive_is_refused_with_its_name(tmp_path, size):
     path = archive(tmp_path / "s.tar", [(f"{i}.jpg", b"x" * 1000) for i in range(20)])
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(InputError, match="s.tar: not a whole"):
+    with pytest.raises(InputError, match=r"s.tar: not a whole"):
         rows_of(path)
 
 
@@ -313,7 +313,7 @@ def test_a_url_that_nothing_can_read_is_refused_before_any_row_fails(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make, code",
+    ("make", "code"),
     [
         (lambda path: None, "E_NOT_FOUND"),
         (lambda path: path.symlink_to(path.parent / "nothing"), "E_NOT_FOUND"),

@@ -1,9 +1,13 @@
 """A list is read however it was written, or refused in one line."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from metric_learn_client.jobs.errors import InputError
@@ -61,7 +65,7 @@ def test_a_csv_may_have_any_encoding(tmp_path, encoding):
 
 def test_what_begins_as_utf_16_and_is_not_is_refused_in_one_line(tmp_path):
     (tmp_path / "list.txt").write_bytes("a.jpg\n".encode("utf-16") + b"\x00\xd8\x00\xd8")
-    with pytest.raises(InputError, match="list.txt: begins as utf-16-le and is not: .*write it as UTF-8"):
+    with pytest.raises(InputError, match=r"list.txt: begins as utf-16-le and is not: .*write it as UTF-8"):
         paths_of(tmp_path / "list.txt")
 
 
@@ -87,14 +91,14 @@ def test_labels_may_be_words_or_several(tmp_path):
 
 def test_a_line_without_its_label_is_named_with_the_way_out(tmp_path):
     name = write(tmp_path / "list.txt", "a.jpg cat\nb.jpg cat\nc.jpg\n")
-    with pytest.raises(InputError, match="line 3: 'c.jpg' is not of the form 'path label'; --input-format lines"):
+    with pytest.raises(InputError, match=r"line 3: 'c.jpg' is not of the form 'path label'; --input-format lines"):
         rows_of(name)
     assert paths_of(name, input_format="lines") == ["a.jpg cat", "b.jpg cat", "c.jpg"]
 
 
 def test_a_label_that_is_no_number_behind_a_hundred_that_are_is_named(tmp_path):
     name = write(tmp_path / "list.txt", "a.jpg 1\n" * 120 + "a.jpg cat\n")
-    with pytest.raises(InputError, match="line 121: 'a.jpg cat' .*the label a whole number as in the lines before"):
+    with pytest.raises(InputError, match=r"line 121: 'a.jpg cat' .*the label a whole number as in the lines before"):
         rows_of(name)
 
 
@@ -153,14 +157,41 @@ def test_a_csv_value_that_is_not_text_is_kept_escaped(tmp_path):
 
 def test_a_pipe_is_refused_because_it_can_be_read_once_only(tmp_path):
     os.mkfifo(tmp_path / "list.txt")
-    with pytest.raises(InputError, match="list.txt: not a regular file; .* standard input"):
+    with pytest.raises(InputError, match=r"list.txt: not a regular file; .* standard input"):
         rows_of(tmp_path / "list.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (gzip.compress(b"a.jpg\n") + b"rubbish", "gzip"),
+        (bz2.compress(b"a.jpg\n"), "bzip2"),
+        (lzma.compress(b"a.jpg\n"), "xz"),
+        (pa.compress(b"a.jpg\n", "zstd", asbytes=True), "zstd"),
+        (b"PK\x03\x04" + bytes(40), "zip"),
+        (b"PAR1\x15\x04" + bytes(40), "parquet"),
+        (b"ARROW1\0\0" + bytes(40), "Arrow"),
+    ],
+    ids=["gzip", "bzip2", "xz", "zstd", "zip", "parquet", "arrow"],
+)
+@pytest.mark.parametrize("name", ["list.txt", "list.csv", "no-such-suffix", "x.jsonl"])
+def test_a_list_that_is_something_else_is_refused_with_what_it_is(tmp_path, name, content, kind):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: .*it is (compressed by|an?) {kind}"):
+        paths_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.feather", "x.tar.zst", "x.xlsx"])
+def test_a_file_of_an_unknown_kind_is_refused_with_what_can_be_given(tmp_path, name):
+    (tmp_path / name).write_bytes(b'{"path": "a.jpg"}\n')
+    with pytest.raises(InputError, match=r"neither image, list, .parquet nor .tar; .*--input-format"):
+        paths_of(tmp_path / name)
 
 
 def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("metric_learn_client.jobs.inputs.text.MAX_LINE_CHARS", 1000)
     name = write(tmp_path / "list.txt", "a.jpg\n" + "x" * 5000)
-    with pytest.raises(InputError, match="line 2: more than 1000 characters; is it a list?"):
+    with pytest.raises(InputError, match=r"line 2: more than 1000 characters; is it a list?"):
         rows_of(name)
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import random
 import tarfile
 
 import pytest
@@ -129,7 +130,7 @@ def test_an_archive_without_members_gives_no_rows_and_an_empty_file_is_refused(t
     empty, full = archive(tmp_path / "0.tar", []), archive(tmp_path / "1.tar", [("a.jpg", b"1")])
     assert images_of(tmp_path, empty, full)[0] == {"a.jpg": b"1"}
     (tmp_path / "2.tar").write_bytes(b"")
-    with pytest.raises(InputError, match="2.tar: not a whole"):
+    with pytest.raises(InputError, match=r"2.tar: not a whole"):
         images_of(tmp_path, full, tmp_path / "2.tar")
 
 
@@ -146,8 +147,85 @@ def test_an_archive_without_members_gives_no_rows_and_an_empty_file_is_refused(t
 def test_an_archive_with_anything_else_in_it_is_refused(tmp_path, damage):
     content = archive(tmp_path / "s.tar", [("a.jpg", b"1"), ("b.jpg", b"2")]).read_bytes()
     (tmp_path / "s.tar").write_bytes(damage(content))
-    with pytest.raises(InputError, match="s.tar: not a whole, uncompressed tar file"):
+    with pytest.raises(InputError, match=r"s.tar: not a whole, uncompressed tar file"):
         images_of(tmp_path, tmp_path / "s.tar")
+
+
+def header(name, size, kind=tarfile.REGTYPE):
+    """With whatever number of bytes, as base-256 where octal has no room, and a right checksum."""
+    field = b"%011o\0" % size if 0 <= size < 1 << 33 else (size % 256**12 if size < 0 else size | 1 << 95).to_bytes(12)
+    return summed(name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + field + b"%011o\0" % 0 + b" " * 8 + kind)
+
+
+def summed(block):
+    block = bytearray(block.ljust(512, b"\0"))
+    block[257:265] = b"ustar\x0000"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def extended(**records):
+    """A pax header with these records, for the member behind it."""
+    content = b""
+    for key, value in records.items():
+        record = f" {key.replace('_', '.')}={value}\n".encode()
+        length = next(n for n in range(len(record), len(record) + 9) if len(str(n)) + len(record) == n)
+        content += str(length).encode() + record
+    return header(b"pax", len(content), tarfile.XHDTYPE) + content.ljust(-(-len(content) // 512) * 512, b"\0")
+
+
+ONE = header(b"one.jpg", 3) + b"pic".ljust(512, b"\0")
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        header(b"two.jpg", -512),
+        header(b"two.jpg", 1 << 80),
+        header(b"long name", -512, tarfile.GNUTYPE_LONGNAME) + bytes(512),
+        header(b"long name", 1 << 80, tarfile.GNUTYPE_LONGNAME) + bytes(512),
+        extended(size=-1536) + ONE,  # back to this header, and round for ever
+        extended(size="9" * 400) + ONE,
+        extended(path="two.jpg") * 2000 + ONE,
+        extended(GNU_sparse_map="a,b", GNU_sparse_size=3) + ONE,
+    ],
+    ids=["negative", "huge", "negative name", "huge name", "loop", "huge in pax", "nested", "sparse map"],
+)
+@pytest.mark.timeout(30)
+def test_numbers_in_a_header_that_cannot_be_are_refused_in_one_line(tmp_path, damaged):
+    (tmp_path / "s.tar").write_bytes(ONE + damaged + ONE + bytes(1024))
+    with pytest.raises(InputError, match=r"s.tar: not a whole, uncompressed tar file: ") as caught:
+        images_of(tmp_path, tmp_path / "s.tar")
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+@pytest.mark.timeout(120)
+def test_whatever_is_in_a_header_gives_rows_or_a_refusal(tmp_path):
+    chance, refused = random.Random(18), 0
+    members = [
+        ("one.jpg", b"1" * 700),
+        ("x" * 60 + "/" + "y" * 60 + ".jpg", b"2"),
+        ("two.jpg", SOFT, "one.jpg"),
+        ("ü.jpg", b"4"),
+    ]
+    whole = {form: archive(tmp_path / "s.tar", members, form).read_bytes() for form in (0, 1, 2)}
+    for _ in range(200):
+        content = bytearray(whole[chance.choice((0, 1, 2))])
+        for _ in range(chance.choice((1, 1, 2))):
+            block = 512 * chance.randrange(len(content) // 512 - 2)
+            place = block + chance.choice([*range(124, 136), *range(345)])
+            content[place : place + 3] = chance.randbytes(chance.randrange(4)).ljust(3, b"0")
+            if chance.random() < 0.9 and content[block : block + 512].strip(b"\0"):
+                content[block : block + 512] = summed(content[block : block + 512])
+        (tmp_path / "s.tar").write_bytes(content)
+        try:
+            found, _ = images_of(tmp_path, tmp_path / "s.tar")
+        except InputError:
+            refused += 1
+        else:
+            assert all(isinstance(image, (bytes, str)) for image in found.values())
+    assert 30 < refused < 180
 
 
 def test_a_folder_of_archives_takes_them_whatever_the_case_of_their_names(tmp_path):

@@ -60,7 +60,7 @@ DICTIONARY = pa.dictionary(pa.int8(), pa.string())
 
 
 @pytest.mark.parametrize(
-    "kind, values",
+    ("kind", "values"),
     [
         (pa.string_view(), ["x", None]),
         (pa.large_string(), ["x", None]),
@@ -169,7 +169,7 @@ def test_tables_without_rows_or_row_groups_are_no_rows(tmp_path):
 
 def test_two_columns_of_one_name_are_refused_unless_others_are_kept(tmp_path):
     name = table(tmp_path / "t.parquet", [["a.jpg"], [1], [2], [3]], names=["path", "n", "n", "m"])
-    with pytest.raises(InputError, match="t.parquet: two columns are called 'n': rename one, or keep others with --co"):
+    with pytest.raises(InputError, match=r"t.parquet: two columns are called 'n': rename one, or keep others with --c"):
         rows_of(name)
     assert rows_of(name, columns=("m",)).to_pylist() == [{"image_path": "a.jpg", "m": 3}]
     name = table(tmp_path / "u.parquet", [["a.jpg"], ["b.jpg"]], names=["path", "path"])
@@ -178,7 +178,7 @@ def test_two_columns_of_one_name_are_refused_unless_others_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "other, text",
+    ("other", "text"),
     [
         ({"n": [1]}, "column 'path' is missing"),
         ({"path": ["b.jpg"]}, "column 'n' is missing"),
@@ -197,7 +197,7 @@ def test_a_table_that_is_not_like_the_first_is_refused_with_the_column(tmp_path,
 def test_a_later_table_without_the_pictures_is_refused(tmp_path):
     one = table(tmp_path / "1.parquet", {"jpg": [b"1"], "n": [1]})
     two = table(tmp_path / "2.parquet", {"png": [b"1"], "n": [1]})
-    with pytest.raises(InputError, match="2.parquet: column 'jpg' is missing"):
+    with pytest.raises(InputError, match=r"2.parquet: column 'jpg' is missing"):
         rows_of(one, two)
 
 

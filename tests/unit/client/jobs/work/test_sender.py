@@ -36,6 +36,7 @@ class Service:
     calls: list = field(default_factory=list)
 
     def embed(self, images, on_error):
+        assert on_error == "return"
         self.calls.append(len(images))
         if self.script and (raised := self.script.pop(0)) is not None:
             raise raised

@@ -49,7 +49,7 @@ def test_a_path_finds_its_route_and_its_parameters(method, path, template, param
 
 @pytest.mark.parametrize("path", ["/", "/v1/models/", "/v1/models/a/b", "/v1/models/a:b:predict", "/V1/models", ""])
 def test_an_unknown_path_is_not_found_and_known_ones_are_told(path):
-    with pytest.raises(HttpError, match="/v1/models/{model}:predict") as caught:
+    with pytest.raises(HttpError, match=r"/v1/models/{model}:predict") as caught:
         ROUTES.find("GET", path)
     assert caught.value.http_status == 404
 

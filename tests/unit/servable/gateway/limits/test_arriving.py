@@ -39,7 +39,7 @@ def test_a_body_is_what_came_in_order():
         bodies, sender = ArrivingBodies(100, 5), Sender()
         for piece, more in ((b"ab", True), (b"", True), (b"c", False)):
             sender.pieces.put_nowait((piece, more))
-        assert await bodies.read(sender.receive, 100) == b"abc" and bodies.bytes == 0
+        assert await bodies.read(sender.receive, 100) == [b"ab", b"", b"c"] and bodies.bytes == 0
 
     asyncio.run(run())
 
@@ -82,7 +82,7 @@ def test_the_slowest_goes_where_there_is_no_room_and_not_who_just_came():
         assert caught.value.retry_after_ms == 1000 and bodies.bytes == 95
         for sender in (fast, new):
             sender.send(0, more=False)
-        assert [len(await each) for each in reads[1:]] == [50, 45] and bodies.bytes == 0
+        assert [sum(map(len, await each)) for each in reads[1:]] == [50, 45] and bodies.bytes == 0
 
     asyncio.run(run())
 
@@ -98,6 +98,22 @@ def test_where_nobody_is_slow_the_one_that_passes_the_room_is_sent_away():
         with pytest.raises(CallError, match="others need the memory"):
             await reads[1]
         first.send(10, more=False)
-        assert len(await reads[0]) == 100
+        assert sum(map(len, await reads[0])) == 100
+
+    asyncio.run(run())
+
+
+def test_a_body_that_is_made_use_of_counts_and_does_not_go():
+    async def run():
+        clock = Clock()
+        bodies = ArrivingBodies(100, 5, fair_s=1, clock=clock)
+        with bodies.kept(90):
+            clock.now = 2.0
+            sender = Sender()
+            sender.send(20)
+            with pytest.raises(CallError, match="others need the memory"):
+                await bodies.read(sender.receive, 100)
+            assert bodies.bytes == 90
+        assert bodies.bytes == 0
 
     asyncio.run(run())

@@ -20,7 +20,7 @@ def test_a_connection_gets_its_share_and_all_together_the_total():
         share.take("a")
     assert caught.value.status is grpc.StatusCode.RESOURCE_EXHAUSTED and caught.value.retry_after_ms
     share.take("b")
-    with pytest.raises(CallError, match="calls: 3 are the most$"):
+    with pytest.raises(CallError, match=r"calls: 3 are the most$"):
         share.take("b")
     share.give_back("a")
     share.take("b")
@@ -32,9 +32,9 @@ def test_beyond_the_total_there_is_as_much_again_for_connections_that_hold_nothi
     share.take("a")
     for newcomer in "bc":
         share.take(newcomer)
-        with pytest.raises(CallError, match="2 are the most$"):
+        with pytest.raises(CallError, match=r"2 are the most$"):
             share.take(newcomer)
-    with pytest.raises(CallError, match="2 are the most$"):
+    with pytest.raises(CallError, match=r"2 are the most$"):
         share.take("d")
 
 

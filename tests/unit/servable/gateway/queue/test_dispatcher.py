@@ -55,7 +55,7 @@ def test_beyond_two_batches_only_a_full_one_has_a_place(waiting, room):
 
 
 def test_the_depth_that_was_measured_is_not_passed():
-    assert has_room([16] * 15, waiting=16) and not has_room([16] * 17, waiting=16, most=99)
+    assert has_room([16] * 15, waiting=16) and not has_room([16] * 18, waiting=16, most=99)
 
 
 def test_what_the_backend_takes_at_the_most_is_not_passed():

@@ -31,7 +31,7 @@ def after(batch_s, images=16, batches=200, idle_s=0.0, workers=1):
 
 @pytest.mark.parametrize(
     ("batch_s", "deep"),
-    [(0.5, 2), (0.032, 2), (0.009, 3), (0.0045, 5), (0.0017, 11)],
+    [(0.5, 2), (0.032, 4), (0.009, 4), (0.0045, 6), (0.0017, 12)],
 )
 def test_one_runs_and_the_others_last_for_some_milliseconds(batch_s, deep):
     assert after(batch_s) == deep
@@ -75,4 +75,4 @@ def test_a_long_silence_is_forgotten():
             flow.sent()
             clock.now += batch_s
             flow.answered(images)
-    assert flow.depth(1, 16) == 5
+    assert flow.depth(1, 16) == 6

@@ -1,5 +1,6 @@
 """How long a wrong token takes says nothing of how much of it was right."""
 
+import contextlib
 import statistics
 import time
 
@@ -15,10 +16,8 @@ WRONG = {"all but the last": "a" * 63 + "b", "nothing": "b" * 64}
 
 def seconds_of(tokens, value):
     began = time.perf_counter()
-    try:
+    with contextlib.suppress(CallError):
         tokens.check(value)
-    except CallError:
-        pass
     return time.perf_counter() - began
 
 

@@ -17,10 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 import threading
 import uuid
-import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -34,6 +32,7 @@ from metric_learn_client.jobs.output.layout import DATA_FOLDERS, FILES, OWN_FOLD
 from metric_learn_client.jobs.output.objects.leases import Busy, Lease, check_owner, wait_until_free
 from metric_learn_client.jobs.output.objects.store import ObjectStore
 from metric_learn_client.jobs.output.output import Output
+from metric_learn_client.jobs.scratch import Scratch
 
 _PLAN = ".locks/plan"
 _LOG_TRIES = 5  # parts of a divided job may add their lines at one time
@@ -48,7 +47,7 @@ class Bucket(Output):
         self._known: dict[
             str, tuple[Optional[str], Optional[bytes]]
         ] = {}  # name: (ETag, SHA-256), as this run last saw it
-        self._scratch: Optional[Path] = None
+        self._scratch: Optional[Scratch] = None
         self._plan_is_here = False
         self._plan_of_job: Optional[Path] = None  # a worker's, where the job that started it is on the same machine
 
@@ -228,10 +227,10 @@ class Bucket(Output):
             for name, facts in record["files"].items():
                 content = self._content(facts, contents)
                 self._check_lock()
-                if content is None or self._store.put(name, content, replaces=facts["replaces"]) is None:
-                    if not self._is_in_place(name, facts):
-                        self._remove_strays(shard)
-                        raise self._changed(name)
+                written = content is not None and self._store.put(name, content, replaces=facts["replaces"]) is not None
+                if not written and not self._is_in_place(name, facts):
+                    self._remove_strays(shard)
+                    raise self._changed(name)
             for name in record["gone"]:
                 if self._record(shard) == record:  # a run that lost its lock here must not remove what is new
                     self._store.delete(name)
@@ -266,9 +265,9 @@ class Bucket(Output):
 
     def _content(self, facts: dict[str, Any], contents: Optional[dict[str, bytes]]) -> Optional[bytes]:
         base = facts["from"].rpartition("/")[2]
-        if contents is not None and base in contents:
-            if hashlib.sha256(contents[base]).hexdigest() == facts["sha256"]:  # else the record is another run's
-                return contents[base]
+        given = None if contents is None else contents.get(base)
+        if given is not None and hashlib.sha256(given).hexdigest() == facts["sha256"]:
+            return given  # else the record is another run's
         found = self._store.get(facts["from"])
         return None if found is None else found.content
 
@@ -282,16 +281,14 @@ class Bucket(Output):
 
     def _folder(self) -> Path:
         if self._scratch is None:
-            with output_errors(Path(tempfile.gettempdir())):
-                self._scratch = Path(tempfile.mkdtemp(prefix="metric-learn-job-"))
-            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
-        return self._scratch
+            self._scratch = Scratch()
+        return self._scratch.folder
 
     def _end(self) -> None:
         """The copies on this machine go."""
         self._plan_is_here = False
         if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch.close()
             self._scratch = None
 
 

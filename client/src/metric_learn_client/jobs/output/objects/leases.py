@@ -8,6 +8,7 @@ away for so long (stopped, cut off) finds another name in it, and writes nothing
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -56,10 +57,8 @@ class Lease:
         self._ended.set()
         if self._thread is not None:
             self._thread.join(self._lease_s)
-        try:
+        with contextlib.suppress(MetricLearnError, Stopped):  # it runs out by itself
             self._store.put(self._key, json.dumps({"owner": None}).encode(), replaces=self._etag)
-        except (MetricLearnError, Stopped):
-            pass  # it runs out by itself
 
     def _taken_over(self, wait: bool) -> str:
         seen: Optional[str] = None

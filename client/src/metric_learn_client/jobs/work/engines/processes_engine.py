@@ -6,6 +6,7 @@ workers end when this process does, however it ends, because each watches for th
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import threading
@@ -36,10 +37,8 @@ class _Worker:
     def give(self, task: Optional[ShardTask]) -> None:
         if task is not None:
             self.tasks.append(task)
-        try:
+        with contextlib.suppress(OSError):  # it is dead; reading from it will say so
             self.pipe.send(task)
-        except OSError:
-            pass  # it is dead; reading from it will say so
 
     def end(self) -> None:
         self.pipe.close()

@@ -69,10 +69,10 @@ def run(
             if stop.is_set():
                 raise Stopped
             done = ray.wait(list(running), num_returns=1, timeout=_LOOK_S)[0]
-            if not done and len(running) == len(actors) and time.monotonic() > patience:
-                if all(task is None for _, task in running.values()):
-                    observer.notice("waiting for Ray: the cluster has no free CPU for a worker")
-                    patience = float("inf")
+            waiting = not done and len(running) == len(actors) and all(task is None for _, task in running.values())
+            if waiting and time.monotonic() > patience:
+                observer.notice("waiting for Ray: the cluster has no free CPU for a worker")
+                patience = float("inf")
             for each in done:
                 worker, task = running.pop(each)
                 value = ray.get(each)

@@ -1,0 +1,64 @@
+"""What a worker does with an image, in a process that may end: `python -m servable.engine.stages_trial PARENT_PID`.
+
+An image was in a worker when it ended. Here it goes through the same stages, with nothing in the network's place, so
+whatever it does to them ends this process alone. Images come on stdin (HEAD, bytes), one at a time; DONE on stdout says
+that one came through, with an embedding or an error of its own, and the first DONE that images may come.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import struct
+import sys
+from typing import Any
+
+from servable.engine.master import end_with_parent
+from servable.engine.packed_batch import images_head
+
+HEAD = struct.Struct("<?I")  # whether it is pixels, bytes
+DONE = b"."
+# Of this process, the decoders aside: it copies the image and takes its pixels back, which is milliseconds.
+PROCESSOR_S = 1
+
+
+class _NoNetwork:
+    def call(self, instances: list[list[Any]]) -> list[tuple[Any]]:
+        import numpy as np
+
+        return [(np.ones(2048, np.float32),)] * len(instances)
+
+
+def _try_all(stages: Any, answers: int) -> None:
+    import numpy as np
+
+    stages.MODELS.update({size: [_NoNetwork()] for size in stages.SIZES})
+    os.write(answers, DONE)
+    while head := sys.stdin.buffer.read(HEAD.size):
+        is_pixels, size = HEAD.unpack(head)
+        image = sys.stdin.buffer.read(size)
+        values: list[Any] = [np.frombuffer(images_head([image]) + image, np.uint8)]
+        _limit_processor_time()
+        try:
+            for stage in (stages.check_pixels if is_pixels else stages.preprocess, stages.embed, stages.l2_normalize):
+                values = list(stage(tuple((value,) for value in values)))
+        except Exception:  # its error, as in a worker: it ends nothing
+            pass
+        os.write(answers, DONE)
+
+
+def _limit_processor_time() -> None:
+    """The kernel ends this process where the next image holds it up."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + PROCESSOR_S, hard))
+
+
+if __name__ == "__main__":
+    end_with_parent(int(sys.argv[1]), signal.SIGKILL)
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what the stages print is no answer
+    from servable.metric_learn import stages
+
+    _try_all(stages, answers)
