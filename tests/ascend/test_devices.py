@@ -117,7 +117,7 @@ def job(server, pictures, output):
 
 def written(output):
     """Every file of a job that another run of it must have byte for byte."""
-    files = (path for path in output.rglob("*") if path.is_file() and not path.relative_to(output).parts[0][0] == ".")
+    files = (path for path in output.rglob("*") if path.is_file() and path.relative_to(output).parts[0][0] != ".")
     return {str(path.relative_to(output)): path.read_bytes() for path in files if path.name != "runs.jsonl"}
 
 
