@@ -68,6 +68,7 @@ class Child:
         self._ids: set[int] = set()
         self._alive: Optional[int] = None  # when it was last known
         self._devices_ended: set[int] = set()  # workers whose device was taken out
+        self._hung: list[str] = []
         self._devices = devices
         self._dead = dead
         self._hang_s = hang_s
@@ -80,7 +81,7 @@ class Child:
         return self._backend.poll()
 
     def why(self) -> str:
-        return self._backend.why()
+        return "; ".join(self._hung) or self._backend.why()
 
     def progress(self) -> str:
         """What it does before it serves, in words; nothing where there is nothing to say. Blocks for a moment."""
@@ -148,7 +149,7 @@ class Child:
 
     def end_hung_devices(self) -> list[str]:
         """Ends each worker whose device hangs, for MindSpore Serving to go on without it; says which they were."""
-        ended = []
+        ended: list[str] = []
         for state in device_watch.read(self.directory) if self._devices else ():
             if state.taken_out:
                 self._devices_ended.add(state.pid)
@@ -157,6 +158,7 @@ class Child:
                 os.kill(state.pid, signal.SIGKILL)
                 self._devices_ended.add(state.pid)
                 ended.append(f"device {state.device} hangs: its run took more than {limit_s:g} s; its worker was ended")
+        self._hung += ended
         return ended
 
     def _is_worker(self, pid: int) -> bool:

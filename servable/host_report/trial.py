@@ -30,7 +30,7 @@ from servable.exported_version import ExportedVersion
 from servable.gateway.backends import WrongEmbedding
 
 POLL_S = 0.1
-MEASURE_S = 3.0  # each
+MEASURE_S = 2.0  # each
 CALL_S = 120.0
 STAND_IN = REPOSITORY / "tests" / "golden"  # pictures whose embeddings are known for stand-in weights
 LAST_LINES = 40

@@ -72,6 +72,16 @@ def _a_missing_library_of_the_kernel_plugin(host):
     host.set(MISSING="libacl_cblas.so")
 
 
+@case("static TLS block", "LD_PRELOAD=", "libgomp.so.1")
+def _no_room_for_another_librarys_thread_storage(host):
+    host.set(FULL_TLS=1)
+
+
+@case("cannot load it (it ended the interpreter)", "install that")
+def _a_library_that_aborts(host):
+    host.set(ABORT=1)
+
+
 @case("imports te, which needs no_such_package", ".venv/engine/bin/python", "make engine-env")
 def _a_package_of_the_operator_compiler_is_missing(host):
     host.set(TE_IMPORTS="json,no_such_package")
@@ -130,6 +140,15 @@ def test_other_places_of_cann_pass_too(host, versions, installed):
         host.environment["ASCEND_HOME_PATH"] = OWN
     done = host.set(INSTALLED=installed).check(f"model.directory={versions}")
     assert done.returncode == 0, done.stderr
+
+
+def test_what_nobody_is_known_to_have_tried_is_a_warning(host, versions):
+    host.set(INSTALLED="nnae/latest=7.0.T10").environment["HOME"] = "/proc"
+    host.prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    done = host.check(f"model.directory={versions}")
+    version, home = done.stderr.splitlines()
+    assert version.startswith("warning: CANN 7.0.T10 in /usr/local/Ascend/nnae/latest: ") and "built for 6.3" in version
+    assert home.startswith("warning: HOME = /proc: it cannot be written") and done.returncode == 0
 
 
 def test_nothing_of_the_simulated_host_is_seen_outside(host):

@@ -1,12 +1,18 @@
 """Several simulated devices, and one of them with a fault: it never answers wrong, and the others serve on."""
 
+import subprocess
+import time
 import urllib.request
 
 import numpy as np
+import psutil
 import pytest
 
 from metric_learn_client import EmbeddingClient
 from tests.e2e.processes import wait_until
+from tests.e2e.test_jobs import make_pictures
+
+from .test_serving import METRIC_LEARN
 
 PIXELS = [np.full((224, 224, 3), value, np.uint8) for value in range(64)]
 TWO = ("backend.device_ids=[0,1]", "backend.workers=1", "backend.batch_sizes=[1]", "supervision.device_hang_s=2")
@@ -60,16 +66,74 @@ def test_a_device_with_wrong_numbers_never_answers_and_its_loss_is_seen(host, go
 
 @pytest.mark.parametrize(
     ("fault", "says"),
-    [("execute:1:6", "DeviceError: a run of 1 images failed"), ("hang:1:6", "device 1 hangs")],
+    [
+        ("execute:1", "DeviceError: a run of 1 images failed"),
+        ("nan:1", "WrongEmbeddingError: at batch size 1"),
+        ("hang:1", "device 1 hangs"),
+        pytest.param("execute:1:0:16", "DeviceError: a run of 16 images failed", marks=pytest.mark.long),
+    ],
 )
-def test_a_device_that_fails_or_hangs_while_it_serves_loses_no_image(host, golden, fault, says):
-    host.set(DEVICES=2, NUMBERS="golden", FAULT=fault)
-    with host.server(*TWO) as server:
+def test_a_device_that_goes_bad_while_it_serves_loses_no_image_and_the_other_serves_on(host, golden, fault, says):
+    """Also when MindSpore Serving has started its worker again, which finds the device as it was."""
+    kind, broken = fault.partition(":")[0], host.folder / "broken"
+    host.set(DEVICES=2, NUMBERS="golden", FAULT=fault, FAULT_FROM=broken)
+    with host.server(*TWO[:2], "backend.batch_sizes=[1,16]" if fault.endswith("16") else TWO[2], TWO[3]) as server:
         assert server.ready_line.startswith("ready"), server.said()
-        embed(server, golden, calls=6)
+        embed(server, golden, calls=1)
+        broken.touch()
+
+        def both_ended():
+            embed(server, golden, calls=1)
+            workers = {record["pid"] for record in host.records("fault") if record["kind"] == kind}
+            return len(workers) > 1 and not any(map(psutil.pid_exists, workers))
+
+        wait_until(both_ended, 40, "the ends of the worker and of its successor")
+        embed(server, golden, calls=2)
+        wait_until(lambda: missing(server), 20, "the loss in the metrics")
+        assert 'backend_restarts_total{version="1"} 0.0' in page(server, "metrics")
         server.process.terminate()
         said = server.said() + (host.run_dir / "mindspore_serving.log").read_text()
     assert says in said
+
+
+def test_a_device_that_begins_to_answer_wrong_does_so_until_its_next_proof_at_most(host, golden):
+    broken = host.folder / "broken"
+    host.set(DEVICES=2, NUMBERS="golden", FAULT="wrong:1", FAULT_FROM=broken)
+    with host.server(*TWO, "supervision.device_check_s=1") as server:
+        assert server.ready_line.startswith("ready"), server.said()
+        broken.touch()
+        began = time.monotonic()
+        with EmbeddingClient(server.endpoint) as client:
+            while time.monotonic() - began < 1:
+                client.embed(PIXELS)
+        embed(server, golden, calls=4)
+        wait_until(lambda: missing(server), 20, "the loss in the metrics")
+
+
+def job(server, pictures, output):
+    command = [*METRIC_LEARN, "embed", pictures, "--output-dir", output, "--endpoint", server.endpoint, "--json"]
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
+
+
+def written(output):
+    """Every file of a job that another run of it must have byte for byte."""
+    files = (path for path in output.rglob("*") if path.is_file() and path.relative_to(output).parts[0][0] != ".")
+    return {str(path.relative_to(output)): path.read_bytes() for path in files if path.name != "runs.jsonl"}
+
+
+def test_a_job_during_which_a_device_is_lost_has_the_rows_of_an_undisturbed_one(host, versions, tmp_path):
+    pictures = make_pictures(tmp_path / "pictures", 40)
+    host.set(DEVICES=2, FAULT="execute:1", FAULT_FROM=tmp_path / "lost")
+    with host.server(*TWO[:3]) as server:  # the network is computed, on a busy machine perhaps for seconds
+        assert server.ready_line.startswith("ready"), server.said()
+        assert job(server, pictures, tmp_path / "undisturbed").wait(60) == 0
+        of_device_1 = [record["device"] for record in host.records("execute")].count(1)
+        disturbed = job(server, pictures, tmp_path / "disturbed")
+        wait_until(lambda: [r["device"] for r in host.records("execute")].count(1) > of_device_1 + 4, 30, "runs on 1")
+        (tmp_path / "lost").touch()
+        assert disturbed.wait(60) == 0
+        wait_until(lambda: missing(server), 30, "the loss in the metrics")
+    assert written(tmp_path / "disturbed") == written(tmp_path / "undisturbed")
 
 
 def test_a_device_that_is_dead_at_the_start_is_left_out_and_its_loss_is_seen(host, golden):
@@ -91,9 +155,11 @@ def test_a_server_all_of_whose_devices_are_dead_ends_with_the_reason(host, versi
         assert "no device can be opened: 0: aclrtSetDevice gives error 107001; 1: " in server.said()
 
 
-def test_a_server_whose_only_device_is_wrong_ends_with_the_reason(host, versions):
-    host.set(NUMBERS="golden", FAULT="wrong:0")
-    with host.server("backend.batch_sizes=[1]", "backend.workers=1") as server:
+@pytest.mark.parametrize(
+    ("fault", "code", "says"), [("wrong:0", 5, "the golden image came back"), ("hang:0", 4, "device 0 hangs")]
+)
+def test_a_server_whose_only_device_is_bad_ends_with_the_reason(host, versions, fault, code, says):
+    host.set(NUMBERS="golden", FAULT=fault)
+    with host.server(*TWO[1:]) as server:
         said = server.said()
-        assert not server.ready_line and server.process.returncode == 5, said
-        assert "the golden image came back" in said
+        assert not server.ready_line and server.process.returncode == code and says in said.splitlines()[-1], said

@@ -26,11 +26,12 @@ install() {
   mkdir -p "$root"/{lib64/plugin/{opskernel,nnengine},bin,compiler/ccec_compiler/bin,opp/built-in/op_impl/ai_core/tbe} \
     "$python"/{te,tbe,hccl}
   echo "Version=$2" > "$root/compiler/version.info"
-  cp "$SIMULATED_CANN"/*.so "$root/lib64/"
+  cp "$SIMULATED_CANN"/*.so "$root/lib64/"; rm "$root/lib64/libfull_tls.so"
   local name missing=${SIMULATED_CANN_MISSING:-}
   for name in ${missing//,/ }; do rm "$root/lib64/$name"; done
   # The libraries of another CANN: of the same names, without what this one's are asked for.
   [ -z "${SIMULATED_CANN_FOREIGN:-}" ] || cp "$SIMULATED_CANN/libgraph.so" "$root/lib64/libascendcl.so"
+  [ -z "${SIMULATED_CANN_FULL_TLS:-}" ] || cp "$SIMULATED_CANN/libfull_tls.so" "$root/lib64/libge_runner.so"
   touch "$python"/{tbe,hccl}/__init__.py
   cat > "$python/te/__init__.py" <<'PYTHON'
 import os
@@ -55,4 +56,7 @@ done
 mkdir "$dev"/{shm,pts}
 mount -t tmpfs -o "mode=1777,size=${SIMULATED_CANN_SHM:-4g}" tmpfs "$dev/shm"; mount --rbind /dev/pts "$dev/pts"
 ln -s pts/ptmx "$dev/ptmx"; mount --move "$dev" /dev; rmdir "$dev"
+
+# A disk of its own below HOME, as small as the test wants it.
+[ -z "${SIMULATED_CANN_HOME_SIZE:-}" ] || mount -t tmpfs -o "mode=700,size=$SIMULATED_CANN_HOME_SIZE" tmpfs "$HOME"
 exec "$@"

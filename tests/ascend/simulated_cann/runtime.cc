@@ -3,6 +3,7 @@
 // What only has to succeed (aclFinalize, aclrtSetCurrentContext, ...) is made by build.sh.
 #include <dlfcn.h>
 #include <glob.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -25,7 +26,7 @@ struct Dims { char name[128]; size_t count; int64_t dims[128]; };  // the layout
 
 std::mutex lock;  // a device runs one model at a time
 std::map<uint32_t, Model> models;
-int device = 0, runs = 0;  // of this process: MindSpore Serving gives every worker one device
+int device = 0, runs = 0, loads = 0;  // of this process: MindSpore Serving gives every worker one device
 
 // Calls use(item, number) for every "kind:number[:more]" of the list in SIMULATED_CANN_<name>, commas between.
 template <class Use> void each(const char *name, Use use) {
@@ -34,15 +35,17 @@ template <class Use> void each(const char *name, Use use) {
     use(item, item.find(':') + 1 ? item.substr(item.find(':') + 1) : "");
 }
 
-// SIMULATED_CANN_FAULT: kind:device[:after_runs]
-bool faulty(const std::string &kind, int of_device) {
+// SIMULATED_CANN_FAULT: kind:device[:after[:batch]]; so_far: what "after" counts.
+bool faulty(const std::string &kind, int of_device, int so_far = runs, int64_t batch = 0) {
   bool result = false;
+  if (access(setting("FAULT_FROM", "/").c_str(), F_OK)) return false;
   each("FAULT", [&](const std::string &item, const std::string &rest) {
-    int number = -1, after = 0;
-    sscanf(rest.c_str(), "%d:%d", &number, &after);
-    result |= item.compare(0, kind.size() + 1, kind + ":") == 0 && number == of_device && runs >= after;
+    int number = -1, after = 0, only = 0;
+    sscanf(rest.c_str(), "%d:%d:%d", &number, &after, &only);
+    bool meant = item.compare(0, kind.size() + 1, kind + ":") == 0 && number == of_device;
+    result |= meant && so_far >= after && (!only || only == batch);
   });
-  if (result) Event("fault").add("kind", kind).add("device", of_device).add("after_runs", runs);
+  if (result) Event("fault").add("kind", kind).add("device", of_device).add("after", so_far);
   return result;
 }
 
@@ -121,25 +124,33 @@ std::string copy_golden(const Compiled &model, float *output) {
 
 std::string run(const Model &model, const void *input, float *output) {
   double start = now_ms();
-  if (faulty("execute", model.device)) return "SIMULATED_CANN_FAULT";
-  while (faulty("hang", model.device)) pause();
+  int64_t batch = model.compiled.dims[0];
+  auto fault = [&](const char *kind) { return faulty(kind, model.device, runs, batch); };
+  if (fault("execute")) return "SIMULATED_CANN_FAULT";
+  if (fault("abort")) abort();
+  if (fault("hang")) for (;;) pause();
   bool golden = setting("NUMBERS", "network") == "golden";
   std::string error = golden ? copy_golden(model.compiled, output) : run_network(model.compiled, input, output);
-  if (error.empty() && faulty("wrong", model.device)) std::reverse(output, output + model.compiled.dims[0] * DIM);
+  if (error.empty() && fault("wrong")) std::reverse(output, output + batch * DIM);
+  if (error.empty() && fault("nan")) std::fill(output + (batch - 1) * DIM, output + batch * DIM, NAN);
+  double rest = run_ms(batch) * (fault("slow") ? 100 : 1) - (now_ms() - start);
   runs++;
-  double rest = run_ms(model.compiled.dims[0]) - (now_ms() - start);
   if (rest > 0) std::this_thread::sleep_for(std::chrono::duration<double, std::milli>(rest));
   return error;
 }
 }  // namespace
 
 extern "C" {
+// A library that ends the process that opens it.
+__attribute__((constructor)) void opened() { if (!setting("ABORT").empty()) abort(); }
+
 // Devices and memory.
 int aclInit(const char *) { Event("init"); return OK; }
 const char *aclrtGetSocName() { static std::string name = setting("SOC", "Ascend310"); return name.c_str(); }
 int aclrtGetDeviceCount(uint32_t *count) { *count = atoi(setting("DEVICES", "1").c_str()); return OK; }
 int aclrtSetDevice(int id) {
-  bool fine = id >= 0 && id < atoi(setting("DEVICES", "1").c_str()) && !faulty("setdevice", id);
+  std::string node = "/dev/davinci" + std::to_string(id);
+  bool fine = access(node.c_str(), R_OK | W_OK) == 0 && !faulty("setdevice", id);
   Event("set_device").add("device", device = id).add("result", fine ? OK : BAD_DEVICE);
   return fine ? OK : BAD_DEVICE;
 }
@@ -156,6 +167,7 @@ int aclrtMemcpy(void *to, size_t room, const void *from, size_t n, int) {
 // Models, and descriptions of them.
 int aclmdlLoadFromMem(const void *data, size_t size, uint32_t *id) {
   std::lock_guard<std::mutex> guard(lock);
+  if (faulty("hang_load", device, loads++)) for (;;) pause();
   Model model{{}, device};
   if (size >= sizeof(Compiled)) memcpy(&model.compiled, data, sizeof(Compiled));
   if (memcmp(model.compiled.magic, MAGIC, sizeof MAGIC)) return BAD_MODEL;
