@@ -38,15 +38,16 @@ proto: client-env  ## client/proto/*.proto -> the descriptor set and the types o
 docs: client-env  ## client/docs/options.md and errors.md, from the source
 	$(CLIENT) client/docs/generate.py
 
+CLIENT_TESTS := tests/unit/client tests/integration/client tests/e2e tests/ascend
 check: client-env engine-env server-env export-env  ## format, lint, types, generated files
 	$(CLIENT) client/proto/generate.py --check
 	$(CLIENT) client/docs/generate.py --check
 	.venv/client/bin/ruff format --check .
 	.venv/client/bin/ruff check .
-	.venv/client/bin/mypy --python-version 3.12 client/src  # NumPy's own types need 3.12
-	$(SERVER) -m mypy servable
+	.venv/client/bin/mypy --python-version 3.12 client/src $(CLIENT_TESTS)  # NumPy's own types need 3.12
+	$(SERVER) -m mypy servable tests/unit/servable tests/integration/servable
 	$(SERVER) -m mypy --python-executable $(ENGINE) servable/engine servable/metric_learn
-	$(SERVER) -m mypy --python-executable .venv/export/bin/python --follow-imports silent export
+	$(SERVER) -m mypy --python-executable .venv/export/bin/python --follow-imports silent export tests/unit/export
 
 # unit: beside the code, in the environment that runs it. integration: the real client against an in-process fake, and
 # the gateway against a fake MindSpore Serving. e2e: the real server, from outside, so in the client's environment.

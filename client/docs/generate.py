@@ -23,6 +23,9 @@ from metric_learn_client.cli import cli
 from metric_learn_client.cli.shared.connection import endpoint_options
 from metric_learn_client.contract import image_codes
 from metric_learn_client.jobs import errors as job_errors
+from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
+from metric_learn_client.option_fields import facts_of
+from metric_learn_client.options import ClientOptions
 
 HERE = Path(__file__).parent
 GENERATED = "<!-- Written by `make docs` from the source; edit that. -->\n"
@@ -53,7 +56,7 @@ def options_page() -> str:
             "`EmbeddingClient(...)` and `AsyncEmbeddingClient(...)` take the same arguments, have the same methods.\n",
             *_arguments(EmbeddingClient.__init__),
             "### TlsOptions\n",
-            *_arguments(TlsOptions),
+            *_arguments(TlsOptions, _meaning(TlsOptions)),
             "### Methods\n",
             *(line for name in METHODS for line in _method(name)),
             "",
@@ -215,12 +218,15 @@ def _meanings(docstring: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def _job_meanings() -> dict[str, str]:
-    """What the command's options say, under the names of embed_dataset."""
-    command = cli.get_command(click.Context(cli), "embed")
-    assert command is not None
-    texts = {option.name: _one_line(option.help) for option in command.params if isinstance(option, click.Option)}
-    texts["output_format"] = texts.pop("format")
-    return {str(name): text for name, text in texts.items()}
+    kinds = (ClientOptions, InputSpec, JobOptions, RunOptions)
+    return {
+        "endpoint": _meaning(ClientOptions)["endpoints"],
+        **{k: v for kind in kinds for k, v in _meaning(kind).items()},
+    }
+
+
+def _meaning(kind: Any) -> dict[str, str]:
+    return {field.name: facts.meaning for field, facts in facts_of(kind)}
 
 
 def _method(name: str) -> Iterator[str]:

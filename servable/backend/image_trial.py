@@ -14,12 +14,12 @@ from typing import Optional
 from metric_learn_client.wire import METHOD_EMBED_PIXELS
 from servable.backend.serving_process import worker_environment
 from servable.engine.settings import WorkerSettings
-from servable.engine.trial import DONE, HEAD
+from servable.engine.stages_trial import DONE, HEAD
 from servable.gateway.call.request import Payload
 from servable.gateway.queue.suspects import EndsProcess
 
 START_S = 10.0
-IMAGE_S = 4.0  # for one to come through, more than the processor time that it may take there
+IMAGE_S = 8.0  # for one to come through: on a busy host, the processor time that it may take there
 
 
 @contextlib.asynccontextmanager
@@ -72,7 +72,7 @@ async def _started(python: Path, directory: Path, environment: dict[str, str]) -
     with (directory / "stderr").open("wb") as said:
         process = await asyncio.create_subprocess_exec(
             str(python),
-            *("-m", "servable.engine.trial", str(os.getpid())),
+            *("-m", "servable.engine.stages_trial", str(os.getpid())),
             cwd=directory,
             env=environment,
             stdin=asyncio.subprocess.PIPE,

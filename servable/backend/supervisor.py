@@ -23,8 +23,8 @@ from servable.config.sections import SupervisionSection
 from servable.gateway.backends import BackendFacts, Backends, WrongEmbedding
 
 POLL_S = 0.1
-# Ends with images in them: the first so many in a row are followed by a start at once. A picture costs two (one among
-# others, one alone). Beyond that starts have pauses between them, so that the host is left some time for other work.
+# Ends with images in them: the first so many in a row are followed by a start at once. A picture costs one or two (one
+# among others, one alone). Beyond that starts have pauses between them, so that the host is left time for other work.
 FREE_ENDS_WITH_IMAGES = 20
 PAUSE_MAX_S = 5.0
 PROGRESS_S = 1.0

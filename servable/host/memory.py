@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import time
 from pathlib import Path
 from typing import Callable
 
 INTERVAL_S = 5.0
+PAUSE_S = 30.0  # between two times: what honest calls free and take again costs page faults
 WORTH_BYTES = 24 * 1024 * 1024  # more than this over what was left the last time
 GROWS_BYTES = 4 * 1024 * 1024  # in an interval: less is the noise of ordinary calls
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -23,7 +25,7 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
 
 
-async def give_back_memory(interval_s: float = INTERVAL_S) -> None:
+async def give_back_memory(interval_s: float = INTERVAL_S, pause_s: float = PAUSE_S) -> None:
     """Until it is cancelled. Does nothing under another C library. While memory grows it is in use, and left alone."""
     trim: Callable[[int], int]
     try:
@@ -31,10 +33,13 @@ async def give_back_memory(interval_s: float = INTERVAL_S) -> None:
     except AttributeError:
         return
     least = before = 0
+    next_at = time.monotonic()
     while True:
         try:
             now = resident_bytes()
-            if least and now > least + WORTH_BYTES and now < before + GROWS_BYTES:
+            passed = now < before + GROWS_BYTES
+            if least and now > least + WORTH_BYTES and passed and time.monotonic() >= next_at:
+                next_at = time.monotonic() + pause_s
                 await asyncio.to_thread(trim, 0)  # tens of milliseconds, without the interpreter's lock
                 least = now = resident_bytes()
             least, before = min(least or now, now), now

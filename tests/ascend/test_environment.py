@@ -8,8 +8,13 @@ import pytest
 
 from tests.e2e.conftest import REPOSITORY
 
-PARTS = ("configs/environments", "servable/engine/requirements.txt", "servable/engine/requirements-ascend.txt")
-PARTS += ("tests/requirements.txt", "client/pyproject.toml")
+PARTS = [
+    "configs/environments",
+    "servable/engine/requirements.txt",
+    "servable/engine/requirements-ascend.txt",
+    "tests/requirements.txt",
+    "client/pyproject.toml",
+]
 # As CANN's installation guide lists it.
 COMPILER_IMPORTS = set(
     "absl-py attrs cffi cython decorator numpy pathlib2 protobuf psutil pyyaml requests scipy sympy".split()

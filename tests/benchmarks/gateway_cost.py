@@ -47,7 +47,8 @@ from servable.gateway.queue.backend_request import encode_batch
 from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PHOTO = REPOSITORY / "tests" / "golden" / "images" / "astronaut_420_q90.jpg"  # 67 KB, an ordinary photo
+# 67 KB, an ordinary photo
+PHOTO = (REPOSITORY / "tests" / "golden" / "images" / "astronaut_420_q90.jpg").read_bytes()
 IMAGES_PER_CALL = (1, 8, 32)
 ROUNDS = 5  # of the throughput: the three ways alternate
 AT_A_TIME = 8  # calls
@@ -125,10 +126,9 @@ def child(*arguments: str) -> Iterator[psutil.Process]:
         process.stdout.close()
 
 
-def body_of(images: int) -> bytes:
+def body_of(images: int, photo: bytes = PHOTO) -> bytes:
     request = wire.PredictRequest()
     request.servable_spec.name, request.servable_spec.method_name = wire.SERVABLE_NAME, wire.METHOD_EMBED
-    photo = PHOTO.read_bytes()
     for _ in range(images):
         tensor = request.instances.add().items[wire.ITEM_IMAGE]
         tensor.dtype = wire.DataType.MS_BYTES
@@ -156,14 +156,18 @@ class Http:
         self._connection.close()
 
 
-def openai_request(images: int) -> tuple[str, bytes, dict[str, str]]:
-    uri = "data:image/jpeg;base64," + base64.b64encode(PHOTO.read_bytes()).decode()
+def openai_request(images: int, photo: bytes = PHOTO) -> tuple[str, bytes, dict[str, str]]:
+    uri = "data:image/jpeg;base64," + base64.b64encode(photo).decode()
     asked = {"model": wire.SERVABLE_NAME, "input": [uri] * images, "encoding_format": "base64"}
     return "/v1/embeddings", json.dumps(asked).encode(), {"content-type": "application/json"}
 
 
-def embed_request(images: int) -> tuple[str, bytes, dict[str, str]]:
-    photo = PHOTO.read_bytes()
+def rest_request(images: int, photo: bytes = PHOTO) -> tuple[str, bytes, dict[str, str]]:
+    item = {"image": {"b64": base64.b64encode(photo).decode()}}
+    return f"/model/{wire.SERVABLE_NAME}:embed", json.dumps({"instances": [item] * images}).encode(), {}
+
+
+def embed_request(images: int, photo: bytes = PHOTO) -> tuple[str, bytes, dict[str, str]]:
     if images == 1:
         return "/embed", photo, {"accept": "application/x-npy"}
     head = b"--" + BOUNDARY + b'\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n'
@@ -175,8 +179,8 @@ def embed_request(images: int) -> tuple[str, bytes, dict[str, str]]:
     )
 
 
-def oip_request(images: int) -> tuple[str, bytes, dict[str, str]]:
-    behind = packed(images)
+def oip_request(images: int, photo: bytes = PHOTO) -> tuple[str, bytes, dict[str, str]]:
+    behind = packed(images, photo)
     tensor = {"name": "image", "datatype": "BYTES", "shape": [images], "parameters": {"binary_data_size": len(behind)}}
     text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
     headers = {"Inference-Header-Content-Length": str(len(text))}
@@ -189,12 +193,11 @@ def oip_body_of(images: int) -> bytes:
     return request.SerializeToString()
 
 
-def packed(images: int) -> bytes:
-    photo = PHOTO.read_bytes()
+def packed(images: int, photo: bytes = PHOTO) -> bytes:
     return (len(photo).to_bytes(4, "little") + photo) * images
 
 
-REQUESTS = {"openai": openai_request, "embed": embed_request, "oip": oip_request}
+REQUESTS = {"openai": openai_request, "rest": rest_request, "embed": embed_request, "oip": oip_request}
 
 
 def cpu_s(process: psutil.Process) -> float:
@@ -212,7 +215,7 @@ def measure(
     with contextlib.ExitStack() as stack:
         ways: dict[str, list[Callable[[], object]]] = {}
         # The far end takes a packed batch, as the gateway sends it.
-        batch = encode_batch(wire.METHOD_EMBED, "", [PHOTO.read_bytes()] * images)
+        batch = encode_batch(wire.METHOD_EMBED, "", [PHOTO] * images)
         by_grpc = {way: (at, wire.PREDICT_PATH, batch) for way, at in targets.items()}
         by_grpc["gateway"] = (targets["gateway"], wire.PREDICT_PATH, body_of(images))
         by_grpc["oip_grpc"] = (targets["gateway"], MODEL_INFER, oip_body_of(images))

@@ -19,6 +19,8 @@ from typing import Any, Optional
 from tests.benchmarks.rounds import Rounds
 
 UNEQUAL = 1e-5
+# CPU an image in the gateway beside Predict's, at most; forms of gateway_cost.
+FORMS = {"openai": ("/v1/embeddings, base64", 1.5), "oip": ("OIP, binary tensors", 1.2), "embed": ("/embed, npy", 1.2)}
 PEERS = ("plain", "LitServe", "BentoML")
 ALL_CORES, DECODERS_ALONE = "no-network, all cores", "decoders alone"
 SPREAD = "product, a worker a core"  # backend.workers: as many as cores, one thread each
@@ -92,6 +94,11 @@ def rows_of(facts: dict[str, Any], host: Rounds, model: Rounds) -> list[Row]:
                 rows.append(of(f"CPU ms an image: {name}, {side}", host.values(name, side)))
     for name, quantities in model.measured[0].items():
         rows += [of(f"{quantity}: {name}", model.values(name, quantity)) for quantity in quantities]
+    for cost in facts.get("gateway_cost", ()):
+        images = f"{cost['images_per_call']:g} a call"
+        rows.append(of(f"gateway CPU us an image: Predict over gRPC, {images}", [cost["gateway_cpu_us_per_image"]]))
+        for way, (form, most) in FORMS.items():
+            rows.append(of(f"  {form} / Predict, {images}", [cost[f"{way}_cpu_ratio"]], at_most=most))
     rows += [of(f"memory MB: {name}", [float(size)]) for name, size in facts["memory_mb"].items()]
     return rows
 

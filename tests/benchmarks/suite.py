@@ -91,6 +91,13 @@ def without_network(rounds: Rounds, short: bool, facts: dict[str, Any]) -> None:
         facts["cpu_ms_by_role"] = {system.name: by_role(system, small) for system in (served, echo)}
 
 
+def gateway_cost(short: bool) -> list[dict[str, float]]:
+    """What each form of a call costs the gateway, in its own environment: a row for each number of images a call."""
+    command = [systems.SERVER_PYTHON, "-m", "tests.benchmarks.gateway_cost", "--seconds", "1.5" if short else "5"]
+    done = subprocess.run(command, cwd=systems.REPOSITORY, stdout=subprocess.PIPE, check=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 def by_role(system: System, images: Sequence[bytes]) -> dict[str, float]:
     before = system.cpu_by_role()
     offline(system, images)
@@ -204,6 +211,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     say("bare network, product and peers")
     model = Rounds(count)
     with_network(model, options.short, peers, facts)
+    say("the gateway alone, by each form of a call")
+    facts["gateway_cost"] = gateway_cost(options.short)
     say("simulated devices")
     devices.run(options.output, options.short)
     facts["minutes"] = round((time.monotonic() - began) / 60, 1)

@@ -99,18 +99,19 @@ def neighbour(server):
 
 @pytest.fixture(scope="module")
 def busy_p99(neighbour):
-    """The neighbour's 99th percentile beside a process that only takes a core: what any attacker's work costs it."""
-    return beside_a_busy_process(neighbour, 3.0)
+    """The neighbour's 99th percentile beside two processes that only take a core each, as an attacker does and the
+    gateway that answers it."""
+    return beside_busy_processes(neighbour, 4.0)
 
 
-def beside_a_busy_process(neighbour, seconds):
+def beside_busy_processes(neighbour, seconds):
     with neighbour.calling():
-        burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        try:
-            burner.wait(seconds)
-        except subprocess.TimeoutExpired:
+        burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            burners[0].wait(seconds)
+        for burner in burners:
             burner.kill()
-        burner.wait()
+            burner.wait()
     return neighbour.p99()
 
 
@@ -146,9 +147,7 @@ def test_a_flood_costs_little_memory_and_no_call_of_a_neighbour(server, neighbou
     with neighbour.calling():
         done, grown_mb = attack(server, name, seconds=1.0, count=200_000)
         pages_answer(server)
-    print(
-        f"{name}: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s, beside a busy core {busy_p99:.3f} s"
-    )
+    print(f"{name}: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s, beside busy cores {busy_p99:.3f} s")
     assert server.process.poll() is None
     assert not neighbour.failures
     assert grown_mb < MOST_MB
@@ -170,10 +169,10 @@ def both_calling(neighbour, http_neighbour, name, tls=""):
 
 @pytest.fixture(scope="module")
 def busy_p99_of_both(server, neighbour):
-    """Of a call over HTTP, beside the other neighbour and a process that takes a core."""
+    """Of a call over HTTP, beside the other neighbour and two processes that take a core each."""
     http_neighbour = HttpNeighbour(server.api_endpoint)
     with neighbour.calling():
-        return beside_a_busy_process(http_neighbour, 3.0)
+        return beside_busy_processes(http_neighbour, 4.0)
 
 
 @pytest.mark.parametrize("name", API_NAMES)
@@ -186,14 +185,14 @@ def test_a_flood_of_http_costs_little_memory_and_no_call_of_two_neighbours(serve
     assert max(neighbour.p99(), http_neighbour.p99()) < max(PATIENCE_S, 4 * busy_p99_of_both)
 
 
-@pytest.mark.parametrize("name", ["malformed_headers", "api_large_bodies"])
+@pytest.mark.parametrize("name", ["malformed_headers", pytest.param("api_large_bodies", marks=pytest.mark.long)])
 def test_what_a_flood_took_is_given_back(server, neighbour, name):
     process = psutil.Process(server.process.pid)
     endpoint = server.api_endpoint if name.startswith("api_") else server.endpoint
     before = process.memory_info().rss
     with neighbour.calling():
         _, grown_mb = attack(server, name, seconds=2.0, count=1_000_000, connections=4, endpoint=endpoint)
-        wait_until(lambda: process.memory_info().rss - before < 30 * MB, 40, "the memory")
+        wait_until(lambda: process.memory_info().rss - before < 30 * MB, 60, "the memory")
     print(f"{name}: server {grown_mb:+.0f} MB, then {(process.memory_info().rss - before) / MB:+.0f} MB")
     assert not neighbour.failures
 
@@ -377,7 +376,7 @@ def test_a_long_flood_of_http_on_four_connections_leaves_both_their_time(server,
     with both_calling(neighbour, http_neighbour, name) as did:
         did.append(attack(server, name, seconds=10.0, count=10_000_000, connections=4, endpoint=server.api_endpoint))
         pages_answer(server)
-    print(f"{name}: beside a busy core {busy_p99_of_both:.3f} s")
+    print(f"{name}: beside busy cores {busy_p99_of_both:.3f} s")
     assert server.process.poll() is None
     assert max(neighbour.p99(), http_neighbour.p99()) < 2 * busy_p99_of_both + 0.5
 
@@ -388,9 +387,7 @@ def test_a_long_flood_on_four_connections_leaves_the_neighbour_its_time(server, 
     with neighbour.calling():
         done, grown_mb = attack(server, name, seconds=10.0, count=5_000_000, connections=4)
         pages_answer(server)
-    print(
-        f"{name}: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s, beside a busy core {busy_p99:.3f} s"
-    )
+    print(f"{name}: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s, beside busy cores {busy_p99:.3f} s")
     assert server.process.poll() is None and not neighbour.failures
     assert grown_mb < MOST_MB
     assert neighbour.p99() < 2 * busy_p99 + 0.5

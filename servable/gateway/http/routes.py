@@ -5,7 +5,7 @@ A wire adds its paths by giving a list of `Route` to `Routes` (see `servable.gat
     CallRoute("POST", "/v1/embeddings", handler, wire="openai", error=openai_error)
         A call of the model. `await handler(request, embed)` runs inside the one internal call (`call/calls.py`): token,
         deadline, limits, drain, log and metrics are taken care of, `request.body` is complete, and
-        `await embed(PredictWork(...))` gives the outcomes.
+        `await embed(PredictWork(...))` gives the outcomes. Long bodies and answers: see `aside`.
     Question("GET", "/v1/models", handler, public=False)
         A small answer beside it; `handler(request)` gets no body. public: also without a token.
 

@@ -141,10 +141,10 @@ def split_block(stream, block, flags, size=16384):
     for index, part in enumerate(parts):
         wanted = [flag for flag in flags if flag != "END_HEADERS" or index == last]
         if index == 0:
-            made = frames.HeadersFrame(stream, part, flags=wanted)
+            yield frames.HeadersFrame(stream, part, flags=wanted).serialize()
         else:
-            made = frames.ContinuationFrame(stream, part, flags=[flag for flag in wanted if flag == "END_HEADERS"])
-        yield made.serialize()
+            last_flags = [flag for flag in wanted if flag == "END_HEADERS"]
+            yield frames.ContinuationFrame(stream, part, flags=last_flags).serialize()
 
 
 def ping(number=0):

@@ -1,32 +1,21 @@
-"""The kserve package against the real server, over REST and gRPC; and the manifests against its model classes."""
-
-import importlib
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+"""The kserve package against the real server, beyond what every client does; the manifests against its classes."""
 
 import numpy as np
 import pytest
 import yaml
 
 from ..conftest import REPOSITORY
+from .child import Child
 
 MANIFESTS = REPOSITORY / "configs" / "deploy" / "kserve"
-CALLS = 4  # sent together
-
-
-def called(module, name, arguments, options):
-    return getattr(importlib.import_module(module), name)(*arguments, **options)
 
 
 @pytest.fixture(scope="module")
 def child():
-    """child(module, name, *arguments): that function's result, by a process that may import kserve."""
-    with ProcessPoolExecutor(CALLS, mp_context=multiprocessing.get_context("spawn")) as pool:
-
-        def submit(module, name, *arguments, **options):
-            return pool.submit(called, f"tests.e2e.wires.{module}", name, arguments, options)
-
-        yield submit
+    """child(module, name, *arguments): the future of that function's result, by a process that may import kserve."""
+    made = Child(1)
+    yield made
+    made.close()
 
 
 @pytest.fixture(params=["grpc", "http"])
@@ -55,11 +44,8 @@ def test_pixels_are_taken(child, wire, server):
     assert rows.shape == (2, 2048) and np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
 
 
-def test_one_bad_picture_fails_the_call_or_is_a_row_of_nan(child, wire, server, pictures, grpc_rows):
+def test_one_bad_picture_is_a_row_of_nan_where_asked(child, wire, server, pictures, grpc_rows):
     mixed = [pictures[0], b"no picture", pictures[1]]
-    failed = infer(child, wire, server, mixed)
-    assert failed["error"] in ("INVALID_ARGUMENT", 400)
-    assert failed["message"].startswith("image[1]: E_UNSUPPORTED: ")
     result = infer(child, wire, server, mixed, parameters={"on_error": "null"})
     assert (result["rows"][[0, 2]] == grpc_rows[:2]).all() and np.isnan(result["rows"][1]).all()
     assert result["parameters"]["1"].startswith("E_UNSUPPORTED: ")
@@ -67,24 +53,6 @@ def test_one_bad_picture_fails_the_call_or_is_a_row_of_nan(child, wire, server, 
 
 def test_server_and_model_are_live_and_ready(child, wire, server):
     assert child("kserve_client", "ask", wire, endpoint_of(server, wire)).result(60) == [True, True, True]
-
-
-def test_tls_with_the_right_token_answers_and_a_wrong_token_is_refused(child, wire, secured, pictures, grpc_rows):
-    right = infer(child, wire, secured.server, pictures[:1], ca=secured.ca, token=secured.token)
-    assert (right["rows"] == grpc_rows[:1]).all()
-    wrong = infer(child, wire, secured.server, pictures[:1], ca=secured.ca, token="another-token-of-16-or-more")
-    assert wrong["error"] in ("UNAUTHENTICATED", 401)
-
-
-def test_overload_says_when_to_come_again(child, wire, secured, pictures):
-    """There is room for one of these calls; of those sent together some are refused, and none is lost."""
-    options = {"ca": secured.ca, "token": secured.token}
-    arguments = ("kserve_client", "infer", wire, endpoint_of(secured.server, wire), pictures)
-    outcomes = [each.result(120) for each in [child(*arguments, **options) for _ in range(2 * CALLS)]]
-    refused = [each for each in outcomes if "error" in each]
-    assert refused and len(refused) < len(outcomes)
-    assert {each["error"] for each in refused} <= {"RESOURCE_EXHAUSTED", 429}
-    assert all(float(each["retry_after"]) > 0 for each in refused)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in MANIFESTS.glob("*.yaml")))

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import socketserver
 import threading
+from typing import Any
 
 import grpc
 import pytest
@@ -110,6 +111,8 @@ class ConnectProxy(socketserver.ThreadingTCPServer):
 
 
 class _Connect(socketserver.BaseRequestHandler):
+    server: Any
+
     def handle(self):
         head = b""
         while b"\r\n\r\n" not in head:

@@ -42,6 +42,18 @@ def test_ratios_are_taken_within_a_round():
     assert rounds.median("a", "x") == 15.5
 
 
+def test_a_form_that_costs_more_beside_predict_than_it_may_misses_its_target():
+    cost = {"images_per_call": 8, "gateway_cpu_us_per_image": 100.0}
+    cost.update({"openai_cpu_ratio": 1.5, "oip_cpu_ratio": 1.21, "embed_cpu_ratio": 0.9})
+    rows = report.rows_of({**facts(), "gateway_cost": [cost]}, Rounds(3, host_rounds()), Rounds(3, model_rounds()))
+    verdicts = {row.what.strip(): row.met for row in rows if row.what.endswith("8 a call") and "/ Predict" in row.what}
+    assert verdicts == {
+        "/v1/embeddings, base64 / Predict, 8 a call": True,
+        "OIP, binary tensors / Predict, 8 a call": False,
+        "/embed, npy / Predict, 8 a call": True,
+    }
+
+
 def test_every_slice_runs_once_a_round():
     ran = []
     rounds = Rounds(3)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -209,7 +210,7 @@ class _CutOff(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(content, most):
-    handler = type("Handler", (_CutOff,), {"content": content, "most": most, "ranges": []})
+    handler: Any = type("Handler", (_CutOff,), {"content": content, "most": most, "ranges": []})
     with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -8,8 +8,8 @@ from tests.unit.servable.doctor.scene import Scene, authority
 
 
 @pytest.fixture
-def scene(tmp_path, monkeypatch):
-    with Scene(tmp_path, monkeypatch) as scene:
+def scene(monkeypatch):
+    with Scene(monkeypatch) as scene:
         yield scene
 
 

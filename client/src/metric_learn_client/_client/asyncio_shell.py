@@ -121,7 +121,7 @@ class AsyncShell:
         return found
 
     def _channel(self, target: Target) -> Any:
-        tls = self._core.options.tls
+        tls = self._core.options.tls_options
         options = channel_options(target, tls)
         if tls is None:
             return grpc.aio.insecure_channel(target.address, options)

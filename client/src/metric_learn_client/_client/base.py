@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Sequence
 from typing import Any, Callable, Literal, Optional, Union
 
 from metric_learn_client import wire
@@ -12,17 +11,8 @@ from metric_learn_client._client import resizing
 from metric_learn_client._client.core.batches import Batch
 from metric_learn_client._client.core.calling import Core, Deadline
 from metric_learn_client._client.core.identity import ModelLimits
-from metric_learn_client.options import (
-    DEFAULT_BATCH_SIZE,
-    DEFAULT_DEADLINE_S,
-    DEFAULT_ENDPOINT,
-    DEFAULT_MAX_IN_FLIGHT,
-    DEFAULT_RETRIES,
-    Path,
-    TlsOptions,
-    check_deadline,
-    client_options,
-)
+from metric_learn_client.option_fields import docstring_of
+from metric_learn_client.options import ClientOptions, Endpoints, Path, TlsOptions, check_deadline
 
 
 class BaseClient:
@@ -30,12 +20,12 @@ class BaseClient:
 
     def __init__(
         self,
-        endpoints: Union[str, Sequence[str]] = DEFAULT_ENDPOINT,
+        endpoints: Endpoints = ClientOptions.endpoints,
         *,
-        deadline_s: float = DEFAULT_DEADLINE_S,
-        batch_size: int = DEFAULT_BATCH_SIZE,
-        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
-        retries: int = DEFAULT_RETRIES,
+        deadline_s: float = ClientOptions.deadline_s,
+        batch_size: int = ClientOptions.batch_size,
+        max_in_flight: int = ClientOptions.max_in_flight,
+        retries: int = ClientOptions.retries,
         tls: Union[bool, TlsOptions, None] = None,
         token: Optional[str] = None,
         token_file: Optional[Path] = None,
@@ -45,26 +35,7 @@ class BaseClient:
         resize: Optional[Literal["server-exact"]] = None,
         sandbox: bool = False,
     ) -> None:
-        """endpoints: "host:port[,host:port...]", or a sequence; "unix:/path" too. Calls go to the least loaded one; one
-            that fails is left out and taken back. A host name stands for all its addresses.
-        deadline_s: seconds that a call may take as a whole, retries and waiting included. Always on.
-        batch_size: images per call to the server; the server's own limits lower it.
-        max_in_flight: calls to the server at once. Fewer while it says RESOURCE_EXHAUSTED.
-        retries: rounds over all endpoints for a server that is not there, with pauses that double from 0.1 to 2 s. A
-            busy server is asked again until the deadline.
-        tls: True (the system's roots) or TlsOptions. None: plain text.
-        token: bearer token; default the environment variable METRIC_LEARN_TOKEN.
-        token_file: a file that holds the token, read again whenever it changes.
-        allow_insecure_token: send a token in plain text to other machines, too; else it goes to this machine alone.
-        expected_fingerprint: every reply must carry it. Without it the first reply's fingerprint is the expected one.
-        allow_fingerprint_change: let the fingerprint change from call to call (never within one).
-        resize: "server-exact" runs the servable's preprocessing here and sends 150 kB of pixels per image: the same
-            embeddings for less traffic. Needs OpenCV (the extra [preprocess]).
-        sandbox: with resize, decode in processes of their own, one a core, as the server does: a picture that crashes
-            or hangs the decoder is that picture's error, not the end of this process. Linux.
-        Raises ValueError for an option that cannot be.
-        """
-        options = client_options(
+        options = ClientOptions(
             endpoints,
             deadline_s=deadline_s,
             batch_size=batch_size,
@@ -88,7 +59,7 @@ class BaseClient:
     @property
     def endpoints(self) -> tuple[str, ...]:
         """The endpoints as given."""
-        return self._core.options.endpoints
+        return tuple(self._core.options.endpoints)
 
     @property
     def max_in_flight_now(self) -> int:
@@ -136,6 +107,8 @@ class BaseClient:
         self._core = self._core.for_child()
         self._open()
 
+
+BaseClient.__init__.__doc__ = f"{docstring_of(ClientOptions)}\nRaises ValueError for an option that cannot be."
 
 _clients: weakref.WeakSet[BaseClient] = weakref.WeakSet()
 

@@ -91,7 +91,7 @@ class BlockingShell:
             return call
 
     def _channel(self, target: Target) -> Any:
-        tls = self._core.options.tls
+        tls = self._core.options.tls_options
         options = channel_options(target, tls)
         if tls is None:
             return grpc.insecure_channel(target.address, options)

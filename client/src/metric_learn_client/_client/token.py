@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from functools import partial
-from typing import Optional
+from typing import Optional, Union
 
 from metric_learn_client._client.daemon_threads import in_time
 
@@ -14,9 +14,9 @@ MOST_CHARACTERS = 64 * 1024  # /dev/zero has no end
 
 
 class TokenSource:
-    def __init__(self, token: Optional[str], token_file: Optional[str]) -> None:
+    def __init__(self, token: Optional[str], token_file: Union[str, os.PathLike[str], None]) -> None:
         self._token = token
-        self._file = token_file
+        self._file = None if token_file is None else os.fspath(token_file)
         self._seen: Optional[tuple[int, int, int]] = None
 
     def current(self) -> Optional[str]:

@@ -19,7 +19,7 @@ from metric_learn_client.exit_codes import ExitCode
 from metric_learn_client.jobs.dry_run import dry_run as estimate_job
 from metric_learn_client.jobs.errors import AccessError, InputError, RefusedError
 from metric_learn_client.jobs.job import run_job
-from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
+from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions, taken
 from metric_learn_client.jobs.output.summary import JobSummary
 
 
@@ -36,7 +36,6 @@ def embed_job(
     dry_run: bool,
     as_json: bool,
     columns: Optional[str],
-    format: str,
     **options: Any,
 ) -> ExitCode:
     """Runs the job. Raises click.UsageError and click.ClickException for what the caller can put right (exit 2)."""
@@ -48,9 +47,9 @@ def embed_job(
     }
     kept = None if columns is None else tuple(name for name in columns.split(",") if name)
     try:
-        spec = InputSpec(tuple(inputs), columns=kept, **_taken(options, InputSpec))
-        job_options = JobOptions(output_format=format, **_taken(options, JobOptions))
-        run = RunOptions(**_taken(options, RunOptions))
+        spec = InputSpec(tuple(inputs), columns=kept, **taken(options, InputSpec))
+        job_options = JobOptions(**taken(options, JobOptions))
+        run = RunOptions(**taken(options, RunOptions))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     connect = partial(open_client, **connection, batch_size=run.batch_size, max_in_flight=run.in_flight)
@@ -114,11 +113,6 @@ def _dry_run(
     estimate = estimate_job(output_dir, spec, options, run, connect)
     click.echo(json.dumps({"event": "estimate", **estimate.as_json()}) if as_json else estimate.as_text())
     return ExitCode.NOT_REACHABLE if estimate.problem else ExitCode.DONE
-
-
-def _taken(options: dict[str, Any], kind: Any) -> dict[str, Any]:
-    """Those options that are fields of the dataclass."""
-    return {name: options[name] for name in kind.__dataclass_fields__ if name in options}
 
 
 def _hint(summary: JobSummary, retried: bool) -> None:

@@ -10,10 +10,10 @@ from typing import Optional, Union
 from metric_learn_client._client.client import EmbeddingClient
 from metric_learn_client.jobs.job import run_job
 from metric_learn_client.jobs.observer import Observer
-from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
+from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions, taken
 from metric_learn_client.jobs.output.summary import JobSummary
 from metric_learn_client.jobs.work.worker import Connect
-from metric_learn_client.options import DEFAULT_DEADLINE_S, DEFAULT_ENDPOINT
+from metric_learn_client.options import ClientOptions, Endpoints
 
 Inputs = Union[str, Path, Sequence[Union[str, Path]]]
 
@@ -22,8 +22,8 @@ def embed_dataset(
     inputs: Inputs,
     output_dir: Union[str, Path],
     *,
-    endpoint: str = DEFAULT_ENDPOINT,
-    deadline_s: float = DEFAULT_DEADLINE_S,
+    endpoint: Endpoints = ClientOptions.endpoints,
+    deadline_s: float = ClientOptions.deadline_s,
     connect: Optional[Connect] = None,
     input_format: str = InputSpec.input_format,
     root: Optional[str] = None,
@@ -49,7 +49,7 @@ def embed_dataset(
     num_shards: int = RunOptions.num_shards,
     shard_index: int = RunOptions.shard_index,
     ray_address: Optional[str] = None,
-    sandbox: bool = False,
+    sandbox: bool = RunOptions.sandbox,
     if_exists: str = "resume",
     retry_failed: bool = False,
     sync_by: str = "time",
@@ -62,49 +62,28 @@ def embed_dataset(
     output_dir: a directory for the files, on a file system with working locks; or s3://bucket/prefix.
     connect: makes the client in place of endpoint and deadline_s, for TLS and tokens; pickled for engines other than
         "local".
-    columns: columns of a table to keep (None: all); of archives, text members, as ("txt", "json").
     if_exists: what becomes of what is there: "resume", "overwrite", "extend" (what was added to the input) or
         "sync" (what was added, changed or went away).
     sync_by: how "sync" tells a changed file: "time" (and size) or "digest".
     retry_failed: only the rows that failed, again.
     observer: is told of progress.
-    All others: as the options of `metric-learn embed`.
+    All others: the fields of InputSpec, JobOptions and RunOptions in `metric_learn_client.jobs.options`, with their
+        meaning, as the options of `metric-learn embed`.
 
     Returns what the directory holds. Raises ValueError for an option that cannot be, InputError, RefusedError
     (another job's directory, another model), OutputError, OutageError, RejectedError. Whatever is raised, committed
     shards stay and the same call goes on.
     """
+    given = locals()
     names = [inputs] if isinstance(inputs, (str, Path)) else inputs
-    spec = InputSpec(
-        inputs=tuple(str(name) for name in names),
-        input_format=input_format,
-        root=root,
-        glob=glob,
-        path_column=path_column,
-        bytes_column=bytes_column,
-        columns=None if columns is None else tuple(columns),
-        limit=limit,
-        shuffle_seed=shuffle_seed,
-    )
-    run = RunOptions(
-        engine=engine,
-        workers=workers,
-        batch_size=batch_size,
-        in_flight=in_flight,
-        read_threads=read_threads,
-        max_outage_s=max_outage_s,
-        max_image_bytes=max_image_bytes,
-        read_timeout_s=read_timeout_s,
-        num_shards=num_shards,
-        shard_index=shard_index,
-        ray_address=ray_address,
-        sandbox=sandbox,
-    )
+    options = {**given, "columns": None if columns is None else tuple(columns)}
+    spec = InputSpec(tuple(str(name) for name in names), **taken(options, InputSpec))
+    run = RunOptions(**taken(options, RunOptions))
     make = partial(EmbeddingClient, endpoint, deadline_s=deadline_s, batch_size=batch_size, max_in_flight=in_flight)
     return run_job(
         output_dir,
         spec,
-        JobOptions(shard_size, output_format, dtype, embedding_column, preprocess),
+        JobOptions(**taken(options, JobOptions)),
         run,
         connect or make,
         if_exists=if_exists,

@@ -18,7 +18,7 @@ import numpy as np
 from metric_learn_client.jobs.errors import RefusedError, Stopped
 from metric_learn_client.jobs.inputs import Input
 from metric_learn_client.jobs.observer import Observer
-from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
+from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions, check_choice
 from metric_learn_client.jobs.output.output import Output, open_output
 from metric_learn_client.jobs.output.seen import Seen, read_seen
 from metric_learn_client.jobs.output.shard_files import read_stats
@@ -54,10 +54,8 @@ def run_job(
     where it will not serve this caller; Stopped soon after `stop` was set by somebody. KeyboardInterrupt passes
     through. After each of them the shards that are committed stay, and the same call goes on.
     """
-    if if_exists not in IF_EXISTS:
-        raise ValueError(f"if_exists={if_exists!r}: is one of {', '.join(IF_EXISTS)}")
-    if sync_by not in SYNC_BY:
-        raise ValueError(f"sync_by={sync_by!r}: is one of {', '.join(SYNC_BY)}")
+    check_choice("if_exists", if_exists, IF_EXISTS)
+    check_choice("sync_by", sync_by, SYNC_BY)
     if run.num_shards > 1 and if_exists != "resume":
         raise ValueError(f"{if_exists} does not go with num_shards: the other parts may be at work")
     observer = observer or Observer()

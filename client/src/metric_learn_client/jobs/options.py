@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Optional
 
 from metric_learn_client import wire
 from metric_learn_client.jobs.remote import READ_TIMEOUT_S
+from metric_learn_client.option_fields import check_options, facts_of, option
 
 INPUT_FORMATS = ("auto", "files", "lines", "labels", "csv", "sop", "parquet", "tar")
 OUTPUT_FORMATS = ("npy", "parquet")
@@ -19,79 +21,87 @@ MAX_SHARDS = 100_000  # file names have five digits, and readers sort them as te
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Which rows there are. Everything here is part of the job's identity.
-
-    inputs: folders, globs, image files, lists, tables, archives or URLs; "-" is standard input. root: what relative
-    paths of a list are relative to (default: the list's folder). columns: columns, or for tar the extensions of
-    text members, to keep; None keeps all of a table's and none of an archive's.
-    """
+    """Which rows there are: `inputs` are folders, globs, image files, lists, tables, archives or URLs; "-" is standard
+    input. Everything here is part of the job's identity."""
 
     inputs: tuple[str, ...]
-    input_format: str = "auto"
-    root: Optional[str] = None
-    glob: Optional[str] = None
-    path_column: Optional[str] = None
-    bytes_column: Optional[str] = None
-    columns: Optional[tuple[str, ...]] = None
-    limit: Optional[int] = None
-    shuffle_seed: Optional[int] = None
+    input_format: str = option("auto", "what the inputs are", choices=INPUT_FORMATS)
+    root: Optional[str] = option(
+        None, "folder or URL that relative paths of a list belong to (default: the list's folder)"
+    )
+    glob: Optional[str] = option(None, "which names below a folder, as '**/*.jpg' (default: jpg, jpeg, png, webp, bmp)")
+    path_column: Optional[str] = option(None, "column of image paths in a table or CSV")
+    bytes_column: Optional[str] = option(None, "column of encoded images in a parquet table")
+    columns: Optional[tuple[str, ...]] = option(
+        None,
+        "columns of a table to keep (default: all); of archives, text members (default: none), as txt and json. On the"
+        " command line with commas between",
+    )
+    limit: Optional[int] = option(None, "rows to embed at most", at_least=1)
+    shuffle_seed: Optional[int] = option(None, "take the rows in a random order that this number decides", at_least=0)
 
     def __post_init__(self) -> None:
         if not self.inputs:
             raise ValueError("no input: name a folder, a list, a table, an archive or '-'")
-        _one_of("input_format", self.input_format, INPUT_FORMATS)
-        if self.limit is not None:
-            _at_least("limit", self.limit, 1)
-        if self.shuffle_seed is not None:
-            _at_least("shuffle_seed", self.shuffle_seed, 0)
+        check_options(self)
 
 
 @dataclass(frozen=True)
 class JobOptions:
     """What the output's files look like; part of the job's identity."""
 
-    shard_size: int = 10_000  # rows
-    output_format: str = "npy"
-    dtype: str = "float32"
-    embedding_column: str = "embedding"
-    preprocess: str = "server"
+    shard_size: int = option(10_000, "rows per output file", at_least=1)
+    output_format: str = option("npy", "npy and parquet metadata, or parquet", choices=OUTPUT_FORMATS)
+    dtype: str = option("float32", "of the embeddings in the files", choices=DTYPES)
+    embedding_column: str = option("embedding", "its name with --format parquet")
+    preprocess: str = option("server", "decode and resize on the server or here", choices=PREPROCESS)
 
     def __post_init__(self) -> None:
-        _at_least("shard_size", self.shard_size, 1)
-        _one_of("output_format", self.output_format, OUTPUT_FORMATS)
-        _one_of("dtype", self.dtype, DTYPES)
-        _one_of("preprocess", self.preprocess, PREPROCESS)
+        check_options(self)
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """How this run goes about it. Free to change between runs: none of it shows in the files."""
 
-    engine: str = "local"
-    workers: int = 2  # processes, or Ray actors
-    batch_size: int = 32  # images in one call
-    in_flight: int = 8  # calls at one time, per worker
-    read_threads: int = 8  # batches read (and with preprocess="local", prepared) at one time, per worker
-    max_outage_s: float = 600.0
-    max_image_bytes: int = wire.DEFAULT_MAX_IMAGE_BYTES  # larger files are not read; the service's own limit counts too
-    read_timeout_s: float = READ_TIMEOUT_S  # for one image, or part of an archive, at a URL, tries included
-    num_shards: int = 1  # parts that the job is divided into ...
-    shard_index: int = 0  # ... and which of them this run does
-    ray_address: Optional[str] = None
-    sandbox: bool = False  # with preprocess="local": decode in processes of their own, as the server does
+    engine: str = option("local", "one process, several, or Ray", choices=ENGINES)
+    workers: int = option(2, "processes or Ray actors", at_least=1)
+    batch_size: int = option(32, "images per call", at_least=1)
+    in_flight: int = option(8, "calls at one time, per worker", at_least=1)
+    read_threads: int = option(
+        8, "batches read (with --preprocess local, prepared too) at one time, per worker", at_least=1
+    )
+    max_outage_s: float = option(600.0, "seconds to wait for the service", at_least=0)
+    max_image_bytes: int = option(
+        wire.DEFAULT_MAX_IMAGE_BYTES, "larger files are not read; the service's own limit counts too", at_least=1
+    )
+    read_timeout_s: float = option(
+        READ_TIMEOUT_S, "seconds for one image, or part of an archive, at a URL, tries included", above=0
+    )
+    num_shards: int = option(1, "parts that the job is divided into, for Slurm and Kubernetes", at_least=1)
+    shard_index: int = option(0, "which part this run does, from 0", at_least=0)
+    ray_address: Optional[str] = option(
+        None, "of a running Ray cluster (default: RAY_ADDRESS, else one is started here)"
+    )
+    sandbox: bool = option(False, "with --preprocess local: decode in processes of their own, as the server does")
 
     def __post_init__(self) -> None:
-        _one_of("engine", self.engine, ENGINES)
-        for name in ("workers", "batch_size", "in_flight", "read_threads", "max_image_bytes", "num_shards"):
-            _at_least(name, getattr(self, name), 1)
-        if not self.max_outage_s >= 0:
-            raise ValueError(f"max_outage_s={self.max_outage_s}: must be 0 or more seconds")
-        if not 0 < self.read_timeout_s < float("inf"):
-            raise ValueError(f"read_timeout_s={self.read_timeout_s}: must be more than 0 seconds")
-        if not 0 <= self.shard_index < self.num_shards:
+        check_options(self)
+        if self.shard_index >= self.num_shards:
             raise ValueError(
                 f"shard_index={self.shard_index}: with num_shards={self.num_shards} it is 0 to {self.num_shards - 1}"
             )
+
+
+def taken(given: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    """Those of `given` that are options of the dataclass."""
+    return {field.name: given[field.name] for field, _ in facts_of(kind) if field.name in given}
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r}: must be {', '.join(choices[:-1])} or {choices[-1]}")
 
 
 def spelled(name: str) -> str:
@@ -113,13 +123,3 @@ def as_json(options: Any) -> dict[str, Any]:
     return {
         key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(options).items()
     }
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}={value}: is one of {', '.join(allowed)}")
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{name}={value}: must be {least} or more")

@@ -36,7 +36,7 @@ from servable.gateway.http.description import (
 )
 from servable.gateway.http.errors import HttpError
 from servable.gateway.http.images import read_data_uri
-from servable.gateway.http.json_text import read_json
+from servable.gateway.http.json_text import most_values_of, read_json
 from servable.gateway.http.outcomes import json_answer, json_row, null_wanted, read_work, refuse_failed
 from servable.gateway.http.requests import Embed, Request, Response, json_response
 from servable.gateway.http.routes import CallRoute, Question, Route
@@ -116,14 +116,13 @@ def _descriptions(limits: LimitsSection) -> Mapping[str, Description]:
 
 def _read(body: bytes, most: int) -> tuple[dict[str, Any], PredictWork]:
     """(the parameters beside the pictures, the pictures). Raises CallError."""
-    asked = _read_parameters(body)
+    asked = _read_parameters(read_json(body, most_values=most_values_of(most)))
     version = _version_of(asked["model"])
     return asked, read_work(METHODS["embed"], version, _items(asked.pop("input")), _read_item, "input", most)
 
 
-def _read_parameters(body: bytes) -> dict[str, Any]:
-    """The body, its parameters checked but for the pictures. Raises CallError (INVALID_ARGUMENT)."""
-    asked = read_json(body)
+def _read_parameters(asked: Any) -> dict[str, Any]:
+    """The same, its parameters checked but for the pictures. Raises CallError (INVALID_ARGUMENT)."""
     if not isinstance(asked, dict):
         raise invalid("body", "must be a JSON object with model and input")
     for name in asked:

@@ -34,7 +34,7 @@ from servable.gateway.http.description import (
 )
 from servable.gateway.http.errors import plain_error
 from servable.gateway.http.images import read_base64
-from servable.gateway.http.json_text import read_json
+from servable.gateway.http.json_text import most_values_of, read_json
 from servable.gateway.http.outcomes import json_answer, json_row, read_work, refuse_failed
 from servable.gateway.http.requests import Embed, Request, Response
 from servable.gateway.http.routes import CallRoute, Route
@@ -139,7 +139,7 @@ async def _work(request: Request, method: Method, most: int) -> PredictWork:
 
 
 def _read_instances(body: bytes, method: Method, version: int, most: int) -> PredictWork:
-    asked = read_json(body)
+    asked = read_json(body, most_values=most_values_of(most))
     if not isinstance(asked, dict) or asked.keys() != {"instances"}:
         raise invalid("body", f'must be {{"instances": [{{"{method.item}": {{"b64": "..."}}}}]}}')
     instances = asked["instances"]

@@ -70,7 +70,7 @@ class FakeServing:
         self.requests: list[bytes] = []
         self.keep_requests = False
         self.in_flight = self.most_in_flight = 0
-        self._server = None
+        self._server: Optional[grpc.aio.Server] = None
         self._canned, self._golden = embedding_of(b"canned"), embedding_of(GOLDEN_IMAGE)
 
     async def start(self, path: str) -> str:

@@ -10,7 +10,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from concurrent.futures import Future
 
 import grpc
 import numpy as np
@@ -170,7 +169,7 @@ def predict(channel, message, *, timeout=WAIT_S, metadata=()):
     return reply, dict(done.trailing_metadata())
 
 
-def predict_future(channel, message, *, timeout=WAIT_S, metadata=()) -> Future:
+def predict_future(channel, message, *, timeout=WAIT_S, metadata=()):
     body = message if isinstance(message, bytes) else message.SerializeToString()
     call = channel.unary_unary(wire.PREDICT_PATH, response_deserializer=wire.PredictReply.FromString)
     return call.future(body, timeout=timeout, metadata=metadata)

@@ -89,8 +89,8 @@ def test_a_row_is_the_same_bits_by_every_form(harness, by_grpc, form):
 
 
 def test_bodies_that_are_read_aside_give_the_same_bits_too(tmp_path):
-    """Three pictures of 700 KB each: what is read of them goes on in a thread."""
-    pictures = [bytes([number]) * 700_000 for number in range(3)]
+    """Three pictures of 1.5 MB each: what is read of them goes on in a thread."""
+    pictures = [bytes([number]) * 1_500_000 for number in range(3)]
     uris = [uri(each) for each in pictures]
     with_lines = ["data:image/png;base64," + base64.encodebytes(each).decode() for each in pictures]
     behind = b"".join(len(each).to_bytes(4, "little") + each for each in pictures)
@@ -112,7 +112,7 @@ def test_bodies_that_are_read_aside_give_the_same_bits_too(tmp_path):
         answer = json.loads(harness.api("POST", "/v2/models/metric_learn/infer", text + behind, headers)[2])
         assert as_floats(answer["outputs"][0]["data"]).tobytes() == expected.tobytes()
         status, _, answer = harness.api(
-            "POST", "/v1/embeddings", b'{"model": "metric_learn", "input": ["' + b"x" * 2_000_000
+            "POST", "/v1/embeddings", b'{"model": "metric_learn", "input": ["' + b"x" * 5_000_000
         )
         assert status == 400 and b"a string has no end" in answer
         assert harness.gateway._api.application._bodies.bytes == 0

@@ -3,6 +3,7 @@
 import base64
 import json
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def packed(*elements):
 def binary_body(*images, **fields):
     """(body, headers) with the images behind the JSON, and the rows wanted there."""
     behind = packed(*images)
-    tensor = {"name": "image", "datatype": "BYTES", "shape": [len(images)]}
+    tensor: dict[str, Any] = {"name": "image", "datatype": "BYTES", "shape": [len(images)]}
     tensor["parameters"] = {"binary_data_size": len(behind)}
     fields.setdefault("parameters", {})["binary_data_output"] = True
     text = json.dumps({"inputs": [tensor], **fields}).encode()

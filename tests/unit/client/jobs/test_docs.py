@@ -9,7 +9,6 @@ import yaml
 from metric_learn_client.cli.embed import command as embed
 from metric_learn_client.cli.job import command as job
 from metric_learn_client.jobs import __all__ as exported
-from metric_learn_client.jobs import options
 
 REPOSITORY = Path(__file__).parents[4]
 PAGE = REPOSITORY / "client" / "docs" / "jobs.md"
@@ -21,27 +20,6 @@ KNOWN = {name for each in (embed, *job.commands.values()) for option in each.par
 def test_every_option_that_is_shown_exists(path):
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", path.read_text())) - {"--array", "--no-cache-dir"}
     assert len(shown) > 4 and shown <= KNOWN, shown - KNOWN
-
-
-def test_the_command_offers_every_option_of_a_job_and_nothing_else_with_its_mark():
-    fields = {
-        name
-        for kind in (options.InputSpec, options.JobOptions, options.RunOptions)
-        for name in kind.__dataclass_fields__
-    } - {"inputs", "output_format"}
-    marked = {option.name for option in embed.params if (getattr(option, "help", None) or "").startswith("[job]")}
-    assert fields <= marked
-    assert marked - fields == {
-        "output_dir",
-        "format",
-        "overwrite",
-        "extend",
-        "sync",
-        "sync_by",
-        "retry_failed",
-        "dry_run",
-        "as_json",
-    }
 
 
 def test_the_manifest_divides_the_job_into_as_many_parts_as_it_has_pods():

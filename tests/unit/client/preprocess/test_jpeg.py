@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -45,7 +46,7 @@ def test_pixels_equal_opencvs_for_every_sampling_size_and_quality():
     random = np.random.default_rng(4)
     for index in range(400):
         height, width = (int(side) for side in random.integers(1, 90, 2))
-        picture = cv2.resize(PHOTOS[index % 2], (width, height), interpolation=cv2.INTER_AREA)
+        picture: Any = cv2.resize(PHOTOS[index % 2], (width, height), interpolation=cv2.INTER_AREA)
         if index % 5 == 0:
             picture = random.integers(0, 256, picture.shape, dtype=np.uint8)
         if index % 7 == 0:

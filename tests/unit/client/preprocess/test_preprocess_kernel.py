@@ -13,6 +13,7 @@ import pytest
 
 from metric_learn_client import preprocess
 from metric_learn_client.preprocess import resize_kernel
+from metric_learn_client.preprocess.header import short_side_size
 
 CLIENT = Path(__file__).parents[4] / "client"
 GOLDEN = Path(__file__).parents[3] / "golden"
@@ -24,7 +25,7 @@ compiled = pytest.mark.skipif(preprocess.KERNEL != "compiled", reason="the resiz
 
 def opencv(pixels):
     height, width = pixels.shape[:2]
-    short = cv2.resize(pixels, preprocess.short_side_size(width, height), interpolation=cv2.INTER_LANCZOS4)
+    short = cv2.resize(pixels, short_side_size(width, height), interpolation=cv2.INTER_LANCZOS4)
     return cv2.resize(short, (224, 224), interpolation=cv2.INTER_LINEAR)
 
 
@@ -101,7 +102,7 @@ def test_a_library_that_gives_other_pixels_is_left_out():
     def off_by_one(pixels, size):
         return preprocess._resize_with_opencv(pixels, size) ^ np.uint8(1)
 
-    assert resize_kernel.load_kernel(off_by_one, preprocess.short_side_size) is None
+    assert resize_kernel.load_kernel(off_by_one, short_side_size) is None
 
 
 def test_a_file_that_is_no_library_is_left_out(tmp_path, monkeypatch):
@@ -110,7 +111,7 @@ def test_a_file_that_is_no_library_is_left_out(tmp_path, monkeypatch):
         if content is not None:
             file.write_bytes(content)
         monkeypatch.setattr(resize_kernel, "LIBRARY", file)
-        assert resize_kernel.load_kernel(preprocess._resize_with_opencv, preprocess.short_side_size) is None
+        assert resize_kernel.load_kernel(preprocess._resize_with_opencv, short_side_size) is None
 
 
 def test_without_it_the_pixels_are_the_same():

@@ -125,7 +125,7 @@ def test_another_versions_weights_are_named_by_its_golden_set_or_by_the_fingerpr
 
 def test_a_mistake_that_is_not_known_is_not_given_a_name(golden):
     def brighter(image):
-        return cv2.add(preprocess(image), 20)
+        return cv2.add(preprocess(image), np.full(3, 20.0))
 
     finding = find(golden, network.embed(golden.images, brighter))
     assert finding.mistake is None and finding.where == "preprocessing"

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ class Child:
 
     goes_on_short = False
     compiling = ""
-    hung = ()
+    hung: Sequence[int] = ()
     words = "RuntimeError: the last words"
 
     def progress(self):

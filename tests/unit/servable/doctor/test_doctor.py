@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def test_a_static_python_beside_its_library_is_fine(tmp_path):
 
 @pytest.mark.parametrize(("version", "warned"), [((3, 9, 18), True), ((3, 10, 0), False), ((3, 13, 0), False)])
 def test_a_server_on_3_9_is_warned_and_on_a_newer_python_is_not(monkeypatch, version, warned):
-    monkeypatch.setattr(interpreter.sys, "version_info", version)
+    monkeypatch.setattr(sys, "version_info", version)
     assert bool(interpreter.interpreter_warnings()) == warned
 
 
@@ -78,7 +79,7 @@ def test_a_full_disk_is_named(monkeypatch, config):
 
 
 def test_a_directory_that_cannot_be_written_is_named(monkeypatch, config, tmp_path):
-    monkeypatch.setattr(directories.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert "not writable" in str(one(directories._run_dir(config())))
     (tmp_path / "run").mkdir(0o700)
     assert "not writable" in str(one(directories._run_dir(config())))

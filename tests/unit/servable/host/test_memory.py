@@ -13,7 +13,7 @@ LIBC.free.argtypes = [ctypes.c_void_p]
 
 def test_memory_between_pieces_that_stay_in_use_is_given_back():
     async def run():
-        keeping = asyncio.create_task(give_back_memory(interval_s=0.02))
+        keeping = asyncio.create_task(give_back_memory(interval_s=0.02, pause_s=0.1))
         await asyncio.sleep(0)  # it has seen what there is
         before = resident_bytes()
         pieces = [LIBC.malloc(8000) for _ in range(10_000)]

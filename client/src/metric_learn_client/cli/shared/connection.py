@@ -7,35 +7,20 @@ from typing import Any, Callable, Optional, TypeVar
 import click
 
 from metric_learn_client._client.client import EmbeddingClient
-from metric_learn_client.options import DEFAULT_DEADLINE_S, DEFAULT_ENDPOINT, TOKEN_ENVIRONMENT, TlsOptions
+from metric_learn_client.cli.shared.field_options import FILE, option_of
+from metric_learn_client.options import ClientOptions, TlsOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_FILE = click.Path(exists=True, dir_okay=False)
 _OPTIONS = (
-    click.option(
-        "--endpoint",
-        default=DEFAULT_ENDPOINT,
-        envvar="METRIC_LEARN_ENDPOINT",
-        show_default=True,
-        show_envvar=True,
-        help="host:port[,host:port...]",
-    ),
-    click.option(
-        "--deadline-s",
-        type=click.FloatRange(0, min_open=True),
-        default=DEFAULT_DEADLINE_S,
-        show_default=True,
-        help="budget of one call to the endpoint, retries included",
-    ),
-    click.option("--tls", is_flag=True, help="TLS with the system's certificate authorities"),
-    click.option("--ca-file", type=_FILE, help="PEM: TLS with this certificate authority"),
-    click.option("--cert-file", type=_FILE, help="PEM: this client's certificate, for mutual TLS"),
-    click.option("--key-file", type=_FILE, help="PEM: the key of --cert-file"),
-    click.option("--server-name", help="name in the server's certificate, where it is not the endpoint's host"),
-    click.option("--token-file", type=_FILE, help=f"file with the bearer token (or set {TOKEN_ENVIRONMENT})"),
-    click.option("--allow-insecure-token", is_flag=True, help="send the token without TLS to another machine"),
-    click.option("--expected-fingerprint", help="refuse embeddings of any other model"),
+    option_of(ClientOptions, "endpoints", "--endpoint", envvar="METRIC_LEARN_ENDPOINT", show_envvar=True),
+    option_of(ClientOptions, "deadline_s"),
+    option_of(ClientOptions, "tls", is_flag=True, default=False),
+    *(option_of(TlsOptions, name, type=FILE) for name in ("ca_file", "cert_file", "key_file")),
+    option_of(TlsOptions, "server_name"),
+    option_of(ClientOptions, "token_file", type=FILE),
+    option_of(ClientOptions, "allow_insecure_token"),
+    option_of(ClientOptions, "expected_fingerprint"),
 )
 
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from metric_learn_client.jobs.output.durable import synced
 from metric_learn_client.jobs.output.layout import seen_file
 from metric_learn_client.jobs.output.output import Output
+from metric_learn_client.jobs.output.shard_files import read_table
 
 _DIGEST_BYTES = 16
 _SCHEMA = pa.schema(
@@ -52,8 +53,7 @@ def write_seen(folder: Path, shard: int, seen: dict[int, Seen]) -> None:
 def read_seen(output: Output, shard: int) -> Optional[dict[int, Seen]]:
     """By the job's rows; None where the shard has none: an earlier version wrote it."""
     try:
-        with output.open(seen_file(shard), shard) as file:
-            table = pq.read_table(file, partitioning=None)
+        table = read_table(output, seen_file(shard), shard)
     except FileNotFoundError:
         return None
     rows: npt.NDArray[np.int64] = table.column("row").to_numpy()

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -137,8 +137,7 @@ def read_shard(output: Output, stats: dict[str, Any]) -> ShardContent:
     names = list(stats["files"])
 
     def table_of(name: str) -> pa.Table:
-        with output.open(name, stats["shard"]) as file:
-            return pq.read_table(file, partitioning=None)
+        return read_table(output, name, stats["shard"])
 
     failures = [RowFailure(**each) for each in table_of(names[-1]).to_pylist()]
     if len(names) == 1:
@@ -155,6 +154,19 @@ def read_shard(output: Output, stats: dict[str, Any]) -> ShardContent:
         table = table.drop_columns([stats["embedding_column"]])
     rows = table.drop_columns(["row"]).combine_chunks()
     return ShardContent(table.column("row").to_numpy(), rows.to_batches()[0], embeddings, failures)
+
+
+def read_table(output: Output, name: str, shard: int, columns: Optional[list[str]] = None) -> pa.Table:
+    """A parquet file of a shard. Raises FileNotFoundError, pa.ArrowException.
+
+    Arrow gets the bytes, not the file: its threads hold on to that for a moment longer, and one that drops an object of
+    Python's while the interpreter ends aborts the process (seen with pyarrow 26).
+    """
+    content = pa.BufferOutputStream()
+    with output.open(name, shard) as file:
+        while block := file.read(1 << 20):
+            content.write(block)
+    return pq.ParquetFile(pa.BufferReader(content.getvalue())).read(columns)
 
 
 def file_digest(path: Path) -> dict[str, Any]:

@@ -6,11 +6,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Optional
 
-import pyarrow.parquet as pq
-
 from metric_learn_client.jobs.inputs.skipped import as_line
 from metric_learn_client.jobs.output.output import Output
-from metric_learn_client.jobs.output.shard_files import read_stats
+from metric_learn_client.jobs.output.shard_files import read_stats, read_table
 from metric_learn_client.jobs.plan.plan import Plan
 
 
@@ -89,7 +87,5 @@ def summarise(output: Output, plan: Plan, shards: list[int], sent: int = 0, elap
 def failure_column(output: Output, stats: dict[str, Any], column: str) -> list[Any]:
     """One column of a shard's failures."""
     name = list(stats["files"])[-1]
-    with output.open(name, stats["shard"]) as file:
-        table = pq.read_table(file, columns=[column], partitioning=None)
-    values: list[Any] = table.column(0).to_pylist()
+    values: list[Any] = read_table(output, name, stats["shard"], [column]).column(0).to_pylist()
     return values

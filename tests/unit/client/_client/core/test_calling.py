@@ -13,7 +13,7 @@ from metric_learn_client._client.core.retry import BY_CODE, Budget, Remedy, hint
 from metric_learn_client._client.core.steps import Failure, Reply, Resolve, Send, Sleep, WaitForTicket
 from metric_learn_client._client.core.window import CallWindow
 from metric_learn_client._client.daemon_threads import Workers
-from metric_learn_client.options import client_options
+from metric_learn_client.options import ClientOptions
 
 
 class Clock:
@@ -25,21 +25,8 @@ class Clock:
 
 
 def core_of(*endpoints, clock=None, **changes):
-    options = {
-        "deadline_s": 10.0,
-        "batch_size": 32,
-        "max_in_flight": 8,
-        "retries": 3,
-        "tls": None,
-        "token": None,
-        "token_file": None,
-        "allow_insecure_token": False,
-        "expected_fingerprint": None,
-        "allow_fingerprint_change": False,
-        "resize": None,
-        **changes,
-    }
-    core = Core(client_options(endpoints, **options), now=clock or Clock())
+    options = {"deadline_s": 10.0, "retries": 3, **changes}
+    core = Core(ClientOptions(endpoints, **options), now=clock or Clock())
     core.dice = lambda: 0.0
     return core
 

@@ -80,8 +80,8 @@ def test_too_many_shards_are_refused_with_the_remedy(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"engine": "spark"}, "engine=spark: is one of local, processes, ray"),
-        ({"workers": 0}, "workers=0: must be 1 or more"),
+        ({"engine": "spark"}, "engine='spark': must be local, processes or ray"),
+        ({"workers": 0}, "workers=0: must be a whole number, 1 or more"),
         ({"shard_index": 2, "num_shards": 2}, "shard_index=2: with num_shards=2 it is 0 to 1"),
         ({"max_outage_s": float("nan")}, "max_outage_s=nan"),
     ],

@@ -10,6 +10,8 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -104,7 +106,7 @@ ATTEMPTS = {
     "code": _make_code,
     "root": lambda _: os.setuid(0),
 }
-ORDERS = {
+ORDERS: dict[str, Callable[..., Any]] = {
     "!segfault": segfault,
     "!abort": os.abort,
     "!exit": lambda: os._exit(7),

@@ -6,6 +6,7 @@ import tracemalloc
 import pytest
 
 from servable.gateway.errors import CallError
+from servable.gateway.http import images
 from servable.gateway.http.images import BrokenBase64, read_base64, read_data_uri
 
 PICTURE = bytes(range(256)) * 3 + b"\xff\xfe"
@@ -67,6 +68,12 @@ def test_what_is_no_data_uri_is_refused_with_its_place_and_a_way_out(text, words
 def test_broken_base64_is_the_pictures_own_error(text):
     with pytest.raises(BrokenBase64, match=r"^E_DECODE: "):
         read_base64(text)
+
+
+def test_the_pieces_in_which_text_is_cleaned_do_not_show(monkeypatch):
+    monkeypatch.setattr(images, "PIECE", 5)
+    for text in (LINES, URL_SAFE.rstrip("="), TEXT.replace("+", "%2B").replace("/", "%2F")):
+        assert read_base64(text) == PICTURE == read_base64(memoryview(text.encode()))
 
 
 def test_no_text_is_no_bytes():

@@ -5,6 +5,7 @@ import contextlib
 import json
 import random
 import struct
+from typing import Any
 
 import grpc
 import numpy as np
@@ -98,7 +99,7 @@ def test_pixels_are_read_flat_nested_and_binary():
     [(None, None, False), (True, None, True), (True, False, False), (False, True, True), (None, True, True)],
 )
 def test_the_outputs_own_wish_for_binary_data_goes_before_the_requests(request_level, output_level, binary):
-    fields = {}
+    fields: dict[str, Any] = {}
     if request_level is not None:
         fields["parameters"] = {"binary_data_output": request_level}
     if output_level is not None:

@@ -1,4 +1,4 @@
-"""What a worker does with an image, in a process that may end: `python -m servable.engine.trial PARENT_PID`.
+"""What a worker does with an image, in a process that may end: `python -m servable.engine.stages_trial PARENT_PID`.
 
 An image was in a worker when it ended. Here it goes through the same stages, with nothing in the network's place, so
 whatever it does to them ends this process alone. Images come on stdin (HEAD, bytes), one at a time; DONE on stdout says
@@ -20,7 +20,7 @@ from servable.engine.packed_batch import images_head
 HEAD = struct.Struct("<?I")  # whether it is pixels, bytes
 DONE = b"."
 # Of this process, the decoders aside: it copies the image and takes its pixels back, which is milliseconds.
-PROCESSOR_S = 2
+PROCESSOR_S = 1
 
 
 class _NoNetwork:

@@ -1,0 +1,35 @@
+"""Options of commands, made of the fields in which a default, a range and a meaning stand."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import click
+
+from metric_learn_client.option_fields import OptionFacts, facts_of, is_whole
+
+FILE = click.Path(exists=True, dir_okay=False)
+
+
+def option_of(kind: Any, name: str, *spelled: str, mark: str = "", **more: Any) -> Callable[..., Any]:
+    """The option `--name` of a command for the field `name` of the dataclass `kind`. mark: before its help text. more:
+    what click is told besides."""
+    field, facts = next((field, facts) for field, facts in facts_of(kind) if field.name == name)
+    flag = field.type == "bool" or bool(more.get("is_flag"))
+    settings = {
+        "default": field.default,
+        "help": mark + facts.meaning.rstrip("."),
+        "is_flag": flag,
+        "show_default": not flag and field.default is not None,
+        "type": None if flag else _type_of(field, facts),
+    }
+    return click.option(*(spelled or (f"--{name.replace('_', '-')}",)), **{**settings, **more})
+
+
+def _type_of(field: Any, facts: OptionFacts) -> Any:
+    if facts.choices:
+        return click.Choice(facts.choices)
+    low = facts.at_least if facts.above is None else facts.above
+    if is_whole(field):
+        return click.IntRange(min=None if low is None else int(low), min_open=facts.above is not None)
+    return str if low is None else click.FloatRange(min=low, min_open=facts.above is not None)

@@ -1,0 +1,83 @@
+"""Options as fields of a dataclass: default, range and meaning stand there once. Checks, commands and pages are made of
+them. Nothing is imported here that is not Python's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, Optional
+
+_KEY = "option"
+
+
+@dataclass(frozen=True)
+class OptionFacts:
+    """meaning: in words. at_least, above: of a number; `above` excludes infinity too. choices: of a text."""
+
+    meaning: str
+    at_least: Optional[float] = None
+    above: Optional[float] = None
+    choices: tuple[str, ...] = ()
+
+
+def option(
+    default: Any,
+    meaning: str,
+    *,
+    at_least: Optional[float] = None,
+    above: Optional[float] = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A field of a dataclass of options."""
+    return dataclasses.field(default=default, metadata={_KEY: OptionFacts(meaning, at_least, above, choices)})
+
+
+def facts_of(kind: Any) -> Iterator[tuple[dataclasses.Field[Any], OptionFacts]]:
+    """The options of a dataclass or of an instance, in order."""
+    return ((each, each.metadata[_KEY]) for each in dataclasses.fields(kind) if _KEY in each.metadata)
+
+
+def is_whole(field: dataclasses.Field[Any]) -> bool:
+    """Is the option a whole number? The dataclasses' annotations are text, as their modules postpone them."""
+    return field.type in ("int", "Optional[int]")
+
+
+def check_options(options: Any) -> None:
+    """Raises ValueError, with name and value, for the first option that is out of range. None is in range where it is
+    the default."""
+    for field, _ in facts_of(options):
+        check_option(type(options), field.name, getattr(options, field.name))
+
+
+def check_option(kind: Any, name: str, value: Any) -> None:
+    """Raises ValueError where the dataclass `kind` has no place for `value` in its option `name`."""
+    field, facts = next((field, facts) for field, facts in facts_of(kind) if field.name == name)
+    allowed = _allowed(facts, is_whole(field))
+    if not allowed or (value is None and field.default is None):
+        return
+    if not (value in facts.choices if facts.choices else _is_in_range(value, facts, is_whole(field))):
+        raise ValueError(f"{name}={value!r}: must be {allowed}")
+
+
+def docstring_of(kind: Any) -> str:
+    """`name: meaning` for each option, as docstrings have it."""
+    lines = (f"{field.name}: {facts.meaning}" for field, facts in facts_of(kind))
+    return "\n".join(textwrap.fill(line, 100, subsequent_indent="    ") for line in lines)
+
+
+def _is_in_range(value: Any, facts: OptionFacts, whole: bool) -> bool:
+    number: Any = value if isinstance(value, Integral if whole else Real) else float("nan")
+    return bool(number >= facts.at_least if facts.above is None else facts.above < number < float("inf"))
+
+
+def _allowed(facts: OptionFacts, whole: bool) -> str:
+    if facts.choices:
+        *others, last = facts.choices
+        return f"{', '.join(others)} or {last}" if others else last
+    number = "a whole number" if whole else "a number"
+    if facts.above is not None:
+        return f"{number} above {facts.above:g}"
+    return "" if facts.at_least is None else f"{number}, {facts.at_least:g} or more"
