@@ -3,6 +3,7 @@
 import subprocess
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
@@ -46,10 +47,20 @@ def test_each_of_two_devices_proves_itself_before_ready_and_both_work(host, gold
     with host.server(*TWO[:2], "backend.batch_sizes=[1,16]") as server:
         assert server.ready_line.startswith("ready"), server.said()
         for device in (0, 1):
+            loaded = [record["batch"] for record in host.records("load") if record["device"] == device]
+            assert sorted(loaded) == [1, 16, 16]
             sizes = {record["batch"] for record in host.records("execute") if record["device"] == device}
             assert sizes == {1, 16}
         embed(server, golden, calls=2)
         assert page(server, "readyz") == "ready\n" and not missing(server)
+
+
+def test_the_next_batch_is_copied_to_a_device_while_it_runs(host, golden):
+    host.set(NUMBERS="golden", RUN_MS="16:50")
+    with host.server("backend.workers=1", "backend.batch_sizes=[1,16]") as server:
+        with ThreadPoolExecutor(4) as callers:
+            list(callers.map(lambda _: embed(server, golden, calls=1), range(4)))
+    assert max(record["copied_meanwhile"] for record in host.records("execute")) >= 16 * 224 * 224 * 3
 
 
 def test_a_device_with_wrong_numbers_never_answers_and_its_loss_is_seen(host, golden):

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <map>
 #include <mutex>
@@ -16,6 +17,7 @@
 #include "records.h"
 
 namespace {
+constexpr int TO_DEVICE = 1;  // a kind of copy
 constexpr int OK = 0, FAILED = 507899, BAD_DEVICE = 107001, BAD_MODEL = 500002;
 constexpr int64_t DIM = 2048;  // of an embedding, float32
 
@@ -24,6 +26,7 @@ struct Buffer { void *data; size_t size; };
 struct Dataset { std::vector<Buffer *> buffers; };
 struct Dims { char name[128]; size_t count; int64_t dims[128]; };  // the layout that the caller of ...Dims expects
 
+std::atomic<int64_t> copied{0};  // bytes to the device so far
 std::mutex lock;  // a device runs one model at a time
 std::map<uint32_t, Model> models;
 int device = 0, runs = 0, loads = 0;  // of this process: MindSpore Serving gives every worker one device
@@ -160,7 +163,8 @@ int aclrtMalloc(void **p, size_t n, int) { return (*p = calloc(1, n)) ? OK : FAI
 int aclrtMallocHost(void **p, size_t n) { return (*p = calloc(1, n)) ? OK : FAILED; }
 int aclrtFree(void *p) { free(p); return OK; }
 int aclrtFreeHost(void *p) { free(p); return OK; }
-int aclrtMemcpy(void *to, size_t room, const void *from, size_t n, int) {
+int aclrtMemcpy(void *to, size_t room, const void *from, size_t n, int kind) {
+  if (kind == TO_DEVICE) copied += n;
   return n <= room && memcpy(to, from, n) ? OK : FAILED;
 }
 
@@ -233,9 +237,11 @@ int aclmdlExecute(uint32_t id, Dataset *in, Dataset *out) {
   Buffer &input = *in->buffers[0], &output = *out->buffers[0];
   if (input.size < input_bytes(model.compiled) || output.size < output_bytes(model.compiled)) return FAILED;
   double start = now_ms();
+  int64_t copied_before = copied;
   std::string error = run(model, input.data, static_cast<float *>(output.data));
   Event event("execute");
   event.add("device", model.device).add("batch", model.compiled.dims[0]).add("bytes_in", input.size);
+  event.add("copied_meanwhile", copied - copied_before);
   event.add_ms("ms", now_ms() - start).add("result", error.empty() ? OK : FAILED);
   if (!error.empty()) event.add("error", error);
   return error.empty() ? OK : FAILED;

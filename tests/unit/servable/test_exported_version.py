@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -98,3 +99,9 @@ def test_a_former_version_whose_parts_cannot_be_proved_is_refused_with_the_remed
 def test_a_version_of_an_unknown_preprocessing_is_refused(exported):
     with pytest.raises(ConfigError, match="preprocessing = 'rgb': this server takes 'bgr-upright"):
         open_version(exported("rgb"))
+
+
+def test_a_device_loads_the_model_of_the_largest_batches_twice(exported):
+    version = open_version(exported(wire.PREPROCESSING_ID))
+    assert version.device_models == {1: 1}
+    assert replace(version, batch_sizes=(1, 4, 16)).device_models == {1: 1, 4: 1, 16: 2}
