@@ -31,7 +31,6 @@ class ModelFacts:
     published_file: str
     published_url: str
     published_sha256: str
-    stand_in_file: str
     stand_in_weights_sha256: str
     golden_image: Path
     golden_pixels: Path
@@ -56,7 +55,6 @@ def model_facts(path: Path = MODEL_YAML) -> ModelFacts:
         published_file=published["file"],
         published_url=published["url"],
         published_sha256=published["sha256"],
-        stand_in_file=stand_in["file"],
         stand_in_weights_sha256=stand_in["weights_sha256"],
         golden_image=path.parent / document["golden"]["image"],
         golden_pixels=path.parent / document["golden"]["pixels"],
