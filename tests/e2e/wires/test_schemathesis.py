@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 COMMAND = Path(__file__).parents[3] / ".venv" / "wires" / "bin" / "schemathesis"
+REQUEST_S = 120  # the schemas let a call carry 256 pictures, which is 20 s of the real network
 SETTINGS = Path(__file__).parent / "schemathesis.toml"
 
 
@@ -16,17 +17,10 @@ def check(server, folder, phases, examples, seed=1):
     Raises where a reply is not described, or has a status of 500 and more other than 503 and 504.
     """
     command = [COMMAND, "--config-file", SETTINGS, "run", f"http://{server.api_endpoint}/openapi.json"]
-    command += [
-        "--phases",
-        phases,
-        "--max-examples",
-        str(examples),
-        "--seed",
-        str(seed),
-        "--generation-database",
-        "none",
-    ]
-    done = subprocess.run([*command, "--no-color"], cwd=folder, capture_output=True, text=True)
+    options = {"phases": phases, "max-examples": examples, "seed": seed, "request-timeout": REQUEST_S}
+    command += [f"--{name}={value}" for name, value in options.items()]
+    command += ["--generation-database=none", "--no-color"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-8000:]
     assert re.search(r"Selected: (\d\d)/\1\s+Tested: \1\n", done.stdout), done.stdout[-8000:]
 
