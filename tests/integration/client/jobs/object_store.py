@@ -10,7 +10,7 @@ import time
 import boto3
 import moto.core  # noqa: F401  # its models are made when it is imported
 from botocore.config import Config
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.moto_server.werkzeug_app import create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 BUCKET = "bucket"
@@ -32,7 +32,7 @@ class Store:
         self.faults = lambda method, key, headers: None
         self.asked, self.hosts = [], set()
         self.conditions = True
-        self._application = DomainDispatcherApplication(create_backend_app)
+        self._application = create_backend_app("s3")  # not moto's dispatcher, which looks for the service every time
         self._one = threading.Lock()
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Handler)
         self._server.daemon_threads = True  # type: ignore[attr-defined]  # of its mixin

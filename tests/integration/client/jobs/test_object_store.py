@@ -18,12 +18,15 @@ from metric_learn_client.cli import run
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs import OutputError, RefusedError, embed_dataset, verify
 from metric_learn_client.jobs.errors import OutageError
+from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import JobOptions
 from metric_learn_client.jobs.output.objects import leases
+from metric_learn_client.jobs.output.objects import store as store_module
 from metric_learn_client.jobs.output.objects.bucket import Bucket
 from metric_learn_client.jobs.output.objects.leases import Busy, Lease
 from metric_learn_client.jobs.output.objects.store import ObjectStore
 from metric_learn_client.jobs.output.shard_files import RowFailure, ShardContent, ShardIdentity, write_shard
+from metric_learn_client.testing import FakeServable, fake_embeddings
 from tests.integration.client.jobs.conftest import Job, data, kill, make_images, until
 
 pytest.importorskip("moto", reason="the object store of these tests is moto's, which is not installed here")
@@ -146,7 +149,7 @@ def test_a_damaged_object_is_found_by_verify(tmp_path, fake, store, prefix):
 def test_sigkill_at_random_points_changes_nothing_in_the_objects(tmp_path, fake, store, prefix, kills, monkeypatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
-    images = make_images(tmp_path / "in", 150 * kills)
+    images = make_images(tmp_path / "in", 100 * kills)
     (images / "00077.jpg").write_bytes(b"corrupt")
     expected = whole(images, tmp_path / "whole", fake.endpoint)
     sent_before = fake.images
@@ -159,7 +162,7 @@ def test_sigkill_at_random_points_changes_nothing_in_the_objects(tmp_path, fake,
             until(process, "started")
             time.sleep(chance.uniform(0, 0.6))
         else:
-            time.sleep(chance.uniform(0.5, 3))
+            time.sleep(chance.uniform(0, 1.5))
         assert process.poll() is None, "the job was done before it was killed; more images are needed"
         kill(process)
         check_marks(store, prefix)
@@ -325,7 +328,8 @@ def test_answers_that_are_lost_after_the_store_did_what_was_asked_change_nothing
     assert min(count for (method, _), count in asked.items() if method == "PUT") >= 2
 
 
-def test_one_request_in_three_fails_and_the_objects_are_the_same(tmp_path, fake, store, prefix):
+def test_one_request_in_three_fails_and_the_objects_are_the_same(tmp_path, fake, store, prefix, monkeypatch):
+    monkeypatch.setattr(store_module, "_FIRST_PAUSE_S", 0.02)
     images = make_images(tmp_path / "in", 60)
     expected = whole(images, tmp_path / "whole", fake.endpoint)
     chance = random.Random(18)
@@ -337,31 +341,47 @@ def test_one_request_in_three_fails_and_the_objects_are_the_same(tmp_path, fake,
     assert verify(url(prefix)).problems == ()
 
 
+def behind_the_first_shard(fault):
+    """A fault of every request that comes after the one that commits a job's first shard."""
+    came = []
+
+    def faults(method, key, headers):
+        if came:
+            return fault
+        if method == "PUT" and key.endswith("stats/00000.json"):
+            came.append(key)
+        return None
+
+    return faults
+
+
 def test_a_store_that_goes_away_is_waited_for(tmp_path, fake, store, prefix):
-    images = make_images(tmp_path / "in", 300)
+    images = make_images(tmp_path / "in", 120)
     expected = whole(images, tmp_path / "whole", fake.endpoint)
-    process = Job(images, url(prefix), fake.endpoint, *FLAGS).start()
-    until(process, "shard")
-    store.faults = lambda *_: "503 SlowDown"
-    assert "waiting up to 600 s for s3://" in until(process, "notice")["text"]
-    store.faults = lambda *_: None
-    _, err = process.communicate(timeout=90)
-    assert process.returncode == ExitCode.DONE, err
+    store.faults = behind_the_first_shard("503 SlowDown")
+    said = []
+
+    class Watching(Observer):
+        def notice(self, text):
+            said.append(text)
+            store.faults = lambda *_: None
+
+    embed_dataset(images, url(prefix), endpoint=fake.endpoint, **FEW, observer=Watching())
+    assert "waiting up to 600 s for s3://" in said[0] and "answers again" in said[1]
     assert objects(store, prefix) == expected
 
 
-def test_an_outage_of_the_store_beyond_the_limit_ends_with_4_and_goes_on_later(tmp_path, fake, store, prefix):
-    images = make_images(tmp_path / "in", 300)
+def test_an_outage_of_the_store_beyond_the_limit_ends_with_4_and_goes_on_later(tmp_path, fake, store, prefix, capfd):
+    images = make_images(tmp_path / "in", 120)
     expected = whole(images, tmp_path / "whole", fake.endpoint)
     job = Job(images, url(prefix), fake.endpoint, *FLAGS, "--max-outage-s", 1)
-    process = job.start()
-    until(process, "shard")
-    store.faults = lambda *_: "503 SlowDown"
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == ExitCode.NOT_REACHABLE, err
+    store.faults = behind_the_first_shard("503 SlowDown")
+    code, err = run(job.arguments), capfd.readouterr().err
+    assert code == ExitCode.NOT_REACHABLE, err
     assert f"{url(prefix)}: no answer for" in err and "(the limit is 1): SlowDown (503)" in err
+    assert [name for name in store.objects(prefix) if name.startswith("stats/")] == ["stats/00000.json"]
     store.faults = lambda *_: None
-    assert job.run()[0] == ExitCode.DONE
+    assert run(job.arguments) == ExitCode.DONE
     assert objects(store, prefix) == expected
 
 
@@ -459,41 +479,44 @@ def test_a_prefix_that_holds_something_else_is_refused(refused, store, prefix):
 
 
 def test_credentials_that_expire_in_the_middle_end_the_job_with_2_and_it_goes_on_with_new_ones(
-    tmp_path, fake, store, prefix
+    tmp_path, fake, store, prefix, capfd
 ):
-    images = make_images(tmp_path / "in", 300)
-    job = Job(images, url(prefix), fake.endpoint, *FLAGS)
-    process = job.start()
-    until(process, "shard")
-    store.faults = lambda *_: "400 ExpiredToken"
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == ExitCode.USAGE and "the credentials are not valid any more (ExpiredToken)" in err
+    job = Job(make_images(tmp_path / "in", 120), url(prefix), fake.endpoint, *FLAGS)
+    store.faults = behind_the_first_shard("400 ExpiredToken")
+    code, err = run(job.arguments), capfd.readouterr().err
+    assert code == ExitCode.USAGE and "the credentials are not valid any more (ExpiredToken)" in err
     assert "secret" not in err
     store.faults = lambda *_: None
-    assert job.run()[0] == ExitCode.DONE
+    assert run(job.arguments) == ExitCode.DONE
     assert not any(b"secret" in content for content in store.objects(prefix).values())
 
 
-def test_a_second_job_on_the_prefix_is_refused_while_the_first_one_works(tmp_path, fake, store, prefix):
-    images = make_images(tmp_path / "in", 400)
+def test_a_second_job_on_the_prefix_is_refused_while_the_first_one_works(tmp_path, fake, store, prefix, capfd):
+    images = make_images(tmp_path / "in", 60)
     expected = whole(images, tmp_path / "whole", fake.endpoint)
-    fake.faults.delay_s = 2.0
-    job = Job(images, url(prefix), fake.endpoint, *FLAGS)
-    first = job.start()
-    until(first, "started")
-    code, _, err = job.run()
-    assert code == ExitCode.USAGE and "another job works on this directory, on " in err
-    code, _, err = job.run("--num-shards", 2, "--shard-index", 0)
-    assert code == ExitCode.USAGE and "a job of another number of parts works on this directory" in err
-    assert first.poll() is None
-    fake.faults.delay_s = 0.0
-    first.communicate(timeout=60)
+    refused = threading.Event()
+
+    def embed(images):
+        assert refused.wait(60)
+        return fake_embeddings(images)
+
+    with FakeServable(embed=embed) as server:
+        job = Job(images, url(prefix), server.endpoint, *FLAGS)
+        first = job.start()
+        until(first, "started")
+        assert run(job.arguments) == ExitCode.USAGE
+        assert "another job works on this directory, on " in capfd.readouterr().err
+        assert run([*job.arguments, "--num-shards", "2", "--shard-index", "0"]) == ExitCode.USAGE
+        assert "a job of another number of parts works on this directory" in capfd.readouterr().err
+        assert first.poll() is None
+        refused.set()
+        first.communicate(timeout=60)
     assert first.returncode == ExitCode.DONE
     assert objects(store, prefix) == expected
 
 
 def test_jobs_that_start_at_one_time_make_one_job(tmp_path, fake, store, prefix):
-    images = make_images(tmp_path / "in", 200)
+    images = make_images(tmp_path / "in", 120)
     expected = whole(images, tmp_path / "whole", fake.endpoint)
     jobs = [Job(images, url(prefix), fake.endpoint, *FLAGS).start() for _ in range(3)]
     ended = [process.communicate(timeout=90)[1] for process in jobs]
@@ -504,7 +527,7 @@ def test_jobs_that_start_at_one_time_make_one_job(tmp_path, fake, store, prefix)
 
 @pytest.mark.parametrize("flags", [("--num-shards", 2), ("--engine", "processes")], ids=["two parts", "processes"])
 def test_several_processes_write_to_one_prefix(tmp_path, fake, store, prefix, flags):
-    images = make_images(tmp_path / "in", 300)
+    images = make_images(tmp_path / "in", 200)
     expected = whole(images, tmp_path / "whole", fake.endpoint)
     job = Job(images, url(prefix), fake.endpoint, *FLAGS, *flags)
     processes = [job.start("--shard-index", index) for index in range(2)] if "--num-shards" in flags else [job.start()]
@@ -530,12 +553,12 @@ def test_a_job_that_lost_its_lock_writes_nothing_any_more(tmp_path, fake, store,
 
 
 def test_the_lock_of_a_machine_that_died_is_taken_over_when_it_has_run_out(tmp_path, fake, store, prefix):
-    dead = {"owner": "gone", "host": "elsewhere", "lease_s": 1.5, "process": {"boot": "another"}}
+    dead = {"owner": "gone", "host": "elsewhere", "lease_s": 0.6, "process": {"boot": "another"}}
     for key in ("part-0-of-1", "part-1-of-4", "plan"):
         store.put(f"{prefix}/.locks/{key}", json.dumps(dead).encode())
     started = time.monotonic()
     assert embed_dataset(make_images(tmp_path / "in", 3), url(prefix), endpoint=fake.endpoint).complete
-    assert time.monotonic() - started > 3 * 1.5
+    assert time.monotonic() - started > 3 * 0.6
 
 
 def test_a_lock_that_another_machine_renews_is_not_taken_over(store, prefix, monkeypatch):

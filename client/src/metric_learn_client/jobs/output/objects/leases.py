@@ -2,8 +2,9 @@
 
 The object is written with `If-None-Match: *`; renewed every third of its lease, released and taken over with
 `If-Match`, so that of two who want it one wins. It is free where it says so; where its owner was a process of this
-machine that is gone; or where nobody renewed it for as long as it says, by this process's own clock. An owner that was
-away for so long (stopped, cut off) finds another name in it, and writes nothing any more.
+machine that is gone, or this one, which could not reach the store to release it; or where nobody renewed it for as long
+as it says, by this process's own clock. An owner that was away for so long (stopped, cut off) finds another name in it,
+and writes nothing any more.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any, Optional
 from metric_learn_client.errors import MetricLearnError
 from metric_learn_client.jobs.errors import OutputError, Stopped
 from metric_learn_client.jobs.output.objects.store import Object, ObjectStore
+
+_held: set[str] = set()  # owners in this process; what it could not release is not among them
 
 LEASE_S = 30.0  # so long a killed job on another machine is waited for
 _POLL_S = 0.5
@@ -45,9 +48,14 @@ class Lease:
 
     def acquire(self, *, wait: bool) -> None:
         """Raises Busy where another one holds it, unless it is to be waited for; Stopped."""
-        etag = self._store.put(self._key, self._content(), replaces=None)
-        if etag is None:
-            etag = self._taken_over(wait)
+        _held.add(self.owner)
+        try:
+            etag = self._store.put(self._key, self._content(), replaces=None)
+            if etag is None:
+                etag = self._taken_over(wait)
+        except BaseException:
+            _held.discard(self.owner)
+            raise
         self._etag = etag
         self._thread = threading.Thread(target=self._renew, name="job-lease", daemon=True)
         self._thread.start()
@@ -55,6 +63,7 @@ class Lease:
     def release(self) -> None:
         """Also where it is another's by now: then nothing is changed."""
         self._ended.set()
+        _held.discard(self.owner)
         if self._thread is not None:
             self._thread.join(self._lease_s)
         with contextlib.suppress(MetricLearnError, Stopped):  # it runs out by itself
@@ -120,7 +129,8 @@ def is_free(found: Object, unchanged_s: float) -> bool:
         return True
     if _of_this_machine(facts):
         process = facts["process"]
-        return bool(_process(process["pid"]) != process)
+        gone = _process(process["pid"]) != process
+        return gone or (process["pid"] == os.getpid() and facts["owner"] not in _held)
     return unchanged_s > float(facts.get("lease_s", LEASE_S))
 
 
