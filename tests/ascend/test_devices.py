@@ -56,10 +56,10 @@ def test_each_of_two_devices_proves_itself_before_ready_and_both_work(host, gold
 
 
 def test_the_next_batch_is_copied_to_a_device_while_it_runs(host, golden):
-    host.set(NUMBERS="golden", RUN_MS="16:50")
+    host.set(NUMBERS="golden", RUN_MS="16:20")
     with host.server("backend.workers=1", "backend.batch_sizes=[1,16]") as server:
         with ThreadPoolExecutor(4) as callers:
-            list(callers.map(lambda _: embed(server, golden, calls=1), range(4)))
+            list(callers.map(lambda _: embed(server, golden, calls=2), range(4)))
     assert max(record["copied_meanwhile"] for record in host.records("execute")) >= 16 * 224 * 224 * 3
 
 
