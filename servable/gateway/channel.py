@@ -1,12 +1,25 @@
-"""The way to one MindSpore Serving: bytes out, bytes back. Connects when it is first used, and again when it must."""
+"""One connection to one MindSpore Serving: bytes out, bytes back."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Optional
 
-from metric_learn_client.wire import PREDICT_PATH
-from servable.gateway.backend_connection import BackendConnection, CallFailed
+import grpc
+import grpc.aio
+
+from metric_learn_client.wire import MAX_MESSAGE_BYTES, PREDICT_PATH
+
+_OPTIONS = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # A successor may listen on the same path: it must not inherit its predecessor's connection back-off.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+)
 
 
 class BackendError(Exception):
@@ -17,38 +30,22 @@ class Channel:
     """To `target`, "unix:/path". Closing it ends every call on it."""
 
     def __init__(self, target: str) -> None:
-        self._path = target.removeprefix("unix:")
-        self._connecting = asyncio.Lock()
-        self._connection: Optional[BackendConnection] = None
+        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
         self._closed = False
+        self._predict = self._channel.unary_unary(PREDICT_PATH)  # no serializers: bytes both ways
 
     async def predict(self, body: bytes, timeout_s: float) -> bytes:
         """One Predict call. Raises BackendError."""
-        connection = self._connection
-        if connection is None or not connection.usable:
-            connection = await self._connect()
         try:
-            return await connection.call(body, timeout_s)
-        except CallFailed as error:
-            raise BackendError(str(error)) from error
-
-    async def _connect(self) -> BackendConnection:
-        async with self._connecting:
-            if self._connection is None or not self._connection.usable:
-                loop = asyncio.get_running_loop()
-                try:
-                    _, connection = await loop.create_unix_connection(
-                        lambda: BackendConnection(PREDICT_PATH), self._path
-                    )
-                except OSError as error:
-                    raise BackendError(f"UNAVAILABLE: cannot connect: {error}") from error
-                self._connection = connection
-            if self._closed:
-                self._connection.end("the connection was closed")
-                raise BackendError("UNAVAILABLE: the connection was closed")
-            return self._connection
+            reply: bytes = await self._predict(body, timeout=timeout_s)
+            return reply
+        except grpc.RpcError as error:
+            raise BackendError(f"{error.code().name}: {error.details()}") from error
+        except asyncio.CancelledError:
+            if self._closed:  # how grpc.aio ends the calls of a closed channel
+                raise BackendError("CANCELLED: the connection was closed") from None
+            raise
 
     async def close(self) -> None:
         self._closed = True
-        if self._connection is not None:
-            self._connection.end("the connection was closed")
+        await self._channel.close()
