@@ -53,13 +53,15 @@ check: client-env engine-env server-env export-env  ## format, lint, types, gene
 # the gateway against a fake MindSpore Serving. e2e: the real server, from outside, so in the client's environment.
 # e2e/wires: the same, by other people's clients, which have an environment of their own.
 IN_ENGINE := tests/unit/servable/engine tests/unit/servable/metric_learn
+# Two files at a time, where nothing is timed and no server has models to run.
+PARALLEL := -n 2 --dist loadfile
 test: TIER := not long
 test-long: TIER := long
 test-long: NONE_IS_FINE := || [ $$? = 5 ]  # pytest's exit code for a folder without long tests
 test test-long: client-env engine-env server-env export-env wires-env
-	$(CLIENT) -m pytest -q -m "$(TIER)" tests/unit/client tests/integration/client $(NONE_IS_FINE)
-	$(ENGINE) -m pytest -q -m "$(TIER)" tests/unit/client/preprocess $(IN_ENGINE) $(NONE_IS_FINE)
-	$(SERVER) -m pytest -q -m "$(TIER)" tests/unit/servable $(IN_ENGINE:%=--ignore=%) tests/integration/servable $(NONE_IS_FINE)
+	$(CLIENT) -m pytest -q -m "$(TIER)" $(PARALLEL) tests/unit/client tests/integration/client $(NONE_IS_FINE)
+	$(ENGINE) -m pytest -q -m "$(TIER)" $(PARALLEL) tests/unit/client/preprocess $(IN_ENGINE) $(NONE_IS_FINE)
+	$(SERVER) -m pytest -q -m "$(TIER)" $(PARALLEL) tests/unit/servable $(IN_ENGINE:%=--ignore=%) tests/integration/servable $(NONE_IS_FINE)
 	GLOG_v=3 .venv/export/bin/python -m pytest -q -m "$(TIER)" tests/unit/export $(NONE_IS_FINE)
 	$(CLIENT) -m pytest -q -m "$(TIER)" --ignore tests/e2e/wires tests/e2e tests/ascend
 	$(WIRES) -m pytest -q -m "$(TIER)" tests/e2e/wires $(NONE_IS_FINE)
@@ -68,7 +70,7 @@ PYTHONS ?= 3.10 3.11 3.12 3.13
 test-pythons: engine-env $(PYTHONS:%=test-python-%)  ## [PYTHONS="3.10 3.13"]: the server's own tests on other Pythons
 test-python-%:
 	@$(INSTALL) server-$*
-	.venv/server-$*/bin/python -m pytest -q -m "not long" tests/unit/servable $(IN_ENGINE:%=--ignore=%) tests/integration/servable
+	.venv/server-$*/bin/python -m pytest -q -m "not long" $(PARALLEL) tests/unit/servable $(IN_ENGINE:%=--ignore=%) tests/integration/servable
 test-long: test-pythons
 test:  ## every test that a change must pass
 test-long:  ## chaos, soak, scale and version-matrix runs

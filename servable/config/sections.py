@@ -247,12 +247,11 @@ class LimitsSection(_Section):
         le=1_000_000,
         description="calls of gRPC whose bodies are received at one time, a quarter of them on one connection",
     )
-    # RFC 9113, 6.5.2, wants no fewer. Of calls that are taken back at once as many stand in gRPC's line, before others.
     max_streams_per_connection: int = Field(
-        default=100,
+        default=256,
         ge=1,
         le=1_000_000,
-        description="calls of gRPC that one connection has at a time; a client keeps further ones until there is room",
+        description="HTTP/2 streams of a connection; about twice the calls that one client has at a time",
     )
     max_connections: int = Field(
         default=1024,

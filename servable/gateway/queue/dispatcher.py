@@ -278,7 +278,10 @@ class Dispatcher:
             self._served.images_in_it |= not (fault.overload or fault.nonsense)
 
     def _accuse(self, job: PendingCall, index: int) -> None:
-        """The image goes alone: with its call where that still waits, else when it comes again."""
+        """The image goes alone: with its call where that still waits, else when it comes again. One that was found out
+        since, in another part of the same end, is answered at once."""
+        if self._refuse(job, index):
+            return
         if not self._wait_when_down:
             job.fail(self._down())
         if job.done.done():

@@ -5,6 +5,7 @@ interpreter. What comes before is tested by the real starts of test_streams_and_
 """
 
 import atexit
+import contextlib
 import functools
 import gc
 import importlib
@@ -47,7 +48,7 @@ class Command:
             own, theirs = [], []
             if streams is None:
                 own, theirs = zip(os.pipe(), os.pipe())
-                self.stdout, self.stderr = (open(each, encoding="utf-8") for each in own)
+                self.stdout, self.stderr = (open(each, encoding="utf-8") for each in own)  # noqa: SIM115
             self._ended, ended = os.pipe()
             request = {
                 "arguments": [str(each) for each in arguments],
@@ -132,10 +133,8 @@ def _import_all():
     for name in cli.COMMANDS:
         importlib.import_module(f"metric_learn_client.cli.{name}")
     for name in ("pyarrow.parquet", "metric_learn_client.jobs.output.objects.bucket", "s3fs"):
-        try:
+        with contextlib.suppress(ImportError):
             importlib.import_module(name)
-        except ImportError:
-            pass
 
 
 def _serve(channel):
@@ -155,10 +154,8 @@ def _serve(channel):
                 if pid == 0:
                     break
                 ended = children.pop(pid)
-                try:
+                with contextlib.suppress(BrokenPipeError):  # nobody asks any more
                     os.write(ended, str(status).encode())
-                except BrokenPipeError:  # nobody asks any more
-                    pass
                 os.close(ended)
         if channel in ready:
             message, descriptors, _, _ = socket.recv_fds(channel, _MESSAGE_BYTES, 4)
@@ -190,10 +187,10 @@ def _become(request, streams):
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = ["metric-learn", *request["arguments"]]
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape")
-    sys.stdout = io.TextIOWrapper(open(1, "wb"), "utf-8", line_buffering=os.isatty(1))
+    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+    sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "wb")), "utf-8", line_buffering=os.isatty(1))
     sys.stderr = io.TextIOWrapper(
-        open(2, "wb", 0), "utf-8", "backslashreplace", line_buffering=True, write_through=True
+        io.FileIO(2, "wb"), "utf-8", "backslashreplace", line_buffering=True, write_through=True
     )
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
 

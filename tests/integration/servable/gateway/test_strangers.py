@@ -61,7 +61,7 @@ def refused(channel, path, body, metadata=()):
 
 
 def test_bodies_that_do_not_come_on_one_connection_delay_nobody_else(tmp_path):
-    with Harness(tmp_path) as harness, trickling(harness, 100), harness.channel(options=OWN_CONNECTION) as channel:
+    with Harness(tmp_path) as harness, trickling(harness, 200), harness.channel(options=OWN_CONNECTION) as channel:
         began = time.monotonic()
         for _ in range(50):
             predict(channel, request(b"good"))
