@@ -47,7 +47,7 @@ from servable.gateway.security.tokens import Tokens
 
 HEALTH_WATCH_PATH = HEALTH_CHECK_PATH.replace("/Check", "/Watch")
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
-PART_GRACE_S = 5.0  # a part may outlive the calls that it came from
+BATCH_GRACE_S = 5.0  # a batch may outlive the calls that it came from
 log = logging.getLogger(__name__)
 
 
@@ -274,7 +274,7 @@ class Gateway:
         dispatcher = Dispatcher(
             served,
             wait_when_down=settings.server.when_down == "wait",
-            timeout_s=settings.deadlines.max_s + PART_GRACE_S,
+            timeout_s=settings.deadlines.max_s + BATCH_GRACE_S,
             on_images=self._admission.finished,
             trial=self._trial,
         )

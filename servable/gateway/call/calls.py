@@ -233,17 +233,17 @@ class Calls:
         payloads: list[Optional[Payload]] = [*work.payloads]
         for index in failed:
             payloads[index] = None
-        job = PendingCall(work.method, payloads, request_id=call.request_id)
+        pending = PendingCall(work.method, payloads, request_id=call.request_id)
         for index, text in failed.items():
-            job.outcomes[index] = FailedImage(ServingCode.SYSTEM_ERROR, text)
-        if job.pending:
-            await self._dispatcher_of(served).run(job)
-        outcomes = [outcome for outcome in job.outcomes if outcome is not None]
+            pending.outcomes[index] = FailedImage(ServingCode.SYSTEM_ERROR, text)
+        if pending.pending:
+            await self._dispatcher_of(served).run(pending)
+        outcomes = [outcome for outcome in pending.outcomes if outcome is not None]
         assert len(outcomes) == len(payloads)
         backend = served.backend
-        call.fingerprint = job.fingerprint or (backend.fingerprint if backend is not None else "")
-        if job.sent_at is not None:
-            call.queue_s = job.sent_at - job.queued_at
+        call.fingerprint = pending.fingerprint or (backend.fingerprint if backend is not None else "")
+        if pending.sent_at is not None:
+            call.queue_s = pending.sent_at - pending.queued_at
         call.failures = [outcome.name for outcome in outcomes if isinstance(outcome, FailedImage)]
         dim = backend.embedding_dim if backend is not None else 0
         return Embedded(call.method, served.version, dim, outcomes)

@@ -20,7 +20,7 @@ from servable.gateway.call.fields import LENGTH, VARINT, Field, Malformed, read_
 from servable.gateway.call.methods import METHODS, Method
 from servable.gateway.errors import CallError, invalid
 
-Payload = Union[bytes, memoryview]  # into the body where it can be: nothing is copied before a part is sent
+Payload = Union[bytes, memoryview]  # into the body where it can be: nothing is copied before a batch is sent
 _SHOWN = 64  # characters of a caller's value that an error repeats
 
 

@@ -1,10 +1,10 @@
-"""From calls to parts: what one version's backend gets, when, and what becomes of the answers.
+"""From calls to batches: what one version's backend gets, when, and what becomes of the answers.
 
-A call's images wait in its job. A part takes images of one method, from as many jobs as it needs to be a full batch,
-and goes out as soon as the backend's window has room; jobs take turns, so a large call does not hold up a small one.
-Nothing waits for a batch to fill: while the backend is busy parts fill up by themselves.
+A call's images wait in a PendingCall. A batch takes images of one method, from as many calls as it needs to be full,
+and goes out as soon as the backend's window has room; calls take turns, so a large call does not hold up a small one.
+Nothing waits for a batch to fill: while the backend is busy batches fill up by themselves.
 
-Embedding is idempotent: images whose part met a fault of the backend, or its end, go to its successor. Any of them may
+Embedding is idempotent: images whose batch met a fault of the backend, or its end, go to its successor. Any of them may
 have been the cause, so they are suspects. Each is tried in a process of its own where `trial` gives one, and goes alone
 then, before everything else, and with nothing beside it. The one that is there when it happens again fails, with
 E_CRASH, and is not sent again; the others are answered.
@@ -27,12 +27,12 @@ from servable.gateway.errors import CallError, overloaded, unavailable
 from servable.gateway.observe import logs
 from servable.gateway.queue.backend_request import LANES
 from servable.gateway.queue.flow import LEAST, Flow
-from servable.gateway.queue.pending import RETRY_AFTER_FAULT_MS, Part, PendingCall
+from servable.gateway.queue.pending import RETRY_AFTER_FAULT_MS, PendingCall, SharedBatch
 from servable.gateway.queue.suspects import REMEMBERED_S, Known, Suspects, Trial
 
 # MindSpore Serving's master sends a worker what waits for it in one message of at most 512 MB, and takes the worker for
 # dead where it is larger. It keeps three messages a method under way, so the first batches of a worker go alone.
-MAX_PART_BYTES = 64 * 1024 * 1024
+MAX_BATCH_BYTES = 64 * 1024 * 1024
 MAX_SENT_BYTES = 256 * 1024 * 1024
 TRIAL_S = 12.0  # for all suspects of one end, of which 5 pass anyway until there is a successor
 log = logging.getLogger(__name__)
@@ -55,12 +55,12 @@ class Dispatcher:
         self._wait_when_down = wait_when_down
         self._timeout_s = timeout_s
         self._on_images = on_images
-        self._jobs: deque[PendingCall] = deque()
+        self._calls: deque[PendingCall] = deque()
         self._suspects: deque[tuple[PendingCall, int]] = deque()
         self._untried: deque[tuple[PendingCall, int]] = deque()  # in a process of their own; calls may be over
         self._trying: Optional[asyncio.Task[None]] = None
         self._known = Suspects()
-        self._parts: dict[asyncio.Task[int], Part] = {}
+        self._batches: dict[asyncio.Task[int], SharedBatch] = {}
         self._flow = Flow()
         self._lanes = itertools.cycle(LANES)
         self._channel: Optional[Channel] = None
@@ -79,29 +79,29 @@ class Dispatcher:
 
     @property
     def waiting_since(self) -> float:
-        """When the oldest part was sent that is not answered yet; now where there is none. Monotonic."""
-        return min((part.made_at for part in self._parts.values()), default=time.monotonic())
+        """When the oldest batch was sent that is not answered yet; now where there is none. Monotonic."""
+        return min((batch.made_at for batch in self._batches.values()), default=time.monotonic())
 
-    async def run(self, job: PendingCall) -> None:
-        """Returns when every image of `job` has its outcome. Raises CallError. Cancelled: its images are dropped."""
-        self._recognise(job)
-        if not self._served.serving and not self._wait_when_down and not job.done.done():
-            job.fail(self._down())
-        if job.pending:
-            self._jobs.append(job)
-        if self._parts:
+    async def run(self, call: PendingCall) -> None:
+        """Returns when every image of `call` has its outcome. Raises CallError. Cancelled: its images are dropped."""
+        self._recognise(call)
+        if not self._served.serving and not self._wait_when_down and not call.done.done():
+            call.fail(self._down())
+        if call.pending:
+            self._calls.append(call)
+        if self._batches:
             self._pump_soon()
         else:  # nothing to share a batch with
             self._pump()
         try:
-            await job.done
+            await call.done
         finally:
-            job.pending.clear()
-            if not job.done.done():
-                job.done.cancel()
+            call.pending.clear()
+            if not call.done.done():
+                call.done.cancel()
 
     async def close(self) -> None:
-        """Ends every part; jobs that are left fail with UNAVAILABLE."""
+        """Ends every batch; calls that are left fail with UNAVAILABLE."""
         self._closed = True
         self._served.listeners.remove(self._changed)
         self._fail_all()
@@ -109,7 +109,7 @@ class Dispatcher:
         trying = [] if self._trying is None else [self._trying]
         for task in trying:
             task.cancel()
-        await asyncio.gather(*self._parts, *self._closing, *trying, return_exceptions=True)
+        await asyncio.gather(*self._batches, *self._closing, *trying, return_exceptions=True)
 
     def _changed(self, served: Served) -> None:
         if served.generation != self._generation and served.backend is not None:
@@ -119,14 +119,14 @@ class Dispatcher:
         if served.serving:
             served.images_in_it = False
         if served.state.value == "down":
-            served.images_in_it = served.images_in_it or bool(self._parts)
+            served.images_in_it = served.images_in_it or bool(self._batches)
             self._drop_channel()
         if not served.serving and not self._wait_when_down:
             self._fail_all()
         self._pump_soon()
 
     def _drop_channel(self) -> None:
-        """Parts on the old channel end with an error and go back to their jobs."""
+        """Batches on the old channel end with an error and go back to their calls."""
         if self._channel is not None:
             closing = asyncio.ensure_future(self._channel.close())
             self._closing.add(closing)
@@ -134,9 +134,9 @@ class Dispatcher:
             self._channel = None
 
     def _fail_all(self) -> None:
-        for job in [*self._jobs, *(job for job, _ in self._suspects)]:
-            job.fail(self._down())
-        self._jobs.clear()
+        for call in [*self._calls, *(call for call, _ in self._suspects)]:
+            call.fail(self._down())
+        self._calls.clear()
 
     def _down(self) -> CallError:
         if self._closed:
@@ -159,138 +159,140 @@ class Dispatcher:
         while True:
             if not self._has_room(backend):
                 return
-            part = self._next_part(backend.max_batch)
-            if part is None:
+            batch = self._next_batch(backend.max_batch)
+            if batch is None:
                 return
-            self.sent += len(part.images)
+            self.sent += len(batch.images)
             self._flow.sent()
-            task = asyncio.ensure_future(self._send(part, channel, backend.fingerprint, backend.embedding_dim))
-            self._parts[task] = part
-            task.add_done_callback(self._part_ended)
+            task = asyncio.ensure_future(self._send(batch, channel, backend.fingerprint, backend.embedding_dim))
+            self._batches[task] = batch
+            task.add_done_callback(self._batch_ended)
 
     def _has_room(self, backend: BackendFacts) -> bool:
         """Beyond the least that keeps the workers busy only full batches are worth a place."""
-        count = len(self._parts)
+        count = len(self._batches)
         if count < LEAST * backend.workers:
             return count < backend.most_batches
         deep = min(backend.most_batches, self._flow.depth(backend.workers, backend.max_batch))
         if count >= deep or not self._waits(backend.max_batch):
             return False
-        return sum(part.size for part in self._parts.values()) <= MAX_SENT_BYTES - MAX_PART_BYTES
+        return sum(batch.size for batch in self._batches.values()) <= MAX_SENT_BYTES - MAX_BATCH_BYTES
 
     def _waits(self, images: int) -> bool:
         """Whether so many images wait."""
-        for job in self._jobs:
-            images -= len(job.pending)
+        for call in self._calls:
+            images -= len(call.pending)
             if images <= 0:
                 return True
         return False
 
-    def _next_part(self, most: int) -> Optional[Part]:
+    def _next_batch(self, most: int) -> Optional[SharedBatch]:
         if self._served.alone:
             return None
         while self._suspects:
-            if self._parts or self._trying is not None:
+            if self._batches or self._trying is not None:
                 return None
-            job, index = self._suspects.popleft()
-            if not job.done.done():
+            call, index = self._suspects.popleft()
+            if not call.done.done():
                 self._served.alone = True
-                return Part(job.method, [(job, index)], alone=True)
-            self._known.note(job.method, job.payload(index), Known.SUSPECT)  # its call is over: when it comes again
-        while self._jobs and not self._jobs[0].pending:
-            self._jobs.popleft()
-        if not self._jobs:
+                return SharedBatch(call.method, [(call, index)], alone=True)
+            self._known.note(call.method, call.payload(index), Known.SUSPECT)  # its call is over: when it comes again
+        while self._calls and not self._calls[0].pending:
+            self._calls.popleft()
+        if not self._calls:
             return None
-        first = self._jobs[0]
+        first = self._calls[0]
         images: list[tuple[PendingCall, int]] = []
         passed_over: list[PendingCall] = []  # they keep their place
         size = 0
-        while self._jobs and len(images) < most:
-            job = self._jobs.popleft()
+        while self._calls and len(images) < most:
+            call = self._calls.popleft()
             taken = 0
-            while job.pending and job.method is first.method and len(images) < most:
-                payload = job.payload(job.pending[0])
-                if images and size + len(payload) > MAX_PART_BYTES:
+            while call.pending and call.method is first.method and len(images) < most:
+                payload = call.payload(call.pending[0])
+                if images and size + len(payload) > MAX_BATCH_BYTES:
                     break
-                images.append((job, job.pending.popleft()))
+                images.append((call, call.pending.popleft()))
                 size += len(payload)
                 taken += 1
-            if job.pending and taken:
-                self._jobs.append(job)  # it had its turn
+            if call.pending and taken:
+                self._calls.append(call)  # it had its turn
                 break
-            if job.pending:
-                passed_over.append(job)
-        self._jobs.extendleft(reversed(passed_over))
-        return Part(first.method, images, alone=False) if images else None
+            if call.pending:
+                passed_over.append(call)
+        self._calls.extendleft(reversed(passed_over))
+        return SharedBatch(first.method, images, alone=False) if images else None
 
-    async def _send(self, part: Part, channel: Channel, fingerprint: str, dim: int) -> int:
+    async def _send(self, batch: SharedBatch, channel: Channel, fingerprint: str, dim: int) -> int:
         """How many images it embedded."""
         logs.request_id.set("")  # this task began in some call's context and works for others too
         now = time.monotonic()
-        for job, _ in part.images:
-            if job.sent_at is None:
-                job.sent_at = now
-        count = len(part.images)
+        for call, _ in batch.images:
+            if call.sent_at is None:
+                call.sent_at = now
+        count = len(batch.images)
         outcomes: Sequence[Outcome]
         try:
-            reply = await channel.predict(part.encode(next(self._lanes)), self._timeout_s)
+            reply = await channel.predict(batch.encode(next(self._lanes)), self._timeout_s)
         except BackendError as error:
             outcomes = [Fault(str(error))] * count
         else:
             outcomes = read_reply(reply, count, dim)
-        return self._settle(part, outcomes, channel, fingerprint)
+        return self._settle(batch, outcomes, channel, fingerprint)
 
-    def _settle(self, part: Part, outcomes: Sequence[Outcome], channel: Channel, fingerprint: str) -> int:
+    def _settle(self, batch: SharedBatch, outcomes: Sequence[Outcome], channel: Channel, fingerprint: str) -> int:
         good = 0
         faults: list[tuple[PendingCall, int, Fault]] = []
-        for (job, index), outcome in zip(part.images, outcomes):
+        for (call, index), outcome in zip(batch.images, outcomes):
             if isinstance(outcome, Fault):
-                faults.append((job, index, outcome))
+                faults.append((call, index, outcome))
             else:
                 good += 1
-                job.set(index, outcome, fingerprint)
+                call.set(index, outcome, fingerprint)
         if good:
             self.succeeded_at = time.monotonic()
             self._on_images(good)
         if faults:
-            self._faulted(part, faults, channel)
-        elif part.alone:
-            ((job, index),) = part.images
+            self._faulted(batch, faults, channel)
+        elif batch.alone:
+            ((call, index),) = batch.images
             self._served.suspect_images["cleared"] += 1
-            self._known.forget(job.method, job.payload(index))
+            self._known.forget(call.method, call.payload(index))
         return good
 
-    def _faulted(self, part: Part, faults: Sequence[tuple[PendingCall, int, Fault]], channel: Channel) -> None:
+    def _faulted(self, batch: SharedBatch, faults: Sequence[tuple[PendingCall, int, Fault]], channel: Channel) -> None:
         reason = faults[0][2].reason
-        ids = sorted({job.request_id for job, _ in part.images})
-        log.warning("part of %d images failed: %s", len(part.images), reason, extra={"fields": {"request_ids": ids}})
+        ids = sorted({call.request_id for call, _ in batch.images})
+        log.warning(
+            "a batch of %d images failed: %s", len(batch.images), reason, extra={"fields": {"request_ids": ids}}
+        )
         if channel is self._channel and not faults[0][2].overload:
-            self._served.doubt(f"a part failed: {reason}")
-        for job, index, fault in faults:
+            self._served.doubt(f"a batch failed: {reason}")
+        for call, index, fault in faults:
             if fault.overload:
-                job.fail(overloaded("the model has too much to do; try again later", RETRY_AFTER_FAULT_MS))
-            elif self._closed or self._served.ending or (part.alone and fault.nonsense):
-                job.fail(self._down())
-            elif part.alone:
-                self._convict(job, index, f"MindSpore Serving twice, the second time alone: {fault.reason}")
+                call.fail(overloaded("the model has too much to do; try again later", RETRY_AFTER_FAULT_MS))
+            elif self._closed or self._served.ending or (batch.alone and fault.nonsense):
+                call.fail(self._down())
+            elif batch.alone:
+                self._convict(call, index, f"MindSpore Serving twice, the second time alone: {fault.reason}")
             else:
-                self._accuse(job, index)
+                self._accuse(call, index)
             self._served.images_in_it |= not (fault.overload or fault.nonsense)
 
-    def _accuse(self, job: PendingCall, index: int) -> None:
+    def _accuse(self, call: PendingCall, index: int) -> None:
         """The image goes alone: with its call where that still waits, else when it comes again. One that was found out
-        since, in another part of the same end, is answered at once."""
-        if self._refuse(job, index):
+        since, in another batch of the same end, is answered at once."""
+        if self._refuse(call, index):
             return
         if not self._wait_when_down:
-            job.fail(self._down())
-        if job.done.done():
-            self._known.note(job.method, job.payload(index), Known.SUSPECT)
+            call.fail(self._down())
+        if call.done.done():
+            self._known.note(call.method, call.payload(index), Known.SUSPECT)
         else:
             # The last to be sent goes first: what the backend worked on when it ended came early.
-            self._suspects.appendleft((job, index))
+            self._suspects.appendleft((call, index))
         if self._trial is not None and not self._closed:
-            self._untried.append((job, index))
+            self._untried.append((call, index))
             if self._trying is None:
                 self._trying = asyncio.ensure_future(self._try(self._trial))
 
@@ -300,13 +302,15 @@ class Dispatcher:
         try:
             async with trial() as ends:
                 while self._untried and time.monotonic() < limit:
-                    job, index = self._untried.popleft()
-                    if self._known.look(job.method, job.payload(index)) is Known.GUILTY:
+                    call, index = self._untried.popleft()
+                    if self._known.look(call.method, call.payload(index)) is Known.GUILTY:
                         continue
-                    if await ends(job.method.name, job.payload(index)):
-                        if (job, index) in self._suspects:
-                            self._suspects.remove((job, index))
-                        self._convict(job, index, "MindSpore Serving, or was there, and a process that it was tried in")
+                    if await ends(call.method.name, call.payload(index)):
+                        if (call, index) in self._suspects:
+                            self._suspects.remove((call, index))
+                        self._convict(
+                            call, index, "MindSpore Serving, or was there, and a process that it was tried in"
+                        )
         except Exception as error:  # they wait for its end
             log.warning("suspects go to MindSpore Serving without having been tried: %s", error)
         finally:
@@ -314,10 +318,10 @@ class Dispatcher:
             self._trying = None
             self._pump_soon()
 
-    def _convict(self, job: PendingCall, index: int, what: str) -> None:
+    def _convict(self, call: PendingCall, index: int, what: str) -> None:
         """It happened again, and nothing else was there."""
-        payload = job.payload(index)
-        digest = self._known.note(job.method, payload, Known.GUILTY)
+        payload = call.payload(index)
+        digest = self._known.note(call.method, payload, Known.GUILTY)
         self._served.suspect_images["failed"] += 1
         log.error(
             "an image gets E_CRASH, now and for %d minutes: it ended or held up %s",
@@ -325,48 +329,48 @@ class Dispatcher:
             what,
             extra={
                 "fields": {
-                    "request_id": job.request_id,
+                    "request_id": call.request_id,
                     "sha256": digest[:16],
                     "bytes": len(payload),
-                    "method": job.method.name,
+                    "method": call.method.name,
                 }
             },
         )
-        job.set(index, crashed(), None)
+        call.set(index, crashed(), None)
         suspects, self._suspects = self._suspects, deque()
         for other, place in suspects:
             if not self._refuse(other, place):
                 self._suspects.append((other, place))
-        for other in self._jobs:
+        for other in self._calls:
             self._recognise(other)
 
-    def _recognise(self, job: PendingCall) -> None:
+    def _recognise(self, call: PendingCall) -> None:
         """Images that are known from before are answered at once, or go alone."""
         if not self._known:
             return
-        for index in list(job.pending):
-            known = self._known.look(job.method, job.payload(index))
+        for index in list(call.pending):
+            known = self._known.look(call.method, call.payload(index))
             if known is not None:
-                job.pending.remove(index)
-                if not self._refuse(job, index):
-                    self._suspects.append((job, index))
+                call.pending.remove(index)
+                if not self._refuse(call, index):
+                    self._suspects.append((call, index))
 
-    def _refuse(self, job: PendingCall, index: int) -> bool:
-        guilty = self._known.look(job.method, job.payload(index)) is Known.GUILTY
-        if guilty and not job.done.done():
+    def _refuse(self, call: PendingCall, index: int) -> bool:
+        guilty = self._known.look(call.method, call.payload(index)) is Known.GUILTY
+        if guilty and not call.done.done():
             self._served.suspect_images["remembered"] += 1
-            job.set(index, crashed(), None)
+            call.set(index, crashed(), None)
         return guilty
 
-    def _part_ended(self, task: asyncio.Task[int]) -> None:
-        part = self._parts.pop(task)
-        self.sent -= len(part.images)
-        if part.alone:
+    def _batch_ended(self, task: asyncio.Task[int]) -> None:
+        batch = self._batches.pop(task)
+        self.sent -= len(batch.images)
+        if batch.alone:
             self._served.alone = False
         failed = task.cancelled() or task.exception() is not None
         self._flow.answered(0 if failed else task.result())
         if failed and not task.cancelled():
-            log.error("a part ended by an error of the gateway", exc_info=task.exception())
-            for job, _ in part.images:
-                job.fail(unavailable("the call could not be finished; send it again", RETRY_AFTER_FAULT_MS))
+            log.error("a batch ended by an error of the gateway", exc_info=task.exception())
+            for call, _ in batch.images:
+                call.fail(unavailable("the call could not be finished; send it again", RETRY_AFTER_FAULT_MS))
         self._pump_soon()

@@ -1,4 +1,4 @@
-"""A call's images on their way to the backend and back, and the parts in which they go. No I/O."""
+"""A call's images on their way to the backend and back, and the batches in which they go. No I/O."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class PendingCall:
 
 
 @dataclass(frozen=True)
-class Part:
-    """What goes to the backend at once: images of one method, each by its job and its place there.
+class SharedBatch:
+    """What goes to the backend at once: images of one method, each by its call and its place there.
 
     alone: one image that was there when a backend ended, with nothing beside it.
     """
@@ -85,7 +85,7 @@ class Part:
     @cached_property
     def size(self) -> int:
         """Bytes of its images."""
-        return sum(len(job.payload(index)) for job, index in self.images)
+        return sum(len(call.payload(index)) for call, index in self.images)
 
     def encode(self, lane: str) -> bytes:
-        return encode_batch(self.method.name, lane, [job.payload(index) for job, index in self.images])
+        return encode_batch(self.method.name, lane, [call.payload(index) for call, index in self.images])

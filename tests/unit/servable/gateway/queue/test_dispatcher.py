@@ -6,9 +6,9 @@ import pytest
 
 from servable.gateway.backends import Served
 from servable.gateway.call.methods import METHODS
-from servable.gateway.queue.dispatcher import MAX_PART_BYTES, MAX_SENT_BYTES, Dispatcher
+from servable.gateway.queue.dispatcher import MAX_BATCH_BYTES, MAX_SENT_BYTES, Dispatcher
 from servable.gateway.queue.flow import Flow
-from servable.gateway.queue.pending import Part, PendingCall
+from servable.gateway.queue.pending import PendingCall, SharedBatch
 from tests.integration.servable.gateway.fake_serving import FakeBackend
 
 FAST_S = 0.001  # a batch; 16 ms of work are as many ahead
@@ -32,13 +32,13 @@ def has_room(under_way, waiting, *, image=b"x", most=16, workers=1):
         dispatcher = Dispatcher(Served(1), wait_when_down=True, timeout_s=1, on_images=lambda count: None)
         dispatcher._flow = quick_flow()
         method = METHODS["embed"]
-        job = PendingCall(method, [image] * max(1, waiting, *under_way))
-        dispatcher._parts = {
-            number: Part(method, [(job, index) for index in range(count)], alone=False)
+        call = PendingCall(method, [image] * max(1, waiting, *under_way))
+        dispatcher._batches = {
+            number: SharedBatch(method, [(call, index) for index in range(count)], alone=False)
             for number, count in enumerate(under_way)
         }
         if waiting:
-            dispatcher._jobs.append(PendingCall(method, [image] * waiting))
+            dispatcher._calls.append(PendingCall(method, [image] * waiting))
         return dispatcher._has_room(FakeBackend("", most_batches=most, workers=workers))
 
     return asyncio.run(ask())
@@ -68,7 +68,7 @@ def test_every_worker_has_its_two():
 
 
 def test_no_more_bytes_than_one_message_of_the_master_may_hold():
-    image = memoryview(bytes(MAX_PART_BYTES // 16))  # one buffer for all
-    batches = MAX_SENT_BYTES // MAX_PART_BYTES
+    image = memoryview(bytes(MAX_BATCH_BYTES // 16))  # one buffer for all
+    batches = MAX_SENT_BYTES // MAX_BATCH_BYTES
     assert has_room([16] * (batches - 1), waiting=16, image=image)
     assert not has_room([16] * batches, waiting=16, image=image)
