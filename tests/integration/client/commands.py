@@ -186,6 +186,10 @@ def _become(request, streams):
     tempfile.tempdir = None
     os.environ.clear()
     os.environ.update(request["environment"])
+    if "fsspec" in sys.modules:
+        from fsspec.config import conf, set_conf_env
+
+        set_conf_env(conf)  # as it does when it is imported
     sys.argv = ["metric-learn", *request["arguments"]]
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
     sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "wb")), "utf-8", line_buffering=os.isatty(1))

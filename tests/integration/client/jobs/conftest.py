@@ -3,6 +3,7 @@
 import hashlib
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,16 @@ class Job:
         self.arguments = ["embed", str(images), "--output-dir", str(out), "--endpoint", endpoint, "--json"]
         self.arguments += [str(flag) for flag in flags]
 
-    def start(self, *flags, streams=None):
-        return Command([*self.arguments, *flags], streams=streams)
+    def start(self, *flags, streams=None, prefix=()):
+        """prefix: the start of a command line that the job's continues."""
+        if not prefix:
+            return Command([*self.arguments, *flags], streams=streams)
+        command = [*prefix, str(Path(sys.executable).with_name("metric-learn")), *self.arguments, *flags]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def run(self, *flags, timeout=120):
+    def run(self, *flags, timeout=120, prefix=()):
         """(exit code, events, stderr)"""
-        with self.start(*flags) as process:
+        with self.start(*flags, prefix=prefix) as process:
             try:
                 out, err = process.communicate(timeout=timeout)
             except subprocess.TimeoutExpired:
