@@ -12,7 +12,7 @@ from metric_learn_client._client.core.calling import Core
 from metric_learn_client._client.core.steps import Failure, Reply, Resolve, Send, Sleep, Step, Steps, WaitForTicket
 from metric_learn_client._client.core.targets import Target
 from metric_learn_client._client.daemon_threads import Workers
-from metric_learn_client._client.fork_safe_grpc import grpc
+from metric_learn_client._client.fork_safe_grpc import grpc, keep_grpc
 from metric_learn_client.errors import ClosedError
 
 Result = TypeVar("Result")
@@ -91,6 +91,7 @@ class BlockingShell:
             return call
 
     def _channel(self, target: Target) -> Any:
+        keep_grpc()
         tls = self._core.options.tls_options
         options = channel_options(target, tls)
         if tls is None:
