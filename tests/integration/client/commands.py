@@ -45,7 +45,7 @@ class Command:
         self.returncode = None
         self.stdout = self.stderr = None
         with open(os.devnull) as nothing:
-            own, theirs = [], []
+            theirs: tuple[int, ...] = ()
             if streams is None:
                 own, theirs = zip(os.pipe(), os.pipe())
                 self.stdout, self.stderr = (open(each, encoding="utf-8") for each in own)  # noqa: SIM115
@@ -174,8 +174,8 @@ def _serve(channel):
 def _become(request, streams):
     """The state of a process that was just started with these streams."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
+    for changed in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(changed, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, each in enumerate(streams):
         os.dup2(each, number)
