@@ -40,6 +40,11 @@ def facts_of(kind: Any) -> Iterator[tuple[dataclasses.Field[Any], OptionFacts]]:
     return ((each, each.metadata[_KEY]) for each in dataclasses.fields(kind) if _KEY in each.metadata)
 
 
+def option_named(kind: Any, name: str) -> tuple[dataclasses.Field[Any], OptionFacts]:
+    """One of them."""
+    return next((field, facts) for field, facts in facts_of(kind) if field.name == name)
+
+
 def is_whole(field: dataclasses.Field[Any]) -> bool:
     """Is the option a whole number? The dataclasses' annotations are text, as their modules postpone them."""
     return field.type in ("int", "Optional[int]")
@@ -54,7 +59,7 @@ def check_options(options: Any) -> None:
 
 def check_option(kind: Any, name: str, value: Any) -> None:
     """Raises ValueError where the dataclass `kind` has no place for `value` in its option `name`."""
-    field, facts = next((field, facts) for field, facts in facts_of(kind) if field.name == name)
+    field, facts = option_named(kind, name)
     allowed = _allowed(facts, is_whole(field))
     if not allowed or (value is None and field.default is None):
         return

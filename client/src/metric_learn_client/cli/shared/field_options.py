@@ -6,7 +6,7 @@ from typing import Any, Callable
 
 import click
 
-from metric_learn_client.option_fields import OptionFacts, facts_of, is_whole
+from metric_learn_client.option_fields import OptionFacts, is_whole, option_named
 
 FILE = click.Path(exists=True, dir_okay=False)
 
@@ -14,7 +14,7 @@ FILE = click.Path(exists=True, dir_okay=False)
 def option_of(kind: Any, name: str, *spelled: str, mark: str = "", **more: Any) -> Callable[..., Any]:
     """The option `--name` of a command for the field `name` of the dataclass `kind`. mark: before its help text. more:
     what click is told besides."""
-    field, facts = next((field, facts) for field, facts in facts_of(kind) if field.name == name)
+    field, facts = option_named(kind, name)
     flag = field.type == "bool" or bool(more.get("is_flag"))
     settings = {
         "default": field.default,
