@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import os
 import time
-from pathlib import Path
 from typing import Callable
+
+import psutil
 
 INTERVAL_S = 5.0
 PAUSE_S = 30.0  # between two times: what honest calls free and take again costs page faults
 WORTH_BYTES = 24 * 1024 * 1024  # more than this over what was left the last time
 GROWS_BYTES = 4 * 1024 * 1024  # in an interval: less is the noise of ordinary calls
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident_bytes() -> int:
     """Of this process. Raises OSError."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
+    return int(psutil.Process().memory_info().rss)
 
 
 async def give_back_memory(interval_s: float = INTERVAL_S, pause_s: float = PAUSE_S) -> None:
