@@ -248,13 +248,18 @@ def silent_connections(open_connection):
         yield 1
 
 
-def http_connections(open_connection):
-    """Requests to the HTTP port, each on a connection of its own that is closed before the answer."""
+def requests_left_behind(open_connection, request):
+    """The same HTTP request again and again, each on a connection of its own that is closed before the answer."""
     while True:
         connection = open_connection(preface=False)
-        connection.send(b"GET /livez HTTP/1.1\r\n\r\n")
+        connection.send(request)
         connection.close()
         yield 1
+
+
+def http_connections(open_connection):
+    """To the port of health and metrics."""
+    return requests_left_behind(open_connection, b"GET /livez HTTP/1.1\r\n\r\n")
 
 
 HTTP_FLOODS = [http_connections]

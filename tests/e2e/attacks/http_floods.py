@@ -3,6 +3,8 @@
 import contextlib
 import time
 
+from .floods import requests_left_behind, silent_connections
+
 BLOCK = 500  # requests in one write
 PARALLEL = 64  # connections that are kept beside each other
 GET = b"GET /v1/models HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -28,18 +30,12 @@ def _reopened(open_connection, greeting=b""):
 
 def api_connections(open_connection):
     """Requests, each on a connection of its own that is closed before the answer."""
-    while True:
-        connection = open_connection(preface=False)
-        connection.send(GET)
-        connection.close()
-        yield 1
+    return requests_left_behind(open_connection, GET)
 
 
 def api_silent_connections(open_connection):
     """Connections that say nothing."""
-    while True:
-        open_connection(preface=False)
-        yield 1
+    return silent_connections(open_connection)
 
 
 def api_used_connections(open_connection):
