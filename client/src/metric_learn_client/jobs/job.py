@@ -16,7 +16,7 @@ from typing import Optional, Union
 import numpy as np
 
 from metric_learn_client.jobs.errors import RefusedError, Stopped
-from metric_learn_client.jobs.inputs import Input
+from metric_learn_client.jobs.inputs.input_rows import Input
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions, check_choice
 from metric_learn_client.jobs.output.output import Output, open_output

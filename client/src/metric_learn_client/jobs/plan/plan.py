@@ -19,8 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs import Input
-from metric_learn_client.jobs.inputs.input_rows import planned_schema
+from metric_learn_client.jobs.inputs.input_rows import Input, planned_schema
 from metric_learn_client.jobs.inputs.skipped import as_line
 from metric_learn_client.jobs.options import MAX_SHARDS, InputSpec
 from metric_learn_client.jobs.plan.changes import Changes, Rows
