@@ -15,7 +15,7 @@ from typing import Optional, Union
 
 import numpy as np
 
-from metric_learn_client.jobs.errors import RefusedError, Stopped
+from metric_learn_client.jobs.errors import OutputError, RefusedError, Stopped
 from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.inputs.input_rows import Input
 from metric_learn_client.jobs.observer import Observer
@@ -79,6 +79,11 @@ def run_job(
         tasks = list(_tasks(output, plan, mine, retry_failed))
         _check_space(output, options, plan, tasks)
         summary = _run(output, plan, mine, worker, tasks, stop, observer)
+        if not summary.complete and not retry_failed:
+            raise OutputError(
+                f"{output.name}: only {summary.done_shards} of {summary.shards} shards are there although all were "
+                "written: somebody removed the others; run the same command again: it goes on"
+            )
         if tasks and may_have_moved(plan):
             check_places(open_input(records.spec_of(record)), plan)
         return replace(summary, sync=sync)
