@@ -259,9 +259,9 @@ def check_places(source: Input, plan: Plan) -> None:
 
 
 def may_have_moved(plan: Plan) -> bool:
-    """Whether a table or an archive of the plan is another than it was; one that is away gives no wrong picture."""
+    """Whether a table or archive of the plan is another than it was; one that cannot be read gave no wrong picture."""
     for then in plan.signature or () if plan.in_sources else ():
-        with suppress(InputError):
+        with suppress(Exception):  # whatever reading it raises
             if edges(then[0]) != then:
                 return True
     return False
