@@ -1,7 +1,6 @@
 """Calls begin in turn, connection by connection, whatever stands before them inside gRPC."""
 
 import asyncio
-import threading
 
 import grpc
 import grpc.aio
@@ -14,21 +13,6 @@ from tests.integration.servable.gateway.harness import WAIT_S, Harness, predict,
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
 
-class Stopped:
-    """The event loop stands still inside the block, so that calls pile up inside gRPC."""
-
-    def __init__(self, harness):
-        self._loop, self._goes_on = harness.loop, threading.Event()
-
-    def __enter__(self):
-        stands = threading.Event()
-        self._loop.call_soon_threadsafe(lambda: (stands.set(), self._goes_on.wait(WAIT_S)))
-        assert stands.wait(WAIT_S)
-
-    def __exit__(self, *exc):
-        self._goes_on.set()
-
-
 def test_a_known_caller_does_not_wait_for_the_calls_of_a_stranger_that_came_first(tmp_path):
     with Harness(tmp_path) as harness, harness.channel(options=OWN_CONNECTION) as known:
         predict(known, request(b"good"))
@@ -36,7 +20,7 @@ def test_a_known_caller_does_not_wait_for_the_calls_of_a_stranger_that_came_firs
             grpc.channel_ready_future(stranger).result(WAIT_S)
             refused, answered = stranger.unary_unary(wire.GET_MODEL_PATH), known.unary_unary(wire.GET_MODEL_PATH)
             left = []
-            with Stopped(harness):
+            with harness.standing():
                 sent = [refused.future(b"\x99", timeout=WAIT_S) for _ in range(250)]  # so it is never known
                 last = answered.future(b"", timeout=WAIT_S)
                 last.add_done_callback(lambda _: left.append(sum(not each.done() for each in sent)))
@@ -50,7 +34,7 @@ def test_a_known_caller_does_not_wait_for_the_calls_of_a_stranger_that_came_firs
 def test_a_server_with_hundreds_of_calls_that_wait_for_their_turn_stops(tmp_path):
     with Harness(tmp_path) as harness, harness.channel(options=OWN_CONNECTION) as channel:
         grpc.channel_ready_future(channel).result(WAIT_S)
-        with Stopped(harness):
+        with harness.standing():
             sent = [channel.unary_unary(wire.GET_MODEL_PATH).future(b"", timeout=WAIT_S) for _ in range(250)]
             stopping = harness.start(harness.gateway.stop())
         stopping.result(WAIT_S)
