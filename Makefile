@@ -81,5 +81,5 @@ test-long:  ## chaos, soak, scale and version-matrix runs
 bench: client-env engine-env server-env export-env bench-env  ## [BENCH=short]: speed against the bare network and other servers
 	$(CLIENT) -m tests.benchmarks.suite $(if $(filter short,$(BENCH)),--short)
 
-release: release-env  ## VERSION=x.y.z [DRY_RUN=1]: sdist, wheel, SBOMs, digests and a tag of what is committed
-	.venv/release/bin/python client/release/release.py $(if $(DRY_RUN),--dry-run) "$(VERSION)"
+release: release-env  ## VERSION=x.y.z or DRY_RUN=1: sdist, wheel, SBOMs, digests and a tag of what is committed
+	.venv/release/bin/python client/release/release.py $(if $(DRY_RUN),--dry-run) $(if $(filter file,$(origin VERSION)),,"$(VERSION)")
