@@ -17,20 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATTERN = "device-*.state"
-# Process, time of the last proof, begin of the oldest run under way (0 = none), taken out.
-_ROW = struct.Struct("=qdd?")
+# Process, time of the last proof, begin of the oldest run under way (0 = none) or when it was taken out, taken out,
+# since when and how many of its rows are doubtful.
+_ROW = struct.Struct("=qdd?dq")
 
 
 @dataclass(frozen=True)
 class DeviceState:
-    """proved: it gave the right embedding. running_s: of the oldest run under way, 0 without one. taken_out: by its
-    worker, which ends with it."""
+    """proved: it gave the right embedding. running_s: of the oldest run under way, also where its worker ended in it; 0
+    without one. taken_out: by its worker, which ends with it. doubtful: images that it had answered by then and of
+    which nothing tells that they were right; since when, monotonic."""
 
     device: int
     pid: int
     proved: bool
     running_s: float
     taken_out: bool = False
+    doubtful: int = 0
+    doubtful_since: float = 0.0
 
 
 class DeviceWatch:
@@ -41,7 +45,7 @@ class DeviceWatch:
             file.truncate(_ROW.size)
             self._map = mmap.mmap(file.fileno(), 0)
         self._proved_at = 0.0
-        self._taken_out = False
+        self._taken_out: tuple[bool, float, int] = (False, 0.0, 0)
         self._running: list[float] = []  # when they began
         self._lock = threading.Lock()
         self._write()
@@ -63,10 +67,10 @@ class DeviceWatch:
             self._proved_at = time.monotonic()
             self._write()
 
-    def took_out(self) -> None:
+    def took_out(self, doubtful_since: float, doubtful: int) -> None:
         with self._lock:
-            self._taken_out = True
-            self._running.clear()
+            self._taken_out = (True, doubtful_since, doubtful)
+            self._running = [time.monotonic()]  # so that its end is known as one in the network
             self._write()
 
     def proved_within(self, seconds: float) -> bool:
@@ -74,7 +78,7 @@ class DeviceWatch:
 
     def _write(self) -> None:
         began_at = min(self._running, default=0.0)
-        _ROW.pack_into(self._map, 0, os.getpid(), self._proved_at, began_at, self._taken_out)
+        _ROW.pack_into(self._map, 0, os.getpid(), self._proved_at, began_at, *self._taken_out)
 
 
 def read(directory: Path) -> list[DeviceState]:
@@ -82,9 +86,17 @@ def read(directory: Path) -> list[DeviceState]:
     states = []
     for file in sorted(directory.glob(PATTERN)):
         try:
-            pid, proved_at, began_at, taken_out = _ROW.unpack(file.read_bytes())
+            pid, proved_at, began_at, taken_out, since, doubtful = _ROW.unpack(file.read_bytes())
         except (OSError, struct.error):  # being made
             continue
         running_s = time.monotonic() - began_at if began_at else 0.0
-        states.append(DeviceState(int(file.stem.partition("-")[2]), pid, proved_at > 0, running_s, taken_out))
+        number = int(file.stem.partition("-")[2])
+        states.append(DeviceState(number, pid, proved_at > 0, running_s, taken_out, doubtful, since))
     return states
+
+
+def ran_since(directory: Path, at: float) -> bool:
+    """Whether a device was taken out after `at` (monotonic), or a run that began since is under way, or saw the end of
+    its worker."""
+    now = time.monotonic()
+    return any(state.running_s and now - state.running_s >= at for state in read(directory))
