@@ -335,7 +335,7 @@ class SupervisionSection(_Section):
         ge=1,
         le=100_000,
         description="in a row without `stable_s` of service between them; one more and the server gives up (exit 4); "
-        "ends with images in them do not count",
+        "ends with images in them do not count, unless a device's worker ended in a run of the network",
     )
     stable_s: float = Field(default=30.0, ge=0, le=86400, description="of service: earlier failures are forgotten")
     backoff_initial_s: float = Field(

@@ -1,6 +1,7 @@
 """A device's worker: the proof before the first answer, the end of a worker whose device is not to be trusted."""
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -40,9 +41,9 @@ print(runs)
 """
 
 
-def child(folder, wrong="lambda rows: rows", check_s=60, copies=1, row_s=60):
+def child(folder, wrong="lambda rows: rows", check_s=60, copies=1, row_s=60, setup=""):
     code = textwrap.dedent(CHILD).replace("WRONG", f"({wrong})").replace("CHECK_S", str(check_s))
-    code = code.replace("COPIES", str(copies)).replace("ROW_S", str(row_s))
+    code = setup + code.replace("COPIES", str(copies)).replace("ROW_S", str(row_s))
     return subprocess.run([sys.executable, "-c", code, str(folder)], cwd=REPOSITORY, capture_output=True, text=True)
 
 
@@ -92,6 +93,25 @@ def test_a_device_that_gives_rows_that_are_not_finite_from_now_on_is_taken_out(t
     assert done.returncode == -9 and done.stdout.startswith("WrongEmbeddingError: at batch size 1")
 
 
+@pytest.mark.parametrize(("other_s", "taken_out"), [(0.002, True), (0.01, False)])
+def test_one_that_is_far_slower_than_another_is_taken_out(tmp_path, other_s, taken_out):
+    DeviceWatch(tmp_path, 4).proved(other_s)
+    done = child(
+        tmp_path, "lambda rows: (time.sleep(0.06 if len(rows) == 4 else 0), rows)[1]", copies=1, setup="import time"
+    )
+    assert done.returncode == (-9 if taken_out else 0), done.stderr
+    if taken_out:
+        assert re.match(
+            r"DeviceError: a run of 4 images takes 0.06\d* s, another device 0.002 s: device 3", done.stdout
+        )
+
+
+def test_a_slow_run_or_two_are_none(tmp_path):
+    DeviceWatch(tmp_path, 4).proved(0.002)
+    done = child(tmp_path, "lambda rows: (time.sleep(0.06 if len(runs) < 6 else 0), rows)[1]", setup="import time")
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_run_under_way_is_seen_with_its_time(tmp_path):
     watch = DeviceWatch(tmp_path, 0)
     assert not watch.proved_within(60)
@@ -99,11 +119,11 @@ def test_a_run_under_way_is_seen_with_its_time(tmp_path):
         (state,) = read(tmp_path)
         assert state.pid == os.getpid() and state.running_s > 0 and not state.proved
         with watch.run():
-            watch.proved()
+            watch.proved(0.25)
         (later,) = read(tmp_path)
         assert later.running_s >= state.running_s and later.proved  # the first still is under way
     (state,) = read(tmp_path)
-    assert state.proved and state.running_s == 0 and watch.proved_within(60)
+    assert state.proved and state.full_run_s == 0.25 and state.running_s == 0 and watch.proved_within(60)
 
 
 def test_a_file_that_is_being_made_counts_as_nothing(tmp_path):
