@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -117,7 +118,7 @@ class Plan:
         """The rows of a shard. Not thread-safe."""
         index, place = self.extent_of(shard)
         if index not in self._open:
-            self._open[index] = pa.ipc.open_file(pa.memory_map(str(self.folder / _rows_file(index))))
+            self._open[index] = pa.ipc.open_file(pa.memory_map(os.fsencode(self.folder / _rows_file(index))))
         return self._open[index].get_batch(place)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -290,7 +291,7 @@ def _write(
     if hashes:
         known = [path_hashes(batch) for batch in before.batches()] if before is not None else []
         if changed := repeated(hashes, known):
-            with pa.memory_map(str(folder / _NEW_ROWS)) as mapped, pa.ipc.open_file(mapped) as file:
+            with pa.memory_map(os.fsencode(folder / _NEW_ROWS)) as mapped, pa.ipc.open_file(mapped) as file:
                 written = (file.get_batch(index) for index in range(file.num_record_batches))
                 with _shard_writer(folder / _RENAMED_ROWS, schema) as writer:
                     for shard in with_unique_paths(written, changed, hashes, known):
@@ -301,7 +302,7 @@ def _write(
 
 @contextmanager
 def _shard_writer(path: Path, schema: pa.Schema) -> Iterator[pa.ipc.RecordBatchFileWriter]:
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+    with pa.OSFile(os.fsencode(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         yield writer
 
 
