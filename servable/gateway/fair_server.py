@@ -3,7 +3,8 @@
 gRPC's own threads accept calls as fast as a stranger sends them. grpc.aio takes them over one at a time, in the order
 in which they came, and is told of one event in each round of the event loop: where a stranger sends more, his calls,
 dead ones too, stand before everybody else's by the thousand. Here gRPC is asked for many at a time, so that the line is
-where it can be looked at (limits/turns.py), and one round of the loop takes all events that are there.
+where it can be looked at (limits/turns.py), and one round of the loop takes all events that are there. An address whose
+new connections have too many calls in that line opens no more until it is short again (limits/newcomers.py).
 
 Both reach into grpcio (1.80, 1.83), which has no public way: one method of its compiled part is replaced, and one
 reader of the event loop. tests/integration/servable/gateway/test_turns.py shows that they are in effect.
@@ -12,6 +13,7 @@ reader of the event loop. tests/integration/servable/gateway/test_turns.py shows
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Awaitable, Sequence
 from typing import Any, Callable, Optional
@@ -20,10 +22,15 @@ import grpc
 from grpc._cython import cygrpc
 from grpc.aio import _server
 
-from servable.gateway.limits.turns import Turns
+from servable.gateway.limits.newcomers import Newcomers, listening_sockets
+from servable.gateway.limits.turns import Turns, address_of
 
 ASKED = 64  # calls that gRPC may hand over in one round of the loop, in which one begins
 MOST_WAITING = 1000  # 24 KB each
+CROWD, CALM = 256, 32  # calls of new connections of one address, beyond which it opens no more, and until when
+LOOK_S = 0.05  # between two looks at them
+TOLD_S = 60.0  # between two lines in the log
+log = logging.getLogger(__name__)
 
 
 class FairServer(_server.Server):  # type: ignore[misc]
@@ -33,6 +40,23 @@ class FairServer(_server.Server):  # type: ignore[misc]
         self._loop = cygrpc.get_working_loop()
         self._server = _Core(self._loop, None, (), (), tuple(options), None)
         take_all_events(self._loop)
+        self._ports: list[int] = []
+
+    def add_insecure_port(self, address: str) -> int:
+        self._ports.append(super().add_insecure_port(address))
+        return self._ports[-1]
+
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
+        self._ports.append(super().add_secure_port(address, server_credentials))
+        return self._ports[-1]
+
+    async def start(self) -> None:
+        await super().start()
+        self._server.newcomers = Newcomers([each for port in self._ports for each in listening_sockets(port)])
+
+    async def stop(self, grace: Optional[float]) -> None:
+        self._server.newcomers.close()
+        await super().stop(grace)
 
     def noting(self, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         """The same for bytes; a connection that gets an answer without an error is known from then on."""
@@ -55,6 +79,8 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]
         super().__init__(loop, *arguments)
         self._own_loop = loop
         self.turns: Turns[Any] = Turns(MOST_WAITING)
+        self.newcomers = Newcomers([])
+        self._told_at = -TOLD_S
         self._asking: list[asyncio.Task[None]] = []
         self._arrived = asyncio.Event()
         self._ended: Optional[BaseException] = None
@@ -75,13 +101,35 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]
         try:
             while self._ended is None:
                 state = await request_call()
-                # gRPC ends a call that nobody holds any more: its caller gets CANCELLED.
-                self.turns.add(cygrpc._ServicerContext(state, None, None, self._own_loop).peer(), state)
+                peer = cygrpc._ServicerContext(state, None, None, self._own_loop).peer()
+                self.turns.add(peer, state)  # gRPC ends a call that nobody holds any more: its caller gets CANCELLED
                 self._arrived.set()
+                if len(self.turns) > CROWD:
+                    self._look_at(address_of(peer))
         except BaseException as error:
             self._ended = error
         self.turns = Turns(MOST_WAITING)  # the server does not stop while it has calls
         self._arrived.set()
+
+    def _look_at(self, address: str) -> None:
+        """Whether too many calls of new connections of this address wait."""
+        waiting = self.turns.waiting(address)
+        if address in self.newcomers.held or waiting <= CROWD:
+            return
+        self.newcomers.hold(address)
+        self._own_loop.call_later(LOOK_S, self._look_again, address)
+        now = self._own_loop.time()
+        if now > self._told_at + TOLD_S:
+            self._told_at = now
+            log.warning(
+                "%d calls of new connections of %s wait; further connections from there do, too", waiting, address
+            )
+
+    def _look_again(self, address: str) -> None:
+        if self.turns.waiting(address) > CALM and self._ended is None:
+            self._own_loop.call_later(LOOK_S, self._look_again, address)
+        else:
+            self.newcomers.let_go(address)
 
 
 def take_all_events(loop: Any) -> bool:

@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from .attacks.floods import FLOODS
+from .attacks.http2_floods import HTTP2_FLOODS
 from .attacks.http_floods import API_FLOODS
 from .conftest import REPOSITORY, VERSIONS, Server, free_port, start, stop
 from .load import IMAGES, OPTIONS, predict_on, request_of
@@ -30,7 +31,7 @@ from .test_security import TOKEN, Files
 MB = 1024 * 1024
 MOST_MB = 100  # that the server's process may grow by
 PATIENCE_S = 2.0
-NAMES = [flood.__name__ for flood in FLOODS]
+NAMES = [flood.__name__ for flood in [*FLOODS, *HTTP2_FLOODS]]
 API_NAMES = [flood.__name__ for flood in API_FLOODS]
 
 

@@ -28,6 +28,10 @@ class Turns(Generic[_Item]):
     def __len__(self) -> int:
         return self._count
 
+    def waiting(self, line: str) -> int:
+        """How many wait there: the peer of a known connection, or the address of all others (`address_of`)."""
+        return len(self._lines.get(line, ()))
+
     def answered(self, peer: str) -> None:
         """The connection has got what it asked for."""
         self._known[peer] = None
