@@ -80,6 +80,11 @@ def folder(tmp_path):
     return tmp_path
 
 
+def masked(text):
+    """Times and cosines differ from machine to machine."""
+    return re.sub(r"\d+\.\d+", "#", text)
+
+
 def words(lines):
     return [" ".join(re.split(r"[ =]", line)[:2]) for line in lines]
 
@@ -154,7 +159,7 @@ def test_the_quickstart_can_be_followed_word_for_word(served, environment, folde
             done = subprocess.run(line, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, (line, done.stderr)
             said += (done.stdout + done.stderr).replace(environment["METRIC_LEARN_ENDPOINT"], "127.0.0.1:5500")
-        assert [line for line in printed if line not in said] == []
+        assert [line for line in printed if masked(line) not in masked(said)] == []
     assert np.load(folder / "two.npy").shape == (2, 2048)
     assert (folder / "found.html").stat().st_size > 10_000
 
