@@ -116,6 +116,8 @@ def test_bench_says_what_it_will_not_report(fake):
         assert run("bench", "--endpoint", fake.endpoint, *wrong).returncode == 2
     both = ["--concurrency-range", "1", "--request-rate-range", "1"]
     assert run("bench", "--endpoint", fake.endpoint, *both).returncode == 2
+    done = run("bench", "--endpoint", fake.endpoint, "--batch-size", "257")
+    assert done.returncode == 2 and "--batch-size 257: a call of this service has at most 256 images" in done.stderr
     assert run("bench", "--endpoint", "127.0.0.1:1", "--deadline-s", "5").returncode == 4
 
 

@@ -15,15 +15,17 @@ from typing import Optional, Union
 
 import numpy as np
 
-from metric_learn_client.jobs.errors import RefusedError, Stopped
-from metric_learn_client.jobs.inputs import Input
+from metric_learn_client.jobs.errors import OutputError, RefusedError, Stopped
+from metric_learn_client.jobs.inputs.input_kinds import open_input
+from metric_learn_client.jobs.inputs.input_rows import Input
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions, check_choice
+from metric_learn_client.jobs.output import record as records
 from metric_learn_client.jobs.output.output import Output, open_output
 from metric_learn_client.jobs.output.seen import Seen, read_seen
 from metric_learn_client.jobs.output.shard_files import read_stats
 from metric_learn_client.jobs.output.summary import JobSummary, failure_column, summarise
-from metric_learn_client.jobs.plan.plan import Plan
+from metric_learn_client.jobs.plan.plan import Plan, check_places, may_have_moved
 from metric_learn_client.jobs.plan.sync import SYNC_BY, Found, find_changes
 from metric_learn_client.jobs.prepare import IF_EXISTS, open_job
 from metric_learn_client.jobs.work.engines import engine
@@ -50,9 +52,10 @@ def run_job(
     """Does what is missing of the job (with retry_failed: its failures again, whatever rows were added to the input
     or taken away meanwhile) and says what the directory holds.
 
-    Raises RefusedError, InputError, OutputError; OutageError after max_outage_s without the service; RejectedError
-    where it will not serve this caller; Stopped soon after `stop` was set by somebody. KeyboardInterrupt passes
-    through. After each of them the shards that are committed stay, and the same call goes on.
+    Raises RefusedError; InputError, also at the end, for a table or an archive that was written anew while it was
+    read; OutputError; OutageError after max_outage_s without the service; RejectedError where it will not serve this
+    caller; Stopped soon after `stop` was set by somebody. KeyboardInterrupt passes through. After each of them the
+    shards that are committed stay, and the same call goes on.
     """
     check_choice("if_exists", if_exists, IF_EXISTS)
     check_choice("sync_by", sync_by, SYNC_BY)
@@ -75,7 +78,15 @@ def run_job(
         worker = worker_spec(output, options, run, connect, record.model, limits, plan)
         tasks = list(_tasks(output, plan, mine, retry_failed))
         _check_space(output, options, plan, tasks)
-        return replace(_run(output, plan, mine, worker, tasks, stop, observer), sync=sync)
+        summary = _run(output, plan, mine, worker, tasks, stop, observer)
+        if not summary.complete and not retry_failed:
+            raise OutputError(
+                f"{output.name}: only {summary.done_shards} of {summary.shards} shards are there although all were "
+                "written: somebody removed the others; run the same command again: it goes on"
+            )
+        if tasks and may_have_moved(plan):
+            check_places(open_input(records.spec_of(record)), plan)
+        return replace(summary, sync=sync)
 
 
 def _run(

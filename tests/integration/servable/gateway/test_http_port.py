@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from servable.gateway.http import application, http_connection
+from servable.gateway.http.listener import TAKEN
 from tests.integration.servable.gateway.fake_serving import embedding_of
 from tests.integration.servable.gateway.harness import (
     WAIT_S,
@@ -421,6 +422,23 @@ def test_a_thousand_silent_connections_keep_nobody_out(tmp_path):
             if number % 100 == 99:
                 assert harness.api("POST", "/embed", b"abc")[0] == 200
         assert len(harness.gateway._api._open) <= 64
+
+
+def test_many_connections_that_come_at_once_leave_the_event_loop_to_others_in_between(tmp_path):
+    counts = []
+
+    def count(server, loop):
+        counts.append(len(server._open))
+        if counts[-1] < 200:
+            loop.call_soon(count, server, loop)
+
+    with Harness(tmp_path) as harness, contextlib.ExitStack() as stack:
+        with harness.standing():
+            for _ in range(200):
+                stack.enter_context(harness.api_socket())
+            harness.loop.call_soon_threadsafe(count, harness.gateway._api, harness.loop)
+        until(lambda: counts and counts[-1] >= 200, "all connections")
+    assert max(after - before for before, after in zip(counts, counts[1:])) <= TAKEN
 
 
 def test_where_every_connection_has_a_call_the_newcomer_is_told_to_come_again(tmp_path):

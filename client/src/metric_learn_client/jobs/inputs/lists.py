@@ -6,7 +6,6 @@ import csv
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any, Optional
@@ -16,7 +15,7 @@ import pyarrow as pa
 from metric_learn_client.image_names import IMAGE_SUFFIXES, PATH_COLUMNS, SOP_HEADER, as_text, path_column
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked, planned_schema
-from metric_learn_client.jobs.inputs.text import file_lines, lines_of
+from metric_learn_client.jobs.inputs.text import file_lines, stdin_lines
 from metric_learn_client.jobs.options import InputSpec
 from metric_learn_client.jobs.storage import is_url, open_file, require
 
@@ -201,9 +200,7 @@ class ListInput(Input):
         if self._stdin_lines is not None:
             lines, self._stdin_lines = self._stdin_lines, iter(())
             return lines
-        if sys.stdin is None:
-            raise InputError("-: standard input is closed")
-        return lines_of(sys.stdin.buffer, "standard input", nul_ends=nul_ends)
+        return stdin_lines(nul_ends=nul_ends)
 
 
 def _detect(look: list[str], name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional
@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs import Input
-from metric_learn_client.jobs.inputs.input_rows import planned_schema
+from metric_learn_client.jobs.inputs.input_rows import Input, planned_schema
 from metric_learn_client.jobs.inputs.skipped import as_line
+from metric_learn_client.jobs.inputs.sources import edges
 from metric_learn_client.jobs.options import MAX_SHARDS, InputSpec
 from metric_learn_client.jobs.plan.changes import Changes, Rows
 from metric_learn_client.jobs.plan.known import KnownRows
@@ -227,6 +227,8 @@ def known_rows(plan: Plan, source: Input) -> KnownRows:
         rows = (batch.filter(pc.is_in(batch.column("plan:source"), value_set=present)) for batch in rows)
     firsts = itertools.accumulate((extent.shards for extent in plan.extents[:-1]), initial=0)
     columns = set(source.columns.names).intersection(*(plan.read(first).schema.names for first in firsts))
+    if plan.image_column is not None:  # a table that changed at all is refused
+        columns = set()
     return KnownRows(rows, plan.sources, sorted(columns))
 
 
@@ -250,9 +252,18 @@ def check_places(source: Input, plan: Plan) -> None:
         if not known.missing:
             return
     raise InputError(
-        f"{changed[0]} changed since its rows were planned, and they cannot be told from others any more. Put new "
-        "rows into files of their own, or begin anew with --overwrite"
+        f"{changed[0]} changed since its rows were planned, and they cannot be told from others any more: --sync "
+        "embeds it anew, --overwrite begins anew. Put new rows into files of their own"
     )
+
+
+def may_have_moved(plan: Plan) -> bool:
+    """Whether a table or an archive of the plan is another than it was; one that is away gives no wrong picture."""
+    for then in plan.signature or () if plan.in_sources else ():
+        with suppress(InputError):
+            if edges(then[0]) != then:
+                return True
+    return False
 
 
 def check_kind(source: Input, plan: Plan) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs import open_input
+from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.inputs.text import encoding_of
 from metric_learn_client.jobs.options import InputSpec
 
@@ -193,6 +193,13 @@ def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path, m
     name = write(tmp_path / "list.txt", "a.jpg\n" + "x" * 5000)
     with pytest.raises(InputError, match=r"line 2: more than 1000 characters; is it a list?"):
         rows_of(name)
+
+
+def test_nul_bytes_without_an_end_are_refused(monkeypatch):
+    with open("/dev/zero", "rb") as zeros:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(zeros))
+        with pytest.raises(InputError, match=r"standard input: 65536 NUL bytes in a row; is it a list?"):
+            paths_of("-")
 
 
 def test_closed_standard_input_is_refused_in_one_line(monkeypatch):
