@@ -28,9 +28,7 @@ IMAGE_S = 8.0  # for one to come through, on a busy host
 LOOK_S = 0.25  # between two looks at a process that has not answered
 # Of the process, its decoders aside: it copies the image and takes its pixels back, which is milliseconds.
 PROCESSOR_S = 1.0
-IDLE_LOOKS = (
-    6  # in a row, at all of which no thread of it and of its decoders ran or could have run: it waits for nothing
-)
+IDLE_LOOKS = 6  # in a row, at which no thread of it and of its decoders ran or could have: nothing will wake it
 
 
 @contextlib.asynccontextmanager

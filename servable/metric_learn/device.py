@@ -64,7 +64,7 @@ class Device:
         try:
             return self._golden.call(model, instances, self._run)
         except WrongRow as error:
-            self._end(f"WrongEmbeddingError: {error}")
+            self._end_wrong(error)
 
     def _run(self, model: Any, instances: Sequence[Sequence[Array]]) -> Any:
         with self._watch.run():
@@ -86,7 +86,7 @@ class Device:
                 for (row,), picture in zip(rows, pictures):
                     self._golden.check(row, size, expected if picture is negative else None)
             except WrongRow as error:
-                self._end(f"WrongEmbeddingError: {error}")
+                self._end_wrong(error)
         self._golden.all_right()
         self._watch.proved(self._fast_enough_s(model, size, seconds))
 
@@ -106,9 +106,12 @@ class Device:
             seconds, tries = min(seconds, time.monotonic() - began_at), tries + 1
         return seconds
 
-    def _end(self, reason: str) -> NoReturn:
+    def _end_wrong(self, error: WrongRow) -> NoReturn:
+        self._end(f"WrongEmbeddingError: {error}", *self._golden.unseen())
+
+    def _end(self, reason: str, doubtful_since: float = 0.0, doubtful: int = 0) -> NoReturn:
         print(f"{reason}: device {self._number} is taken out", flush=True)
-        self._watch.took_out(*self._golden.unseen())
+        self._watch.took_out(doubtful_since, doubtful)
         os.kill(os.getpid(), signal.SIGKILL)  # no way out that the worker's other threads could hold up
         raise SystemExit
 
