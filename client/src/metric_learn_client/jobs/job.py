@@ -7,13 +7,14 @@ import platform
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Optional, Union
 
 import numpy as np
+import pyarrow as pa
 
 from metric_learn_client.jobs.errors import OutputError, RefusedError, Stopped
 from metric_learn_client.jobs.inputs.input_kinds import open_input
@@ -34,6 +35,8 @@ from metric_learn_client.jobs.work.pipeline import ShardTask
 from metric_learn_client.jobs.work.reader import Reader
 from metric_learn_client.jobs.work.worker import Connect, WorkerSpec, rewrite
 from metric_learn_client.wire import EMBEDDING_DIM
+
+_FIRST_FILES = 100  # of those that were embedded, that are looked at before a job goes on
 
 
 def run_job(
@@ -72,6 +75,8 @@ def run_job(
             find = partial(_changes, output, run, sync_by)
             same_rows = not retry_failed
             plan, record, sync = open_job(output, spec, options, model, if_exists, same_rows, find)
+        if if_exists == "resume" and same_rows:
+            _check_files(output, run, plan)
         mine = list(range(run.shard_index, plan.shards, run.num_shards))
         output.prepare()
         output.recover(mine if run.num_shards > 1 else None)
@@ -159,6 +164,35 @@ def _tasks(output: Output, plan: Plan, mine: list[int], retry_failed: bool) -> I
             places = np.setdiff1d(np.union1d(places, failed), plan.gone(shard))
         if len(places) or generation != plan.generation_of(shard):
             yield ShardTask(shard, places, merges=True)
+
+
+def _check_files(output: Output, run: RunOptions, plan: Plan) -> None:
+    """Raises RefusedError where no picture of the first that were embedded has the size that it had: other files under
+    the same names, of which a run that goes on would take some for embedded."""
+    shard = next(iter(output.committed()), None)
+    if shard is None or plan.in_sources:
+        return
+    with suppress(pa.ArrowException):  # damaged: nothing to compare with
+        seen = read_seen(output, shard)
+        stats = read_stats(output, shard)
+        first = plan.span(shard)[0]
+        failed = failure_column(output, stats, "row") if stats["failed"] else []
+        others = {*failed, *(first + plan.gone(shard)), *(first + plan.changed(shard, stats.get("generation", 0)))}
+        _check_sizes(output, run, plan, shard, {row: each for row, each in (seen or {}).items() if row not in others})
+
+
+def _check_sizes(output: Output, run: RunOptions, plan: Plan, shard: int, seen: dict[int, Seen]) -> None:
+    rows = list(seen)[:_FIRST_FILES]
+    there = plan.read(shard).take(pa.array(np.array(rows, np.int64) - plan.span(shard)[0]))
+    now = Reader(plan, run.max_image_bytes, run.read_timeout_s).look(there)
+    sizes = [(seen[row].size, each.size) for row, each in zip(rows, now)]
+    compared = [then != after for then, after in sizes if then is not None and after is not None]
+    if compared and all(compared):
+        raise RefusedError(
+            f"{output.name}: the files have other sizes than when they were embedded, as "
+            f"{there.column('image_path')[0].as_py()!r}: --sync embeds anew what changed; for another folder with the "
+            "same names, name another directory"
+        )
 
 
 def _changes(output: Output, run: RunOptions, by: str, plan: Plan, source: Input) -> Found:
