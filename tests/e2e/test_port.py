@@ -186,7 +186,13 @@ def test_a_flood_of_http_costs_little_memory_and_no_call_of_two_neighbours(serve
     assert max(neighbour.p99(), http_neighbour.p99()) < max(PATIENCE_S, 4 * busy_p99_of_both)
 
 
-@pytest.mark.parametrize("name", ["malformed_headers", pytest.param("api_large_bodies", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "malformed_headers",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("api_large_bodies", "long_settings")),
+    ],
+)
 def test_what_a_flood_took_is_given_back(server, neighbour, name):
     process = psutil.Process(server.process.pid)
     endpoint = server.api_endpoint if name.startswith("api_") else server.endpoint

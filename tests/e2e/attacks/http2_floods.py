@@ -168,6 +168,7 @@ def watches(open_connection):
         yield 150
 
 
+# long_settings is not among them: it takes 100 to 350 MB, which are given back.
 HTTP2_FLOODS = [
     made_resets,
     overflowing_windows,
@@ -177,7 +178,6 @@ HTTP2_FLOODS = [
     table_bombs,
     table_sizes,
     changing_windows,
-    long_settings,
     padding,
     goaways,
     single_bytes,

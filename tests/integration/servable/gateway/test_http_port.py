@@ -201,6 +201,19 @@ def test_chunks_without_end_are_refused_at_the_limit(harness):
     assert status_of(sent(harness, HEAD + b"transfer-encoding: chunked\r\n\r\n", *[chunk] * 6)) == 413
 
 
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [(b"zz\r\n", 400), (b"1\r\nxx\r\n", 400), (b"-1\r\n", 400), (b"0\r\n" + b"a: b\r\n" * 5000, 431)],
+    ids=["no length", "longer than said", "a negative length", "trailers without an end"],
+)
+def test_a_body_that_breaks_off_its_form_is_answered_at_once_and_not_when_its_time_is_over(harness, rest, status):
+    began = time.monotonic()
+    answer = sent(harness, HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n", rest)
+    assert status_of(answer) == status and answer.count(b"HTTP/1.1 4") == 1 and b"connection: close" in answer
+    assert time.monotonic() - began < harness.settings.deadlines.read_body_s / 2
+    assert harness.api("POST", "/embed", b"abc")[0] == 200
+
+
 def test_a_caller_that_sends_all_of_a_body_that_is_refused_reads_why(harness):
     status, _, body = harness.api("POST", "/embed", b"x" * 150_000)
     assert status == 413 and "100000 bytes" in error_of(body)["message"]
