@@ -98,6 +98,5 @@ def _export_stand_in():
     for arguments in (
         ["stand-in", "--output", checkpoint],
         ["convert", "--checkpoint", checkpoint, "--version", "1", "--directory", str(VERSIONS), "--force", "--aipp"],
-        ["verify", "--version", "1", "--directory", str(VERSIONS)],
     ):
         subprocess.run([python, "-m", "export", *arguments], cwd=REPOSITORY, env=environment, check=True)

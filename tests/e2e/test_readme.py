@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +121,11 @@ def test_the_demo_runs_and_draws_its_contact_sheet():
 
 def test_export_and_serve_lead_to_a_ready_server(served):
     assert served.startswith("ready: ")
+
+
+def test_the_export_that_the_quickstart_makes_records_its_parity(served, environment):
+    parity = json.loads((Path(environment["MODELS"]) / "1" / "manifest.json").read_text())["parity"]
+    assert max(parity["worst_relative_distance"].values()) <= parity["tolerance"] == 1e-4
 
 
 def test_the_embed_command_writes_its_rows(served, environment, folder):
