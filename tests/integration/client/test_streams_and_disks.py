@@ -236,3 +236,13 @@ def test_an_output_of_another_kind_is_refused_with_its_reason(tmp_path):
     assert why_not(tmp_path / "x") is None and "it is a folder" in why_not(tmp_path)
     assert "no such folder" in why_not(tmp_path / "none" / "x")
     assert why_not(Path("/dev/null")) is None
+
+
+def test_a_working_directory_that_is_gone_is_one_line(fake, tmp_path):
+    for command in (
+        f"embed {tmp_path} --output-dir out --endpoint {fake.endpoint}",
+        f"index build {tmp_path} --output x",
+    ):
+        done = shell(f"mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir {tmp_path}/gone && {COMMAND} {command}")
+        said = "metric-learn: the working directory is not there any more; change to another\n"
+        assert (done.returncode, done.stderr) == (1, said)

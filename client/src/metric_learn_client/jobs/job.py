@@ -172,7 +172,7 @@ def _check_files(output: Output, run: RunOptions, plan: Plan) -> None:
     shard = next(iter(output.committed()), None)
     if shard is None or plan.in_sources:
         return
-    with suppress(pa.ArrowException):  # damaged: nothing to compare with
+    with suppress(pa.ArrowException, OSError):  # damaged, or not to be read: nothing to compare with
         seen = read_seen(output, shard)
         stats = read_stats(output, shard)
         first = plan.span(shard)[0]

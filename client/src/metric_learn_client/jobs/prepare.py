@@ -120,7 +120,7 @@ def _found(output: Output, spec: InputSpec, record: JobRecord) -> Plan:
     if listing != record.input["sha256"]:
         raise RefusedError(
             f"{output.name} holds another job: the input's rows changed (digest was {record.input['sha256'][:12]}, "
-            f"now {listing[:12]}). --extend embeds what was added; --overwrite begins anew"
+            f"now {listing[:12]}). --extend embeds what was added, --sync follows every change, --overwrite begins anew"
         )
     check_places(source, stored)
     return stored

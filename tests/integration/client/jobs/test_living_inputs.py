@@ -1,9 +1,12 @@
 """Inputs that change while a job reads them: every planned row ends in embeddings or failures, none with the picture
 of another, and what can no longer be told is said."""
 
+import contextlib
 import os
+import random
 import shutil
 import tarfile
+import threading
 from io import BytesIO
 
 import pyarrow as pa
@@ -16,6 +19,7 @@ from metric_learn_client.jobs.output.output import open_output
 from metric_learn_client.jobs.output.shard_files import read_shard, read_stats
 from metric_learn_client.testing import fake_embeddings
 from tests.integration.client.jobs.conftest import make_images
+from tests.integration.client.jobs.test_sync import rows_of
 
 FEW = {"shard_size": 10, "batch_size": 4, "in_flight": 2, "read_threads": 2}
 
@@ -41,6 +45,10 @@ def codes(out):
         for failure in content.failures:
             found[os.path.basename(failure.image_path)] = failure.code
     return found
+
+
+def embedded(out):
+    return {(row, what) for row, what in rows_of(out) if isinstance(what, bytes)}
 
 
 def embedding(content):
@@ -147,3 +155,75 @@ def test_a_folder_that_goes_away_while_it_is_listed_is_said(tmp_path):
     shutil.rmtree(tmp_path / "b")
     with pytest.raises(InputError, match="b: the folder cannot be listed: No such file or directory"):
         list(listed)
+
+
+def meddle(images, dice, stop):
+    """What people and programs do to a folder, one thing after another."""
+
+    def write(path, flags, content):
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | flags)  # no wait for a reader of what is a pipe now
+        os.write(descriptor, content)
+        os.close(descriptor)
+
+    def instead(path, make):
+        path.unlink()
+        make(path)
+
+    number = 0
+    while not stop.wait(0.0002):
+        number += 1
+        folder = images / f"folder-{dice.randrange(6)}"
+        path = folder / f"{dice.randrange(40):05d}.jpg"
+        aside = folder / "aside"
+        actions = [
+            path.unlink,
+            path.rmdir,
+            lambda path=path, number=number: write(path, os.O_CREAT | os.O_TRUNC, b"new %d" % number),
+            lambda path=path: write(path, os.O_APPEND, b" grown"),
+            lambda path=path, aside=aside, number=number: (aside.write_bytes(b"%d" % number), aside.replace(path)),
+            lambda path=path: instead(path, os.mkdir),
+            lambda path=path: instead(path, os.mkfifo),
+            lambda path=path: instead(path, lambda name: name.symlink_to(name)),
+            lambda path=path: os.truncate(path, dice.randrange(3)),
+            lambda path=path: os.utime(path, (dice.randrange(10**9), dice.randrange(10**9))),
+            lambda folder=folder: shutil.rmtree(folder),
+            lambda folder=folder: folder.exists() or make_images(folder, dice.randrange(40)),
+        ]
+        with contextlib.suppress(OSError):
+            dice.choice([*actions, *actions[-2:]])()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", range(10))
+def test_jobs_on_a_folder_that_never_rests_lose_no_row(tmp_path, fake, seed):
+    images, out, dice, stop = tmp_path / "in", tmp_path / "out", random.Random(seed), threading.Event()
+    for number in range(6):
+        make_images(images / f"folder-{number}", 40)
+    thread = threading.Thread(target=meddle, args=(images, random.Random(seed), stop))
+    thread.start()
+    outcomes = []
+    try:
+        for if_exists in ("resume", "extend", "sync", "resume", "sync", "extend"):
+            how = {"if_exists": if_exists, "sync_by": dice.choice(["time", "digest"])}
+            try:
+                summary = embed_dataset(images, out, endpoint=fake.endpoint, **FEW, **how)
+            except (InputError, RefusedError) as error:  # before work: other rows than before, a folder that went
+                outcomes.append(str(error))
+                continue
+            assert summary.complete and summary.succeeded + summary.failed == summary.rows
+            assert verify(out).problems == ()
+            outcomes.append(summary.rows)
+    finally:
+        stop.set()
+        thread.join()
+    print(outcomes)
+    for path in images.rglob("*.jpg"):
+        if path.is_symlink() or path.is_fifo():
+            path.unlink()
+    embed_dataset(images, out, endpoint=fake.endpoint, **FEW, if_exists="sync", sync_by="digest")
+    found = verify(out, with_input=True)
+    assert found.complete and found.problems == () and found.rows == found.input_rows
+    embed_dataset(images, tmp_path / "fresh", endpoint=fake.endpoint, **FEW)
+    assert sum(rows_of(out).values()) == sum(rows_of(tmp_path / "fresh").values())
+    assert embedded(out) == embedded(tmp_path / "fresh")  # a row may have failed for another reason than it would now

@@ -16,6 +16,7 @@ from metric_learn_client.jobs.options import InputSpec, spelled
 from metric_learn_client.jobs.patterns import expand_braces, has_wildcard
 from metric_learn_client.jobs.storage import is_url, open_file
 
+_SHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 _LISTS = (".txt", ".lst", ".list", ".csv", ".tsv")
 
 
@@ -52,6 +53,8 @@ def _kind(name: str, input_format: str) -> str:
         return "tar"
     if lower.endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")):
         raise InputError(f"{name}: images cannot be read from the middle of a compressed archive; unpack it to .tar")
+    if lower.endswith(_SHEETS) and not os.path.isdir(name):
+        raise InputError(f"{name}: a spreadsheet; save it as CSV, which Excel calls 'CSV UTF-8', and give that")
     if lower.endswith(_LISTS) and (is_url(name) or not os.path.isdir(name)):
         return "list"
     if lower.endswith(IMAGE_SUFFIXES) or has_wildcard(name) or is_url(name) or os.path.isdir(name):

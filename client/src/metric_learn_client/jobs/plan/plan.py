@@ -193,7 +193,7 @@ def build(
     count, shards = _write(rows, schema, shard_size, folder, before)
     if count == 0 and before is None:
         skipped = as_line(source.skipped.as_json())
-        raise InputError("the input has no images" + (f"; {skipped}; other names: --glob" if skipped else ""))
+        raise InputError("the input has no images" + (f"; {skipped}; {_OTHERS}" if skipped else ""))
     total = shards + sum(extent.shards for extent in extents)
     if total > MAX_SHARDS:
         raise InputError(f"{total} shards; there can be {MAX_SHARDS}: raise --shard-size above {shard_size}")
@@ -273,6 +273,7 @@ def check_kind(source: Input, plan: Plan) -> None:
         raise InputError(f"{source.sources[0]}: its pictures were {_HELD[plan.in_sources]}: --overwrite begins anew")
 
 
+_OTHERS = "other names: --glob; folders of tables or archives: --input-format parquet or tar"
 _HELD = {True: "in it, and now it holds paths", False: "files of their own, and now they are in it"}
 
 

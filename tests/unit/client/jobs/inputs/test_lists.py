@@ -204,7 +204,14 @@ def test_a_list_that_is_something_else_is_refused_with_what_it_is(tmp_path, name
         paths_of(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.feather", "x.tar.zst", "x.xlsx"])
+@pytest.mark.parametrize("name", ["t.xlsx", "t.XLS", "t.ods"])
+def test_a_spreadsheet_is_refused_with_how_to_save_it(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK\x03\x04")
+    with pytest.raises(InputError, match=f"{name}: a spreadsheet; save it as CSV"):
+        paths_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.feather", "x.tar.zst", "x.dat"])
 def test_a_file_of_an_unknown_kind_is_refused_with_what_can_be_given(tmp_path, name):
     (tmp_path / name).write_bytes(b'{"path": "a.jpg"}\n')
     with pytest.raises(InputError, match=r"neither image, list, .parquet nor .tar; .*--input-format"):
