@@ -88,7 +88,8 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]
     async def _request_call(self) -> Any:
         """The next call to begin. Raises what the original raises when the server stops."""
         if not self._asking:
-            self._asking = [asyncio.ensure_future(self._ask(super()._request_call)) for _ in range(ASKED)]
+            ask = super()._request_call
+            self._asking = [asyncio.ensure_future(self._ask(ask)) for _ in range(ASKED)]
         await asyncio.sleep(0)  # everything else on the loop has its turn before the next call begins
         while not self.turns and self._ended is None:
             self._arrived.clear()
@@ -103,6 +104,7 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]
                 state = await request_call()
                 peer = cygrpc._ServicerContext(state, None, None, self._own_loop).peer()
                 self.turns.add(peer, state)  # gRPC ends a call that nobody holds any more: its caller gets CANCELLED
+                del state  # or else it holds the call, and its HTTP/2 stream, until the next one comes
                 self._arrived.set()
                 if len(self.turns) > CROWD:
                     self._look_at(address_of(peer))

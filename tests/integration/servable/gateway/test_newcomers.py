@@ -28,7 +28,7 @@ def connects(listening, source):
         with socket.create_connection((host, listening.getsockname()[1]), 0.3, (source, 0)):
             listening.accept()[0].close()
             return True
-    except TimeoutError:
+    except socket.timeout:  # Python 3.9 does not call it TimeoutError
         return False
 
 
