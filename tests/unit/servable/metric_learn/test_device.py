@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any, Callable
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_a_file_that_is_being_made_counts_as_nothing(tmp_path):
 def test_a_worker_beside_the_device_asks_again_when_a_run_was_lost_with_its_device_or_is_wrong():
     class Model:
         bad, calls = 0, 0
-        fails = staticmethod(lambda instances: 1 / 0)
+        fails: Callable[[Any], Any] = staticmethod(lambda instances: 1 / 0)
 
         def call(self, instances):
             self.calls += 1
