@@ -86,8 +86,8 @@ def test_a_reader_that_goes_is_one_line(made, fake):
     assert done.stderr == "metric-learn: standard output: its reader is gone\ncode 1\n"
 
 
-def test_names_from_a_closed_standard_input_are_one_line(fake):
-    for output in ("", "--output-dir none"):
+def test_names_from_a_closed_standard_input_are_one_line(fake, tmp_path):
+    for output in ("", f"--output-dir {tmp_path}/out"):
         done = shell(f"{COMMAND} embed - {output} --endpoint {fake.endpoint} <&-")
         assert (done.returncode, done.stderr) == (2, "Error: standard input: Bad file descriptor\n")
 

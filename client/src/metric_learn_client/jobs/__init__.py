@@ -3,12 +3,12 @@
 api       the Python door                      job       a job as a whole
 options   what a job is asked to do            prepare   is this the job that the directory holds
 dry_run   what it would do, and how long       observer  what a run tells while it works
-input_kinds  which kind of input a name stands for
 inputs/   folders, lists, tables, archives     storage, remote   the bytes of an image, from disk or a URL
 plan/     rows on disk, cut into shards        work/     row -> image -> embedding -> shard
 output/   the files, in a folder or a store    errors    why a job does not start, or stops
 ray_data  embeddings inside a Ray Data pipeline
 scratch   folders of a run in the temporary directory
+patterns  braces and globs in names
 """
 
 from __future__ import annotations

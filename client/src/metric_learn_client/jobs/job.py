@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from metric_learn_client.jobs.errors import OutputError, RefusedError, Stopped
-from metric_learn_client.jobs.input_kinds import open_input
+from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.inputs.input_rows import Input
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions, check_choice

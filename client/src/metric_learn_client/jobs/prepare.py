@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from metric_learn_client.image_names import as_text
 from metric_learn_client.jobs.errors import InputError, JobError, RefusedError
-from metric_learn_client.jobs.input_kinds import open_input
+from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.inputs.input_rows import Input
 from metric_learn_client.jobs.options import InputSpec, JobOptions
 from metric_learn_client.jobs.output import record as records

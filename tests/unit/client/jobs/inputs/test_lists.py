@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.input_kinds import open_input
+from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.inputs.text import encoding_of
 from metric_learn_client.jobs.options import InputSpec
 

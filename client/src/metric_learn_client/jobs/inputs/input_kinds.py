@@ -11,9 +11,9 @@ from metric_learn_client.jobs.inputs.folders import FolderInput
 from metric_learn_client.jobs.inputs.input_rows import Input
 from metric_learn_client.jobs.inputs.lists import ListInput
 from metric_learn_client.jobs.inputs.magic import LOOK_BYTES, other_kind
-from metric_learn_client.jobs.inputs.patterns import expand_braces, has_wildcard
 from metric_learn_client.jobs.inputs.tables import TableInput
 from metric_learn_client.jobs.options import InputSpec, spelled
+from metric_learn_client.jobs.patterns import expand_braces, has_wildcard
 from metric_learn_client.jobs.storage import is_url, open_file
 
 _SHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
