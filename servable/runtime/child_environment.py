@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
 
+from servable.host.memory import memory_environment
 from servable.runtime.cann import Cann, cann_environment
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -26,6 +27,8 @@ def child_environment(
         environment[name] = _joined(value, inherited.get(name)) if name in LISTS else value
     environment["PYTHONUNBUFFERED"] = "1"
     environment.setdefault("GLOG_v", "2")
+    for name, value in memory_environment().items():
+        environment.setdefault(name, value)
     environment.pop("NOTIFY_SOCKET", None)  # the service manager hears the server alone
     environment.pop("PYTHONHOME", None)  # of the server's own Python, which is another
     return environment

@@ -64,10 +64,11 @@ def rows_of(facts: dict[str, Any], host: Rounds, model: Rounds) -> list[Row]:
     for what, slice_ in (("", "no-network"), (", pixels", "echo")):
         shares = [network / (network + cpu_ms) for cpu_ms in host.values(slice_, "server")]
         rows.append(of(f"  put together: bare / (bare + non-model{what})", shares))
-    flat = [abs(r - 1) for r in host.ratios("no-network 32 calls at a time", "no-network 1 calls at a time", "server")]
-    rows.append(of("  32 calls at a time against 1: away from flat", flat, at_most=0.10))
-    slope = [abs(r - 1) for r in host.ratios("no-network 128 a call", "no-network 8 a call", "server")]
-    rows.append(of("  128 images a call against 8: away from flat", slope, at_most=0.10))
+    # That it falls is no fault: images of several calls share a batch, and a batch's cost.
+    slope = host.ratios("no-network 32 calls at a time", "no-network 1 calls at a time", "server")
+    rows.append(of("  32 calls at a time / 1, 8 images a call", slope, at_most=1.10))
+    slope = host.ratios("no-network 128 a call", "no-network 8 a call", "server")
+    rows.append(of("  128 images a call / 8", slope, at_most=1.10))
     if DECODERS_ALONE in host.measured[0]:
         least = 0.9 if int(facts["machine"]["cores"]) <= 2 else 0.75
         alone = host.ratios(ALL_CORES, DECODERS_ALONE, "images_per_s")

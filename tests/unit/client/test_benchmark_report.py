@@ -1,11 +1,12 @@
-"""What the benchmark makes of its measurements: ratios within a round, verdicts, files."""
+"""What the benchmark sends, and what it makes of its measurements: ratios within a round, verdicts, files."""
 
 import csv
 import json
 
 import pytest
 
-from tests.benchmarks import report
+from metric_learn_client.wire import PredictRequest
+from tests.benchmarks import devices, report
 from tests.benchmarks.rounds import Rounds
 
 HOST = {"server": 1.0, "client": 0.1}
@@ -99,3 +100,9 @@ def test_an_earlier_run_is_reported_again(tmp_path, capsys):
     first = capsys.readouterr().out
     assert report.again(tmp_path) == 0
     assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize("images", [1, 8, 32])
+def test_a_load_of_pictures_has_as_many_in_each_call_as_were_asked_for(images):
+    requests = devices.bodies(images, files=True)
+    assert requests and {len(PredictRequest.FromString(each).instances) for each in requests} == {images}

@@ -3,9 +3,10 @@
 import asyncio
 import ctypes
 import multiprocessing
+import resource
 from concurrent.futures import ProcessPoolExecutor
 
-from servable.host.memory import give_back_memory, resident_bytes
+from servable.host.memory import give_back_memory, keep_memory, resident_bytes
 
 MB = 1024 * 1024
 LIBC = ctypes.CDLL(None)
@@ -42,3 +43,28 @@ def test_memory_between_pieces_that_stay_in_use_is_given_back():
         grown, kept, left = pool.submit(_measured).result(30)
     assert grown > 70 * MB and kept > 60 * MB  # without help it stays
     assert left < 20 * MB
+
+
+def _faults_a_call(kept):
+    """Of the pages of three copies of a body of 32 images of pixels."""
+    if kept:
+        keep_memory()
+
+    def call():
+        copies = [b"\1" * (32 * 150_528) for _ in range(3)]
+        assert len(copies) == 3
+
+    for _ in range(3):
+        call()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        call()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 10
+
+
+def test_the_next_call_gets_the_memory_of_the_one_before():
+    """In processes of their own: what is set holds for the whole of one."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        without = pool.submit(_faults_a_call, False).result(30)
+        kept = pool.submit(_faults_a_call, True).result(30)
+    assert kept < 100 < without

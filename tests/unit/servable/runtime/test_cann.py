@@ -72,3 +72,8 @@ def test_on_a_cpu_nothing_of_cann_is_in_it_and_no_list_has_an_empty_entry():
     assert got["LD_LIBRARY_PATH"] == "/lite" and "ASCEND_HOME_PATH" not in got
     with_cann = child_environment(Path("/lite"), Cann(Path("/opt/cann")), {})
     assert "" not in with_cann["LD_LIBRARY_PATH"].split(":") + with_cann["PYTHONPATH"].split(":")
+
+
+def test_freed_memory_stays_with_the_child_unless_the_operator_has_set_something_else():
+    got = child_environment(Path("/lite"), None, {"MALLOC_TOP_PAD_": "0"})
+    assert got["MALLOC_TOP_PAD_"] == "0" and int(got["MALLOC_TRIM_THRESHOLD_"]) > 0
