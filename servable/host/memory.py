@@ -28,14 +28,17 @@ _KEPT = (
     ("MALLOC_TRIM_THRESHOLD_", -1, 64 * 1024 * 1024),
     ("MALLOC_TOP_PAD_", -2, 16 * 1024 * 1024),
 )
+# All threads share one arena: of the others `malloc_trim` gives back what lies between, and not what lies at the end.
+_ARENAS = ("MALLOC_ARENA_MAX", -8, 1)
 
 
 def keep_memory() -> None:
-    """What calls free stays with this process for the next ones. Does nothing under another C library."""
+    """What calls free stays with this process for the next ones. Before other threads begin; does nothing under
+    another C library."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        for _, parameter, size in _KEPT:
-            mallopt(parameter, size)
+        for _, parameter, value in (*_KEPT, _ARENAS):
+            mallopt(parameter, value)
 
 
 def memory_environment() -> dict[str, str]:
