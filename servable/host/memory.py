@@ -1,7 +1,7 @@
 """Memory that is free inside this process: kept for the next call, and back to the system when a peak has passed.
 
 glibc gives a large block back as soon as it is free. The body of each call of many images would be new memory, which
-the kernel hands out and clears page by page: with 32 images of pixels a call, a fifth of the processor time of gateway,
+the kernel hands out and clears page by page: with 32 images of pixels a call, a seventh of the processor time of gateway,
 master and worker.
 
 glibc keeps what is freed between two pieces that are still in use, in an arena for each of gRPC's threads: after a
