@@ -38,9 +38,9 @@ class ModelFacts:
 
 
 @cache
-def model_facts(path: Path = MODEL_YAML) -> ModelFacts:
+def model_facts() -> ModelFacts:
     """The facts of the model. Raises OSError or KeyError where the file is missing or incomplete."""
-    document: dict[str, Any] = yaml.safe_load(path.read_text())
+    document: dict[str, Any] = yaml.safe_load(MODEL_YAML.read_text())
     model, published, stand_in = document["model"], document["published"], document["stand_in"]
     mean, std = document["normalisation"]["mean"], document["normalisation"]["std"]
     return ModelFacts(
@@ -56,8 +56,8 @@ def model_facts(path: Path = MODEL_YAML) -> ModelFacts:
         published_url=published["url"],
         published_sha256=published["sha256"],
         stand_in_weights_sha256=stand_in["weights_sha256"],
-        golden_image=path.parent / document["golden"]["image"],
-        golden_pixels=path.parent / document["golden"]["pixels"],
+        golden_image=MODEL_YAML.parent / document["golden"]["image"],
+        golden_pixels=MODEL_YAML.parent / document["golden"]["pixels"],
         expected_extras=tuple(document["expected_extras"]),
     )
 

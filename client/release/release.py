@@ -1,6 +1,7 @@
 """`make release VERSION=x.y.z`: what is committed -> changelog section, sdist, wheel, SBOMs, digests and a tag.
 
 python client/release/release.py VERSION [--dry-run] [--output FOLDER]    default folder: dist/VERSION
+python client/release/release.py --dry-run                                the version of the source
 
 Everything is built from the commit, never from the working tree, in two folders of different names, and refused where
 the bytes differ: whoever has the tag can build the same files again (--dry-run; for the wheel with the same compiler)
@@ -47,10 +48,15 @@ def checked(repository: Path, version: str, dry_run: bool) -> Optional[str]:
         raise ReleaseError(f"the working tree has changes:\n{changed}\ncommit them or put them away")
     if not dry_run and _git(repository, "tag", "--list", f"v{version}"):
         raise ReleaseError(f"the tag v{version} is there already: take the next version")
-    found = re.search(r'__version__ = "(.*)"', (repository / VERSION_FILE).read_text())
-    if found is None or found[1] != version:
-        raise ReleaseError(f"{VERSION_FILE} says {found and found[1]}, not {version}: change it, and commit that")
+    if version_of(repository) != version:
+        raise ReleaseError(f"{VERSION_FILE} says {version_of(repository)}, not {version}: change it, and commit that")
     return released((repository / CHANGELOG).read_text(), version, datetime.date.today())
+
+
+def version_of(repository: Path) -> str:
+    """The version that the source has."""
+    found = re.search(r'__version__ = "(.*)"', (repository / VERSION_FILE).read_text())
+    return "" if found is None else found[1]
 
 
 def released(changelog: str, version: str, date: datetime.date) -> Optional[str]:
@@ -123,26 +129,27 @@ def _git(repository: Path, *arguments: str) -> str:
     done = subprocess.run(["git", *arguments], cwd=repository, capture_output=True, text=True)
     if done.returncode:
         raise ReleaseError(f"git {arguments[0]}: {done.stderr.strip()}")
-    return done.stdout.strip()
+    return done.stdout.rstrip()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make a release of what is committed.")
-    parser.add_argument("version")
+    parser.add_argument("version", nargs="?", help="x.y.z; with --dry-run that of the source where none is given")
     parser.add_argument("--dry-run", action="store_true", help="build and compare; commit and tag nothing")
     parser.add_argument("--output", type=Path, help="folder for the files (default: dist/VERSION)")
     given = parser.parse_args()
     repository = Path(__file__).resolve().parents[2]
     try:
-        changelog = checked(repository, given.version, given.dry_run)
+        version = given.version or (version_of(repository) if given.dry_run else "")
+        changelog = checked(repository, version, given.dry_run)
         if changelog is not None and not given.dry_run:
             (repository / CHANGELOG).write_text(changelog)
-            _git(repository, "commit", "-q", "-m", f"Release {given.version}", str(CHANGELOG))
-        for path in build(repository, given.output or repository / "dist" / given.version, given.version):
+            _git(repository, "commit", "-q", "-m", f"Release {version}", str(CHANGELOG))
+        for path in build(repository, given.output or repository / "dist" / version, version):
             print(path)
         if not given.dry_run:
-            _git(repository, "tag", "-a", f"v{given.version}", "-m", f"metric-learn-serving {given.version}")
-            print(f"tagged v{given.version}; now: git push --follow-tags")
+            _git(repository, "tag", "-a", f"v{version}", "-m", f"metric-learn-serving {version}")
+            print(f"tagged v{version}; now: git push --follow-tags")
     except ReleaseError as error:
         print(f"release: {error}", file=sys.stderr)
         return 2

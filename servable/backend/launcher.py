@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Optional
 
@@ -23,6 +24,7 @@ from servable.backend.staging import STAGED_VERSION, stage
 from servable.backend.warm_up import occupy, prove
 from servable.config.sections import Config
 from servable.engine import batch_stats, device_watch
+from servable.engine.device_watch import DeviceState
 from servable.engine.settings import MasterSettings, WatchSettings, WorkerSettings
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import BackendFacts, Golden
@@ -68,6 +70,7 @@ class Child:
         self._ids: set[int] = set()
         self._alive: Optional[int] = None  # when it was last known
         self._devices_ended: set[int] = set()  # workers whose device was taken out
+        self._told: set[int] = set()  # workers whose doubtful rows were
         self._hung: list[str] = []
         self._devices = devices
         self._dead = dead
@@ -153,6 +156,7 @@ class Child:
         for state in device_watch.read(self.directory) if self._devices else ():
             if state.taken_out:
                 self._devices_ended.add(state.pid)
+                continue
             limit_s = self._hang_s if state.proved else self._hang_s * FIRST_RUNS_FACTOR
             if state.running_s > limit_s and self._is_worker(state.pid):
                 os.kill(state.pid, signal.SIGKILL)
@@ -160,6 +164,13 @@ class Child:
                 ended.append(f"device {state.device} hangs: its run took more than {limit_s:g} s; its worker was ended")
         self._hung += ended
         return ended
+
+    def doubtful_rows(self) -> list[DeviceState]:
+        """Of each device that was taken out since the last time: rows that it gave shortly before may be wrong."""
+        states = device_watch.read(self.directory) if self._devices else []
+        new = [state for state in states if state.doubtful and state.pid not in self._told]
+        self._told.update(state.pid for state in new)
+        return new
 
     def _is_worker(self, pid: int) -> bool:
         try:
@@ -267,6 +278,7 @@ class Launcher:
             preprocessing=version.preprocessing,
             golden=Golden(version.golden_image, version.golden_embedding, version.golden_spread),
             workers=processes,
+            ran_since=partial(device_watch.ran_since, directory),
         )
         workers = 0 if cpu else config.backend.processes
         hang_s = config.supervision.device_hang_s
@@ -311,6 +323,7 @@ def _write_golden(directory: Path, version: ExportedVersion, config: Config) -> 
         "golden_embedding": str(embedding),
         "limit": config.readiness.max_relative_distance * version.golden_spread,
         "check_s": config.supervision.device_check_s,
+        "row_check_s": config.supervision.device_row_check_s,
     }
 
 

@@ -6,7 +6,8 @@ and the gateway reports the golden image that stays away.
 
 An end with callers' images in it may be the work of one of them, which the gateway finds out. It does not count towards
 giving up, or else a stranger could end the service by sending pictures; the child had served before it and is
-replaced at once.
+replaced at once. Where a device's worker ended in a run of the network, the end counts until an image is found guilty
+of it: the stages may have been at work on one at the same time.
 """
 
 from __future__ import annotations
@@ -189,15 +190,20 @@ class Supervisor:
 
     async def _keep_until_given_up(self) -> str:
         failures = with_images = 0
+        guilty: Optional[int] = None  # images by then, where the last end was put down to the device
         while True:
             assert self._child is not None
             served_since = time.monotonic()
             reason = await self._watch(self._child)
+            in_network = self._child.facts.ran_since(served_since)
             had_images = self._registry.set_down(self._child.facts, reason)
             await self._end(at_once=True)
+            if guilty is not None and self._registry.images_found_guilty(self.version) > guilty:
+                failures -= 1  # it was an image's doing after all
+            guilty = self._registry.images_found_guilty(self.version) if had_images and in_network else None
             if time.monotonic() - served_since >= self._settings.stable_s:
                 failures = with_images = 0
-            if had_images:
+            if had_images and not in_network:
                 with_images += 1
                 log.warning("version %d: %s, with images in it (%d in a row)", self.version, reason, with_images)
                 failed = await self._again(pause_s(with_images, self._settings))
@@ -230,6 +236,7 @@ class Supervisor:
         assert self._unhealthy is not None
         while not self._unhealthy.done():
             await asyncio.wait({self._unhealthy}, timeout=POLL_S)
+            self._tell_doubtful_rows(child)
             code = child.poll()
             if code is not None:
                 return f"MindSpore Serving ended with exit code {code}"
@@ -258,6 +265,15 @@ class Supervisor:
                     log.error("version %d: %s; the others serve on", self.version, reason)
                 said = True
         return self._unhealthy.result()
+
+    def _tell_doubtful_rows(self, child: Child) -> None:
+        for state in child.doubtful_rows():
+            log.error(
+                "version %d: device %d was taken out; up to %d embeddings of the last %.1f s may be wrong, and are "
+                "among those of these calls",
+                *(self.version, state.device, state.doubtful, time.monotonic() - state.doubtful_since),
+                extra={"fields": {"request_ids": self._registry.answered_since(self.version, state.doubtful_since)}},
+            )
 
     async def _end(self, *, at_once: bool) -> None:
         child, self._child = self._child, None

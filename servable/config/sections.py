@@ -335,7 +335,7 @@ class SupervisionSection(_Section):
         ge=1,
         le=100_000,
         description="in a row without `stable_s` of service between them; one more and the server gives up (exit 4); "
-        "ends with images in them do not count",
+        "ends with images in them do not count, unless a device's worker ended in a run of the network",
     )
     stable_s: float = Field(default=30.0, ge=0, le=86400, description="of service: earlier failures are forgotten")
     backoff_initial_s: float = Field(
@@ -355,8 +355,15 @@ class SupervisionSection(_Section):
         default=10.0,  # some 35 images' time each, with sizes 1 and 16: 0.7 % of a device of 500 images/s
         ge=1,
         le=86400,
-        description="Ascend: a device that answers proves itself this often, with the golden image at every batch "
-        "size; one that goes wrong answers for no longer",
+        description="Ascend: a device that answers proves itself this often, with the golden image in every place of "
+        "every batch size",
+    )
+    device_row_check_s: float = Field(
+        default=0.5,  # one image's time each for a batch size and its models: 3 x 2 ms on a device of 500 images/s
+        ge=0,
+        le=86400,
+        description="Ascend: full batches of a device go out for so long without the golden image in one of their "
+        "places; batches with a place free always have it there, and with 0 every one has",
     )
     device_hang_s: float = Field(
         default=10.0,

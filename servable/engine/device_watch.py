@@ -6,6 +6,7 @@ shows without a question that would hang too. Standard library only: it is impor
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import struct
@@ -17,20 +18,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATTERN = "device-*.state"
-# Process, time of the last proof, begin of the oldest run under way (0 = none), taken out.
-_ROW = struct.Struct("=qdd?")
+# Process, time of the last proof, what a full run took then, begin of the oldest run under way (0 = none) or when it
+# was taken out, taken out, since when and how many of its rows are doubtful.
+_ROW = struct.Struct("=qddd?dq")
 
 
 @dataclass(frozen=True)
 class DeviceState:
-    """proved: it gave the right embedding. running_s: of the oldest run under way, 0 without one. taken_out: by its
-    worker, which ends with it."""
+    """proved: it gave the right embedding. full_run_s: what a run of the largest batch size took then. running_s: of
+    the oldest run under way, also where its worker ended in it; 0 without one. taken_out: by its worker, which ends
+    with it. doubtful: images that it had answered by then and of which nothing tells that they were right; since when,
+    monotonic."""
 
     device: int
     pid: int
     proved: bool
+    full_run_s: float
     running_s: float
     taken_out: bool = False
+    doubtful: int = 0
+    doubtful_since: float = 0.0
 
 
 class DeviceWatch:
@@ -40,8 +47,9 @@ class DeviceWatch:
         with (directory / PATTERN.replace("*", str(device))).open("w+b") as file:
             file.truncate(_ROW.size)
             self._map = mmap.mmap(file.fileno(), 0)
-        self._proved_at = 0.0
-        self._taken_out = False
+        self._directory, self._device = directory, device
+        self._proved_at, self._full_run_s = 0.0, 0.0
+        self._taken_out: tuple[bool, float, int] = (False, 0.0, 0)
         self._running: list[float] = []  # when they began
         self._lock = threading.Lock()
         self._write()
@@ -58,23 +66,29 @@ class DeviceWatch:
             self._running.remove(began_at)
             self._write()
 
-    def proved(self) -> None:
+    def proved(self, full_run_s: float) -> None:
         with self._lock:
-            self._proved_at = time.monotonic()
+            self._proved_at, self._full_run_s = time.monotonic(), full_run_s
             self._write()
 
-    def took_out(self) -> None:
+    def took_out(self, doubtful_since: float, doubtful: int) -> None:
         with self._lock:
-            self._taken_out = True
-            self._running.clear()
+            self._taken_out = (True, doubtful_since, doubtful)
+            self._running = [time.monotonic()]  # so that its end is known as one in the network
             self._write()
 
     def proved_within(self, seconds: float) -> bool:
         return self._proved_at > 0 and time.monotonic() - self._proved_at < seconds
 
+    def fastest_other_s(self) -> float:
+        """What a full run takes on the fastest of the other devices that work; infinite where there is none."""
+        others = [state for state in read(self._directory) if state.device != self._device and not state.taken_out]
+        return min((each.full_run_s for each in others if each.proved and _lives(each.pid)), default=math.inf)
+
     def _write(self) -> None:
         began_at = min(self._running, default=0.0)
-        _ROW.pack_into(self._map, 0, os.getpid(), self._proved_at, began_at, self._taken_out)
+        row = (os.getpid(), self._proved_at, self._full_run_s, began_at, *self._taken_out)
+        _ROW.pack_into(self._map, 0, *row)
 
 
 def read(directory: Path) -> list[DeviceState]:
@@ -82,9 +96,21 @@ def read(directory: Path) -> list[DeviceState]:
     states = []
     for file in sorted(directory.glob(PATTERN)):
         try:
-            pid, proved_at, began_at, taken_out = _ROW.unpack(file.read_bytes())
+            pid, proved_at, full_run_s, began_at, taken_out, since, doubtful = _ROW.unpack(file.read_bytes())
         except (OSError, struct.error):  # being made
             continue
         running_s = time.monotonic() - began_at if began_at else 0.0
-        states.append(DeviceState(int(file.stem.partition("-")[2]), pid, proved_at > 0, running_s, taken_out))
+        number = int(file.stem.partition("-")[2])
+        states.append(DeviceState(number, pid, proved_at > 0, full_run_s, running_s, taken_out, doubtful, since))
     return states
+
+
+def ran_since(directory: Path, at: float) -> bool:
+    """Whether a device was taken out after `at` (monotonic), or a run that began since is under way, or saw the end of
+    its worker."""
+    now = time.monotonic()
+    return any(state.running_s and now - state.running_s >= at for state in read(directory))
+
+
+def _lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()

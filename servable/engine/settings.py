@@ -38,7 +38,8 @@ class WatchSettings(TypedDict):
     golden_image: str
     golden_embedding: str
     limit: float  # a proof's greatest distance from the golden embedding
-    check_s: float
+    check_s: float  # between full proofs
+    row_check_s: float  # between golden rows of one Model
 
 
 class _EveryWorker(ProbeSettings):

@@ -8,7 +8,6 @@ that one came through, with an embedding or an error of its own, and the first D
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import struct
 import sys
@@ -19,8 +18,6 @@ from servable.engine.packed_batch import images_head
 
 HEAD = struct.Struct("<?I")  # whether it is pixels, bytes
 DONE = b"."
-# Of this process, the decoders aside: it copies the image and takes its pixels back, which is milliseconds.
-PROCESSOR_S = 1
 
 
 class _NoNetwork:
@@ -38,7 +35,6 @@ def _try_all(stages: Any, answers: int) -> None:
     while head := sys.stdin.buffer.read(HEAD.size):
         is_pixels, size = HEAD.unpack(head)
         image = sys.stdin.buffer.read(size)
-        _limit_processor_time()
         try:
             values: list[Any] = [np.frombuffer(images_head([image]) + image, np.uint8)]
             for stage in (stages.check_pixels if is_pixels else stages.preprocess, stages.embed, stages.l2_normalize):
@@ -46,13 +42,6 @@ def _try_all(stages: Any, answers: int) -> None:
         except Exception:  # its error, as in a worker: it ends nothing
             pass
         os.write(answers, DONE)
-
-
-def _limit_processor_time() -> None:
-    """The kernel ends this process where the next image holds it up."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    most, (_, hard) = int(used.ru_utime + used.ru_stime) + 1 + PROCESSOR_S, resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 if __name__ == "__main__":

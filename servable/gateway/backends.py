@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections import deque
 from dataclasses import dataclass
 from typing import Callable, Optional
 
 import numpy as np
 import numpy.typing as npt
+
+MAX_ANSWERED = 1024  # batches whose calls are kept in mind: of one device some seconds
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class BackendFacts:
     preprocessing: str
     golden: Golden
     workers: int = 1  # that run the network
+    # Whether a device runs the network since then (monotonic), or its worker ended in that. A picture is numbers of one
+    # form by then, so that it is not to blame. Not known without a device.
+    ran_since: Callable[[float], bool] = lambda at: False
 
 
 class WrongEmbedding(Exception):
@@ -81,6 +87,7 @@ class Served:
         self.images_in_it = False  # since it serves, images met an end or a fault of it, and were not answered
         self.suspect_images = {"cleared": 0, "failed": 0, "remembered": 0}
         self.deaths_with_suspects = 0
+        self.answered: deque[tuple[float, list[str]]] = deque(maxlen=MAX_ANSWERED)  # batches: when (monotonic), whose
         self.listeners: list[Callable[[Served], None]] = []
         self._idle: Optional[asyncio.Future[None]] = None
 
@@ -173,9 +180,18 @@ class Backends:
         if version in self._served:
             self._served[version].ending = True
 
+    def images_found_guilty(self, version: int) -> int:
+        """How many images have been found to end the backends of `version`."""
+        return self._served[version].suspect_images["failed"] if version in self._served else 0
+
     def suspect_alone(self, version: int) -> bool:
         """Whether an image is in the backend of `version` alone because it may have ended the one before."""
         return version in self._served and self._served[version].alone
+
+    def answered_since(self, version: int, at: float) -> list[str]:
+        """Request ids of the calls that got embeddings since then (monotonic), as far as they are kept."""
+        answered = self._served[version].answered if version in self._served else ()
+        return sorted({one for when, ids in answered if when >= at for one in ids})
 
     def set_missing_workers(self, backend: BackendFacts, count: int) -> None:
         served = self._served.get(backend.version)

@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import grpc
-import grpc.aio
 from grpc_reflection.v1alpha.reflection import enable_server_reflection  # type: ignore[import-untyped]
 
 from metric_learn_client.wire.messages import POOL, service_names
 from servable.config.sections import DeadlinesSection, LimitsSection
+from servable.gateway.fair_server import FairServer
 
 MAX_METADATA_BYTES = 16 * 1024
 RESERVED_DESCRIPTORS = 256  # files, probes, the pipes and sockets to MindSpore Serving
 HANDSHAKE_MS = 10_000  # TLS and HTTP/2's first frames; gRPC's own default is two minutes
-# Calls that gRPC (1.83) has accepted and Python has not: beyond them it cancels. 68,000 connections with a call each in
-# 8 s took 590 MB without a bound, 130 MB with this one; of a caller beside them none of 52 calls was lost, with half
-# of it 7 of 72. gRPC's own 1,000 to 3,000 lost some in four of nine runs.
+# Calls that gRPC (1.83) has accepted and Python has not: beyond them it cancels any of them. With fair_server.py they
+# are some hundreds at most, unless the event loop stands still.
 MAX_PENDING = 4000
 # A connection is asked to go after this time, and ended when its calls had theirs: gRPC has no other way to end a call
 # whose reply the caller does not take. Clients open another one by themselves, and lose no call (gRFC A9).
@@ -39,7 +38,7 @@ def make_server(
 
     unknown: answers every other path. reflection: the standard service that tells the messages, for tools.
     """
-    server = grpc.aio.server(
+    server = FairServer(
         options=(
             # Twice the limit: up to there a body is refused with a sentence of ours, beyond by gRPC itself.
             ("grpc.max_receive_message_length", 2 * limits.max_request_bytes),
@@ -68,7 +67,8 @@ def make_server(
     )
     if reflection:
         enable_server_reflection(service_names(), server, POOL)
-    server.add_generic_rpc_handlers((_Handlers(handlers, unknown),))
+    noting = {path: server.noting(handler) for path, handler in handlers.items()}
+    server.add_generic_rpc_handlers((_Handlers(noting, unknown),))
     return server
 
 

@@ -34,6 +34,7 @@ from servable.engine.settings import WORKER_VARIABLE, WorkerSettings
 
 from .batching import plan
 from .device import Device, call_with_retry
+from .golden_row import GoldenRow
 from .runs import Picture, Runs
 
 SIDE_PX = 224
@@ -59,7 +60,9 @@ class StageError(Exception):
     """An instance's error; its text starts with a stable code."""
 
 
-_device: Optional[Device] = None  # made at the first run: while this module is imported there is no model yet
+# Made at the first run: while this module is imported there is no model yet.
+_golden: Optional[GoldenRow] = None  # where there are devices
+_device: Optional[Device] = None  # in a device's own worker
 _making = threading.Lock()
 
 
@@ -129,31 +132,37 @@ def _describe(error: Exception) -> str:
 
 def _run(model: Any, instances: list[list[Array]]) -> Any:
     """One run of the network: here, or on a device, which is watched; a worker without one asks those that have."""
-    global _device
-    if WORKER["device"] == "cpu":
+    if _golden is None:
         return model.call(instances)
-    number = os.environ.get("SERVING_DEVICE_ID")  # MindSpore Serving sets it in workers with a device alone
-    if number is None:
-        return call_with_retry(model, instances)
+    return call_with_retry(_golden, model, instances) if _device is None else _device.run(model, instances)
+
+
+def _make_device() -> None:
+    """Once, where there are devices."""
+    global _device, _golden
     with _making:
-        _device = _device or _make_device(int(number))
-    return _device.run(model, instances)
-
-
-def _make_device(number: int) -> Device:
-    settings = WORKER["watch"]
-    golden = _pool.submit(Path(settings["golden_image"]).read_bytes()).result()
-    embedding = np.load(settings["golden_embedding"], allow_pickle=False)
-    return Device(number, MODELS, golden, embedding, settings)
+        if WORKER["device"] == "cpu" or _golden is not None:
+            return
+        settings = WORKER["watch"]
+        picture = _pool.submit(Path(settings["golden_image"]).read_bytes()).result()
+        embedding = np.load(settings["golden_embedding"], allow_pickle=False)
+        golden = GoldenRow(MODELS, picture, embedding, settings["limit"], settings["row_check_s"])
+        number = os.environ.get("SERVING_DEVICE_ID")  # MindSpore Serving sets it in workers with a device alone
+        _device = None if number is None else Device(int(number), MODELS, golden, settings)
+        _golden = golden
 
 
 def _embed_all(which: int, pictures: list[Array]) -> list[Array]:
     """uint8 [224, 224, 3] each -> float32 [2048] each, in as many runs as it takes, with `which` of the Models."""
+    _make_device()
     rows: list[Array] = []
-    for size in plan(len(pictures), SIZES, WORKER["run_overhead_images"]):
-        run = pictures[len(rows) : len(rows) + size]
+    while len(rows) < len(pictures):
+        size = plan(len(pictures) - len(rows), SIZES, WORKER["run_overhead_images"])[0]
         models = MODELS[size]
-        made = _run(models[which % len(models)], [[picture] for picture in run])
+        model = models[which % len(models)]
+        places = size if _golden is None else _golden.places(model)
+        run = pictures[len(rows) : len(rows) + places]
+        made = _run(model, [[picture] for picture in run])
         STATS.count(size, images=len(run))
         rows.extend(row for (row,) in made)
     return rows

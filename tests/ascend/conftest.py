@@ -2,8 +2,6 @@
 
 import pytest
 
-from tests.e2e.conftest import exported_versions
-
 from .simulated_host import SimulatedHost, build, why_not
 
 
@@ -20,8 +18,3 @@ def libraries():
 def host(libraries, tmp_path):
     """One device, an Ascend 310 with CANN 6.3, until the test says otherwise."""
     return SimulatedHost(libraries, tmp_path)
-
-
-@pytest.fixture(scope="session")
-def versions():
-    return exported_versions()

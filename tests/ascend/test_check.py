@@ -8,6 +8,7 @@ import pytest
 from .simulated_host import SERVER_PYTHON
 
 OWN = "/usr/local/Ascend/own"
+NO_MORE_THAN_OTHERS = "--bounding-set=-dac_override,-dac_read_search"  # what root may without these
 CASES = {}
 
 
@@ -21,19 +22,20 @@ def case(*words, config="configs/ascend310.yaml", flags=()):
     return add
 
 
-@case("lacks the driver (/usr/local/Ascend/driver", "container")
-def _no_driver(host):
-    host.set(NO_DRIVER=1)
+@case(
+    "lacks the driver (/usr/local/Ascend/driver",
+    "container",
+    "device 3 of backend.device_ids",
+    "there are 2",
+    flags=["backend.device_ids=[0,3]"],
+)
+def _no_driver_and_more_device_ids_than_devices(host):
+    host.set(NO_DRIVER=1, DEVICES=2)
 
 
 @case("an Ascend device (/dev/davinci*)", "configs/cpu.yaml")
 def _no_device(host):
     host.set(DEVICES=0)
-
-
-@case("device 3 of backend.device_ids", "there are 2", flags=["backend.device_ids=[0,3]"])
-def _more_device_ids_than_devices(host):
-    host.set(DEVICES=2)
 
 
 @case("lacks CANN 6.3", "ASCEND_HOME_PATH")
@@ -82,17 +84,6 @@ def _a_library_that_aborts(host):
     host.set(ABORT=1)
 
 
-@case("imports te, which needs no_such_package", ".venv/engine/bin/python", "make engine-env")
-def _a_package_of_the_operator_compiler_is_missing(host):
-    host.set(TE_IMPORTS="json,no_such_package")
-
-
-@case("/dev/davinci0, /dev/davinci_manager", "user root (0) may not read and write", "mode 000", "--group-add 0")
-def _nodes_without_rights(host):
-    host.set(NODE_MODE="000")
-    host.prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]  # so that root has no more than others
-
-
 @case("the device is an Ascend910B3", "the 910A alone", config="configs/ascend910.yaml")
 def _a_910b(host):
     host.set(SOC="Ascend910B3")
@@ -103,14 +94,37 @@ def _another_chip_than_the_configuration_says(host):
     host.set(SOC="Ascend910A")
 
 
-@case("backend.workers = 9", "MB in /dev/shm, 8 are free", "--shm-size", flags=["backend.workers=9"])
-def _too_little_shared_memory(host):
+def lines(host, versions, *flags):
+    done = host.check(f"model.directory={versions}", *flags)
+    assert done.returncode == 4, done.stdout + done.stderr
+    return done.stderr.splitlines()
+
+
+def test_two_problems_of_the_device_are_a_line_each(host, versions):
+    host.set(NODE_MODE="000", TE_IMPORTS="json,no_such_package")
+    host.prefix = ["setpriv", NO_MORE_THAN_OTHERS]
+    rights, te = lines(host, versions)
+    for words in (
+        "/dev/davinci0, /dev/davinci_manager",
+        "user root (0) may not read and write",
+        "mode 000",
+        "--group-add 0",
+    ):
+        assert words in rights
+    for words in "imports te, which needs no_such_package", ".venv/engine/bin/python", "make engine-env":
+        assert words in te
+
+
+def test_two_problems_of_the_hosts_resources_are_a_line_each(host, versions):
     host.set(SHM="8m")
-
-
-@case("ulimit -n = 100", "LimitNOFILE")
-def _few_descriptors(host):
     host.prefix = ["sh", "-c", 'ulimit -n 100; exec "$@"', "sh"]
+    said = lines(host, versions, "backend.workers=9")
+    assert len(said) == 2, said
+    for words in (
+        ("backend.workers = 9", "MB in /dev/shm, 8 are free", "--shm-size"),
+        ("ulimit -n = 100", "LimitNOFILE"),
+    ):
+        assert any(all(word in line for word in words) for line in said), said
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -144,7 +158,7 @@ def test_other_places_of_cann_pass_too(host, versions, installed):
 
 def test_what_nobody_is_known_to_have_tried_is_a_warning(host, versions):
     host.set(INSTALLED="nnae/latest=7.0.T10").environment["HOME"] = "/proc"
-    host.prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+    host.prefix = ["setpriv", NO_MORE_THAN_OTHERS]
     done = host.check(f"model.directory={versions}")
     version, home = done.stderr.splitlines()
     assert version.startswith("warning: CANN 7.0.T10 in /usr/local/Ascend/nnae/latest: ") and "built for 6.3" in version

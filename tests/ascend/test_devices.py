@@ -1,5 +1,6 @@
 """Several simulated devices, and one of them with a fault: it never answers wrong, and the others serve on."""
 
+import json
 import subprocess
 import time
 import urllib.request
@@ -16,6 +17,7 @@ from tests.e2e.test_jobs import make_pictures
 from .test_serving import METRIC_LEARN
 
 PIXELS = [np.full((224, 224, 3), value, np.uint8) for value in range(64)]
+SIZES = "backend.batch_sizes=[1,16]"
 TWO = ("backend.device_ids=[0,1]", "backend.workers=1", "backend.batch_sizes=[1]", "supervision.device_hang_s=2")
 
 
@@ -44,7 +46,7 @@ def missing(server):
 
 def test_each_of_two_devices_proves_itself_before_ready_and_both_work(host, golden):
     host.set(DEVICES=2, NUMBERS="golden")
-    with host.server(*TWO[:2], "backend.batch_sizes=[1,16]") as server:
+    with host.server(*TWO[:2], SIZES) as server:
         assert server.ready_line.startswith("ready"), server.said()
         for device in (0, 1):
             loaded = [record["batch"] for record in host.records("load") if record["device"] == device]
@@ -57,7 +59,7 @@ def test_each_of_two_devices_proves_itself_before_ready_and_both_work(host, gold
 
 def test_the_next_batch_is_copied_to_a_device_while_it_runs(host, golden):
     host.set(NUMBERS="golden", RUN_MS="16:20")
-    with host.server("backend.workers=1", "backend.batch_sizes=[1,16]") as server:
+    with host.server("backend.workers=1", SIZES) as server:
         with ThreadPoolExecutor(4) as callers:
             list(callers.map(lambda _: embed(server, golden, calls=2), range(4)))
     assert max(record["copied_meanwhile"] for record in host.records("execute")) >= 16 * 224 * 224 * 3
@@ -88,7 +90,7 @@ def test_a_device_that_goes_bad_while_it_serves_loses_no_image_and_the_other_ser
     """Also when MindSpore Serving has started its worker again, which finds the device as it was."""
     kind, broken = fault.partition(":")[0], host.folder / "broken"
     host.set(DEVICES=2, NUMBERS="golden", FAULT=fault, FAULT_FROM=broken)
-    with host.server(*TWO[:2], "backend.batch_sizes=[1,16]" if fault.endswith("16") else TWO[2], TWO[3]) as server:
+    with host.server(*TWO[:2], SIZES if fault.endswith("16") else TWO[2], TWO[3]) as server:
         assert server.ready_line.startswith("ready"), server.said()
         embed(server, golden, calls=1)
         broken.touch()
@@ -107,18 +109,59 @@ def test_a_device_that_goes_bad_while_it_serves_loses_no_image_and_the_other_ser
     assert says in said
 
 
-def test_a_device_that_begins_to_answer_wrong_does_so_until_its_next_proof_at_most(host, golden):
-    broken = host.folder / "broken"
-    host.set(DEVICES=2, NUMBERS="golden", FAULT="wrong:1", FAULT_FROM=broken)
-    with host.server(*TWO, "supervision.device_check_s=1") as server:
-        assert server.ready_line.startswith("ready"), server.said()
-        broken.touch()
-        began = time.monotonic()
+def wrong_rows(server, golden, seconds, images, after=lambda: None):
+    """How many of all rows are wrong that two callers get in that time, at the begin of which `after` is called."""
+    began, wrong = time.monotonic(), []
+
+    def call():
         with EmbeddingClient(server.endpoint) as client:
-            while time.monotonic() - began < 1:
-                client.embed(PIXELS)
+            while time.monotonic() - began < seconds:
+                rows = client.embed(PIXELS[:images]).embeddings
+                wrong.append(int((np.abs(rows - golden).max(axis=1) > 1e-6).sum()))
+
+    with ThreadPoolExecutor(2) as callers:
+        running = [callers.submit(call) for _ in range(2)]
+        wait_until(lambda: wrong, 10, "the first answer")
+        after()
+        for one in running:
+            one.result()
+    return sum(wrong)
+
+
+@pytest.mark.parametrize(
+    ("flags", "images"),
+    [
+        pytest.param(["supervision.device_row_check_s=0"], 64, id="asked for", marks=pytest.mark.long),
+        pytest.param([], 6, id="a place is free"),  # one call's, or two calls', go in one run of 16
+    ],
+)
+def test_where_every_run_holds_the_golden_row_no_row_is_ever_wrong(host, golden, flags, images):
+    broken = host.folder / "broken"
+    host.set(DEVICES=2, NUMBERS="golden", RUN_MS="1:1,16:4", FAULT="wrong:1", FAULT_FROM=broken)
+    with host.server(*TWO[:2], SIZES, *flags) as server:
+        assert server.ready_line.startswith("ready"), server.said()
+        assert wrong_rows(server, golden, 2, images, after=broken.touch) == 0
+        assert [record["kind"] for record in host.records("fault")][:1] == ["wrong"]
+        server.process.terminate()
+        assert "may be wrong" not in server.said()
+
+
+def test_full_batches_are_wrong_for_half_a_second_and_their_calls_are_named(host, golden):
+    broken = host.folder / "broken"
+    host.set(DEVICES=2, NUMBERS="golden", RUN_MS="1:1,16:4", FAULT="wrong:1", FAULT_FROM=broken)
+    with host.server(*TWO[:2], SIZES, "log.format=json") as server:
+        assert server.ready_line.startswith("ready"), server.said()
+        wrong = wrong_rows(server, golden, 2, 64, after=broken.touch)
         embed(server, golden, calls=4)
         wait_until(lambda: missing(server), 20, "the loss in the metrics")
+        server.process.terminate()
+        lines = [json.loads(line) for line in server.said().splitlines() if "may be wrong" in line]
+    faults = [record["at_ms"] for record in host.records("fault") if record["kind"] == "wrong"]
+    first = host.records("fault")[0]["pid"]
+    seconds = (max(each["at_ms"] for each in host.records("fault") if each["pid"] == first) - faults[0]) / 1000
+    print(f"{wrong} wrong rows in {seconds:.2f} s; {[line['message'] for line in lines]}")
+    assert seconds < 2, "0.5 s, and the run that was under way"
+    assert all(line["request_ids"] for line in lines) and (lines or not wrong)
 
 
 def job(server, pictures, output):

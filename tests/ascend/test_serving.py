@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.e2e.conftest import REPOSITORY, start, stop
+from tests.e2e.conftest import REPOSITORY
 from tests.e2e.processes import assert_nothing_left, segments
 
 from .simulated_host import SimulatedHost
@@ -46,14 +46,9 @@ def served(request, libraries, versions, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def on_cpu(versions, tmp_path_factory):
+def on_cpu(server, tmp_path_factory):
     """The golden pictures' rows of the CPU target."""
-    folder = tmp_path_factory.mktemp("cpu")
-    server = start(folder / "run", "backend.batch_sizes=[1]")
-    try:
-        return embed(server.endpoint, folder / "cpu.npy")
-    finally:
-        stop(server)
+    return embed(server.endpoint, tmp_path_factory.mktemp("cpu") / "cpu.npy")
 
 
 def embed(endpoint, output):

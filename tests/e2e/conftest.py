@@ -1,4 +1,4 @@
-"""A real server on stand-in weights: exported once per checkout, started once per session, on a free port."""
+"""A real server on stand-in weights, exported once per checkout."""
 
 import fcntl
 import hashlib
@@ -11,8 +11,6 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
-
-import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 VERSIONS = REPOSITORY / ".runtime" / "stand-in"
@@ -93,11 +91,6 @@ def exported_versions():
     return VERSIONS
 
 
-@pytest.fixture(scope="session")
-def versions():
-    return exported_versions()
-
-
 def _export_stand_in():
     python = str(REPOSITORY / ".venv" / "export" / "bin" / "python")
     checkpoint = str(VERSIONS / "metric_learn_stand_in.ckpt")
@@ -105,14 +98,5 @@ def _export_stand_in():
     for arguments in (
         ["stand-in", "--output", checkpoint],
         ["convert", "--checkpoint", checkpoint, "--version", "1", "--directory", str(VERSIONS), "--force", "--aipp"],
-        ["verify", "--version", "1", "--directory", str(VERSIONS)],
     ):
         subprocess.run([python, "-m", "export", *arguments], cwd=REPOSITORY, env=environment, check=True)
-
-
-@pytest.fixture(scope="session")
-def server(versions, tmp_path_factory):
-    started = start(tmp_path_factory.mktemp("run"))
-    assert started.ready_line.startswith("ready"), started.said()
-    yield started
-    stop(started)

@@ -28,6 +28,8 @@ def preprocess(instances):
             os.kill(os.getpid(), signal.SIGTERM)
         if b"#stop" in tail:
             os.kill(os.getpid(), signal.SIGSTOP)
+        if b"#sleep" in tail:
+            threading.Event().wait()
         while b"#spin" in tail:
             pass
     return _right_preprocess(instances)
@@ -35,7 +37,7 @@ def preprocess(instances):
 
 
 def copy_of_the_server(folder):
-    """A copy whose worker obeys the last bytes of a picture: #kill, #crash, #term, #stop, #spin."""
+    """A copy whose worker obeys the last bytes of a picture: #kill, #crash, #term, #stop, #sleep, #spin."""
     for name in ("servable", "configs"):
         ignored = shutil.ignore_patterns("__pycache__", "[0-9]*", "*.mindir")
         shutil.copytree(conftest.REPOSITORY / name, folder / name, ignore=ignored)

@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from .attacks.floods import FLOODS
+from .attacks.http2_floods import HTTP2_FLOODS
 from .attacks.http_floods import API_FLOODS
 from .conftest import REPOSITORY, VERSIONS, Server, free_port, start, stop
 from .load import IMAGES, OPTIONS, predict_on, request_of
@@ -30,7 +31,7 @@ from .test_security import TOKEN, Files
 MB = 1024 * 1024
 MOST_MB = 100  # that the server's process may grow by
 PATIENCE_S = 2.0
-NAMES = [flood.__name__ for flood in FLOODS]
+NAMES = [flood.__name__ for flood in [*FLOODS, *HTTP2_FLOODS]]
 API_NAMES = [flood.__name__ for flood in API_FLOODS]
 
 
@@ -185,7 +186,13 @@ def test_a_flood_of_http_costs_little_memory_and_no_call_of_two_neighbours(serve
     assert max(neighbour.p99(), http_neighbour.p99()) < max(PATIENCE_S, 4 * busy_p99_of_both)
 
 
-@pytest.mark.parametrize("name", ["malformed_headers", pytest.param("api_large_bodies", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "malformed_headers",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("api_large_bodies", "long_settings")),
+    ],
+)
 def test_what_a_flood_took_is_given_back(server, neighbour, name):
     process = psutil.Process(server.process.pid)
     endpoint = server.api_endpoint if name.startswith("api_") else server.endpoint

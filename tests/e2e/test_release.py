@@ -12,10 +12,11 @@ from .conftest import REPOSITORY
 
 PYTHON = str(REPOSITORY / ".venv" / "release" / "bin" / "python")
 VERSION = re.search(r'__version__ = "(.*)"', (REPOSITORY / "client/src/metric_learn_client/_version.py").read_text())[1]
+COMMAND_S = 900  # two builds and eight SBOMs: 45 s of processor time, and many times that beside others
 
 
 def run(*command, **options):
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300, **options).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMMAND_S, **options).stdout
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ def environment():
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3 * COMMAND_S)
 def test_a_release_is_tagged_and_its_commit_gives_the_same_bytes_again(copy, tmp_path_factory):
     run("sh", "configs/environments/install.sh", "release", cwd=REPOSITORY)
     script = [PYTHON, "client/release/release.py", VERSION, "--output"]

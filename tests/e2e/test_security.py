@@ -200,9 +200,8 @@ def test_wrong_files_of_a_server_are_one_line_and_exit_2_within_5_seconds(versio
     changes, words = case(files)
     settings = dict(flag.split("=", 1) for flag in files.flags())
     settings.update({key: str(value) for key, value in changes.items()})
-    settings.update(
-        {"server.address": "127.0.0.1:1", "server.run_dir": str(tmp_path), "model.directory": str(VERSIONS)}
-    )
+    settings.update({f"server.{name}": "127.0.0.1:0" for name in ("address", "http_address", "api_address")})
+    settings.update({"server.run_dir": str(tmp_path), "model.directory": str(VERSIONS)})
     command = [
         str(REPOSITORY / ".venv/server/bin/python"),
         "-m",

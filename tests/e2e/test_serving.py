@@ -1,6 +1,5 @@
 """Through the real server: MindSpore Serving, MindSpore Lite, the exported network."""
 
-import json
 import re
 import shutil
 import signal
@@ -17,7 +16,7 @@ from metric_learn_client import EmbeddingClient, wire
 from metric_learn_client.preprocess import preprocess
 from servable.backend.direct_calls import predict_pixels
 
-from .conftest import REPOSITORY, VERSIONS, start, stop
+from .conftest import REPOSITORY, start, stop
 
 GOLDEN = REPOSITORY / "tests" / "golden"
 REFERENCE = np.load(GOLDEN / "reference.npz")
@@ -168,8 +167,3 @@ def test_an_unknown_method_is_rejected_by_name(server):
         with pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary(wire.PREDICT_PATH)(request.SerializeToString(), timeout=10)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT and "method_name" in caught.value.details()
-
-
-def test_the_manifest_records_the_parity(versions):
-    parity = json.loads((VERSIONS / "1" / "manifest.json").read_text())["parity"]
-    assert max(parity["worst_relative_distance"].values()) <= parity["tolerance"] == 1e-4

@@ -1,4 +1,4 @@
-"""Which names mean a picture, and which columns name one: for jobs, evaluation and search alike. Pure."""
+"""Which formats and names mean a picture, and which columns name one: for jobs, evaluation and search alike. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Optional
 
 from metric_learn_client.printable import escaped
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # what the servable decodes
+# What the servable decodes: each format with the name that people read, and the suffixes of its files.
+IMAGE_FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WebP", "bmp": "BMP"}
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 # The column of paths of a table, CSV or parquet, is the first of these that it has.
 PATH_COLUMNS = (
@@ -27,6 +29,12 @@ PATH_COLUMNS = (
 SOP_HEADER = ("image_id", "class_id", "super_class_id", "path")
 
 _SUFFIX = re.compile(rb"\.(?:" + b"|".join(suffix[1:].encode() for suffix in IMAGE_SUFFIXES) + rb")\Z", re.IGNORECASE)
+
+
+def image_formats(word: str) -> str:
+    """All of them, as a sentence has them: with "or", "JPEG, PNG, WebP or BMP"."""
+    *first, last = IMAGE_FORMATS.values()
+    return f"{', '.join(first)} {word} {last}"
 
 
 def is_image_name(name: bytes) -> bool:

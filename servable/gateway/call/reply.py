@@ -14,6 +14,7 @@ from typing import Union
 
 from google.protobuf.message import DecodeError
 
+from metric_learn_client.image_names import image_formats
 from metric_learn_client.wire import (
     EMBEDDING_DIM,
     ITEM_EMBEDDING,
@@ -58,7 +59,7 @@ _SENTENCES = {
     ImageErrorCode.DECODE: "the image is broken or cut off",
     ImageErrorCode.TOO_LARGE: "the image is larger than the limits allow",
     ImageErrorCode.EMPTY: "the image has no bytes",
-    ImageErrorCode.UNSUPPORTED: "not a JPEG, PNG, WebP or BMP file",
+    ImageErrorCode.UNSUPPORTED: f"not a {image_formats('or')} file",
     ImageErrorCode.SHAPE: "the pixels have the wrong shape",
     ImageErrorCode.NON_FINITE: "the network gave no usable embedding for this image",
     ImageErrorCode.CRASH: "the image ended or held up the process that worked on it",

@@ -45,9 +45,8 @@ class HttpError(CallError):
         field: Optional[str] = None,
         code: Optional[str] = None,
         headers: Mapping[str, str] = {},
-        retry_after_ms: Optional[int] = None,
     ) -> None:
-        super().__init__(status, message, field=field, retry_after_ms=retry_after_ms)
+        super().__init__(status, message, field=field)
         self.http_status = http_status
         self.code = code
         self.headers = headers

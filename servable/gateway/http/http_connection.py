@@ -245,7 +245,10 @@ class Connection(HttpToolsProtocol):
         self._stop_head_timer()
         self.pipeline.clear()
         if self.busy:
-            return  # its answer is the last; a second one after it would be taken for that of another request
+            if self.cycle is not self._answering or not self.cycle.more_body or self.cycle.response_started:
+                return  # its answer is the last; a second one after it would be taken for that of another request
+            self.cycle.disconnected = True  # the rest of its body is what is refused, so this is its answer
+            self.cycle.message_event.set()
         body = orjson.dumps(openai_error(error.http_status, error))
         head = (
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"

@@ -27,6 +27,7 @@ from servable.gateway.http.http_connection import Connection
 
 # Connections that the kernel keeps while many come at once. Beyond, the caller's kernel tries again a second later.
 WAITING = 1024
+TAKEN = 4  # new connections before everything else on the event loop has its turn
 HANDSHAKE_S = 10.0
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 NO_DESCRIPTOR_S = 0.5  # until the next try
@@ -90,7 +91,9 @@ class HttpServer:
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        for number in itertools.count(1):
+            if number % TAKEN == 0:
+                await asyncio.sleep(0)  # sock_accept waits only where nobody is there
             try:
                 accepted, _ = await loop.sock_accept(listening)
             except OSError as error:

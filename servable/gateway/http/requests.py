@@ -65,13 +65,13 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def json_response(value: Any, status: int = 200, headers: Mapping[str, str] = {}) -> Response:
+def json_response(value: Any, status: int = 200) -> Response:
     """value: what orjson writes."""
     try:
         body = orjson.dumps(value)
     except TypeError:  # half of a pair of UTF-16 in a caller's words, which UTF-8 cannot hold
         body = orjson.dumps(_whole(value))
-    return Response(body, status=status, headers=headers)
+    return Response(body, status=status)
 
 
 def _whole(value: Any) -> Any:

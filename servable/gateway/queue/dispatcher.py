@@ -7,7 +7,7 @@ Nothing waits for a batch to fill: while the backend is busy batches fill up by 
 Embedding is idempotent: images whose batch met a fault of the backend, or its end, go to its successor. Any of them may
 have been the cause, so they are suspects. Each is tried in a process of its own where `trial` gives one, and goes alone
 then, before everything else, and with nothing beside it. The one that is there when it happens again fails, with
-E_CRASH, and is not sent again; the others are answered.
+E_CRASH, and is not sent again, unless a device's worker ended in the network's own run; the others are answered.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class Dispatcher:
         self._lanes = itertools.cycle(LANES)
         self._channel: Optional[Channel] = None
         self._generation = 0
+        self._ran = False  # the last end: a suspect was alone in it, in a run of a device
         self._closing: set[asyncio.Task[None]] = set()
         self._pump_due = False
         self._closed = False
@@ -118,7 +119,11 @@ class Dispatcher:
             self._channel = Channel(served.backend.target)
         if served.serving:
             served.images_in_it = False
+            self._ran = False
         if served.state.value == "down":
+            backend = served.backend  # asked now: its files go with it
+            alone = [batch for batch in self._batches.values() if batch.alone]
+            self._ran = any(backend is not None and backend.ran_since(batch.made_at) for batch in alone)
             served.images_in_it = served.images_in_it or bool(self._batches)
             self._drop_channel()
         if not served.serving and not self._wait_when_down:
@@ -251,6 +256,7 @@ class Dispatcher:
                 call.set(index, outcome, fingerprint)
         if good:
             self.succeeded_at = time.monotonic()
+            self._served.answered.append((self.succeeded_at, [call.request_id for call, _ in batch.images]))
             self._on_images(good)
         if faults:
             self._faulted(batch, faults, channel)
@@ -273,11 +279,29 @@ class Dispatcher:
                 call.fail(overloaded("the model has too much to do; try again later", RETRY_AFTER_FAULT_MS))
             elif self._closed or self._served.ending or (batch.alone and fault.nonsense):
                 call.fail(self._down())
+            elif batch.alone and self._ended_in_network(batch):
+                self._take_back(call, index)
             elif batch.alone:
                 self._convict(call, index, f"MindSpore Serving twice, the second time alone: {fault.reason}")
             else:
                 self._accuse(call, index)
             self._served.images_in_it |= not (fault.overload or fault.nonsense)
+
+    def _ended_in_network(self, batch: SharedBatch) -> bool:
+        """Whether a device's worker ended, or hung, in the run of this one image."""
+        backend = self._served.backend
+        return self._ran or (backend is not None and backend.ran_since(batch.made_at))
+
+    def _take_back(self, call: PendingCall, index: int) -> None:
+        """The device is to blame: the image is one like any other."""
+        log.warning("a device ended in a run with a suspect alone in it: the image is not to blame and is sent again")
+        self._known.forget(call.method, call.payload(index))
+        if not self._wait_when_down:
+            call.fail(self._down())
+        elif not call.done.done():
+            call.pending.append(index)
+            if call not in self._calls:
+                self._calls.append(call)
 
     def _accuse(self, call: PendingCall, index: int) -> None:
         """The image goes alone: with its call where that still waits, else when it comes again. One that was found out

@@ -11,9 +11,13 @@ import time
 
 from .connection import Connection
 from .floods import FLOODS, HTTP_FLOODS
+from .http2_floods import HTTP2_FLOODS, long_settings
 from .http_floods import API_FLOODS, api_large_bodies
 
-ALL = {flood.__name__: flood for flood in [*FLOODS, *HTTP_FLOODS, *API_FLOODS, api_large_bodies]}
+ALL = {
+    flood.__name__: flood
+    for flood in [*FLOODS, *HTTP2_FLOODS, *HTTP_FLOODS, *API_FLOODS, api_large_bodies, long_settings]
+}
 
 
 def main():

@@ -3,7 +3,6 @@
 import socket
 import ssl
 import struct
-import time
 
 import hpack
 from hyperframe import frame as frames
@@ -98,18 +97,6 @@ class Connection:
             made.parse_body(memoryview(self._unread[9 : 9 + length]))
             self._unread = self._unread[9 + length :]
             found.append(made)
-        return found
-
-    def read_frames(self, seconds):
-        """Every frame that arrives within `seconds`, or until the server closes."""
-        end, found = time.monotonic() + seconds, []
-        while time.monotonic() < end:
-            self.socket.settimeout(max(0.001, end - time.monotonic()))
-            try:
-                found += self._frames()
-            except OSError:
-                break
-        self.socket.settimeout(TIMEOUT_S)
         return found
 
     def headers(self, path, extra=(), *, more=b"", end_stream=False, end_headers=True):

@@ -74,6 +74,27 @@ def api_small_chunks(open_connection):
         yield BLOCK
 
 
+def api_chunk_extensions(open_connection):
+    """What may stand behind a chunk's length, without an end."""
+    connection = open_connection(preface=False)
+    connection.send(b"POST /embed HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;")
+    while True:
+        connection.send(b"e" * 65536)
+        connection.drain()
+        yield 1
+
+
+def api_trailers(open_connection):
+    """Trailers without an end, of bodies that are complete."""
+    while True:
+        connection = open_connection(preface=False)
+        connection.send(b"POST /embed HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
+        with contextlib.suppress(OSError):
+            for _ in range(16):
+                connection.send(b"a: b\r\n" * 1000)
+        yield 1
+
+
 def api_pipelined(open_connection):
     """Requests without waiting for an answer; the answers are read."""
     connection = open_connection(preface=False)
@@ -152,6 +173,8 @@ API_FLOODS = [
     api_slow_headers,
     api_slow_bodies,
     api_small_chunks,
+    api_chunk_extensions,
+    api_trailers,
     api_pipelined,
     api_unread_answers,
     api_large_headers,

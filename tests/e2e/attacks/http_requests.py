@@ -96,7 +96,8 @@ VALUES = [
 NAMES = (
     b"Accept Accept-Encoding Authorization Connection Content-Encoding Content-Length Content-Type Cookie Expect Host "
     b"If-None-Match Keep-Alive Origin Range TE Trailer Transfer-Encoding Upgrade X-Forwarded-For X-Request-Id Via "
-    b"traceparent Inference-Header-Content-Length grpc-timeout x-metric-learn-deadline-ms HTTP2-Settings"
+    b"traceparent Content_Length Transfer_Encoding X_Request_Id grpc-timeout x-metric-learn-deadline-ms HTTP2-Settings "
+    b"Inference-Header-Content-Length"
 ).split()
 LENGTHS = [
     b"+5",
@@ -274,6 +275,8 @@ def odd_chunks(chance):
             b"\r\n\r\n",
             b"zz\r\n",
             good + b"0\r\n" + b"T: v\r\n" * 5000 + b"\r\n",
+            b"1;a=b;c=d\r\nx\r\n" * 5000 + b"0\r\n\r\n",
+            b"0" * 100_000 + b"\r\n\r\n",
             good + b"0\r\nContent-Length: 5\r\n\r\n",
             good + b"00000000000000000000\r\n\r\n",
             b"".join(b"1\r\n%c\r\n" % byte for byte in PICTURE) + b"0\r\n\r\n",
@@ -400,6 +403,11 @@ def odd_json(chance):
             ).encode(),
             lambda: json.dumps(value).encode(),
             lambda: b"[" * 100_000,
+            lambda: b'{"input": ' + b"[" * 8000 + b"]" * 8000 + b"}",
+            lambda: b"{" + b'"input": "x",' * 8000 + b'"model": "x"}',
+            lambda: b"{" + b",".join(b'"%d": 1' % number for number in range(8000)) + b"}",
+            lambda: b'{"' + b"k" * 500_000 + b'": 1}',
+            lambda: b'{"input": 0.' + b"9" * 200_000 + b"}",
             lambda: b'{"input":' * 50_000,
             lambda: b'{"input": 1e999999, "input": -0}',
             lambda: b'{"input": NaN}',
@@ -430,6 +438,12 @@ def odd_uri(chance):
             URI.replace(",", ",\n \t"),
             URI + "====",
             "d" * 100_000,
+            URI.replace("/", "%2F").replace("+", "%2b"),
+            URI + "%20" * 100_000,
+            URI + "%" * 100_000,
+            URI + " \t" * 100_000,
+            "data:image/jpeg;base64," + "=" * 100_000,
+            "data:image/jpeg;base64," + "QQ==" * 100_000,
         ]
     )
     return Attack(
@@ -450,6 +464,8 @@ def odd_multipart(chance):
             + b"\r\n--b--\r\n",
             b"--b\r\nContent-Disposition: form-data; name=a\r\n\r\n" + PICTURE,
             b"--b\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--c\r\n\r\nx\r\n--c--\r\n--b--\r\n",
+            b"--b\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n" * 10_000 + b"--b--\r\n",
+            b"\r\n--" * 100_000,
             b"--b\r\n" + b"X: y\r\n" * 3000 + b"\r\nx\r\n--b--\r\n",
             b"\r\n--b\r\nContent-Transfer-Encoding: base64\r\n\r\n!!!\r\n--b--",
             (b"--b\r\nContent-Disposition: form-data; name=a\r\n\r\n\r\n") * 3000 + b"--b--",
@@ -477,6 +493,30 @@ def odd_tensor(chance):
     data = struct.pack("<I", chance.choice([len(PICTURE), 0, 0xFFFFFFFF, 3])) + PICTURE
     line = b"Inference-Header-Content-Length: %d" % length
     return Attack("tensor", (sized(text + data, line, target=b"/v2/models/metric_learn/infer"),))
+
+
+def odd_shape(chance):
+    """Tensors in JSON whose shape, numbers or nesting do not fit."""
+    one = b"1," * 150_527 + b"1"
+    data = chance.choice([b"", b"1", one, one.replace(b"1", b"-1"), one.replace(b"1", b"1.5"), b"[" * 900 + b"]" * 900])
+    shape = chance.choice(
+        [
+            b"1,224,224,3",
+            b"0,224,224,3",
+            b"4611686018427387904,224,224,3",
+            b"9" * 5000,
+            b"1.5",
+            b"true",
+            b"1," * 9999 + b"1",
+        ]
+    )
+    tensor = b'{"name": "pixels", "datatype": "UINT8", "shape": [%b], "data": [%b]}' % (shape, data)
+    body = b'{"inputs": [%b]}' % b",".join([tensor] * chance.choice([1, 1, 1, 2] if len(tensor) > 9999 else [1, 300]))
+    return Attack(
+        "shape",
+        (sized(body, b"Content-Type: application/json", target=b"/v2/models/metric_learn/infer"),),
+        most_answers=2,
+    )
 
 
 def honest(chance):
@@ -510,6 +550,7 @@ KINDS = [
     odd_uri,
     odd_multipart,
     odd_tensor,
+    odd_shape,
     honest,
 ]
 

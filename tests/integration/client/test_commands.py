@@ -77,7 +77,7 @@ def test_status_tells_ready_from_not_and_one_model_from_two(fake):
         assert [json.loads(line)["ready"] for line in done.stdout.splitlines()] == [True, True]
         assert done.returncode == 5 and "different models" in done.stderr
     fake.ready = False
-    done = run("status", "--endpoint", fake.endpoint, "--json")
+    done = run("status", "--endpoint", fake.endpoint, "--json", "--wait-s", "3")
     assert done.returncode == 4 and "not serving" in json.loads(done.stdout)["reason"]
     assert run("status", "--endpoint", "127.0.0.1:1").returncode == 4
     done = run("status", "--endpoint", "nonsense")
@@ -116,6 +116,8 @@ def test_bench_says_what_it_will_not_report(fake):
         assert run("bench", "--endpoint", fake.endpoint, *wrong).returncode == 2
     both = ["--concurrency-range", "1", "--request-rate-range", "1"]
     assert run("bench", "--endpoint", fake.endpoint, *both).returncode == 2
+    done = run("bench", "--endpoint", fake.endpoint, "--batch-size", "257")
+    assert done.returncode == 2 and "--batch-size 257: a call of this service has at most 256 images" in done.stderr
     assert run("bench", "--endpoint", "127.0.0.1:1", "--deadline-s", "5").returncode == 4
 
 

@@ -1,6 +1,7 @@
 """Closed streams, readers that go, full disks, names that are no text: one line and an exit code, and nothing lost."""
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from metric_learn_client import cli
 from metric_learn_client.cli.shared.output_file import OutputFileError, WholeFile, why_not
 from metric_learn_client.jobs import embed_dataset
 from metric_learn_client.testing import FakeServable, fake_embeddings
@@ -84,9 +86,30 @@ def test_a_reader_that_goes_is_one_line(made, fake):
     assert done.stderr == "metric-learn: standard output: its reader is gone\ncode 1\n"
 
 
-def test_names_from_a_closed_standard_input_are_one_line(fake):
-    done = shell(f"{COMMAND} embed - --endpoint {fake.endpoint} <&-")
-    assert (done.returncode, done.stderr) == (1, "metric-learn: standard input: Bad file descriptor\n")
+def test_names_from_a_closed_standard_input_are_one_line(fake, tmp_path):
+    for output in ("", f"--output-dir {tmp_path}/out"):
+        done = shell(f"{COMMAND} embed - {output} --endpoint {fake.endpoint} <&-")
+        assert (done.returncode, done.stderr) == (2, "Error: standard input: Bad file descriptor\n")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a.jpg\0b.jpg\0",
+        "a.jpg\r\nb.jpg\r\n".encode("utf-16"),
+        b"\xef\xbb\xbfa.jpg\nb.jpg",
+        b"a.jpg\nb.jpg\n\xff\x8b\n",
+    ],
+    ids=["find -print0", "PowerShell", "mark", "no text"],
+)
+def test_names_on_standard_input_are_read_as_those_of_a_job(fake, tmp_path, monkeypatch, capsys, content):
+    for name in ("a.jpg", "b.jpg", b"\xff\x8b"):
+        (tmp_path / os.fsdecode(name)).write_bytes(b"picture")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), "utf-8", "strict"))
+    assert cli.run(["embed", "-", "--endpoint", fake.endpoint]) == 0
+    names = [json.loads(line)["image_path"] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["a.jpg", "b.jpg", "\\xff\\x8b"][: len(names)] and len(names) == 2 + (b"\x8b" in content)
 
 
 def test_names_that_are_no_text_are_read_embedded_and_told_apart(fake, tmp_path):
@@ -213,3 +236,13 @@ def test_an_output_of_another_kind_is_refused_with_its_reason(tmp_path):
     assert why_not(tmp_path / "x") is None and "it is a folder" in why_not(tmp_path)
     assert "no such folder" in why_not(tmp_path / "none" / "x")
     assert why_not(Path("/dev/null")) is None
+
+
+def test_a_working_directory_that_is_gone_is_one_line(fake, tmp_path):
+    for command in (
+        f"embed {tmp_path} --output-dir out --endpoint {fake.endpoint}",
+        f"index build {tmp_path} --output x",
+    ):
+        done = shell(f"mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir {tmp_path}/gone && {COMMAND} {command}")
+        said = "metric-learn: the working directory is not there any more; change to another\n"
+        assert (done.returncode, done.stderr) == (1, said)

@@ -1,5 +1,6 @@
 """Options and endpoints: what is wrong is said with its value, before anything is sent."""
 
+import inspect
 import os
 import pickle
 import threading
@@ -10,6 +11,10 @@ from metric_learn_client import AsyncEmbeddingClient, EmbeddingClient, TlsOption
 from metric_learn_client._client.core.pool import Pool
 from metric_learn_client._client.core.targets import Target, expand, host_name_of, is_local, parse_endpoints
 from metric_learn_client._client.token import TokenSource
+from metric_learn_client.jobs import embed_dataset
+from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
+from metric_learn_client.option_fields import facts_of
+from metric_learn_client.options import ClientOptions
 
 BOTH = pytest.mark.parametrize("kind", [EmbeddingClient, AsyncEmbeddingClient])
 
@@ -151,3 +156,18 @@ def test_names_are_looked_up_once_in_a_while_and_a_failed_look_up_changes_nothin
     pool.answered(Target("gone:1", "gone:1"), 1.0)
     pool.failed(Target("gone:1", "gone:1"), 1.0)
     pool.release(Target("gone:1", "gone:1"))
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        (EmbeddingClient, ClientOptions),
+        (embed_dataset, InputSpec),
+        (embed_dataset, JobOptions),
+        (embed_dataset, RunOptions),
+    ],
+)
+def test_an_option_is_an_argument_in_python_with_the_same_default(function, kind):
+    arguments = {name: each.default for name, each in inspect.signature(function).parameters.items()}
+    options = {field.name: field.default for field, _ in facts_of(kind)}
+    assert options == {name: arguments.get(name, "is no argument") for name in options}

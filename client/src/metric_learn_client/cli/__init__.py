@@ -123,7 +123,16 @@ def run(arguments: Optional[list[str]] = None) -> int:
 
 def _say(what: object) -> None:
     text = f"{what.filename}: {what.strerror}" if isinstance(what, OSError) and what.filename else str(what)
+    if isinstance(what, FileNotFoundError) and not what.filename and not _has_working_directory():
+        text = "the working directory is not there any more; change to another"
     click.echo(f"metric-learn: {printable(text) or type(what).__name__}", err=True)
+
+
+def _has_working_directory() -> bool:
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
 
 
 def exit_code_of(error: BaseException) -> ExitCode:

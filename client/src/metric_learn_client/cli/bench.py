@@ -19,7 +19,7 @@ from metric_learn_client.bench.runner import MAX_ARRIVALS_IN_FLIGHT, Load, Measu
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
 from metric_learn_client.cli.shared.output_file import OutputFile
 from metric_learn_client.contract.exit_codes import ExitCode
-from metric_learn_client.errors import MetricLearnError
+from metric_learn_client.errors import MetricLearnError, RejectedError
 from metric_learn_client.inputs import UnreadableError, read_image
 
 COLUMNS = ("load", "images_per_s", "calls_per_s", "avg_ms", *(f"p{each}_ms" for each in PERCENTILES), "calls", "failed")
@@ -94,6 +94,7 @@ def command(
     code = ExitCode.DONE
     # No retries: they would hide what is to be measured.
     with open_client(**connection, retries=0, max_in_flight=at_once, batch_size=batch_size) as client:
+        _check_batch_size(client, batch_size)
         call = _caller(client, _images(files), batch_size)
         for _ in range(warmup_request_count or 1):
             call()
@@ -126,6 +127,16 @@ def command(
             writer.writeheader()
             writer.writerows(level.row() for level in measured)
     return code
+
+
+def _check_batch_size(client: EmbeddingClient, batch_size: int) -> None:
+    """Raises click.UsageError for more images than the service takes: they would be several calls, measured as one."""
+    try:
+        most = client.model().limits.max_instances
+    except RejectedError:  # a bare MindSpore Serving does not say
+        most = wire.DEFAULT_MAX_INSTANCES
+    if batch_size > most:
+        raise click.UsageError(f"--batch-size {batch_size}: a call of this service has at most {most} images")
 
 
 def _caller(client: EmbeddingClient, images: list[bytes], batch_size: int) -> Any:

@@ -22,6 +22,8 @@ from metric_learn_client._client.progress import progress_bar
 from metric_learn_client.cli.shared.output_file import WholeFile, why_not
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.errors import ImageFailure, RejectedError
+from metric_learn_client.jobs.errors import InputError
+from metric_learn_client.jobs.inputs.text import stdin_lines
 from metric_learn_client.printable import escaped, printable
 from metric_learn_client.results import Row
 from metric_learn_client.wire import EMBEDDING_DIM
@@ -35,9 +37,10 @@ Answer = Union[Row, ImageFailure]
 
 
 def embed_files(files: Sequence[str], output: Optional[str], client: EmbeddingClient) -> ExitCode:
-    """Embeds the files; "-" reads their names from stdin, one a line. output None: JSON lines on stdout.
+    """Embeds the files; "-" reads their names from stdin, as a job's list has them. output None: JSON lines on stdout.
 
-    Raises click.UsageError for an output of another kind, or no files at all; what EmbeddingClient raises.
+    Raises click.ClickException for an output of another kind, no files at all, or names that are none; what
+    EmbeddingClient raises.
     """
     kind = check_output(output)
     names = list(_names(files))
@@ -83,7 +86,10 @@ def check_output(output: Optional[str]) -> str:
 def _names(files: Sequence[str]) -> Iterator[str]:
     for name in files:
         if name == STDIN:
-            yield from (line for line in (line.rstrip("\r\n") for line in sys.stdin) if line)
+            try:
+                yield from filter(None, stdin_lines())
+            except InputError as error:
+                raise click.ClickException(str(error)) from error
         else:
             yield name
 

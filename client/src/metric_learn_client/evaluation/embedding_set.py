@@ -7,6 +7,7 @@ Read are the output of `metric-learn embed --output-dir` (either format), the sa
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -175,7 +176,8 @@ def _holds_vectors(kind: pa.DataType) -> bool:
 
 def _table(file: Path) -> pa.Table:
     try:
-        return pq.read_table(file, partitioning=None)
+        with pa.OSFile(os.fsencode(file)) as opened:  # a name as text must be UTF-8
+            return pq.read_table(opened, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
         raise EmbeddingSetError(f"{file} cannot be read: {error}") from error
 
@@ -190,7 +192,8 @@ def _with_path(table: pa.Table, file: Path) -> pa.Table:
 
 def _identity_of_parquet(file: Path) -> Identity:
     try:
-        stored = pq.read_schema(file).metadata or {}
+        with pa.OSFile(os.fsencode(file)) as opened:
+            stored = pq.read_schema(opened).metadata or {}
     except (pa.ArrowInvalid, OSError) as error:
         raise EmbeddingSetError(f"{file} cannot be read: {error}") from error
     for key, value in stored.items():

@@ -8,6 +8,7 @@ plan/     rows on disk, cut into shards        work/     row -> image -> embeddi
 output/   the files, in a folder or a store    errors    why a job does not start, or stops
 ray_data  embeddings inside a Ray Data pipeline
 scratch   folders of a run in the temporary directory
+patterns  braces and globs in names
 """
 
 from __future__ import annotations

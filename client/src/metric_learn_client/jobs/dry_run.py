@@ -13,7 +13,7 @@ from typing import Any, Optional, Union
 import numpy as np
 
 from metric_learn_client.errors import EndpointError
-from metric_learn_client.jobs.inputs import open_input
+from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.inputs.skipped import as_line
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions

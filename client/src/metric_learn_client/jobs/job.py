@@ -7,23 +7,26 @@ import platform
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Optional, Union
 
 import numpy as np
+import pyarrow as pa
 
-from metric_learn_client.jobs.errors import RefusedError, Stopped
-from metric_learn_client.jobs.inputs import Input
+from metric_learn_client.jobs.errors import OutputError, RefusedError, Stopped
+from metric_learn_client.jobs.inputs.input_kinds import open_input
+from metric_learn_client.jobs.inputs.input_rows import Input
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions, check_choice
+from metric_learn_client.jobs.output import record as records
 from metric_learn_client.jobs.output.output import Output, open_output
 from metric_learn_client.jobs.output.seen import Seen, read_seen
 from metric_learn_client.jobs.output.shard_files import read_stats
 from metric_learn_client.jobs.output.summary import JobSummary, failure_column, summarise
-from metric_learn_client.jobs.plan.plan import Plan
+from metric_learn_client.jobs.plan.plan import Plan, check_places, may_have_moved
 from metric_learn_client.jobs.plan.sync import SYNC_BY, Found, find_changes
 from metric_learn_client.jobs.prepare import IF_EXISTS, open_job
 from metric_learn_client.jobs.work.engines import engine
@@ -32,6 +35,8 @@ from metric_learn_client.jobs.work.pipeline import ShardTask
 from metric_learn_client.jobs.work.reader import Reader
 from metric_learn_client.jobs.work.worker import Connect, WorkerSpec, rewrite
 from metric_learn_client.wire import EMBEDDING_DIM
+
+_FIRST_FILES = 100  # of those that were embedded, that are looked at before a job goes on
 
 
 def run_job(
@@ -50,9 +55,10 @@ def run_job(
     """Does what is missing of the job (with retry_failed: its failures again, whatever rows were added to the input
     or taken away meanwhile) and says what the directory holds.
 
-    Raises RefusedError, InputError, OutputError; OutageError after max_outage_s without the service; RejectedError
-    where it will not serve this caller; Stopped soon after `stop` was set by somebody. KeyboardInterrupt passes
-    through. After each of them the shards that are committed stay, and the same call goes on.
+    Raises RefusedError; InputError, also at the end, for a table or an archive that was written anew while it was
+    read; OutputError; OutageError after max_outage_s without the service; RejectedError where it will not serve this
+    caller; Stopped soon after `stop` was set by somebody. KeyboardInterrupt passes through. After each of them the
+    shards that are committed stay, and the same call goes on.
     """
     check_choice("if_exists", if_exists, IF_EXISTS)
     check_choice("sync_by", sync_by, SYNC_BY)
@@ -69,13 +75,23 @@ def run_job(
             find = partial(_changes, output, run, sync_by)
             same_rows = not retry_failed
             plan, record, sync = open_job(output, spec, options, model, if_exists, same_rows, find)
+        if if_exists == "resume" and same_rows:
+            _check_files(output, run, plan)
         mine = list(range(run.shard_index, plan.shards, run.num_shards))
         output.prepare()
         output.recover(mine if run.num_shards > 1 else None)
         worker = worker_spec(output, options, run, connect, record.model, limits, plan)
         tasks = list(_tasks(output, plan, mine, retry_failed))
         _check_space(output, options, plan, tasks)
-        return replace(_run(output, plan, mine, worker, tasks, stop, observer), sync=sync)
+        summary = _run(output, plan, mine, worker, tasks, stop, observer)
+        if not summary.complete and not retry_failed:
+            raise OutputError(
+                f"{output.name}: only {summary.done_shards} of {summary.shards} shards are there although all were "
+                "written: somebody removed the others; run the same command again: it goes on"
+            )
+        if tasks and may_have_moved(plan):
+            check_places(open_input(records.spec_of(record)), plan)
+        return replace(summary, sync=sync)
 
 
 def _run(
@@ -148,6 +164,35 @@ def _tasks(output: Output, plan: Plan, mine: list[int], retry_failed: bool) -> I
             places = np.setdiff1d(np.union1d(places, failed), plan.gone(shard))
         if len(places) or generation != plan.generation_of(shard):
             yield ShardTask(shard, places, merges=True)
+
+
+def _check_files(output: Output, run: RunOptions, plan: Plan) -> None:
+    """Raises RefusedError where no picture of the first that were embedded has the size that it had: other files under
+    the same names, of which a run that goes on would take some for embedded."""
+    shard = next(iter(output.committed()), None)
+    if shard is None or plan.in_sources:
+        return
+    with suppress(pa.ArrowException, OSError):  # damaged, or not to be read: nothing to compare with
+        seen = read_seen(output, shard)
+        stats = read_stats(output, shard)
+        first = plan.span(shard)[0]
+        failed = failure_column(output, stats, "row") if stats["failed"] else []
+        others = {*failed, *(first + plan.gone(shard)), *(first + plan.changed(shard, stats.get("generation", 0)))}
+        _check_sizes(output, run, plan, shard, {row: each for row, each in (seen or {}).items() if row not in others})
+
+
+def _check_sizes(output: Output, run: RunOptions, plan: Plan, shard: int, seen: dict[int, Seen]) -> None:
+    rows = list(seen)[:_FIRST_FILES]
+    there = plan.read(shard).take(pa.array(np.array(rows, np.int64) - plan.span(shard)[0]))
+    now = Reader(plan, run.max_image_bytes, run.read_timeout_s).look(there)
+    sizes = [(seen[row].size, each.size) for row, each in zip(rows, now)]
+    compared = [then != after for then, after in sizes if then is not None and after is not None]
+    if compared and all(compared):
+        raise RefusedError(
+            f"{output.name}: the files have other sizes than when they were embedded, as "
+            f"{there.column('image_path')[0].as_py()!r}: --sync embeds anew what changed; for another folder with the "
+            "same names, name another directory"
+        )
 
 
 def _changes(output: Output, run: RunOptions, by: str, plan: Plan, source: Input) -> Found:

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from metric_learn_client.image_names import as_text
 from metric_learn_client.jobs.errors import InputError, JobError, RefusedError
-from metric_learn_client.jobs.inputs import Input, open_input
+from metric_learn_client.jobs.inputs.input_kinds import open_input
+from metric_learn_client.jobs.inputs.input_rows import Input
 from metric_learn_client.jobs.options import InputSpec, JobOptions
 from metric_learn_client.jobs.output import record as records
 from metric_learn_client.jobs.output.durable import output_errors
@@ -119,7 +120,7 @@ def _found(output: Output, spec: InputSpec, record: JobRecord) -> Plan:
     if listing != record.input["sha256"]:
         raise RefusedError(
             f"{output.name} holds another job: the input's rows changed (digest was {record.input['sha256'][:12]}, "
-            f"now {listing[:12]}). --extend embeds what was added; --overwrite begins anew"
+            f"now {listing[:12]}). --extend embeds what was added, --sync follows every change, --overwrite begins anew"
         )
     check_places(source, stored)
     return stored

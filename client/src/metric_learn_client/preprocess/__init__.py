@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client.contract import PREPROCESSING_ID
+from metric_learn_client.image_names import IMAGE_FORMATS, image_formats
 from metric_learn_client.preprocess import bmp, jpeg, png, webp
 from metric_learn_client.preprocess.header import SIDE_PX, ImageHeader, short_side_size
 from metric_learn_client.preprocess.kinds import format_of, name_of
@@ -58,7 +59,7 @@ def decode(image: Union[bytes, Pixels], limits: DecodeLimits = DecodeLimits()) -
     data = encoded.data
     kind = format_of(data)
     if kind is None:
-        raise ImageError("E_UNSUPPORTED", f"{name_of(data)}; JPEG, PNG, WebP and BMP are read")
+        raise ImageError("E_UNSUPPORTED", f"{name_of(data)}; {image_formats('and')} are read")
     try:
         header, pixels = _DECODERS[kind](data, limits)
         return upright(pixels, orientation(data, header))
@@ -87,7 +88,6 @@ def _decode_bmp(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Pixels
 
 
 _DECODERS = {"jpeg": _decode_jpeg, "png": _decode_png, "webp": _decode_webp, "bmp": _decode_bmp}
-_NAMES = {"png": "PNG", "webp": "WebP", "bmp": "BMP"}
 
 
 def _decode_with_opencv(still: Buffer, header: ImageHeader) -> Pixels:
@@ -100,7 +100,7 @@ def _decode_with_opencv(still: Buffer, header: ImageHeader) -> Pixels:
             raise MemoryError from None
         pixels = None
     if pixels is None or pixels.shape != (header.height_px, header.width_px, 3):
-        raise damaged(f"the {_NAMES[header.format]} is damaged or cut off")
+        raise damaged(f"the {IMAGE_FORMATS[header.format]} is damaged or cut off")
     return np.asarray(pixels, np.uint8)
 
 

@@ -97,7 +97,12 @@ class SearchIndex:
         return np.stack([self._index.reconstruct(int(each)) for each in ids])
 
     def save(self, folder: Path) -> None:
-        """Whole or not at all. Raises SearchIndexError where the folder exists, OSError where it cannot be written."""
+        """Whole or not at all. Raises SearchIndexError where the folder exists, or has a name that FAISS cannot open,
+        OSError where it cannot be written."""
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError as error:
+            raise SearchIndexError(f"{folder}: FAISS opens no file whose name is not UTF-8; name another") from error
         if folder.exists():
             raise SearchIndexError(f"{folder} exists; build into a new directory, or remove it")
         aside = folder.with_name(f".{folder.name}.partial")

@@ -62,14 +62,14 @@ def unit_rows(rows: Floats) -> npt.NDArray[np.float64]:
     return unit
 
 
-def neighbours_agree(actual: Floats, expected: Floats, count: int = NEIGHBOURS) -> npt.NDArray[np.bool_]:
-    """Per row: are its nearest `count` other rows the same ones in both sets? bool [N].
+def neighbours_agree(actual: Floats, expected: Floats) -> npt.NDArray[np.bool_]:
+    """Per row: are its nearest NEIGHBOURS other rows the same ones in both sets? bool [N].
 
     A neighbour may stand in for another one whose reference similarity differs by less than float16 can tell. With
-    count + 1 rows or fewer every neighbour is among them, and order is compared by the nearest one alone.
+    NEIGHBOURS + 1 rows or fewer every neighbour is among them, and order is compared by the nearest one alone.
     """
     rows = len(expected)
-    kept = min(count, max(1, rows - 2))
+    kept = min(NEIGHBOURS, max(1, rows - 2))
     agree = np.zeros(rows, np.bool_)
     reference, answered = unit_rows(expected), unit_rows(np.nan_to_num(actual))
     for row in range(rows):

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from metric_learn_client.contract.exit_codes import ExitCode
-from metric_learn_client.jobs import OutputError, embed_dataset, verify
+from metric_learn_client.jobs import Observer, OutputError, embed_dataset, verify
 from metric_learn_client.jobs.errors import OutageError
 from metric_learn_client.jobs.output.shard_files import file_digest
 from metric_learn_client.testing import FakeServable, Faults
@@ -392,3 +392,64 @@ def test_rows_never_change_place_when_answers_come_out_of_order(tmp_path, fake):
     embed_dataset(images, tmp_path / "out", endpoint=fake.endpoint, **FEW)
     assert data(tmp_path / "out") == expected
     assert np.load(tmp_path / "out/img_emb/img_emb_00000.npy").shape == (SHARD, 2048)
+
+
+def remove(*names):
+    def removed(out):
+        for name in names:
+            shutil.rmtree(out / name)
+
+    return removed
+
+
+def emptied(out):
+    shutil.rmtree(out)
+    out.mkdir()
+
+
+class AtTheSecondShard(Observer):
+    def __init__(self, action):
+        self._action = action
+        self._shards = 0
+
+    def committed(self, _stats):
+        self._shards += 1
+        if self._shards == 2:
+            self._action()
+
+
+@pytest.mark.parametrize(
+    "strike",
+    [shutil.rmtree, emptied, remove(".partial"), remove(".commit"), remove("stats"), remove("stats", "img_emb")],
+    ids=["all of it", "emptied", "partial", "commit", "stats", "data"],
+)
+def test_an_output_that_goes_away_in_the_middle_is_said_and_the_same_command_makes_it_whole(tmp_path, fake, strike):
+    images, out = make_images(tmp_path / "in", 6 * SHARD), tmp_path / "out"
+    expected = whole(images, tmp_path / "whole", fake.endpoint)
+    with pytest.raises(OutputError, match="run the same command again: it goes on"):
+        embed_dataset(images, out, endpoint=fake.endpoint, **FEW, observer=AtTheSecondShard(lambda: strike(out)))
+    assert embed_dataset(images, out, endpoint=fake.endpoint, **FEW).succeeded == 6 * SHARD
+    assert data(out) == expected and verify(out).complete
+
+
+def test_an_output_that_becomes_read_only_in_the_middle_is_said_and_goes_on_later(tmp_path, fake, small_disk):
+    images, out = make_images(tmp_path / "in", 6 * SHARD), small_disk / "out"
+    expected = whole(images, tmp_path / "whole", fake.endpoint)
+
+    def mount(*arguments):
+        subprocess.run(["mount", *arguments, str(small_disk)], check=True)
+
+    def strike():
+        mount("--bind", str(small_disk))
+        mount("-o", "remount,bind,ro")
+
+    mount("-o", "remount,size=64m")
+    try:
+        for observer in (AtTheSecondShard(strike), None):
+            with pytest.raises(OutputError, match="Read-only file system; see to the disk and run the same command"):
+                embed_dataset(images, out, endpoint=fake.endpoint, **FEW, observer=observer)
+    finally:
+        subprocess.run(["umount", str(small_disk)], check=True)
+    assert 1 < verify(out).done_shards < 6
+    assert embed_dataset(images, out, endpoint=fake.endpoint, **FEW).succeeded == 6 * SHARD
+    assert data(out) == expected and verify(out).complete

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
 from metric_learn_client.jobs import InputError, embed_dataset, verify
-from metric_learn_client.jobs.inputs import open_input
+from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.options import InputSpec
 from metric_learn_client.jobs.output.output import open_output
 from metric_learn_client.jobs.output.shard_files import read_shard, read_stats

@@ -14,6 +14,7 @@ import pytest
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs import embed_dataset, verify
 from metric_learn_client.testing import fake_embeddings
+from tests.integration.client.commands import run
 from tests.integration.client.jobs.conftest import Job, data, make_images
 
 
@@ -84,6 +85,22 @@ def test_a_shard_in_which_all_fail_has_failures_only_and_its_embeddings_once_the
     summary = embed_dataset(images, tmp_path / "npy", endpoint=fake.endpoint, shard_size=10, retry_failed=True)
     assert summary.succeeded == 20
     assert data(tmp_path / "npy") == data(tmp_path / "good")
+
+
+@pytest.mark.parametrize("flags", [[], ["--shuffle-seed", "1"], ["--format", "parquet"]])
+def test_an_output_whose_name_is_no_text_is_one_as_any_other(tmp_path, fake, flags):
+    images = make_images(tmp_path / "in" / "a", 3).parent
+    out = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"\xff"))
+    (images / "a" / "00000.jpg").write_bytes(b"corrupt")
+    assert Job(images, out, fake.endpoint, *flags).run()[0] == ExitCode.SOME_FAILED
+    (images / "a" / "00001.jpg").unlink()
+    make_images(images / "b", 1)
+    assert Job(images, out, fake.endpoint, *flags).run("--sync")[0] == ExitCode.SOME_FAILED
+    assert run("job", "verify", out, "--complete").returncode == 0
+    assert run("evaluate", out, "--label-from-folder").returncode == 0
+    assert run("index", "build", out, "--output", tmp_path / "index").returncode == 0
+    refused = run("index", "build", out, "--output", out + "-index")
+    assert refused.returncode == 2 and "FAISS opens no file whose name is not UTF-8" in refused.stderr
 
 
 def test_columns_of_a_table_travel_with_their_rows(tmp_path, fake):

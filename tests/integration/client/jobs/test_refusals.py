@@ -115,6 +115,22 @@ def test_files_that_an_old_pyarrow_cannot_write_are_refused_before_anything_is_s
     assert fake.images == 0 and not (tmp_path / "out/job.json").exists()
 
 
+def test_other_files_under_the_same_names_are_not_taken_for_those_that_were_embedded(tmp_path, fake, monkeypatch):
+    for day in ("monday", "tuesday"):
+        images = make_images(tmp_path / day / "in", 30)
+        for path in images.iterdir():
+            path.write_bytes(f"of {day} {path.name}".encode())
+    options = {"endpoint": fake.endpoint, "shard_size": 10}
+    monkeypatch.chdir(tmp_path / "monday")
+    assert embed_dataset("in", tmp_path / "out", **options).succeeded == 30
+    monkeypatch.chdir(tmp_path / "tuesday")
+    with pytest.raises(RefusedError, match=r"have other sizes than when they were embedded, as 'in/00000.jpg': --sync"):
+        embed_dataset("in", tmp_path / "out", **options)
+    assert embed_dataset("in", tmp_path / "out", **options, if_exists="sync").sync["changed"] == 30
+    (tmp_path / "tuesday/in/00000.jpg").write_bytes(b"one that changed is for --sync to see")
+    assert embed_dataset("in", tmp_path / "out", **options).sent == 0
+
+
 def test_standard_input_must_say_the_same_again(tmp_path, fake, monkeypatch):
     import io
 

@@ -112,6 +112,21 @@ def test_by_digest_a_file_with_another_time_is_unchanged_and_one_with_the_same_t
     assert rows_of(out) == fresh(images, tmp_path, fake)
 
 
+def test_times_of_a_broken_clock_tell_changed_files_as_others_do(tmp_path, fake):
+    images, out = make_images(tmp_path / "in", 12), tmp_path / "out"
+    path = [images / f"{index:05d}.jpg" for index in range(12)]
+    year_2445, year_1906 = 15_000_000_000, -2_000_000_000
+    for each, time_s in ((0, year_2445), (1, year_1906), (2, -1), (3, year_2445), (4, year_1906)):
+        os.utime(path[each], (time_s, time_s))
+    embed_dataset(images, out, endpoint=fake.endpoint, **FEW)
+    assert sync(images, out, fake).sync == {"changed": 0, "removed": 0, "added": 0, "unchanged": 12}
+    for each, time_s in ((3, year_1906), (4, year_2445), (5, 0), (6, year_2445)):  # back and ahead, of the same size
+        path[each].write_bytes(b"IMAGE %d" % each)
+        os.utime(path[each], (time_s, time_s))
+    assert sync(images, out, fake).sync == {"changed": 4, "removed": 0, "added": 0, "unchanged": 8}
+    assert rows_of(out) == fresh(images, tmp_path, fake)
+
+
 def test_lines_of_a_list_that_changed_are_other_rows(tmp_path, fake):
     images, out, csv = make_images(tmp_path / "in", 5), tmp_path / "out", tmp_path / "list.csv"
     lines = [f"{images}/{index:05d}.jpg,{'abcde'[index]}" for index in range(5)]

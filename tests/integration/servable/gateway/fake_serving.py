@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Callable, Optional
 
 import grpc
 import grpc.aio
@@ -43,6 +43,7 @@ class FakeBackend:
     weights: str = "stand-in"
     preprocessing: str = "test"
     golden: Golden = field(default_factory=lambda: Golden(GOLDEN_IMAGE, embedding_of(GOLDEN_IMAGE)))
+    ran_since: Callable[[float], bool] = lambda at: False  # whether a device ran the network
 
 
 class FakeServing:

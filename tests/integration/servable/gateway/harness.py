@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import socket
@@ -56,6 +57,17 @@ class Harness:
             return function(*arguments)
 
         return self.run(inside())
+
+    @contextlib.contextmanager
+    def standing(self):
+        """The event loop stands still inside the block, so that what comes piles up in front of it."""
+        stands, goes_on = threading.Event(), threading.Event()
+        self.loop.call_soon_threadsafe(lambda: (stands.set(), goes_on.wait(WAIT_S)))
+        assert stands.wait(WAIT_S)
+        try:
+            yield
+        finally:
+            goes_on.set()
 
     def __enter__(self):
         self._thread.start()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from servable.gateway.http import application, http_connection
+from servable.gateway.http.listener import TAKEN
 from tests.integration.servable.gateway.fake_serving import embedding_of
 from tests.integration.servable.gateway.harness import (
     WAIT_S,
@@ -198,6 +199,19 @@ def test_a_body_that_is_too_large_is_refused_before_it_comes(harness, length):
 def test_chunks_without_end_are_refused_at_the_limit(harness):
     chunk = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
     assert status_of(sent(harness, HEAD + b"transfer-encoding: chunked\r\n\r\n", *[chunk] * 6)) == 413
+
+
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [(b"zz\r\n", 400), (b"1\r\nxx\r\n", 400), (b"-1\r\n", 400), (b"0\r\n" + b"a: b\r\n" * 5000, 431)],
+    ids=["no length", "longer than said", "a negative length", "trailers without an end"],
+)
+def test_a_body_that_breaks_off_its_form_is_answered_at_once_and_not_when_its_time_is_over(harness, rest, status):
+    began = time.monotonic()
+    answer = sent(harness, HEAD + b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n", rest)
+    assert status_of(answer) == status and answer.count(b"HTTP/1.1 4") == 1 and b"connection: close" in answer
+    assert time.monotonic() - began < harness.settings.deadlines.read_body_s / 2
+    assert harness.api("POST", "/embed", b"abc")[0] == 200
 
 
 def test_a_caller_that_sends_all_of_a_body_that_is_refused_reads_why(harness):
@@ -421,6 +435,23 @@ def test_a_thousand_silent_connections_keep_nobody_out(tmp_path):
             if number % 100 == 99:
                 assert harness.api("POST", "/embed", b"abc")[0] == 200
         assert len(harness.gateway._api._open) <= 64
+
+
+def test_many_connections_that_come_at_once_leave_the_event_loop_to_others_in_between(tmp_path):
+    counts = []
+
+    def count(server, loop):
+        counts.append(len(server._open))
+        if counts[-1] < 200:
+            loop.call_soon(count, server, loop)
+
+    with Harness(tmp_path) as harness, contextlib.ExitStack() as stack:
+        with harness.standing():
+            for _ in range(200):
+                stack.enter_context(harness.api_socket())
+            harness.loop.call_soon_threadsafe(count, harness.gateway._api, harness.loop)
+        until(lambda: counts and counts[-1] >= 200, "all connections")
+    assert max(after - before for before, after in zip(counts, counts[1:])) <= TAKEN
 
 
 def test_where_every_connection_has_a_call_the_newcomer_is_told_to_come_again(tmp_path):

@@ -140,6 +140,24 @@ def test_an_image_that_ends_the_worker_fails_and_the_rest_of_its_call_is_answere
     assert fields["request_id"] == "the-caller" and fields["bytes"] == 6 and len(fields["sha256"]) == 16
 
 
+def test_an_image_whose_backend_ends_in_a_run_of_a_device_is_never_found_guilty(running, channel, caplog):
+    running.serving.poison = {b"poison"}  # ends it whenever it comes: once among others, twice alone
+    alone, images = [], [b"0", b"poison", b"1"]
+
+    def ran_since(at):
+        if running.backends.default.alone:
+            alone.append(at)
+        if len(alone) > 1:
+            running.serving.poison = set()  # the device recovers
+        return True
+
+    object.__setattr__(running.backend, "ran_since", ran_since)
+    reply, _ = predict(channel, request(*images))
+    assert_answered(reply, images)
+    assert running.serving.crashes >= 2 and alone and suspects(running)["failed"] == 0
+    assert "the image is not to blame" in caplog.text
+
+
 def test_callers_that_were_there_by_chance_are_answered(running, channel):
     running.serving.poison = {b"poison"}
     futures = [predict_future(channel, request(b"%d" % index)) for index in range(5)]

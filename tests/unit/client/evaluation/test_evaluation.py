@@ -85,6 +85,15 @@ def test_the_zoos_lists_are_the_first_rows_of_the_test_list(tmp_path):
         protocol.read_sop_list(file, "sop-tiny")
 
 
+def test_a_list_without_an_end_is_refused_before_it_fills_the_memory(tmp_path):
+    with pytest.raises(protocol.ProtocolError, match="header"):
+        protocol.read_sop_list(Path("/dev/zero"), "sop-tiny")
+    file = tmp_path / "Ebay_test.txt"
+    file.write_text("image_id class_id super_class_id path\n" + "x" * 5000)
+    with pytest.raises(protocol.ProtocolError, match="row 1 is not of four columns"):
+        protocol.read_sop_list(file, "sop-tiny")
+
+
 def test_images_of_a_list_are_found_by_folder_and_name_in_the_lists_order():
     paths = ["/data/sop/chair_final/b.JPG", "/data/sop/chair_final/a.JPG", "/data/sop/lamp_final/a.JPG"]
     found = make_set(np.eye(3), [0, 0, 1], paths)

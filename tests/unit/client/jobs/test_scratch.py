@@ -52,6 +52,17 @@ def test_what_a_killed_process_left_goes_with_the_next_and_what_others_hold_stay
     assert folders(temporary) == set()
 
 
+@pytest.mark.parametrize("time_s", [0, 15_000_000_000], ids=["1970", "2445"])
+def test_age_says_nothing_of_a_folder_whatever_the_clock_was(temporary, time_s):
+    held, left = Scratch(), temporary / "metric-learn-job-left"
+    left.mkdir()
+    for folder in (held.folder, left):
+        os.utime(folder, (time_s, time_s))
+    Scratch().close()
+    assert folders(temporary) == {str(held.folder)}
+    held.close()
+
+
 def test_a_folder_that_is_not_one_of_ours_is_left_alone(temporary):
     (temporary / "elsewhere").mkdir()
     (temporary / "metric-learn-job-link").symlink_to("elsewhere")

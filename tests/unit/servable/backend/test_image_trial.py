@@ -50,14 +50,16 @@ def test_an_image_that_can_be_worked_on_or_has_an_error_of_its_own_ends_nothing(
     assert tried(tmp_path, bytes(224 * 224 * 3), bytes(5), method="embed_pixels") == [False] * 2
 
 
-def test_only_the_image_that_ends_its_process_is_named_whatever_the_way_it_ends(tmp_path, deadly):
-    images = [GOOD, picture(GOOD, "kill"), picture(GOOD, "crash"), GOOD, picture(GOOD, "spin"), GOOD]
-    assert tried(tmp_path, *images, python=deadly) == [False, True, True, False, True, False]
+def test_only_the_image_that_ends_its_process_or_holds_it_up_is_named_whatever_the_way(tmp_path, deadly):
+    orders = ("kill", "crash", "spin", "stop", "sleep")
+    images = [each for order in orders for each in (picture(GOOD, order), GOOD)]
+    assert tried(tmp_path, *images, python=deadly) == [True, False] * len(orders)
 
 
-def test_an_image_that_only_gives_no_answer_is_not_named(tmp_path, deadly, monkeypatch):
-    monkeypatch.setattr(module, "IMAGE_S", 1.5)
-    assert tried(tmp_path, picture(GOOD, "stop"), GOOD, python=deadly) == [False, False]
+def test_an_image_that_is_still_worked_on_when_the_time_is_over_is_not_named(tmp_path, deadly, monkeypatch):
+    monkeypatch.setattr(module, "IMAGE_S", 1.0)
+    monkeypatch.setattr(module, "PROCESSOR_S", 60.0)
+    assert tried(tmp_path, picture(GOOD, "spin"), GOOD, python=deadly) == [False, False]
 
 
 def test_a_signal_that_a_stop_of_the_server_sends_to_all_blames_no_image(tmp_path, deadly):

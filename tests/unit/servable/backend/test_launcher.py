@@ -67,6 +67,6 @@ def test_a_worker_that_took_its_device_out_is_no_worker_lost_with_images(tmp_pat
     child = Child(workers, VERSION, None, tmp_path / "child", workers=2, devices=2, hang_s=10.0)
     watch = DeviceWatch(child.directory, 1)
     if taken_out:
-        watch.took_out()
+        watch.took_out(0.0, 0)
     assert child.end_hung_devices() == [] and child.workers_alive() == 1
     assert child.workers_ended() == (0 if taken_out else 1)

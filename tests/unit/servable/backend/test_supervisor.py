@@ -1,6 +1,7 @@
 """The supervisor against children that end, hang, lose workers or never serve. No process, no socket."""
 
 import asyncio
+import dataclasses
 import errno
 import itertools
 from collections.abc import Sequence
@@ -46,6 +47,9 @@ class Child:
     def end_hung_devices(self):
         hung, self.hung = self.hung, []
         return hung
+
+    def doubtful_rows(self):
+        return []
 
     def workers_alive(self):
         return self.workers
@@ -313,6 +317,40 @@ def test_ends_with_images_in_them_never_count_and_the_next_start_follows_at_once
             await scene.until(lambda count=number + 2: len(scene.launched) == count and scene.registry.default.serving)
         assert not scene.supervisor.gave_up.done()
         assert scene.registry.default.deaths_with_suspects == 3 * SETTINGS.max_failures
+        await scene.supervisor.stop()
+
+    play(scenario)
+
+
+def test_ends_in_a_run_of_a_device_count_whatever_images_were_in_it():
+    async def scenario():
+        children = [Child(1) for _ in range(2 * SETTINGS.max_failures)]
+        for child in children:
+            child.facts = dataclasses.replace(child.facts, ran_since=lambda at: True)
+        scene = Scene(*children)
+        await scene.supervisor.start()
+        for number in range(SETTINGS.max_failures + 1):
+            await scene.until(lambda count=number + 1: len(scene.launched) == count and scene.registry.default.serving)
+            scene.registry.default.images_in_it = True
+            scene.launched[-1].workers = 0
+        assert "lost its worker" in await asyncio.wait_for(scene.supervisor.gave_up, 10)
+
+    play(scenario)
+
+
+def test_they_do_not_where_an_image_is_found_guilty_afterwards():
+    async def scenario():
+        children = [Child(1) for _ in range(3 * SETTINGS.max_failures)]
+        for child in children:
+            child.facts = dataclasses.replace(child.facts, ran_since=lambda at: True)
+        scene = Scene(*children)
+        await scene.supervisor.start()
+        for number in range(2 * SETTINGS.max_failures):
+            scene.registry.default.images_in_it = True
+            scene.launched[-1].workers = 0
+            await scene.until(lambda count=number + 2: len(scene.launched) == count and scene.registry.default.serving)
+            scene.registry.default.suspect_images["failed"] += 1
+        assert not scene.supervisor.gave_up.done()
         await scene.supervisor.stop()
 
     play(scenario)

@@ -13,6 +13,7 @@ import pytest
 from metric_learn_client.preprocess import preprocess
 from servable.engine.batch_stats import decoder_restarts, read
 from servable.engine.packed_batch import images_head, unpack_rows
+from servable.metric_learn.golden_row import GoldenRow
 
 IMAGES = Path(__file__).parents[3] / "golden" / "images"
 GOOD = [(IMAGES / name).read_bytes() for name in ("cat_tiny_60x40.jpg", "coffee_225x224.bmp", "one_pixel.png")]
@@ -110,6 +111,19 @@ def test_the_images_of_several_batches_come_back_in_order(stages):
         assert errors == [None] * len(batch)
         assert np.array_equal(rows, [expected(image) for image in batch])
     assert not stages._runs._batches
+
+
+def test_a_full_run_of_a_device_gives_up_a_place_for_the_golden_row_and_no_row_is_lost_or_moved(stages, monkeypatch):
+    golden = preprocess(GOOD[0])
+    row = GoldenRow(stages.MODELS, golden, expected(GOOD[0]), 1e-3, every_s=60)
+    monkeypatch.setattr(stages, "_golden", row)
+    for runs in ([[1, 1], [], [16]], [[], [], [16]]):  # it is due in the first batch alone
+        batch = [GOOD[1 + index % 2] for index in range(16)]
+        for models in stages.MODELS.values():
+            models[0].runs.clear()
+        ((rows, errors),) = embedded(stages, batch)
+        assert errors == [None] * 16 and np.array_equal(rows, [expected(image) for image in batch])
+        assert [stages.MODELS[size][0].runs for size in SIZES] == runs
 
 
 def test_failed_images_fail_alone_and_nothing_runs_twice(stages):

@@ -135,10 +135,13 @@ def check_ready(core: Core, timeout_s: float) -> Steps[Optional[str]]:
 def wait_ready(core: Core, timeout_s: float) -> Steps[None]:
     """Raises UnreachableError with the last reason where none is ready in time."""
     limit = core.now() + timeout_s
+    reason = ""
     while True:
-        reason = yield from check_ready(core, limit - core.now())
-        if reason is None:
+        said = yield from check_ready(core, limit - core.now())
+        if said is None:
             return
+        if not reason or "DEADLINE_EXCEEDED" not in said:  # a look that our own end cuts short tells nothing new
+            reason = said
         if core.now() + READY_POLL_S >= limit:
             raise UnreachableError(
                 f"{names(core.pool.targets)} not ready within timeout_s={timeout_s:g}: {reason}", "UNAVAILABLE", reason

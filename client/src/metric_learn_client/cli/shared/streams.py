@@ -38,15 +38,14 @@ class _Log(io.FileIO):
 
 
 def open_standard_streams() -> None:
-    """Replaces sys.stdin, stdout and stderr. Names of files, which need not be text, pass through all of them."""
+    """Replaces sys.stdin, stdout and stderr. Names of files, which need not be text, are written to both; who reads
+    them from stdin takes its bytes (jobs.inputs.text)."""
     for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
             os.dup2(os.open(os.devnull, flags), number)  # the lowest free number, which is this one
-    sys.stdin = io.TextIOWrapper(
-        io.BufferedReader(_Input(0, "r", closefd=False)), _encoding(sys.stdin), "surrogateescape"
-    )
+    sys.stdin = io.TextIOWrapper(io.BufferedReader(_Input(0, "r", closefd=False)), _encoding(sys.stdin))
     sys.stdout = _writer(_Output(1, "w", closefd=False), _encoding(sys.stdout))
     sys.stderr = _writer(_Log(2, "w", closefd=False), _encoding(sys.stderr), line_buffering=True)
 

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any, Optional
@@ -16,9 +15,10 @@ import pyarrow as pa
 from metric_learn_client.image_names import IMAGE_SUFFIXES, PATH_COLUMNS, SOP_HEADER, as_text, path_column
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked, planned_schema
-from metric_learn_client.jobs.inputs.text import file_lines, lines_of
+from metric_learn_client.jobs.inputs.text import file_lines, stdin_lines
 from metric_learn_client.jobs.options import InputSpec
 from metric_learn_client.jobs.storage import is_url, open_file, require
+from metric_learn_client.printable import printable
 
 _SUFFIXES = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _LABELLED = re.compile(rf"(?P<path>.*\.(?:{_SUFFIXES})['\"]?)\s+(?P<label>\S.*)", re.IGNORECASE)
@@ -26,6 +26,7 @@ _PICTURE = re.compile(rf".*\.(?:{_SUFFIXES})['\"]?\Z", re.IGNORECASE | re.DOTALL
 _WHOLE_NUMBER = re.compile(r"-?\d{1,18}")
 _QUOTES = ("'", '"')
 _DELIMITERS = (",", ";", "\t", "|")
+_EXCELS_SIGN = re.compile(r'"?sep=(?P<sign>.)"?')  # a first line by which Excel tells itself the delimiter
 _LOOK_LINES = 100
 
 csv.field_size_limit(16 * 1024 * 1024)
@@ -55,9 +56,11 @@ class ListInput(Input):
         self._quoted = bool(filled) and all(line.strip()[0] in _QUOTES for line in filled)
         labels = [found["label"] for line in filled if (found := _LABELLED.fullmatch(line.strip()))]
         self._label = pa.int64() if all(map(_WHOLE_NUMBER.fullmatch, labels)) else pa.string()
-        self._delimiter = _delimiter(look, first, spec.path_column)
+        sign = _EXCELS_SIGN.fullmatch(look[0]) if look else None
+        look = list(_without_excels(iter(look)))
+        self._delimiter = sign["sign"] if sign is not None else _delimiter(look, first, spec.path_column)
         # `id, path`: the space is no part of the next field, where the line of names has it, too
-        self._spaced = bool(look) and f"{self._delimiter} " in look[0]
+        self._spaced = any(f"{self._delimiter} " in line for line in islice(filter(None, look), 1))
         self._header = self._read_header(look)
 
     @property
@@ -134,7 +137,7 @@ class ListInput(Input):
         return path
 
     def _parse_csv(self, name: str, lines: Iterator[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-        rows = self._csv(lines)
+        rows = self._csv(_without_excels(lines))
         try:
             header = [column.strip() for column in next(filter(None, rows), [])]
             if header != self._header:
@@ -183,9 +186,16 @@ class ListInput(Input):
         if self._format != "csv":
             return []
         try:
-            return [name.strip() for name in next(filter(None, self._csv(iter(look))), [])]
+            header = [name.strip() for name in next(filter(None, self._csv(iter(look))), [])]
         except csv.Error as error:
             raise InputError(f"{self._names[0]}, line 1: {error}") from error
+        for name in header:
+            if as_text(name.encode("utf-8", "surrogateescape"))[0] != name:
+                raise InputError(
+                    f"{self._names[0]}: its column {printable(name)!r} is not UTF-8; write it anew in UTF-8, which "
+                    "Excel calls 'CSV UTF-8'"
+                )
+        return header
 
     def _look(self, name: str) -> list[str]:
         lines = self._lines(name)
@@ -201,9 +211,7 @@ class ListInput(Input):
         if self._stdin_lines is not None:
             lines, self._stdin_lines = self._stdin_lines, iter(())
             return lines
-        if sys.stdin is None:
-            raise InputError("-: standard input is closed")
-        return lines_of(sys.stdin.buffer, "standard input", nul_ends=nul_ends)
+        return stdin_lines(nul_ends=nul_ends)
 
 
 def _detect(look: list[str], name: str) -> str:
@@ -232,6 +240,11 @@ def _delimiter(look: list[str], name: str, column: Optional[str]) -> str:
         if (column in names) if column is not None else path_column(names) is not None:
             return sign
     return usual
+
+
+def _without_excels(lines: Iterator[str]) -> Iterator[str]:
+    """The lines of a CSV, Excel's own first one empty."""
+    return ("" if number == 0 and _EXCELS_SIGN.fullmatch(line) else line for number, line in enumerate(lines))
 
 
 def _is_blank(line: str) -> bool:

@@ -15,6 +15,7 @@ _KINDS = (
     (b"\xfd7zXZ\0", f"compressed by xz: {_UNPACK}"),
     *((b"BZh%d1AY&SY" % size, f"compressed by bzip2: {_UNPACK}") for size in range(1, 10)),
     (b"PK\x03\x04", f"a zip archive: {_UNPACK}"),
+    (b"PK\x05\x06", "an empty zip archive"),
     (b"7z\xbc\xaf\x27\x1c", f"a 7z archive: {_UNPACK}"),
     (b"PAR1\x15", "a parquet table: name it .parquet, or give --input-format parquet"),
     (b"ARROW1\0\0", "an Arrow or Feather file: write it as parquet"),

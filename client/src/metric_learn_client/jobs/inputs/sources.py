@@ -13,9 +13,9 @@ from urllib.parse import unquote
 from metric_learn_client.image_names import as_text
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.folders import walk
-from metric_learn_client.jobs.inputs.patterns import glob_regex, has_wildcard, split_glob
 from metric_learn_client.jobs.inputs.skipped import HIDDEN, HIDDEN_OF_TABLES, Skipped, as_line, hidden
 from metric_learn_client.jobs.options import spelled
+from metric_learn_client.jobs.patterns import glob_regex, has_wildcard, split_glob
 from metric_learn_client.jobs.storage import is_url, open_file
 
 _EDGE_BYTES = 1 << 16

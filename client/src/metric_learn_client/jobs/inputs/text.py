@@ -10,6 +10,7 @@ import codecs
 import io
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from typing import BinaryIO, Optional
 
@@ -38,6 +39,13 @@ def file_lines(name: str, *, nul_ends: bool = True) -> Iterator[str]:
         raise InputError(f"{name}: not a regular file; give a list that a command writes as standard input: '-'")
     with open_file(name) as file:
         yield from lines_of(file, name, nul_ends=nul_ends)
+
+
+def stdin_lines(*, nul_ends: bool = True) -> Iterator[str]:
+    """As file_lines, of standard input. Its bytes are read, whatever encoding Python chose for it."""
+    if sys.stdin is None:
+        raise InputError("-: standard input is closed")
+    yield from lines_of(sys.stdin.buffer, "standard input", nul_ends=nul_ends)
 
 
 def lines_of(file: BinaryIO, name: str, *, nul_ends: bool = True) -> Iterator[str]:
@@ -94,6 +102,8 @@ def encoding_of(look: bytes) -> tuple[str, int]:
 def _between_nuls(text: io.TextIOWrapper, name: str) -> Iterator[str]:
     rest = ""
     while block := text.read(_LOOK_BYTES):
+        if len(block) == _LOOK_BYTES and not block.strip("\0"):
+            raise InputError(f"{name}: {len(block)} NUL bytes in a row; is it a list?")  # /dev/zero, a hole in a file
         *whole, rest = (rest + block).split("\0")
         if len(rest) > MAX_LINE_CHARS:
             raise InputError(f"{name}: a name of more than {MAX_LINE_CHARS} characters; is it a list?")

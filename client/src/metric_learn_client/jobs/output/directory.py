@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional
 
@@ -27,7 +27,7 @@ class Directory(Output):
         """A disk is not waited for."""
 
     def check(self) -> None:
-        if (self._layout.root / "job.json").exists() or not self._layout.root.exists():
+        if self._holds_job() or not self._layout.root.exists():
             return
         with output_errors(self.root):
             others = [
@@ -53,8 +53,9 @@ class Directory(Output):
         replace(self._layout.root / name, content)
 
     def log(self, line: str) -> None:
-        runs = self._layout.root / "runs.jsonl"
-        with output_errors(runs), open(runs, "a") as file:
+        if not self._holds_job():  # a folder that was emptied, or a disk that is not mounted
+            return
+        with suppress(OSError), open(self._layout.root / "runs.jsonl", "a") as file:
             file.write(line + "\n")
 
     def plan(self) -> Path:
@@ -98,6 +99,9 @@ class Directory(Output):
                     shutil.rmtree(self._layout.root / folder)
             for name in FILES:
                 (self._layout.root / name).unlink(missing_ok=True)
+
+    def _holds_job(self) -> bool:
+        return (self._layout.root / "job.json").exists()
 
     def free_bytes(self) -> Optional[int]:
         place = self._layout.root

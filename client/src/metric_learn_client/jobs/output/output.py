@@ -49,7 +49,7 @@ class Output(ABC):
 
     @abstractmethod
     def log(self, line: str) -> None:
-        """Adds a line to runs.jsonl."""
+        """Adds a line to runs.jsonl if that can be: it is no part of the data, and hides no reason why a run ends."""
 
     @abstractmethod
     def plan(self) -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from metric_learn_client.jobs.errors import InputError, JobError, OutputError
-from metric_learn_client.jobs.inputs import open_input
+from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.output import record as records
 from metric_learn_client.jobs.output.output import Output, open_output
 from metric_learn_client.jobs.output.shard_files import ShardContent, digest_of, read_shard, read_stats

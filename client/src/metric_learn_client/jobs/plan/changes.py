@@ -6,6 +6,7 @@ written again: without the rows that are gone, and with the changed ones embedde
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,12 +54,12 @@ class Changes:
     def save(self, path: Path) -> None:
         columns = [pa.array(self.rows), pa.array(self.generations), pa.array(self.gone)]
         batch = pa.RecordBatch.from_arrays(columns, names=["row", "generation", "gone"])
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        with pa.OSFile(os.fsencode(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
             writer.write_batch(batch)
 
     @classmethod
     def load(cls, path: Path) -> Changes:
-        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+        with pa.OSFile(os.fsencode(path)) as file, pa.ipc.open_file(file) as reader:
             table = reader.read_all()
         rows, generations, gone = (table.column(name).to_numpy() for name in ("row", "generation", "gone"))
         return cls(rows, generations, gone)

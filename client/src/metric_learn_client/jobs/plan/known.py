@@ -1,7 +1,8 @@
 """Which rows of an input a plan has already. Arrow only: no disk.
 
-A row is told by its source and its place there, where the picture lies in a table or an archive; else by what the
-input says of it, its path and the user's columns. A row that the input has three times and the plan once is new twice.
+A row is told by where its picture is: its source and the place there, where it lies in a table or an archive, else its
+path; and by what else the input says of it, the user's columns. A row that the input has three times and the plan
+once is new twice.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def _digests(batch: pa.RecordBatch, sources: Sequence[str], columns: Sequence[st
         if source[index] >= 0:
             row = [sources[source[index]], offset[index], size[index]]
         else:
-            row = [path, None if raws[index] is None else raws[index].hex(), *(str(value[index]) for value in values)]
+            row = [path, None if raws[index] is None else raws[index].hex()]
+        row += [str(value[index]) for value in values]
         digests += hashlib.sha256(json.dumps(row).encode()).digest()[:_DIGEST_BYTES]
     # Hexadecimal, because NumPy takes the zeros at the end of a bytes value for padding.
     return np.frombuffer(digests.hex().encode(), dtype=f"S{2 * _DIGEST_BYTES}")

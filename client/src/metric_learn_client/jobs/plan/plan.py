@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional
@@ -19,9 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs import Input
-from metric_learn_client.jobs.inputs.input_rows import planned_schema
+from metric_learn_client.jobs.inputs.input_rows import Input, planned_schema
 from metric_learn_client.jobs.inputs.skipped import as_line
+from metric_learn_client.jobs.inputs.sources import edges
 from metric_learn_client.jobs.options import MAX_SHARDS, InputSpec
 from metric_learn_client.jobs.plan.changes import Changes, Rows
 from metric_learn_client.jobs.plan.known import KnownRows
@@ -117,7 +118,7 @@ class Plan:
         """The rows of a shard. Not thread-safe."""
         index, place = self.extent_of(shard)
         if index not in self._open:
-            self._open[index] = pa.ipc.open_file(pa.memory_map(str(self.folder / _rows_file(index))))
+            self._open[index] = pa.ipc.open_file(pa.memory_map(os.fsencode(self.folder / _rows_file(index))))
         return self._open[index].get_batch(place)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -192,7 +193,7 @@ def build(
     count, shards = _write(rows, schema, shard_size, folder, before)
     if count == 0 and before is None:
         skipped = as_line(source.skipped.as_json())
-        raise InputError("the input has no images" + (f"; {skipped}; other names: --glob" if skipped else ""))
+        raise InputError("the input has no images" + (f"; {skipped}; {_OTHERS}" if skipped else ""))
     total = shards + sum(extent.shards for extent in extents)
     if total > MAX_SHARDS:
         raise InputError(f"{total} shards; there can be {MAX_SHARDS}: raise --shard-size above {shard_size}")
@@ -227,6 +228,8 @@ def known_rows(plan: Plan, source: Input) -> KnownRows:
         rows = (batch.filter(pc.is_in(batch.column("plan:source"), value_set=present)) for batch in rows)
     firsts = itertools.accumulate((extent.shards for extent in plan.extents[:-1]), initial=0)
     columns = set(source.columns.names).intersection(*(plan.read(first).schema.names for first in firsts))
+    if plan.image_column is not None:  # a table that changed at all is refused
+        columns = set()
     return KnownRows(rows, plan.sources, sorted(columns))
 
 
@@ -250,9 +253,18 @@ def check_places(source: Input, plan: Plan) -> None:
         if not known.missing:
             return
     raise InputError(
-        f"{changed[0]} changed since its rows were planned, and they cannot be told from others any more. Put new "
-        "rows into files of their own, or begin anew with --overwrite"
+        f"{changed[0]} changed since its rows were planned, and they cannot be told from others any more: --sync "
+        "embeds it anew, --overwrite begins anew. Put new rows into files of their own"
     )
+
+
+def may_have_moved(plan: Plan) -> bool:
+    """Whether a table or an archive of the plan is another than it was; one that is away gives no wrong picture."""
+    for then in plan.signature or () if plan.in_sources else ():
+        with suppress(InputError):
+            if edges(then[0]) != then:
+                return True
+    return False
 
 
 def check_kind(source: Input, plan: Plan) -> None:
@@ -261,6 +273,7 @@ def check_kind(source: Input, plan: Plan) -> None:
         raise InputError(f"{source.sources[0]}: its pictures were {_HELD[plan.in_sources]}: --overwrite begins anew")
 
 
+_OTHERS = "other names: --glob; folders of tables or archives: --input-format parquet or tar"
 _HELD = {True: "in it, and now it holds paths", False: "files of their own, and now they are in it"}
 
 
@@ -279,7 +292,7 @@ def _write(
     if hashes:
         known = [path_hashes(batch) for batch in before.batches()] if before is not None else []
         if changed := repeated(hashes, known):
-            with pa.memory_map(str(folder / _NEW_ROWS)) as mapped, pa.ipc.open_file(mapped) as file:
+            with pa.memory_map(os.fsencode(folder / _NEW_ROWS)) as mapped, pa.ipc.open_file(mapped) as file:
                 written = (file.get_batch(index) for index in range(file.num_record_batches))
                 with _shard_writer(folder / _RENAMED_ROWS, schema) as writer:
                     for shard in with_unique_paths(written, changed, hashes, known):
@@ -290,7 +303,7 @@ def _write(
 
 @contextmanager
 def _shard_writer(path: Path, schema: pa.Schema) -> Iterator[pa.ipc.RecordBatchFileWriter]:
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+    with pa.OSFile(os.fsencode(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
         yield writer
 
 

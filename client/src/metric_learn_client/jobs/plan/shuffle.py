@@ -6,6 +6,7 @@ the rows came in batches. Every order is possible; a bucket holds about one row 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,13 +22,14 @@ def shuffled(batches: Iterable[pa.RecordBatch], schema: pa.Schema, seed: int, fo
     deal, order = (np.random.Generator(np.random.PCG64(child)) for child in np.random.SeedSequence(seed).spawn(2))
     names = [folder / f"bucket-{bucket:02d}.arrow" for bucket in range(BUCKETS)]
     with ExitStack() as stack:
-        writers = [stack.enter_context(pa.ipc.new_stream(str(name), schema)) for name in names]
+        files = [stack.enter_context(pa.OSFile(os.fsencode(name), "wb")) for name in names]
+        writers = [stack.enter_context(pa.ipc.new_stream(file, schema)) for file in files]
         for batch in batches:
             into = (deal.random(batch.num_rows) * BUCKETS).astype(np.int64)
             for bucket in np.unique(into):
                 writers[bucket].write_batch(batch.take(pa.array(np.flatnonzero(into == bucket))))
     for name in names:
-        with pa.OSFile(str(name)) as file, pa.ipc.open_stream(file) as reader:
+        with pa.OSFile(os.fsencode(name)) as file, pa.ipc.open_stream(file) as reader:
             table = reader.read_all()
         name.unlink()
         permutation = np.argsort(order.random(table.num_rows), kind="stable")

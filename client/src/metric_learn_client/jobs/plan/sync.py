@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from metric_learn_client.jobs.errors import RefusedError
-from metric_learn_client.jobs.inputs import Input
+from metric_learn_client.jobs.inputs.input_rows import Input
 from metric_learn_client.jobs.output.seen import Seen
 from metric_learn_client.jobs.plan.changes import Rows
 from metric_learn_client.jobs.plan.known import KnownRows

@@ -21,6 +21,7 @@ Image = Union[bytes, RowError]
 _SPANS = ("plan:source", "plan:offset", "plan:size")
 _RUN_BYTES = 32 * 1024 * 1024  # of an archive, read at one time
 _TABLE_ROWS = 64  # encoded images of a table in memory at one time
+_LATEST_NS = (1 << 63) - 1  # in the year 2262; a broken clock can give a file a later time
 _GAP_BYTES = 64 * 1024  # archive members so far apart are still read in one go
 
 
@@ -113,7 +114,7 @@ def _facts(place: Union[str, bytes]) -> Seen:
         facts = os.stat(place)
     except (OSError, ValueError):
         return Seen()
-    return Seen(facts.st_size, facts.st_mtime_ns)
+    return Seen(facts.st_size, min(facts.st_mtime_ns, _LATEST_NS))
 
 
 def _too_large(size: int, limit: int) -> RowError:

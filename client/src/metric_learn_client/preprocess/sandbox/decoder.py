@@ -30,6 +30,9 @@ from metric_learn_client.preprocess.sandbox.decoder_process import (
 Pixels = npt.NDArray[np.uint8]
 
 GROUPED_BYTES = 512 * 1024  # of images that go to a decoder together, where many wait
+SLOW_S = 0.3  # processor time: another decoder takes its place meanwhile
+WALL_FACTOR = 5  # a decoder that is starved gets this many times its processor time ...
+WALL_BASE_S = 5.0  # ... and so much more, before its image is given up
 KEPT_BYTES = GROUPED_BYTES  # of a slot; what a larger file took goes back to the system
 
 
@@ -110,6 +113,23 @@ class Decoder:
             return time.clock_gettime(~self.pid << 3 | 2)  # the kernel's name of a process's clock (CPUCLOCK_SCHED)
         except OSError:
             return 0.0
+
+    def overdue(self, now: float, limit_s: float) -> Optional[str]:
+        """Why it must be ended, by the processor time that an image may take; empty where that is not its image's
+        fault, None where it may go on. Notes whether it is slow: then another one takes its place meanwhile."""
+        wall_s = now - self.began
+        if wall_s <= SLOW_S:
+            return None
+        used_s = self.cpu_s() - self.cpu_began
+        # Where the cores are shared it may only have waited for one: more decoders would wait for it as well.
+        self.slow = used_s > SLOW_S or wall_s > WALL_BASE_S
+        if self.is_stopped() or (len(self.jobs) > 1 and used_s > SLOW_S):  # in a group nobody waits for another
+            return ""
+        if used_s > 1.1 * limit_s:  # an honest decoder's own timer would have ended it before
+            return f"decoding it took more than {limit_s:.1f} s of processor time"
+        if wall_s > WALL_BASE_S + WALL_FACTOR * limit_s:
+            return "" if used_s < CPU_BASE_S else f"decoding it took more than {wall_s:.0f} s"
+        return None
 
     def is_stopped(self) -> bool:
         try:

@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import hashlib
 import itertools
 import logging
-import os
 import selectors
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -29,42 +25,31 @@ import numpy.typing as npt
 
 from metric_learn_client.contract import ImageErrorCode
 from metric_learn_client.preprocess import DecodeLimits, ImageError, preprocess
+from metric_learn_client.preprocess.sandbox.crashed_files import CrashedFiles
 from metric_learn_client.preprocess.sandbox.decoder import GROUPED_BYTES, Decoder, Waiting, end_reason
 from metric_learn_client.preprocess.sandbox.decoder_process import (
-    CPU_BASE_S,
-    ENDED_PACKET,
-    FORK,
     GROUP,
-    KILL,
-    KILL_PACKET,
     PACKET_BYTES,
     DecoderSettings,
     cpu_limit_s,
     read_hello,
     read_reply,
 )
+from metric_learn_client.preprocess.sandbox.nursery import Nursery
 
 Pixels = npt.NDArray[np.uint8]
 
 START_S = 30.0  # until a nursery's first decoder answers: an interpreter and OpenCV from a cold disk
 FORK_S = 3.0  # until a decoder that was asked for answers
 TICK_S = 0.1  # between looks at the decoders that are at work
-SLOW_S = 0.3  # processor time: another decoder takes its place meanwhile
-WALL_FACTOR = 5  # a decoder that is starved gets this many times its processor time ...
-WALL_BASE_S = 5.0  # ... and so much more, before its image is given up
 NOTICE_S = 0.5  # between the end of a decoder's socket and the word of how it ended
 RETIRE_AFTER = 10_000  # images of one decoder: bounds what one can do that was taken over and behaves
-REMEMBERED = 256  # files that ended a decoder ...
-REMEMBERED_S = 600.0  # ... and for how long the same file is refused without trying
 # A nursery that was told to end is not started again for so long. MindSpore Serving that stops sends SIGINT to its
 # worker and to whatever that started, and the worker then waits up to 10 s until it has no child.
 ORDERLY_S = 2.0
 MAX_STARTS = 20  # in a row without one decoder that answers, with up to a second between them: nothing will
 
 CODES = frozenset(code.value for code in ImageErrorCode)
-# What of the environment the nursery gets: how to find libraries, which resize, and whose it is. No secrets.
-_KEPT_ENVIRONMENT = ("LD_LIBRARY_PATH", "METRIC_LEARN_RESIZE", "METRIC_LEARN_RUN_DIR")
-
 _log = logging.getLogger(__name__)
 
 
@@ -96,16 +81,12 @@ class DecoderPool:
         self._lock = threading.Lock()  # of the fields up to the next empty line
         self._idle: list[Decoder] = []
         self._waiting: collections.deque[Waiting] = collections.deque()
-        # (size, sha256) of a file -> when it ended a decoder, and what it was told
-        self._crashed: dict[tuple[int, bytes], tuple[float, Optional[ImageError]]] = {}
-        self._crashed_sizes: set[int] = set()
         self._closed = False
         self._failure: Optional[DecodersUnavailable] = None
 
+        self._crashed = CrashedFiles()
         self._decoders: set[Decoder] = set()  # these belong to the thread
-        self._nursery: Optional[subprocess.Popen[bytes]] = None
-        self._control: Optional[socket.socket] = None
-        self._answered = 0.0  # when a decoder of this nursery last said that it is there
+        self._nursery: Optional[Nursery] = None
         self._failed_starts = 0
         self._next_start = 0.0
         self._selector = selectors.DefaultSelector()
@@ -142,7 +123,7 @@ class DecoderPool:
             except ImageError as error:
                 job.future.set_exception(error)
             return job.future
-        known = self._remembered(image)
+        known = self._crashed.error_of(image)
         if known is not None:
             job.future.set_exception(known)
             return job.future
@@ -175,25 +156,9 @@ class DecoderPool:
 
     def abandon(self) -> None:
         """In a forked child: this copy's descriptors go, so that they keep nothing of the parent's alive."""
-        for connection in (self._control, self._wake, self._woken, *(each.connection for each in self._decoders)):
-            if connection is not None:
-                connection.close()
-
-    def _remembered(self, image: Union[bytes, Pixels]) -> Optional[ImageError]:
-        """The error of the very same file, where it ended a decoder a short while ago."""
-        if len(image) not in self._crashed_sizes:
-            return None
-        digest = hashlib.sha256(image if isinstance(image, bytes) else image.data).digest()
-        with self._lock:
-            when, error = self._crashed.get((len(image), digest), (0.0, None))
-        return error if time.monotonic() - when < REMEMBERED_S else None
-
-    def _remember(self, job: Waiting, image: bytes, error: ImageError) -> None:
-        with self._lock:
-            self._crashed[(job.size, hashlib.sha256(image).digest())] = time.monotonic(), error
-            while len(self._crashed) > REMEMBERED:
-                del self._crashed[next(iter(self._crashed))]  # the oldest
-            self._crashed_sizes = {size for size, _ in self._crashed}
+        nurseries = () if self._nursery is None else (self._nursery.control,)
+        for connection in (*nurseries, self._wake, self._woken, *(each.connection for each in self._decoders)):
+            connection.close()
 
     def _wake_thread(self) -> None:
         with contextlib.suppress(OSError):  # full, or closed: it is awake, or gone
@@ -218,73 +183,42 @@ class DecoderPool:
         if decoder is not None:
             if decoder in self._decoders:  # not ended by what was handled before
                 self._read_decoder(decoder)
-        elif source is self._control:
-            self._read_control()
         elif source is self._woken:
             self._woken.recv(4096)
+        elif self._nursery is not None and source is self._nursery.control:
+            self._read_nursery(self._nursery)
 
     def _keep_up(self) -> None:
         """Starts what is missing: the nursery, and a decoder for each that ended or is slow."""
         if time.monotonic() < self._next_start:
             return
         if self._nursery is None:
-            self._start_nursery()
+            self._nursery = Nursery(self._settings)
+            self._selector.register(self._nursery.control, selectors.EVENT_READ)
         able = sum(not decoder.slow and decoder.ended_at is None for decoder in self._decoders)
         for _ in range(min(self._count - able, 2 * self._count - len(self._decoders))):
             decoder = Decoder(self._settings)
             self._decoders.add(decoder)
             self._selector.register(decoder.connection, selectors.EVENT_READ, decoder)
-            assert self._control is not None
-            try:
-                socket.send_fds(self._control, [FORK], [decoder.theirs.fileno(), decoder.slot])
-            except OSError:  # the nursery is gone, as its socket will say
+            if not self._nursery.fork(decoder):
                 return
-            decoder.theirs.close()  # ours; its end is seen when the decoder's is closed
 
-    def _start_nursery(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
-        environment["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-        environment.update(PYTHONSAFEPATH="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-        environment.update(OPENCV_FOR_THREADS_NUM="1", OPENCV_LOG_LEVEL="OFF")  # a picture writes no lines
-        module = "metric_learn_client.preprocess.sandbox.decoder_process"
-        with theirs:
-            self._nursery = subprocess.Popen(
-                [sys.executable, "-m", module, str(theirs.fileno()), self._settings.to_json()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                cwd="/",
-                env=environment,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # a terminal's Ctrl-C is for the caller
-            )
-        ours.setblocking(False)  # a nursery that is stopped must not hold up this thread
-        self._control, self._answered = ours, 0.0
-        self._selector.register(ours, selectors.EVENT_READ)
+    def _read_nursery(self, nursery: Nursery) -> None:
+        ended = nursery.ended_decoder()
+        if ended is None:
+            self._lose_nursery(nursery)
+            return
+        pid, status = ended
+        for decoder in self._decoders:  # one that was retired is no longer among them
+            if decoder.pid == pid:
+                decoder.status = status
 
-    def _read_control(self) -> None:
-        assert self._control is not None
-        try:
-            packet = self._control.recv(PACKET_BYTES)
-        except OSError:
-            packet = b""
-        if packet:
-            pid, status = ENDED_PACKET.unpack(packet)
-            for decoder in self._decoders:  # one that was retired is no longer among them
-                if decoder.pid == pid:
-                    decoder.status = status
-        else:
-            self._lose_nursery()
-
-    def _lose_nursery(self) -> None:
+    def _lose_nursery(self, nursery: Nursery) -> None:
         """It ended, or does not answer. Its decoders end with it; what they had is not their images' fault."""
-        assert self._control is not None and self._nursery is not None
-        self._selector.unregister(self._control)
-        self._control.close()
-        self._nursery.kill()
-        code = self._nursery.wait()
+        self._selector.unregister(nursery.control)
+        code = nursery.end()
         _log.warning("the process that starts decoders ended (%s): it is started again", code)
-        self._control = self._nursery = None
+        self._nursery = None
         self._start_failed()
         if code in (-signal.SIGTERM, -signal.SIGINT):
             self._next_start = time.monotonic() + ORDERLY_S
@@ -313,7 +247,7 @@ class DecoderPool:
                 if decoder in self._idle:
                     self._idle.remove(decoder)
             decoder.ended_at = time.monotonic()
-            if decoder.pid == 0 and self._nursery is not None and self._nursery.poll() is None:
+            if decoder.pid == 0 and self._nursery is not None and self._nursery.runs:
                 self._start_failed()
         elif not decoder.pid:
             try:
@@ -321,7 +255,9 @@ class DecoderPool:
             except ValueError as error:
                 self._failure = DecodersUnavailable(str(error))
                 return
-            self._failed_starts, self._answered = 0, time.monotonic()
+            self._failed_starts = 0
+            if self._nursery is not None:
+                self._nursery.answered = time.monotonic()
             self._feed(decoder)
             if not self._ready.is_set():
                 _log.info("%d decoders, in force: %s", self._count, ", ".join(self.in_force))
@@ -378,43 +314,32 @@ class DecoderPool:
 
     def _look(self) -> None:
         """Limits in time, and decoders whose end is known."""
-        now = time.monotonic()
+        now, nursery = time.monotonic(), self._nursery
+        if nursery is None:  # nor has it decoders
+            return
         for decoder in tuple(self._decoders):
             if decoder.ended_at is not None:
                 if decoder.status is not None or now - decoder.ended_at > NOTICE_S:
                     self._conclude(decoder)
             elif not decoder.pid:
                 # It may have been asked for long before the nursery was up.
-                if now - max(decoder.asked, self._answered) > (FORK_S if self._answered else START_S):
-                    self._lose_nursery()
+                if now - max(decoder.asked, nursery.answered) > (FORK_S if nursery.answered else START_S):
+                    self._lose_nursery(nursery)
                     return
-            elif decoder.jobs and now - decoder.began > SLOW_S:
-                self._look_at(decoder, now - decoder.began)
-                if self._nursery is None:
+            elif decoder.verdict is not None:  # on its way out
+                if now - decoder.killed_at > FORK_S:
+                    self._lose_nursery(nursery)
                     return
-
-    def _look_at(self, decoder: Decoder, wall_s: float) -> None:
-        used_s = decoder.cpu_s() - decoder.cpu_began
-        # Where the cores are shared it may only have waited for one: more decoders would wait for it as well.
-        decoder.slow = used_s > SLOW_S or wall_s > WALL_BASE_S
-        if decoder.verdict is not None:  # on its way out
-            if time.monotonic() - decoder.killed_at > FORK_S:
-                self._lose_nursery()
-            return
-        limit_s = cpu_limit_s(self._limits.max_image_px)
-        if decoder.is_stopped() or (len(decoder.jobs) > 1 and used_s > SLOW_S):  # in a group nobody waits for another
-            self._kill(decoder, "")
-        elif used_s > 1.1 * limit_s:  # an honest decoder's own timer would have ended it before
-            self._kill(decoder, f"decoding it took more than {limit_s:.1f} s of processor time")
-        elif wall_s > WALL_BASE_S + WALL_FACTOR * limit_s:
-            self._kill(decoder, "" if used_s < CPU_BASE_S else f"decoding it took more than {wall_s:.0f} s")
+            elif decoder.jobs:
+                verdict = decoder.overdue(now, cpu_limit_s(self._limits.max_image_px))
+                if verdict is not None:
+                    self._kill(decoder, verdict)
 
     def _kill(self, decoder: Decoder, verdict: str) -> None:
         """verdict: what its image is told; empty where it is not the image's fault."""
         decoder.verdict, decoder.killed_at = verdict, time.monotonic()
-        assert self._control is not None
-        with contextlib.suppress(OSError):  # the nursery is gone, as its socket will say
-            self._control.send(KILL_PACKET.pack(KILL, decoder.pid))
+        if self._nursery is not None:
+            self._nursery.kill(decoder)
 
     def _conclude(self, decoder: Decoder) -> None:
         """A decoder has ended: what becomes of the images that it had."""
@@ -449,7 +374,7 @@ class DecoderPool:
             return
         error = ImageError(ImageErrorCode.CRASH.value, reason or "its decoder was ended from outside, twice")
         if reason:
-            self._remember(job, image, error)
+            self._crashed.add(image, error)
         job.future.set_exception(error)
 
     def _forget(self, decoder: Decoder) -> None:
@@ -470,11 +395,8 @@ class DecoderPool:
         jobs += [job for decoder in self._decoders for job in decoder.jobs]
         for decoder in tuple(self._decoders):
             self._forget(decoder)
-        if self._control is not None:
-            self._control.close()
         if self._nursery is not None:
-            self._nursery.kill()  # and the kernel its decoders
-            self._nursery.wait()
+            self._nursery.end()
         self._selector.close()
         self._wake.close()
         self._woken.close()

@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from metric_learn_client.image_names import IMAGE_FORMATS
 from metric_learn_client.preprocess import SIDE_PX, DecodeLimits, ImageError
 from metric_learn_client.preprocess.sandbox.confinement import confine, end_with_parent
 from metric_learn_client.printable import printable
@@ -160,9 +161,9 @@ def _nursery(control: socket.socket, settings: DecoderSettings) -> None:
 def _warm_up(preprocess: Preprocess, limits: DecodeLimits) -> None:
     """Pictures of our own through every codec: what a library does on first use is done before any confinement."""
     picture = np.arange(40 * 40 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 40, 3)
-    for extension in (".jpg", ".png", ".webp", ".bmp"):
+    for name in IMAGE_FORMATS:
         try:
-            preprocess(cv2.imencode(extension, picture)[1].ravel(), limits)
+            preprocess(cv2.imencode(f".{name}", picture)[1].ravel(), limits)
         except ImageError:
             continue
 

@@ -8,6 +8,7 @@ import pytest
 
 from metric_learn_client import errors, wire
 from metric_learn_client._client.core.calling import Core, TooLargeError, call
+from metric_learn_client._client.core.embedding import wait_ready
 from metric_learn_client._client.core.pool import Pool
 from metric_learn_client._client.core.retry import BY_CODE, Budget, Remedy, hint_s, pause_s, remedy_of
 from metric_learn_client._client.core.steps import Failure, Reply, Resolve, Send, Sleep, WaitForTicket
@@ -309,3 +310,17 @@ def test_a_forked_childs_core_keeps_the_model_and_shares_no_lock():
     with pytest.raises(errors.IdentityError):
         child.guard.check("g", "x")
     assert dataclasses.asdict(child.options) == dataclasses.asdict(core.options)
+
+
+def test_the_reason_why_nobody_is_ready_is_not_lost_to_a_last_look_that_is_cut_short():
+    core = core_of("127.0.0.1:1")
+    looks = iter([Reply(wire.HealthCheckResponse(status=2).SerializeToString(), {}), failure("DEADLINE_EXCEEDED")])
+
+    def wait(steps):
+        step = next(steps)
+        while True:
+            core.now.now += step.seconds if isinstance(step, Sleep) else 0.0
+            step = steps.send(next(looks) if isinstance(step, Send) else None)
+
+    with pytest.raises(errors.UnreachableError, match=r"within timeout_s=0\.15: .* says it is not serving yet"):
+        wait(wait_ready(core, 0.15))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs import open_input
+from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.inputs.text import encoding_of
 from metric_learn_client.jobs.options import InputSpec
 
@@ -61,6 +61,28 @@ def test_every_encoding_and_line_end_gives_the_same_rows(tmp_path, monkeypatch, 
 def test_a_csv_may_have_any_encoding(tmp_path, encoding):
     name = write(tmp_path / "t.csv", 'path,title\r\na.jpg,"two\r\nlines"\r\nü.jpg,x\r\n', encoding)
     assert rows_of(name) == [{"image_path": "a.jpg", "title": "two\nlines"}, {"image_path": "ü.jpg", "title": "x"}]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS.values(), ids=ENCODINGS)
+@pytest.mark.parametrize("sign", ["sep=;", '"sep=;"'])
+def test_excels_line_of_its_delimiter_is_no_row(tmp_path, encoding, sign):
+    name = write(tmp_path / "t.csv", f"{sign}\r\nimage;size\r\na.jpg;1,5\r\n", encoding)
+    assert rows_of(name) == [{"image_path": "a.jpg", "size": "1,5"}]
+    name = write(tmp_path / "t.csv", f"{sign}\r\nBild;size\r\na.jpg;1,5\r\n", encoding)
+    assert rows_of(name, path_column="Bild") == [{"image_path": "a.jpg", "size": "1,5"}]
+    with pytest.raises(InputError, match=r"which column has the path\? Its first line is \['Bild', 'size'\]"):
+        rows_of(name)
+    name = write(tmp_path / "t.csv", f"{sign}\r\nimage;size\r\na.jpg\r\n", encoding)
+    with pytest.raises(InputError, match="line 3: 1 fields for 2 columns"):
+        rows_of(name)
+
+
+def test_a_column_whose_name_is_no_utf_8_is_refused_and_values_are_kept_as_names_of_files_are(tmp_path):
+    name = write(tmp_path / "t.csv", "image;Größe\na.jpg;1\n", "cp1252")
+    with pytest.raises(InputError, match=r"its column 'Gr\\\\xf6\\\\xdfe' is not UTF-8; write it anew in UTF-8"):
+        rows_of(name)
+    name = write(tmp_path / "t.csv", "image;label\na.jpg;Fußball\n", "cp1252")
+    assert rows_of(name) == [{"image_path": "a.jpg", "label": "Fu\\xdfball"}]
 
 
 def test_what_begins_as_utf_16_and_is_not_is_refused_in_one_line(tmp_path):
@@ -169,10 +191,11 @@ def test_a_pipe_is_refused_because_it_can_be_read_once_only(tmp_path):
         (lzma.compress(b"a.jpg\n"), "xz"),
         (pa.compress(b"a.jpg\n", "zstd", asbytes=True), "zstd"),
         (b"PK\x03\x04" + bytes(40), "zip"),
+        (b"PK\x05\x06" + bytes(18), "empty zip"),
         (b"PAR1\x15\x04" + bytes(40), "parquet"),
         (b"ARROW1\0\0" + bytes(40), "Arrow"),
     ],
-    ids=["gzip", "bzip2", "xz", "zstd", "zip", "parquet", "arrow"],
+    ids=["gzip", "bzip2", "xz", "zstd", "zip", "empty zip", "parquet", "arrow"],
 )
 @pytest.mark.parametrize("name", ["list.txt", "list.csv", "no-such-suffix", "x.jsonl"])
 def test_a_list_that_is_something_else_is_refused_with_what_it_is(tmp_path, name, content, kind):
@@ -181,7 +204,14 @@ def test_a_list_that_is_something_else_is_refused_with_what_it_is(tmp_path, name
         paths_of(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.feather", "x.tar.zst", "x.xlsx"])
+@pytest.mark.parametrize("name", ["t.xlsx", "t.XLS", "t.ods"])
+def test_a_spreadsheet_is_refused_with_how_to_save_it(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK\x03\x04")
+    with pytest.raises(InputError, match=f"{name}: a spreadsheet; save it as CSV"):
+        paths_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.feather", "x.tar.zst", "x.dat"])
 def test_a_file_of_an_unknown_kind_is_refused_with_what_can_be_given(tmp_path, name):
     (tmp_path / name).write_bytes(b'{"path": "a.jpg"}\n')
     with pytest.raises(InputError, match=r"neither image, list, .parquet nor .tar; .*--input-format"):
@@ -193,6 +223,13 @@ def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(tmp_path, m
     name = write(tmp_path / "list.txt", "a.jpg\n" + "x" * 5000)
     with pytest.raises(InputError, match=r"line 2: more than 1000 characters; is it a list?"):
         rows_of(name)
+
+
+def test_nul_bytes_without_an_end_are_refused(monkeypatch):
+    with open("/dev/zero", "rb") as zeros:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(zeros))
+        with pytest.raises(InputError, match=r"standard input: 65536 NUL bytes in a row; is it a list?"):
+            paths_of("-")
 
 
 def test_closed_standard_input_is_refused_in_one_line(monkeypatch):

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs import open_input
+from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.options import InputSpec
 from metric_learn_client.jobs.plan.plan import build
 from metric_learn_client.jobs.work.reader import Reader

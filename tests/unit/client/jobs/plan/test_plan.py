@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs import open_input
+from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.options import InputSpec, RunOptions
 from metric_learn_client.jobs.plan.plan import build, cut, load
 

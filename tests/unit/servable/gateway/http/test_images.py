@@ -1,7 +1,9 @@
 """Data URIs as people write them, and what is refused with which words."""
 
 import base64
+import contextlib
 import tracemalloc
+import urllib.parse
 
 import pytest
 
@@ -88,3 +90,35 @@ def test_a_large_picture_is_decoded_without_further_copies():
         assert tracemalloc.get_traced_memory()[1] < 1.1 * 8_000_000
     finally:
         tracemalloc.stop()
+
+
+def percent_encoded(picture):
+    return urllib.parse.quote(base64.encodebytes(picture).replace(b"\n", b"\r\n"), safe="")
+
+
+@pytest.mark.parametrize("piece", [7, 8, 9, 1000])
+def test_percent_encoding_is_read_piece_by_piece_wherever_a_piece_ends(monkeypatch, piece):
+    monkeypatch.setattr(images, "PIECE", piece)
+    picture = PICTURE * 10
+    assert read_base64(percent_encoded(picture)) == picture
+
+
+def test_base64_that_is_nothing_but_percent_encoding_is_read():
+    for picture in (b"\xff" * 900, b"\xfb\xef\xbe" * 300):  # all "/", all "+"
+        assert read_base64(percent_encoded(picture)) == picture
+
+
+@pytest.mark.parametrize("text", ["QUJD%", "QUJD%2", "QUJD%zz", "QU%4", "%%%", "QUJD%2%42"])
+def test_a_broken_percent_sign_is_broken_base64(text):
+    with pytest.raises(BrokenBase64):
+        read_base64(text)
+
+
+def test_a_bomb_of_percent_signs_takes_no_more_memory_than_a_few_times_its_length():
+    for text in ("%20" * 1_000_000, "%" * 1_000_000, "%2" * 1_000_000):
+        tracemalloc.start()
+        with contextlib.suppress(BrokenBase64):
+            read_base64(text)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 20 * images.PIECE + 4 * len(text)

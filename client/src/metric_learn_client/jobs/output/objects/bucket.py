@@ -123,7 +123,7 @@ class Bucket(Output):
         self._known[name] = (etag, hashlib.sha256(content).digest())
 
     def log(self, line: str) -> None:
-        with suppress(MetricLearnError, Stopped):  # it is no part of the data, and not to hide why a run ends
+        with suppress(MetricLearnError, Stopped):
             for _ in range(_LOG_TRIES):
                 found = self._store.get("runs.jsonl")
                 content = (b"" if found is None else found.content) + f"{line}\n".encode()
