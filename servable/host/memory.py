@@ -1,8 +1,8 @@
 """Memory that is free inside this process: kept for the next call, and back to the system when a peak has passed.
 
 glibc gives a large block back as soon as it is free. The body of each call of many images would be new memory, which
-the kernel hands out and clears page by page: with 32 images of pixels a call, a seventh of the processor time of gateway,
-master and worker.
+the kernel hands out and clears page by page: with 32 images of pixels a call, a seventh of what gateway, master and
+worker take of the processor.
 
 glibc keeps what is freed between two pieces that are still in use, in an arena for each of gRPC's threads: after a
 flood that is most of what the flood took. `malloc_trim` gives such pages back (malloc_trim(3), from glibc 2.8 on).
