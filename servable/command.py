@@ -25,6 +25,7 @@ from servable.doctor.interpreter import interpreter_warnings
 from servable.gateway import StartError, configure_logging
 from servable.host import run_directory
 from servable.host.control import give_order
+from servable.host.memory import keep_memory
 
 SWITCH_S = 3600.0  # start, proof and drain have limits of their own
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
     Raises ConfigError, NotReadyError, servable.backend.supervisor.StartFailed.
     """
     began = time.monotonic()
+    keep_memory()
     examined = check(config)
     from servable.backend.leftovers import clean  # after the checks: `--check` should not wait for it
     from servable.host.own_process import StandardErrorLog, raise_descriptor_limit

@@ -23,7 +23,7 @@ from servable.doctor.resources import memory_problems
 from servable.exported_version import ExportedVersion
 from servable.gateway import Backends, Gateway, Served
 from servable.host.control import ControlServer
-from servable.host.memory import give_back_memory, keep_memory
+from servable.host.memory import give_back_memory
 from servable.host.own_process import say
 from servable.host.service_manager import ServiceManager
 
@@ -249,5 +249,4 @@ def serve(
     async def run() -> int:
         return await Server(config, examined, run_dir, began, reread or (lambda: config)).run()
 
-    keep_memory()
     return asyncio.run(run())

@@ -99,19 +99,24 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]
         return self.turns.take()
 
     async def _ask(self, request_call: Callable[[], Awaitable[Any]]) -> None:
-        try:
-            while self._ended is None:
-                state = await request_call()
-                peer = cygrpc._ServicerContext(state, None, None, self._own_loop).peer()
-                self.turns.add(peer, state)  # gRPC ends a call that nobody holds any more: its caller gets CANCELLED
-                del state  # or else it holds the call, and its HTTP/2 stream, until the next one comes
-                self._arrived.set()
-                if len(self.turns) > CROWD:
-                    self._look_at(address_of(peer))
-        except BaseException as error:
-            self._ended = error
+        while self._ended is None:
+            try:
+                self._line_up(await request_call())
+            except BaseException as error:  # the server stops
+                self._ended = error
         self.turns = Turns(MOST_WAITING)  # the server does not stop while it has calls
         self._arrived.set()
+
+    def _line_up(self, state: Any) -> None:
+        """The call waits for its turn. gRPC ends a call that nobody holds any more: its caller gets CANCELLED."""
+        try:
+            peer = cygrpc._ServicerContext(state, None, None, self._own_loop).peer()
+            self.turns.add(peer, state)
+            self._arrived.set()
+            if len(self.turns) > CROWD:
+                self._look_at(address_of(peer))
+        except Exception:
+            log.exception("a call could not be put in line")
 
     def _look_at(self, address: str) -> None:
         """Whether too many calls of new connections of this address wait."""

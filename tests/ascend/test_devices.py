@@ -143,7 +143,8 @@ def test_where_every_run_holds_the_golden_row_no_row_is_ever_wrong(host, golden,
         assert wrong_rows(server, golden, 2, images, after=broken.touch) == 0
         assert [record["kind"] for record in host.records("fault")][:1] == ["wrong"]
         server.process.terminate()
-        assert "may be wrong" not in server.said()
+        # A lone picture before, and readiness's golden image, may have gone without it.
+        assert not flags or "may be wrong" not in server.said()
 
 
 def test_full_batches_are_wrong_for_half_a_second_and_their_calls_are_named(host, golden):

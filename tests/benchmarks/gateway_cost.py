@@ -44,6 +44,7 @@ from metric_learn_client.wire.messages import ModelInferRequest
 from servable.config.sections import Config, LimitsSection, LogSection, ServerSection
 from servable.gateway import Backends, Gateway, Golden
 from servable.gateway.queue.backend_request import encode_batch
+from servable.host.memory import keep_memory
 from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -104,6 +105,7 @@ async def serve_gateway(path: str, target: str, access_log: bool, version: Optio
     from servable.gateway import configure_logging
 
     configure_logging(settings.log)
+    keep_memory()  # as the server does
     gateway = Gateway(settings, backends, on_unhealthy=lambda served, reason: print(reason, file=sys.stderr))
     await gateway.start()
     backends.set_ready(backend)

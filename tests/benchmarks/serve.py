@@ -21,6 +21,7 @@ from servable.backend.staging import STAGED_VERSION, stage
 from servable.config.sections import Config, LogSection, ServerSection
 from servable.engine.settings import MasterSettings, WorkerSettings
 from servable.gateway import Backends, Gateway, configure_logging
+from servable.host.memory import keep_memory
 from servable.runtime.engine_python import engine_python
 from servable.runtime.lite_runtime import lite_directory
 from tests.benchmarks.no_network import constant_embedding, copy_without_network
@@ -75,6 +76,7 @@ async def front(target: str, scratch: Path) -> None:
         log=LogSection(access=False),
     )
     configure_logging(settings.log)
+    keep_memory()  # as the server does
     backends = Backends(1)
     gateway = Gateway(settings, backends, on_unhealthy=lambda served, reason: print(reason, file=sys.stderr))
     await gateway.start()

@@ -77,6 +77,7 @@ def secured(versions, tmp_path_factory):
         f"security.tokens_file={files['tokens']}",
         f"limits.max_instances={len(IMAGES)}",
         f"limits.max_in_flight_instances={len(IMAGES)}",
+        "deadlines.default_s=120",  # most of these clients send none, and all pictures take over 30 s on busy cores
     )
     assert started.ready_line.startswith("ready"), started.said()
     yield Secured(started, files["ca.pem"])

@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import multiprocessing
 import resource
+import threading
 from concurrent.futures import ProcessPoolExecutor
 
 from servable.host.memory import give_back_memory, keep_memory, resident_bytes
@@ -68,3 +69,25 @@ def test_the_next_call_gets_the_memory_of_the_one_before():
         without = pool.submit(_faults_a_call, False).result(30)
         kept = pool.submit(_faults_a_call, True).result(30)
     assert kept < 100 < without
+
+
+def _left_by_a_thread():
+    keep_memory()
+    before = resident_bytes()
+
+    def call():
+        pieces = [b"\1" * MB for _ in range(100)]
+        assert len(pieces) == 100
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    kept = resident_bytes() - before
+    LIBC.malloc_trim(0)
+    return kept, resident_bytes() - before
+
+
+def test_what_a_thread_has_freed_can_be_given_back_as_well():
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        kept, left = pool.submit(_left_by_a_thread).result(30)
+    assert kept > 30 * MB > 10 * MB > left

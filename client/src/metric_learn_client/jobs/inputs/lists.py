@@ -26,7 +26,7 @@ _PICTURE = re.compile(rf".*\.(?:{_SUFFIXES})['\"]?\Z", re.IGNORECASE | re.DOTALL
 _WHOLE_NUMBER = re.compile(r"-?\d{1,18}")
 _QUOTES = ("'", '"')
 _DELIMITERS = (",", ";", "\t", "|")
-_EXCELS_SIGN = re.compile(r'"?sep=(?P<sign>.)"?')  # a first line by which Excel tells itself the delimiter
+_EXCELS_SIGN = re.compile(r'"?sep=(?P<sign>[^"])"?')  # a first line by which Excel tells itself the delimiter
 _LOOK_LINES = 100
 
 csv.field_size_limit(16 * 1024 * 1024)
@@ -190,11 +190,13 @@ class ListInput(Input):
         except csv.Error as error:
             raise InputError(f"{self._names[0]}, line 1: {error}") from error
         for name in header:
-            if as_text(name.encode("utf-8", "surrogateescape"))[0] != name:
+            try:
+                name.encode()
+            except UnicodeEncodeError as error:
                 raise InputError(
                     f"{self._names[0]}: its column {printable(name)!r} is not UTF-8; write it anew in UTF-8, which "
                     "Excel calls 'CSV UTF-8'"
-                )
+                ) from error
         return header
 
     def _look(self, name: str) -> list[str]:

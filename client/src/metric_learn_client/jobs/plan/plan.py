@@ -178,6 +178,7 @@ def build(
     extents = before.extents if before is not None else ()
     schema = planned_schema(source.columns)
     listing = Listing()
+    signature = source.signature()  # before the rows: what is written meanwhile is not to pass for what was listed
     rows: Iterable[pa.RecordBatch] = listing.through(_limited(source.batches(), spec, before))
     sources, gone = source.sources, []
     if before is not None:
@@ -197,10 +198,12 @@ def build(
     total = shards + sum(extent.shards for extent in extents)
     if total > MAX_SHARDS:
         raise InputError(f"{total} shards; there can be {MAX_SHARDS}: raise --shard-size above {shard_size}")
+    for then, now in zip(signature or (), source.signature() or ()):
+        if then != now:
+            raise InputError(f"{then[0]} changed while it was listed; run the same command once nothing writes to it")
     if count:
         (folder / _NEW_ROWS).replace(folder / _rows_file(len(extents)))
         extents = (*extents, Extent(count, shards, listing.sha256()))
-    signature = source.signature()
     plan = Plan(
         folder=folder,
         shard_size=shard_size,
@@ -259,9 +262,9 @@ def check_places(source: Input, plan: Plan) -> None:
 
 
 def may_have_moved(plan: Plan) -> bool:
-    """Whether a table or an archive of the plan is another than it was; one that is away gives no wrong picture."""
+    """Whether a table or archive of the plan is another than it was; one that cannot be read gave no wrong picture."""
     for then in plan.signature or () if plan.in_sources else ():
-        with suppress(InputError):
+        with suppress(Exception):  # whatever reading it raises
             if edges(then[0]) != then:
                 return True
     return False

@@ -26,6 +26,23 @@ def test_shards_hold_every_row_once_in_order(tmp_path):
     assert planned(load(tmp_path / "plan")) == [f"{index}.jpg" for index in range(25)]
 
 
+def test_a_list_that_is_still_written_while_it_is_listed_is_refused_and_planned_once_it_is_whole(tmp_path):
+    spec = listed(tmp_path, 25)
+    source = open_input(spec)
+    batches = source.batches
+
+    def growing():
+        yield from batches()
+        with open(spec.inputs[0], "a") as file:
+            file.write("late.jpg\n")
+
+    source.batches = growing
+    with pytest.raises(InputError, match=r"list.txt changed while it was listed; run the same command once nothing"):
+        build(source, spec, 10, tmp_path / "plan")
+    assert load(tmp_path / "plan") is None
+    assert build(open_input(spec), spec, 10, tmp_path / "plan").rows == 26
+
+
 @pytest.mark.parametrize("sizes", [[1] * 25, [25], [3, 0, 20, 2]])
 def test_cutting_does_not_depend_on_how_rows_arrive(sizes):
     batches, first = [], 0
