@@ -168,7 +168,7 @@ def watches(open_connection):
         yield 150
 
 
-# long_settings is not among them: it takes 100 to 350 MB, which are given back.
+# long_settings is not among them: it takes 100 to 500 MB, as it does of a bare gRPC server.
 HTTP2_FLOODS = [
     made_resets,
     overflowing_windows,
