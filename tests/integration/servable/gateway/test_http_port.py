@@ -66,17 +66,19 @@ def sent(harness, *pieces):
 
 
 def read_answer(connected):
-    """(status, headers, body) of one answer on a connection that goes on."""
-    found = b""
-    while b"\r\n\r\n" not in found:
-        piece = connected.recv(65536)
-        assert piece, found
-        found += piece
-    head, _, body = found.partition(b"\r\n\r\n")
-    lines = head.decode().split("\r\n")
+    """(status, headers, body) of one answer on a connection that goes on; what comes after it stays there."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        piece = connected.recv(1)
+        assert piece, head
+        head += piece
+    lines = head.decode().strip().split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
+    body = b""
     while len(body) < int(headers["content-length"]):
-        body += connected.recv(65536)
+        piece = connected.recv(int(headers["content-length"]) - len(body))
+        assert piece, body
+        body += piece
     return int(lines[0].split()[1]), headers, body
 
 
