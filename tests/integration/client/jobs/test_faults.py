@@ -333,7 +333,7 @@ def small_disk(tmp_path):
     if made.returncode:
         pytest.skip(f"no tmpfs can be mounted here: {made.stderr.decode().strip()}")
     yield mount
-    subprocess.run(["umount", str(mount)], check=True)
+    subprocess.run(["umount", "--lazy", str(mount)], check=True)
 
 
 def test_a_full_disk_is_said_leaves_nothing_half_written_and_goes_on_with_more_space(tmp_path, fake, small_disk):
@@ -449,7 +449,7 @@ def test_an_output_that_becomes_read_only_in_the_middle_is_said_and_goes_on_late
             with pytest.raises(OutputError, match="Read-only file system; see to the disk and run the same command"):
                 embed_dataset(images, out, endpoint=fake.endpoint, **FEW, observer=observer)
     finally:
-        subprocess.run(["umount", str(small_disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(small_disk)], check=True)
     assert 1 < verify(out).done_shards < 6
     assert embed_dataset(images, out, endpoint=fake.endpoint, **FEW).succeeded == 6 * SHARD
     assert data(out) == expected and verify(out).complete

@@ -6,7 +6,8 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from servable.metric_learn.runs import Runs
+from servable.metric_learn import runs as module
+from servable.metric_learn.runs import LONG_S, PAUSE_S, Runs
 
 DIM = 3
 
@@ -105,3 +106,13 @@ def test_batches_that_nobody_redeems_do_not_pile_up(network):
     assert runs.redeem(tickets[-1])[0][:, 0].tolist() == [19]
     with pytest.raises(KeyError):
         runs.redeem(tickets[0])
+
+
+@pytest.mark.parametrize("takes_s", [2 * LONG_S, 0], ids=["long", "short"])
+def test_only_where_runs_take_long_an_answer_has_time_to_bring_the_next_batch(network, monkeypatch, takes_s):
+    runs, slept = runs_of(network), []
+    threading.Timer(takes_s, network.may.release).start()
+    runs.redeem(runs.submit(numbers(1)))
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    runs.let_next_come()
+    assert [0 <= each <= PAUSE_S for each in slept] == [True] * bool(takes_s)
