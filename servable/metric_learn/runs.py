@@ -20,12 +20,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Picture = Union[Array, Exception]  # uint8 [224, 224, 3], or why there is none
-LONG_S = (
-    0.05  # a run that takes this is worth a pause of a fifth, in which the next batch comes and is decoded behind it
-)
-PAUSE_S = (
-    0.01  # from rows that are redeemed to the next batch: 1 to 3 ms on idle cores, copies of its bytes on busy ones
-)
+LONG_S = 0.05  # a run that takes this is worth the pause, after which the next batch is decoded behind it
+PAUSE_S = 0.01  # from rows that are redeemed to the next batch: 1 to 3 ms on idle cores, more on busy ones
 Outcome = tuple[Array, list[Optional[str]]]  # float32 [images, dim], and the error of each image that has one
 Embed = Callable[[list[Array]], Sequence[Array]]  # pictures -> float32 [dim] each
 
