@@ -6,8 +6,7 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from servable.metric_learn import runs as module
-from servable.metric_learn.runs import LONG_S, PAUSE_S, Runs
+from servable.metric_learn.runs import LONG_S, Runs
 
 DIM = 3
 
@@ -113,6 +112,25 @@ def test_only_where_runs_take_long_an_answer_has_time_to_bring_the_next_batch(ne
     runs, slept = runs_of(network), []
     threading.Timer(takes_s, network.may.release).start()
     runs.redeem(runs.submit(numbers(1)))
-    monkeypatch.setattr(module.time, "sleep", slept.append)
-    runs.let_next_come()
-    assert [0 <= each <= PAUSE_S for each in slept] == [True] * bool(takes_s)
+    next_one = runs.submit(numbers(2))
+    monkeypatch.setattr("time.sleep", slept.append)
+    runs.let_next_come(next_one)
+    network.may.release()
+    assert [0 <= each <= takes_s for each in slept] == [True] * bool(takes_s)
+
+
+def test_where_runs_take_long_a_batch_lets_those_before_it_be_answered_first(network):
+    runs = runs_of(network)
+    threading.Timer(2 * LONG_S, network.may.release).start()
+    runs.redeem(runs.submit(numbers(1)))
+    first, second = runs.submit(numbers(2, 3, 4, 5)), runs.submit(numbers(6, 7, 8, 9))
+    came = threading.Event()
+    waiting = threading.Thread(target=lambda: (runs.let_next_come(second), came.set()))
+    waiting.start()
+    assert network.began.acquire(timeout=10) and network.began.acquire(timeout=10)
+    assert not came.wait(0.05)
+    network.may.release()
+    waiting.join(10)
+    assert came.is_set() and network.runs[1:] == [[2, 3, 4, 5]]
+    network.may.release()
+    assert [runs.redeem(ticket)[0][0, 0] for ticket in (first, second)] == [2, 6]
