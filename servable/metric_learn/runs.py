@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -20,8 +19,6 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Picture = Union[Array, Exception]  # uint8 [224, 224, 3], or why there is none
-LONG_S = 0.05  # a run that takes this is worth a pause in which the next batch comes, to be decoded behind it
-PAUSE_SHARE = 0.3  # of a run: 15 ms and more, where the next batch comes 1 to 10 ms after an answer
 Outcome = tuple[Array, list[Optional[str]]]  # float32 [images, dim], and the error of each image that has one
 Embed = Callable[[list[Array]], Sequence[Array]]  # pictures -> float32 [dim] each
 
@@ -50,9 +47,7 @@ class Runs:
         self._batches: dict[int, _Batch] = {}
         self._ready: deque[_Batch] = deque()
         self._running = 0
-        self._changed = threading.Condition()  # of the two above, and of a batch's end
-        self._run_s = 0.0  # the last run took
-        self._redeemed_at = 0.0  # monotonic; the last batch
+        self._changed = threading.Condition()  # of the two above
         for embed in embeds:
             threading.Thread(target=self._run, args=(embed,), name="runs", daemon=True).start()
 
@@ -71,23 +66,7 @@ class Runs:
 
     def redeem(self, ticket: int) -> Outcome:
         """Waits for the batch. Raises what the run raised."""
-        batch = self._batches.pop(ticket)
-        try:
-            return batch.outcome.result()
-        finally:
-            self._redeemed_at = time.monotonic()
-
-    def let_next_come(self, ticket: int) -> None:
-        """Where runs take long, waits until the batches before this one have run, and then until the answer to the last
-        one has brought the next. Whoever waits for rows takes no batch in: two that are waited for at one time are
-        answered, followed and decoded together, and there is nothing to run meanwhile."""
-        if self._run_s < LONG_S or ticket not in self._batches:
-            return
-        own, *before = [self._batches[ticket], *(batch for number, batch in self._batches.items() if number < ticket)]
-        with self._changed:
-            self._changed.wait_for(lambda: own.outcome.done() or all(batch.outcome.done() for batch in before))
-        if not own.outcome.done():
-            time.sleep(max(0.0, self._redeemed_at + PAUSE_SHARE * self._run_s - time.monotonic()))
+        return self._batches.pop(ticket).outcome.result()
 
     def _future_done(self, batch: _Batch, index: int, future: Future[Array]) -> None:
         error = future.exception()
@@ -104,7 +83,7 @@ class Runs:
         if last:
             with self._changed:
                 self._ready.append(batch)
-                self._changed.notify_all()
+                self._changed.notify()
 
     def _run(self, embed: Embed) -> None:
         while True:
@@ -112,7 +91,6 @@ class Runs:
                 self._changed.wait_for(self._worth_a_run)
                 batches = self._take()
                 self._running += 1
-            began = time.monotonic()
             try:
                 outcomes = self._outcomes(embed, batches)
             except Exception as error:
@@ -121,12 +99,11 @@ class Runs:
             else:
                 for batch, outcome in zip(batches, outcomes):
                     batch.outcome.set_result(outcome)
-            self._run_s = time.monotonic() - began
             for batch in batches:
                 batch.pictures.clear()  # rows may wait for longer, or for nobody
             with self._changed:
                 self._running -= 1
-                self._changed.notify_all()
+                self._changed.notify()
 
     def _worth_a_run(self) -> bool:
         """Beside a run that is under way only a full one is: small batches wait for its end, and then run together."""

@@ -80,10 +80,9 @@ def check_pixels(instances: Instances) -> Iterator[Array]:
 
 
 def embed(instances: Instances) -> Iterator[Array]:
-    """Tickets -> the same: a turn in which this thread does not wait for rows yet, but takes in the next batch of the
-    other lane (servable.gateway.queue.backend_request) behind it, where one has come."""
+    """Tickets -> the same: a turn in which this thread does not wait yet, but takes in the next batch of the other lane
+    (servable.gateway.queue.backend_request), where one has come."""
     for (ticket,) in instances:
-        _runs.let_next_come(int(ticket[0]))
         yield ticket
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from servable.metric_learn.runs import LONG_S, Runs
+from servable.metric_learn.runs import Runs
 
 DIM = 3
 
@@ -105,32 +105,3 @@ def test_batches_that_nobody_redeems_do_not_pile_up(network):
     assert runs.redeem(tickets[-1])[0][:, 0].tolist() == [19]
     with pytest.raises(KeyError):
         runs.redeem(tickets[0])
-
-
-@pytest.mark.parametrize("takes_s", [2 * LONG_S, 0], ids=["long", "short"])
-def test_only_where_runs_take_long_an_answer_has_time_to_bring_the_next_batch(network, monkeypatch, takes_s):
-    runs, slept = runs_of(network), []
-    threading.Timer(takes_s, network.may.release).start()
-    runs.redeem(runs.submit(numbers(1)))
-    next_one = runs.submit(numbers(2))
-    monkeypatch.setattr("time.sleep", slept.append)
-    runs.let_next_come(next_one)
-    network.may.release()
-    assert [0 <= each <= takes_s for each in slept] == [True] * bool(takes_s)
-
-
-def test_where_runs_take_long_a_batch_lets_those_before_it_be_answered_first(network):
-    runs = runs_of(network)
-    threading.Timer(2 * LONG_S, network.may.release).start()
-    runs.redeem(runs.submit(numbers(1)))
-    first, second = runs.submit(numbers(2, 3, 4, 5)), runs.submit(numbers(6, 7, 8, 9))
-    came = threading.Event()
-    waiting = threading.Thread(target=lambda: (runs.let_next_come(second), came.set()))
-    waiting.start()
-    assert network.began.acquire(timeout=10) and network.began.acquire(timeout=10)
-    assert not came.wait(0.05)
-    network.may.release()
-    waiting.join(10)
-    assert came.is_set() and network.runs[1:] == [[2, 3, 4, 5]]
-    network.may.release()
-    assert [runs.redeem(ticket)[0][0, 0] for ticket in (first, second)] == [2, 6]
