@@ -60,11 +60,20 @@ def check_options(options: Any) -> None:
 def check_option(kind: Any, name: str, value: Any) -> None:
     """Raises ValueError where the dataclass `kind` has no place for `value` in its option `name`."""
     field, facts = option_named(kind, name)
-    allowed = _allowed(facts, is_whole(field))
-    if not allowed or (value is None and field.default is None):
+    if value is None and field.default is None:
         return
-    if not (value in facts.choices if facts.choices else _is_in_range(value, facts, is_whole(field))):
+    if facts.choices:
+        check_choice(name, value, facts.choices)
+    allowed = _range_of(facts, is_whole(field))
+    if allowed and not _is_in_range(value, facts, is_whole(field)):
         raise ValueError(f"{name}={value!r}: must be {allowed}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raises ValueError where the value of `name` is none of the choices."""
+    if value not in choices:
+        *others, last = choices
+        raise ValueError(f"{name}={value!r}: must be {', '.join(others)}{' or ' if others else ''}{last}")
 
 
 def docstring_of(kind: Any) -> str:
@@ -78,10 +87,8 @@ def _is_in_range(value: Any, facts: OptionFacts, whole: bool) -> bool:
     return bool(number >= facts.at_least if facts.above is None else facts.above < number < float("inf"))
 
 
-def _allowed(facts: OptionFacts, whole: bool) -> str:
-    if facts.choices:
-        *others, last = facts.choices
-        return f"{', '.join(others)} or {last}" if others else last
+def _range_of(facts: OptionFacts, whole: bool) -> str:
+    """In words; empty for an option without one."""
     number = "a whole number" if whole else "a number"
     if facts.above is not None:
         return f"{number} above {facts.above:g}"

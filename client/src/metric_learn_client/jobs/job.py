@@ -20,7 +20,7 @@ from metric_learn_client.jobs.errors import OutputError, RefusedError, Stopped
 from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.inputs.input_rows import Input
 from metric_learn_client.jobs.observer import Observer
-from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions, check_choice
+from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
 from metric_learn_client.jobs.output import record as records
 from metric_learn_client.jobs.output.output import Output, open_output
 from metric_learn_client.jobs.output.seen import Seen, read_seen
@@ -34,6 +34,7 @@ from metric_learn_client.jobs.work.model import job_model, worker_spec
 from metric_learn_client.jobs.work.pipeline import ShardTask
 from metric_learn_client.jobs.work.reader import Reader
 from metric_learn_client.jobs.work.worker import Connect, WorkerSpec, rewrite
+from metric_learn_client.option_fields import check_choice
 from metric_learn_client.wire import EMBEDDING_DIM
 
 _FIRST_FILES = 100  # of those that were embedded, that are looked at before a job goes on

@@ -98,12 +98,6 @@ def taken(given: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     return {field.name: given[field.name] for field, _ in facts_of(kind) if field.name in given}
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError."""
-    if value not in choices:
-        raise ValueError(f"{name}={value!r}: must be {', '.join(choices[:-1])} or {choices[-1]}")
-
-
 def spelled(name: str) -> str:
     """img, img/, ./img and .//img are one name; of a URL only the slash at its end does not count."""
     if "://" in name:
