@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from metric_learn_client.jobs.output.output import open_output
+from metric_learn_client.jobs.output.shard_files import read_shard, read_stats
 from metric_learn_client.testing import FakeServable
 from tests.integration.client.commands import Command
 
@@ -74,3 +76,9 @@ def make_images(folder, count):
 def fake():
     with FakeServable() as server:
         yield server
+
+
+def shard_contents(out):
+    """What each shard of an output holds."""
+    output = open_output(out)
+    return [read_shard(output, read_stats(output, shard)) for shard in output.committed()]

@@ -9,11 +9,10 @@ from hypothesis import HealthCheck, given, seed, settings
 from metric_learn_client.jobs import InputError, embed_dataset, verify
 from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.options import InputSpec
-from metric_learn_client.jobs.output.output import open_output
-from metric_learn_client.jobs.output.shard_files import read_shard, read_stats
 from metric_learn_client.jobs.plan.plan import build
 from metric_learn_client.jobs.work.reader import Reader
 from metric_learn_client.testing import fake_embeddings
+from tests.integration.client.jobs.conftest import shard_contents
 from tests.integration.client.jobs.generated_inputs import FAILED, KINDS, write_pictures
 
 MOST_REFUSED = 0.1  # of the inputs that have rows: what is refused proves nothing
@@ -107,9 +106,7 @@ def test_every_row_of_an_input_ends_in_embeddings_or_failures(tmp_path, fake, ki
 
 
 def embeddings_of(out):
-    layout = open_output(out)
-    shards = [read_shard(layout, read_stats(layout, shard)) for shard in layout.committed()]
-    return Counter(embedding.tobytes() for shard in shards for embedding in shard.embeddings)
+    return Counter(embedding.tobytes() for content in shard_contents(out) for embedding in content.embeddings)
 
 
 def embedded(expected):

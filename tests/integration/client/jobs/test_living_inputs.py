@@ -15,10 +15,8 @@ import pytest
 
 from metric_learn_client.jobs import InputError, Observer, RefusedError, embed_dataset, verify
 from metric_learn_client.jobs.inputs.folders import walk
-from metric_learn_client.jobs.output.output import open_output
-from metric_learn_client.jobs.output.shard_files import read_shard, read_stats
 from metric_learn_client.testing import fake_embeddings
-from tests.integration.client.jobs.conftest import make_images
+from tests.integration.client.jobs.conftest import make_images, shard_contents
 from tests.integration.client.jobs.test_sync import rows_of
 
 FEW = {"shard_size": 10, "batch_size": 4, "in_flight": 2, "read_threads": 2}
@@ -36,10 +34,8 @@ class Then(Observer):
 
 def codes(out):
     """{name of the file: E_..., or the embedding} of every row."""
-    output = open_output(out)
     found = {}
-    for shard in output.committed():
-        content = read_shard(output, read_stats(output, shard))
+    for content in shard_contents(out):
         for path, embedding in zip(content.rows.column("image_path").to_pylist(), content.embeddings):
             found[os.path.basename(path)] = embedding.tobytes()
         for failure in content.failures:

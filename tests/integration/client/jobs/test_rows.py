@@ -10,10 +10,8 @@ import pytest
 
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs import InputError, RefusedError, embed_dataset, verify
-from metric_learn_client.jobs.output.output import open_output
-from metric_learn_client.jobs.output.shard_files import read_shard, read_stats
 from metric_learn_client.testing import fake_embeddings
-from tests.integration.client.jobs.conftest import Job, make_images
+from tests.integration.client.jobs.conftest import Job, make_images, shard_contents
 
 
 def table(path, images, **columns):
@@ -33,10 +31,8 @@ def archive(path, members, mode="w"):
 
 def rows_of(out):
     """{image_path: its embedding} of the whole output; no path twice."""
-    layout = open_output(out)
     found = {}
-    for shard in layout.committed():
-        content = read_shard(layout, read_stats(layout, shard))
+    for content in shard_contents(out):
         for path, embedding in zip(content.rows.column("image_path").to_pylist(), content.embeddings):
             assert path not in found, path
             found[path] = embedding

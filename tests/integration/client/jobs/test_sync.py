@@ -15,9 +15,7 @@ import pytest
 
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs import RefusedError, embed_dataset, verify
-from metric_learn_client.jobs.output.output import open_output
-from metric_learn_client.jobs.output.shard_files import read_shard, read_stats
-from tests.integration.client.jobs.conftest import Job, kill, make_images, until
+from tests.integration.client.jobs.conftest import Job, kill, make_images, shard_contents, until
 from tests.integration.client.jobs.test_faults import Cut, cut_renames
 
 LONG = pytest.mark.long, pytest.mark.timeout(1800)
@@ -26,10 +24,8 @@ FEW = {"shard_size": 10, "batch_size": 4, "in_flight": 2, "read_threads": 2}
 
 def rows_of(out):
     """Every row with its columns and what became of it; without its number, which a fresh run gives anew."""
-    output = open_output(out)
     found = Counter()
-    for shard in output.committed():
-        content = read_shard(output, read_stats(output, shard))
+    for content in shard_contents(out):
         for row, embedding in zip(content.rows.to_pylist(), content.embeddings):
             found[json.dumps(row), embedding.tobytes()] += 1
         for failure in content.failures:
