@@ -193,13 +193,7 @@ def single(rate: int, seconds: float = SECONDS, rounds: int = 3, flags: Sequence
                     len(answered(send, endpoint, 1, 8, seconds, False)[2]) for endpoint in (server.endpoint, bare)
                 )
                 ratios.append(served / echoed)
-        yield {
-            "what": f"embed_pixels of one image, 8 callers, {how}: calls of a bare grpc.aio echo",
-            "value": round(statistics.median(ratios), 3),
-            "lowest": round(min(ratios), 3),
-            "highest": round(max(ratios), 3),
-            "target": ">= 0.40",
-        }
+        yield of_rounds(f"embed_pixels of one image, 8 callers, {how}: calls of a bare grpc.aio echo", ratios, 0.40)
         began, end, spent, _ = answered(send, server.endpoint, 1, 64, seconds, False)
         carried = sum(began <= stop <= end for _, stop in spent) / seconds
         per_s = SHARE * min(rate, carried)
@@ -217,6 +211,17 @@ def single(rate: int, seconds: float = SECONDS, rounds: int = 3, flags: Sequence
                 "highest": round(1000 * late[-1], 2),
                 "target": f"<= {limit_ms:g}" if name == "p99" else "",
             }
+
+
+def of_rounds(what: str, ratios: Sequence[float], at_least: float) -> dict[str, Any]:
+    """The row of a ratio that was measured once in each round."""
+    return {
+        "what": what,
+        "value": round(statistics.median(ratios), 3),
+        "lowest": round(min(ratios), 3),
+        "highest": round(max(ratios), 3),
+        "target": f">= {at_least:.2f}",
+    }
 
 
 def cpu_by_role(root: psutil.Process) -> dict[str, float]:
@@ -281,13 +286,8 @@ def carried(rate: int, seconds: float = SECONDS, rounds: int = 3) -> Iterator[di
         rows = [[measure(*each, max(IMAGES), 8, seconds) for each in (timed, free)] for _ in range(rounds)]
     shares = [at_rate["images_per_s"] / min(rate, at_most["images_per_s"]) for at_rate, at_most in rows]
     at_most = statistics.median(most["images_per_s"] for _, most in rows)
-    yield {
-        "what": f"device of {rate}/s, 32 images a call, 8 callers: images/s of the {at_most:.0f} that the cores carry",
-        "value": round(statistics.median(shares), 3),
-        "lowest": round(min(shares), 3),
-        "highest": round(max(shares), 3),
-        "target": ">= 0.85",
-    }
+    what = f"device of {rate}/s, 32 images a call, 8 callers: images/s of the {at_most:.0f} that the cores carry"
+    yield of_rounds(what, shares, 0.85)
 
 
 def by_cores(rate: int, seconds: float = SECONDS, files: bool = False, flags: Sequence[str] = ()) -> Iterator[Any]:
