@@ -322,12 +322,17 @@ def test_ends_with_images_in_them_never_count_and_the_next_start_follows_at_once
     play(scenario)
 
 
+def children_in_a_run(count):
+    """Children whose device was running the network when they ended."""
+    children = [Child(1) for _ in range(count)]
+    for child in children:
+        child.facts = dataclasses.replace(child.facts, ran_since=lambda at: True)
+    return children
+
+
 def test_ends_in_a_run_of_a_device_count_whatever_images_were_in_it():
     async def scenario():
-        children = [Child(1) for _ in range(2 * SETTINGS.max_failures)]
-        for child in children:
-            child.facts = dataclasses.replace(child.facts, ran_since=lambda at: True)
-        scene = Scene(*children)
+        scene = Scene(*children_in_a_run(2 * SETTINGS.max_failures))
         await scene.supervisor.start()
         for number in range(SETTINGS.max_failures + 1):
             await scene.until(lambda count=number + 1: len(scene.launched) == count and scene.registry.default.serving)
@@ -340,10 +345,7 @@ def test_ends_in_a_run_of_a_device_count_whatever_images_were_in_it():
 
 def test_they_do_not_where_an_image_is_found_guilty_afterwards():
     async def scenario():
-        children = [Child(1) for _ in range(3 * SETTINGS.max_failures)]
-        for child in children:
-            child.facts = dataclasses.replace(child.facts, ran_since=lambda at: True)
-        scene = Scene(*children)
+        scene = Scene(*children_in_a_run(3 * SETTINGS.max_failures))
         await scene.supervisor.start()
         for number in range(2 * SETTINGS.max_failures):
             scene.registry.default.images_in_it = True
