@@ -13,6 +13,8 @@ import struct
 import sys
 from typing import Any
 
+import numpy as np
+
 from servable.engine.master import end_with_parent
 from servable.engine.packed_batch import images_head
 
@@ -22,14 +24,10 @@ DONE = b"."
 
 class _NoNetwork:
     def call(self, instances: list[list[Any]]) -> list[tuple[Any]]:
-        import numpy as np
-
         return [(np.ones(2048, np.float32),)] * len(instances)
 
 
 def _try_all(stages: Any, answers: int) -> None:
-    import numpy as np
-
     stages.MODELS.update({size: [_NoNetwork()] for size in stages.SIZES})
     os.write(answers, DONE)
     while head := sys.stdin.buffer.read(HEAD.size):
