@@ -10,13 +10,13 @@ import threading
 import time
 
 from .connection import Connection
-from .floods import FLOODS, HTTP_FLOODS
+from .floods import FLOODS, HTTP_FLOODS, large_questions
 from .http2_floods import HTTP2_FLOODS, long_settings
 from .http_floods import API_FLOODS, api_large_bodies
 
 ALL = {
     flood.__name__: flood
-    for flood in [*FLOODS, *HTTP2_FLOODS, *HTTP_FLOODS, *API_FLOODS, api_large_bodies, long_settings]
+    for flood in [*FLOODS, *HTTP2_FLOODS, *HTTP_FLOODS, *API_FLOODS, api_large_bodies, long_settings, large_questions]
 }
 
 
