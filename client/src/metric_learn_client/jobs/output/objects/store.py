@@ -18,14 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Callable, NamedTuple, Optional
 
-from metric_learn_client.jobs.errors import (
-    AccessError,
-    InputError,
-    OutageError,
-    OutputError,
-    RefusedError,
-    Stopped,
-)
+from metric_learn_client.jobs.errors import AccessError, InputError, OutageError, OutputError, RefusedError, Stopped
 
 SCHEMES = ("s3://", "s3a://")
 MAX_OBJECT_BYTES = 5 * 1000**3  # of one PutObject. Source: S3's and OBS's limits for an upload in one part
@@ -305,11 +298,7 @@ def _meaning_of_reply(reply: dict[str, Any], url: str, what: str) -> Optional[Ex
         return _NotImplementedByStore(f"{what}: the store does not implement it")
     if code in _BUSY or status in (408, 409, 429) or status >= 500:
         return OutageError(f"{code or 'HTTP status'} ({status})", "UNAVAILABLE")
-    if status in (301, 307) or code in (
-        "PermanentRedirect",
-        "AuthorizationHeaderMalformed",
-        "IllegalLocationConstraint",
-    ):
+    if status in (301, 307) or code in _ELSEWHERE:
         return AccessError(f"{url}: the bucket is in another region ({code}): set AWS_DEFAULT_REGION or the endpoint")
     if "Expired" in code or "Token" in code:
         return AccessError(f"{url}: the credentials are not valid any more ({code}): get new ones")
