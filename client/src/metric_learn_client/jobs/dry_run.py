@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -109,19 +108,13 @@ def _probe(worker: WorkerSpec, plan: Plan, shard: int) -> float:
             raise _Enough
 
     places = np.arange(min(_PROBE_ROWS, plan.span(shard)[1]), dtype=np.int64)
-    with _until_enough():
+    with suppress(_Enough):
         pipeline = make_pipeline(
             worker, plan, lambda _: {}, stop=threading.Event(), progress=progress, notice=lambda _: None
         )
         for _ in pipeline.run([ShardTask(shard, places)]):
             pass
     return rows / (time.monotonic() - started)
-
-
-@contextmanager
-def _until_enough() -> Iterator[None]:
-    with suppress(_Enough):
-        yield
 
 
 def _size(count: int) -> str:

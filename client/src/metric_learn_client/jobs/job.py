@@ -132,7 +132,7 @@ def _run(
         elapsed_s = time.monotonic() - begun
         if tasks:
             _log_run(output, worker.run, outcome, started, elapsed_s, sent)
-    return summarise(output, plan, mine, sent, elapsed_s)
+    return replace(summarise(output, plan, mine), sent=sent, elapsed_s=elapsed_s)
 
 
 def _check_space(output: Output, options: JobOptions, plan: Plan, tasks: list[ShardTask]) -> None:

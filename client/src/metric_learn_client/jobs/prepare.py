@@ -142,13 +142,7 @@ def _synced(output: Output, spec: InputSpec, record: JobRecord, find: Find) -> t
         generation = stored.generation + 1
         changes = stored.changes.and_then(generation, found.changed, found.gone)
         before = replace(stored, changes=changes, generation=generation, _open={})
-    with output_errors(output.plan()):
-        plan = build(open_input(spec), spec, stored.shard_size, output.plan(), before=before, after_sync=True)
-    output.save_plan()
-    extents = [vars(extent) for extent in plan.extents]
-    facts = {**record.input, "sha256": plan.listing}
-    record = replace(record, input=facts, extents=extents, generation=plan.generation)
-    records.write(output, record)
+    plan, record = _with_new_rows(output, spec, record, before, after_sync=True)
     added = plan.rows - stored.rows
     return plan, record, _counted(len(found.changed), len(found.gone), added, found.unchanged)
 
@@ -163,11 +157,17 @@ def _extended(output: Output, spec: InputSpec, record: JobRecord) -> tuple[Plan,
     stored = _stored(output, record)
     if stored is None:
         raise JobError(f"{output.name}: its plan is gone: without it --extend cannot tell which rows are new")
+    return _with_new_rows(output, spec, record, stored, after_sync=False)
+
+
+def _with_new_rows(
+    output: Output, spec: InputSpec, record: JobRecord, before: Plan, after_sync: bool
+) -> tuple[Plan, JobRecord]:
+    """Plan and record with the rows of the input that `before` does not have."""
     with output_errors(output.plan()):
-        plan = build(open_input(spec), spec, stored.shard_size, output.plan(), before=stored)
+        plan = build(open_input(spec), spec, before.shard_size, output.plan(), before, after_sync)
     output.save_plan()
-    extents = [vars(extent) for extent in plan.extents]
-    record = replace(record, input={**record.input, "sha256": plan.listing}, extents=extents)
+    record = records.of_plan(record, plan)
     records.write(output, record)
     return plan, record
 

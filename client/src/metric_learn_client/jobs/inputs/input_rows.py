@@ -43,15 +43,15 @@ class Input(ABC):
     kind: str
     root: Optional[str] = None
     image_column: Optional[str] = None
-    sources: list[str]
+    sources: Sequence[str] = ()
 
     def __init__(self) -> None:
         self.skipped = Skipped()
 
     @property
-    @abstractmethod
     def columns(self) -> pa.Schema:
         """The user's columns."""
+        return pa.schema([])
 
     @abstractmethod
     def batches(self) -> Iterator[pa.RecordBatch]:

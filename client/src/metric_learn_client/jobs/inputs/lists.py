@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any, Optional
 
 import pyarrow as pa
 
+from metric_learn_client.contract.digests import sha256_of
 from metric_learn_client.image_names import IMAGE_SUFFIXES, PATH_COLUMNS, SOP_HEADER, as_text, path_column
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked, planned_schema
@@ -44,7 +44,6 @@ class ListInput(Input):
 
     def __init__(self, names: list[str], spec: InputSpec, input_format: str) -> None:
         super().__init__()
-        self.sources: list[str] = []
         self._names = names
         self._spec = spec
         first = names[0]
@@ -269,8 +268,5 @@ def _folder(name: str) -> str:
 
 
 def _digest(name: str) -> str:
-    sha256 = hashlib.sha256()
     with open_file(name) as file:
-        while block := file.read(1 << 20):
-            sha256.update(block)
-    return sha256.hexdigest()
+        return sha256_of(file)

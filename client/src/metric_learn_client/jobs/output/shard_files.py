@@ -6,7 +6,6 @@ them and however often it was interrupted. Times are in runs.jsonl.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metric_learn_client._version import __version__
+from metric_learn_client.contract.digests import sha256_of
 from metric_learn_client.jobs.errors import OutputError
 from metric_learn_client.jobs.options import JobOptions
 from metric_learn_client.jobs.output.durable import output_errors, synced
@@ -175,13 +175,9 @@ def file_digest(path: Path) -> dict[str, Any]:
 
 
 def digest_of(file: BinaryIO) -> dict[str, Any]:
-    """Of what is left of an open file."""
-    sha256 = hashlib.sha256()
-    size = 0
-    while block := file.read(1 << 20):
-        sha256.update(block)
-        size += len(block)
-    return {"bytes": size, "sha256": sha256.hexdigest()}
+    """Of a file that was opened just now."""
+    sha256 = sha256_of(file)
+    return {"bytes": file.tell(), "sha256": sha256}
 
 
 def _rows_table(content: ShardContent, facts: dict[str, str]) -> pa.Table:
