@@ -6,7 +6,6 @@ import random
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, Callable, Optional
 
 import numpy as np
@@ -107,12 +106,7 @@ class FakeServable:
     def __enter__(self) -> FakeServable:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stop()
 
     def _predict(self, body: bytes, context: Any) -> bytes:
