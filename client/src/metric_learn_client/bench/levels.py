@@ -79,11 +79,7 @@ def percentile_of(ordered: Sequence[float], percentile: int) -> float:
 
 def is_stable(windows: Sequence[Window], percent: float, percentile: Optional[int]) -> bool:
     """Whether the last three windows agree in throughput and latency within +- percent of their mean."""
-    last = windows[-STABLE_WINDOWS:]
-    if len(last) < STABLE_WINDOWS:
-        return False
-    throughput, latency = spread(last, percentile)
-    return throughput <= percent and latency <= percent
+    return len(windows) >= STABLE_WINDOWS and all(apart <= percent for apart in spread(windows, percentile))
 
 
 def spread(windows: Sequence[Window], percentile: Optional[int]) -> tuple[float, float]:

@@ -83,7 +83,8 @@ def evaluate(
         faiss=faiss,
     )
     chosen = protocol or (SELF if gallery is None else SPLIT)
-    checks = [_published(metrics)] if _is_published(chosen, queries) else []
+    is_published = chosen.name == "sop-half" and queries.identity.weights == "published"
+    checks = [_published(metrics)] if is_published else []
     if least_recall_at_1 is not None:
         value = metrics.precision_at_1
         passed = value >= least_recall_at_1
@@ -92,10 +93,6 @@ def evaluate(
     return Evaluation(
         queries, labels, gallery, gallery_labels, chosen, metrics, FAISS if faiss else EXACT, tuple(checks)
     )
-
-
-def _is_published(protocol: Protocol, queries: EmbeddingSet) -> bool:
-    return protocol.name == "sop-half" and queries.identity.weights == "published"
 
 
 def _published(metrics: Metrics) -> Check:

@@ -117,7 +117,7 @@ def _resize_with_opencv(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return np.ascontiguousarray(cv2.resize(short, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-_kernel = load_kernel(_resize_with_opencv, short_side_size)
+_kernel = load_kernel(_resize_with_opencv)
 _resize = _kernel or _resize_with_opencv
 
 # Which of the two resizes: "compiled" (_resize.c) or "opencv", slower with the same pixels.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from metric_learn_client.contract.whole_file import whole_folder
 from metric_learn_client.errors import MetricLearnError
 from metric_learn_client.evaluation.embedding_set import iterate_shards, read_identity
 
@@ -105,10 +105,7 @@ class SearchIndex:
             raise SearchIndexError(f"{folder}: FAISS opens no file whose name is not UTF-8; name another") from error
         if folder.exists():
             raise SearchIndexError(f"{folder} exists; build into a new directory, or remove it")
-        aside = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            aside.mkdir(parents=True)
+        with whole_folder(folder) as aside:
             try:
                 faiss.write_index(self._index, str(aside / "index.faiss"))
             except RuntimeError as error:  # FAISS' only one; the system's reason is in brackets at its end
@@ -116,9 +113,6 @@ class SearchIndex:
                 raise OSError(errno.EIO, reason[1] if reason else "it cannot be written", str(folder)) from error
             pq.write_table(self.items, aside / "items.parquet")
             (aside / "index.json").write_text(json.dumps(asdict(self.facts), indent=2) + "\n")
-            aside.replace(folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 def check_fingerprint(index: Optional[str], query: Optional[str]) -> None:

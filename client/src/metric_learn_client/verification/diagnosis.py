@@ -75,7 +75,11 @@ def diagnose(
     findings = []
     norms = np.linalg.norm(answered[case.index].astype(np.float64), axis=1)
     if np.abs(norms - 1).max() > NORM_TOLERANCE:
-        unscaled = case.fit_reference("not-normalised", _unscaled(norms), "output", golden.embeddings)
+        sentence = (
+            f"the output is not normalised: norms are {norms.min():.4g} to {norms.max():.4g}, they must be 1; "
+            "the stage l2_normalize is missing"
+        )
+        unscaled = case.fit_reference("not-normalised", sentence, "output", golden.embeddings)
         findings.append(unscaled)
         if unscaled.certain:
             return findings
@@ -135,13 +139,6 @@ class _Case:
         return Finding(mistake, sentence, where, int(fits.sum()), len(fits), worst)
 
 
-def _unscaled(norms: npt.NDArray[np.float64]) -> str:
-    return (
-        f"the output is not normalised: norms are {norms.min():.4g} to {norms.max():.4g}, they must be 1; "
-        "the stage l2_normalize is missing"
-    )
-
-
 def _network(case: _Case, served_fingerprint: Optional[str], other_sets: Mapping[str, GoldenSet]) -> list[Finding]:
     found = []
     for name, rows in case.golden.wrong.items():
@@ -166,13 +163,13 @@ def _network(case: _Case, served_fingerprint: Optional[str], other_sets: Mapping
 
 def _preprocessing(case: _Case, embed_pixels: EmbedPixels) -> list[Finding]:
     try:
-        from metric_learn_client.verification.mistakes import combined_mistakes, single_mistakes
+        from metric_learn_client.verification.mistakes import mistakes
     except ModuleNotFoundError as error:
         needs = f"to try the known mistakes, {error.name} is needed: pip install 'metric-learn-client[preprocess]'"
         return [Finding(None, needs, "preprocessing", 0, len(case.index), float("inf"))]
     telling = case.most_telling(SCREENED)
     half_right: list[tuple[int, Mistake]] = []
-    for mistake in [*single_mistakes(), *combined_mistakes()]:
+    for mistake in mistakes():
         screened = _try(telling, mistake, embed_pixels)
         if screened is None or not screened.explained:
             continue

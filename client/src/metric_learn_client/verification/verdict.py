@@ -75,17 +75,12 @@ def as_text(verdict: Verdict) -> str:
     else:
         lines.append("FAIL: the embeddings are near the references, but not for the right reason; see above")
     for finding in verdict.findings:
-        lines.append(f"  {_kind(finding)}: {finding.sentence}")
+        kind = "diagnosis" if finding.mistake is None or finding.certain else "perhaps"
+        lines.append(f"  {kind}: {finding.sentence}")
         if finding.mistake is not None and math.isfinite(finding.worst):
             fits = f"fits {finding.explained} of {finding.pictures} pictures"
             lines.append(f"    {finding.mistake} ({finding.where}) {fits}, worst {finding.worst:.1e}")
     return "\n".join(lines)
-
-
-def _kind(finding: Finding) -> str:
-    if finding.mistake is None:
-        return "diagnosis"
-    return "diagnosis" if finding.certain else "perhaps"
 
 
 def as_dict(verdict: Verdict) -> dict[str, Any]:
