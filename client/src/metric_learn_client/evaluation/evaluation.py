@@ -43,6 +43,11 @@ class Evaluation:
     def passed(self) -> bool:
         return all(check.passed for check in self.checks)
 
+    @property
+    def dropped(self) -> int:
+        """Rows without an embedding, of queries and gallery, that were left out."""
+        return self.queries.dropped + (self.gallery.dropped if self.gallery is not None else 0)
+
     def as_dict(self) -> dict[str, Any]:
         identity = self.queries.identity
         return {
@@ -53,7 +58,7 @@ class Evaluation:
             "data": {
                 "queries": self.queries.source,
                 "gallery": self.gallery.source if self.gallery is not None else self.queries.source,
-                "rows_without_embedding": self.queries.dropped + (self.gallery.dropped if self.gallery else 0),
+                "rows_without_embedding": self.dropped,
             },
             "model": vars(identity),
             "order": self.order,
@@ -122,9 +127,8 @@ def as_text(evaluation: Evaluation) -> str:
     lines.append(f"MAP@R           {metrics.map_at_r:.4f}")
     if metrics.without_match:
         lines.append(f"{metrics.without_match:,} queries have no other image of their class; they count as misses")
-    dropped = evaluation.queries.dropped + (evaluation.gallery.dropped if evaluation.gallery else 0)
-    if dropped:
-        lines.append(f"{dropped:,} rows have no embedding and were left out")
+    if evaluation.dropped:
+        lines.append(f"{evaluation.dropped:,} rows have no embedding and were left out")
     if evaluation.queries.identity.weights == "stand-in":
         lines.append("stand-in weights: the numbers say nothing of the model's quality and are compared with nothing")
     lines += ["", *(f"{'PASS' if check.passed else 'FAIL'}: {check.text}" for check in evaluation.checks)]

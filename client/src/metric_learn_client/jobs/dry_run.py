@@ -23,6 +23,7 @@ from metric_learn_client.jobs.scratch import Scratch
 from metric_learn_client.jobs.work.model import job_model, worker_spec
 from metric_learn_client.jobs.work.pipeline import ShardTask
 from metric_learn_client.jobs.work.worker import Connect, WorkerSpec, make_pipeline
+from metric_learn_client.wire import EMBEDDING_DIM
 
 PROBE_S = 5.0
 _PROBE_ROWS = 4096  # fewer where PROBE_S ends first
@@ -84,7 +85,7 @@ def dry_run(
         shards=len(mine),
         missing_rows=missing_rows,
         missing_shards=len(missing),
-        output_bytes=missing_rows * 2048 * np.dtype(options.dtype).itemsize,
+        output_bytes=missing_rows * EMBEDDING_DIM * np.dtype(options.dtype).itemsize,
         rows_per_s=None if rate is None else round(rate, 2),
         seconds=None if not rate else round(missing_rows / rate, 1),
         problem=problem,

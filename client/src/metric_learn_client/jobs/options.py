@@ -16,6 +16,8 @@ OUTPUT_FORMATS = ("npy", "parquet")
 DTYPES = ("float32", "float16")
 ENGINES = ("local", "processes", "ray")
 PREPROCESS = ("server", "local")
+IF_EXISTS = ("resume", "overwrite", "extend", "sync")  # what becomes of what the output directory holds
+SYNC_BY = ("time", "digest")  # how "sync" tells a changed file
 MAX_SHARDS = 100_000  # file names have five digits, and readers sort them as text
 
 

@@ -24,7 +24,6 @@ from metric_learn_client.jobs.storage import is_url
 _FLOAT16_SINCE = 15  # pyarrow writes half floats to parquet
 _FIRST_ROWS = 100
 Find = Callable[[Plan, Input], Found]
-IF_EXISTS = ("resume", "overwrite", "extend", "sync")
 
 
 def open_job(

@@ -43,7 +43,7 @@ def report_page(evaluation: Evaluation, drawn: list[tuple[str, bytes]], pictures
         ("gallery images", f"{metrics.gallery:,}"),
         ("classes", f"{metrics.classes:,}"),
         ("queries without another image of their class", f"{metrics.without_match:,}"),
-        ("rows without an embedding, left out", f"{evaluation.queries.dropped:,}"),
+        ("rows without an embedding, left out", f"{evaluation.dropped:,}"),
     ]
     about = [
         ("weights", identity.weights or "unknown"),
@@ -51,7 +51,7 @@ def report_page(evaluation: Evaluation, drawn: list[tuple[str, bytes]], pictures
         ("version", identity.version if identity.version is not None else "unknown"),
         ("queries", printable(evaluation.queries.source)),
         ("gallery", printable((evaluation.gallery or evaluation.queries).source)),
-        ("order", evaluation.as_dict()["order"]),
+        ("order", evaluation.order),
         ("made by", f"metric-learn {__version__}"),
     ]
     verdicts = [vars(check) for check in evaluation.checks]

@@ -84,12 +84,10 @@ class Directory(Output):
     def replacing(self, shard: int) -> bool:
         return self._committed_folder(shard).is_dir()
 
-    def prepare(self) -> None:
+    def recover(self, shards: Optional[Iterable[int]] = None) -> None:
         with output_errors(self._root):
             self._partial.mkdir(parents=True, exist_ok=True)
             self._commit.mkdir(exist_ok=True)
-
-    def recover(self, shards: Optional[Iterable[int]] = None) -> None:
         mine = None if shards is None else set(shards)
         for folder in _folders(self._commit):
             if mine is None or int(folder.name) in mine:
@@ -166,4 +164,4 @@ class Directory(Output):
 
 
 def _folders(parent: Path) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+    return sorted(path for path in parent.iterdir() if path.is_dir())

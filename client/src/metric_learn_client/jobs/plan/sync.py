@@ -18,7 +18,6 @@ from metric_learn_client.jobs.plan.known import KnownRows
 from metric_learn_client.jobs.plan.plan import Plan, common_columns
 
 Flags = npt.NDArray[np.bool_]
-SYNC_BY = ("time", "digest")
 _THREADS = 16  # that look at files at one time ...
 _PART_ROWS = 64  # ... so many of them
 

@@ -164,9 +164,6 @@ class Bucket(Output):
     def replacing(self, shard: int) -> bool:
         return self._store.etag(_record_key(shard)) is not None
 
-    def prepare(self) -> None:
-        """There are no folders to make."""
-
     def recover(self, shards: Optional[Iterable[int]] = None) -> None:
         mine = None if shards is None else set(shards)
         for key in self._store.list(".commit/"):
