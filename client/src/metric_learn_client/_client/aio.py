@@ -34,6 +34,8 @@ class AsyncEmbeddingClient(BaseClient):
     and pictures encoded, in threads. Not to be used by several loops at the same time.
     """
 
+    _shell: AsyncShell
+
     async def embed(
         self,
         images: Iterable[ImageInput],
@@ -108,10 +110,6 @@ class AsyncEmbeddingClient(BaseClient):
 
     def _open(self) -> None:
         self._shell = AsyncShell(self._core)
-
-    def _after_fork(self) -> None:
-        _inherited.append(self._shell)
-        super()._after_fork()
 
     async def _embed(
         self,
@@ -194,9 +192,6 @@ class AsyncEmbeddingClient(BaseClient):
                 pending.popleft()
         finally:
             await _end(pending)
-
-
-_inherited: list[AsyncShell] = []  # kept in a forked child: to end them, even by collection, could hang
 
 
 async def _chunks(images: Images, size: int) -> AsyncIterator[list[Any]]:

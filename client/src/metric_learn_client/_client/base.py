@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from dataclasses import replace
+from numbers import Integral
 from typing import Any, Callable, Literal, NamedTuple, Optional, Union
 
 from metric_learn_client import wire
@@ -12,7 +13,7 @@ from metric_learn_client._client import resizing
 from metric_learn_client._client.core.batches import Batch
 from metric_learn_client._client.core.calling import Core, Deadline
 from metric_learn_client._client.core.identity import ModelLimits
-from metric_learn_client.option_fields import docstring_of
+from metric_learn_client.option_fields import docstring_of, taken
 from metric_learn_client.options import ClientOptions, Endpoints, Path, TlsOptions, check_deadline
 
 
@@ -27,6 +28,8 @@ class SendPlan(NamedTuple):
 
 class BaseClient:
     """Options and state of EmbeddingClient and AsyncEmbeddingClient."""
+
+    _shell: Any
 
     def __init__(
         self,
@@ -45,21 +48,7 @@ class BaseClient:
         resize: Optional[Literal["server-exact"]] = None,
         sandbox: bool = False,
     ) -> None:
-        options = ClientOptions(
-            endpoints,
-            deadline_s=deadline_s,
-            batch_size=batch_size,
-            max_in_flight=max_in_flight,
-            retries=retries,
-            tls=tls,
-            token=token,
-            token_file=token_file,
-            allow_insecure_token=allow_insecure_token,
-            expected_fingerprint=expected_fingerprint,
-            allow_fingerprint_change=allow_fingerprint_change,
-            resize=resize,
-            sandbox=sandbox,
-        )
+        options = ClientOptions(**taken(locals(), ClientOptions))
         if options.resize is not None:
             resizing.check_possible(None, options.sandbox)
         self._core = Core(options)
@@ -96,7 +85,7 @@ class BaseClient:
         """Images that embed_iter may have taken and not yet given back."""
         if window is None:
             return self._core.options.batch_size * (self._core.options.max_in_flight + 1)
-        if window < 1:
+        if not isinstance(window, Integral) or window < 1:
             raise ValueError(f"window={window!r} must be a whole number of at least 1")
         return window
 
@@ -118,12 +107,14 @@ class BaseClient:
 
     def _after_fork(self) -> None:
         """In the child: nothing of the parent's connections, threads and locks can be used."""
+        _inherited.append(self._shell)
         self._core = self._core.for_child()
         self._open()
 
 
 BaseClient.__init__.__doc__ = f"{docstring_of(ClientOptions)}\nRaises ValueError for an option that cannot be."
 
+_inherited: list[Any] = []  # the parent's shells, kept: to end them here, even by collection, could hang
 _clients: weakref.WeakSet[BaseClient] = weakref.WeakSet()
 
 

@@ -40,6 +40,8 @@ class EmbeddingClient(BaseClient):
     to the server raises EndpointError (module `errors` has its kinds), and ClosedError after close().
     """
 
+    _shell: BlockingShell
+
     def embed(
         self,
         images: Iterable[ImageInput],
@@ -127,8 +129,7 @@ class EmbeddingClient(BaseClient):
         self._finalizer = weakref.finalize(self, self._shell.close)  # also when nobody called close()
 
     def _after_fork(self) -> None:
-        self._finalizer.detach()
-        _inherited.append(self._shell)  # the parent's threads and channels are not ours to end
+        self._finalizer.detach()  # the parent's threads and channels are not ours to end
         super()._after_fork()
 
     def _embed(
@@ -239,9 +240,6 @@ class EmbeddingClient(BaseClient):
         except RuntimeError as error:
             raise ClosedError("the client is closed") from error
         return future
-
-
-_inherited: list[BlockingShell] = []  # kept in a forked child: to end them, even by collection, could hang
 
 
 def in_turn(part: BatchResult, on_error: OnError) -> Iterator[Any]:

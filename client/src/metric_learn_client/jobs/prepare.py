@@ -8,7 +8,6 @@ from typing import Any, Callable, Optional
 
 import pyarrow as pa
 
-from metric_learn_client.image_names import as_text
 from metric_learn_client.jobs.errors import InputError, JobError, RefusedError
 from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.inputs.input_rows import Input
@@ -20,6 +19,7 @@ from metric_learn_client.jobs.output.record import JobRecord
 from metric_learn_client.jobs.plan.plan import Plan, build, check_kind, check_places, listing_of, load
 from metric_learn_client.jobs.plan.sync import Found
 from metric_learn_client.jobs.storage import is_url
+from metric_learn_client.printable import escaped
 
 _FLOAT16_SINCE = 15  # pyarrow writes half floats to parquet
 _FIRST_ROWS = 100
@@ -90,7 +90,7 @@ def check_first_rows(plan: Plan) -> None:
     if any(map(_is_there, places)):
         return
     raise InputError(
-        f"none of the first {_FIRST_ROWS} pictures is there; the first would be {as_text(places[0])[0]!r}. Say with "
+        f"none of the first {_FIRST_ROWS} pictures is there; the first would be {escaped(places[0])!r}. Say with "
         "--root which folder the paths begin in, with --path-column which column they are, or with --input-format "
         "what the lines are"
     )

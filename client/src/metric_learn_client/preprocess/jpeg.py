@@ -24,11 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from metric_learn_client.preprocess.header import ImageHeader, Span, check_size, too_many
+from metric_learn_client.preprocess.header import Buffer, ImageHeader, Pixels, Span, check_size, too_many
 from metric_learn_client.preprocess.limits import DecodeLimits, damaged, unsupported
-
-Buffer = Union[bytes, memoryview]
-Pixels = npt.NDArray[np.uint8]
 
 # Markers of T.81 table B.1.
 _SOF0, _SOF1, _SOF2, _DHT, _DAC = 0xC0, 0xC1, 0xC2, 0xC4, 0xCC

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Callable, Optional
 
 import numpy as np
-import numpy.typing as npt
 
-from metric_learn_client.preprocess.header import SIDE_PX, short_side_size
+from metric_learn_client.preprocess.header import SIDE_PX, Pixels, short_side_size
 
-Pixels = npt.NDArray[np.uint8]
 # (pixels [height, width, 3], (width, height) after the first resize) -> [side, side, 3]
 Resize = Callable[[Pixels, tuple[int, int]], Pixels]
 LIBRARY = Path(__file__).with_name("_resize.so")

@@ -13,12 +13,11 @@ from typing import Callable
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from metric_learn_client.preprocess import SIDE_PX, decode
 from metric_learn_client.preprocess import resize as right_resize
+from metric_learn_client.preprocess.header import Pixels
 
-Pixels = npt.NDArray[np.uint8]
 Resize = Callable[[Pixels], Pixels]
 SQUARE = (SIDE_PX, SIDE_PX)
 

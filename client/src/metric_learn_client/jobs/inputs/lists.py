@@ -18,7 +18,7 @@ from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked, plan
 from metric_learn_client.jobs.inputs.text import file_lines, stdin_lines
 from metric_learn_client.jobs.options import InputSpec
 from metric_learn_client.jobs.storage import is_url, open_file, require
-from metric_learn_client.printable import printable
+from metric_learn_client.printable import escaped, printable
 
 _SUFFIXES = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _LABELLED = re.compile(rf"(?P<path>.*\.(?:{_SUFFIXES})['\"]?)\s+(?P<label>\S.*)", re.IGNORECASE)
@@ -91,7 +91,8 @@ class ListInput(Input):
                 text, raw = as_text(path.encode("utf-8", "surrogateescape"))
                 if elsewhere is not None and not is_url(path):
                     raw = os.path.join(elsewhere, path.encode("utf-8", "surrogateescape"))
-                yield (text, *map(_text, values), raw, -1, 0, 0)
+                kept = (escaped(value) if isinstance(value, str) else value for value in values)
+                yield (text, *kept, raw, -1, 0, 0)
 
     def _elsewhere(self, name: str) -> Optional[bytes]:
         """The folder of a list that is not in the folder of the first, which `root` is."""
@@ -257,10 +258,6 @@ def _without_trailing_space(path: str) -> str:
     """Of a path that ends in a picture's suffix but for white space; other names are taken as they are."""
     stripped = path.rstrip()
     return stripped if stripped != path and _PICTURE.match(stripped) else path
-
-
-def _text(value: Any) -> Any:
-    return as_text(value.encode("utf-8", "surrogateescape"))[0] if isinstance(value, str) else value
 
 
 def _folder(name: str) -> str:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Optional, Union
 
 import numpy as np
-import numpy.typing as npt
 
 from metric_learn_client.preprocess import SIDE_PX
+from metric_learn_client.preprocess.header import Pixels
 from metric_learn_client.preprocess.sandbox.decoder_process import (
     CPU_BASE_S,
     CPU_PER_MPX_S,
@@ -26,8 +26,6 @@ from metric_learn_client.preprocess.sandbox.decoder_process import (
     SIZE,
     DecoderSettings,
 )
-
-Pixels = npt.NDArray[np.uint8]
 
 GROUPED_BYTES = 512 * 1024  # of images that go to a decoder together, where many wait
 SLOW_S = 0.3  # processor time: another decoder takes its place meanwhile

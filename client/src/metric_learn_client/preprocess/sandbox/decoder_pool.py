@@ -20,11 +20,9 @@ import time
 from concurrent.futures import Future
 from typing import Callable, Optional, Union
 
-import numpy as np
-import numpy.typing as npt
-
 from metric_learn_client.contract import ImageErrorCode
 from metric_learn_client.preprocess import DecodeLimits, ImageError, preprocess
+from metric_learn_client.preprocess.header import Pixels
 from metric_learn_client.preprocess.sandbox.crashed_files import CrashedFiles
 from metric_learn_client.preprocess.sandbox.decoder import GROUPED_BYTES, Decoder, Waiting, end_reason
 from metric_learn_client.preprocess.sandbox.decoder_process import (
@@ -36,8 +34,6 @@ from metric_learn_client.preprocess.sandbox.decoder_process import (
     read_reply,
 )
 from metric_learn_client.preprocess.sandbox.nursery import Nursery
-
-Pixels = npt.NDArray[np.uint8]
 
 START_S = 30.0  # until a nursery's first decoder answers: an interpreter and OpenCV from a cold disk
 FORK_S = 3.0  # until a decoder that was asked for answers

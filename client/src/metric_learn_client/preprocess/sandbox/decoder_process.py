@@ -28,14 +28,13 @@ from typing import Any, Callable, Optional
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from metric_learn_client.image_names import IMAGE_FORMATS
 from metric_learn_client.preprocess import SIDE_PX, DecodeLimits, ImageError
+from metric_learn_client.preprocess.header import Pixels
 from metric_learn_client.preprocess.sandbox.confinement import confine, end_with_parent
 from metric_learn_client.printable import printable
 
-Pixels = npt.NDArray[np.uint8]
 Preprocess = Callable[[Pixels, DecodeLimits], Pixels]
 
 # The slot: pixels first, then the encoded images, one behind the other.
