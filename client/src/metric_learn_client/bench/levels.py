@@ -19,9 +19,8 @@ PERCENTILES = (50, 90, 95, 99)
 
 @dataclass(frozen=True)
 class CallRecord:
-    """One finished call. ended: monotonic seconds; latency_s: from when it was due."""
+    """One finished call. latency_s: from when it was due."""
 
-    ended: float
     latency_s: float
     images: int
     failed: bool

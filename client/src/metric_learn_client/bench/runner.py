@@ -123,8 +123,7 @@ class Load:
         except BaseException as error:  # a defect: said by measure(), in the main thread
             self._unexpected = error
             self._stop.set()
-        ended = time.monotonic()
-        self._records.put(CallRecord(ended, ended - due, images, failed=not images))
+        self._records.put(CallRecord(time.monotonic() - due, images, failed=not images))
 
     def _take(self) -> Iterator[CallRecord]:
         while True:

@@ -13,7 +13,7 @@ from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs.options import SYNC_BY, InputSpec, JobOptions, RunOptions
 from metric_learn_client.option_fields import facts_of
 
-HELP = """Embed image FILES in the order given, or with --output-dir a whole set of images.
+_HELP = """Embed image FILES in the order given, or with --output-dir a whole set of images.
 
 Without --output-dir, FILES are images; "-" reads their names from stdin. With it, FILES are folders, globs, lists
 (plain, 'path label', CSV, the SOP lists), parquet tables, WebDataset archives ("{000..150}.tar"), URLs or "-", and the
@@ -31,7 +31,7 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command(name="embed", help=HELP)
+@click.command(name="embed", help=_HELP)
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @click.option("--output", type=click.Path(), help="x.npy, x.parquet or x.jsonl (default: JSON lines on stdout)")
 @click.option("--output-dir", type=click.Path(file_okay=False), help="[job] directory for the shards of a whole set")

@@ -13,8 +13,8 @@ from metric_learn_client.evaluation.metrics import DEFAULT_KS, Metrics, retrieva
 from metric_learn_client.evaluation.protocol import PUBLISHED_RECALL_AT_1, PUBLISHED_TOLERANCE, SELF, SPLIT, Protocol
 from metric_learn_client.evaluation.ranking import DEFAULT_MEMORY_MB
 
-EXACT = "cosine similarity, computed in float64; equal ones by their place in the gallery"
-FAISS = "cosine similarity by FAISS in float32; equal ones as FAISS leaves them"
+_EXACT = "cosine similarity, computed in float64; equal ones by their place in the gallery"
+_FAISS = "cosine similarity by FAISS in float32; equal ones as FAISS leaves them"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def evaluate(
         text = f"Recall@1 {value:.4f} is {'at least' if passed else 'below'} the wanted {least_recall_at_1:.4f}"
         checks.append(Check("least-recall-at-1", passed, text))
     return Evaluation(
-        queries, labels, gallery, gallery_labels, chosen, metrics, FAISS if faiss else EXACT, tuple(checks)
+        queries, labels, gallery, gallery_labels, chosen, metrics, _FAISS if faiss else _EXACT, tuple(checks)
     )
 
 

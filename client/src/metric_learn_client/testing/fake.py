@@ -17,7 +17,7 @@ from metric_learn_client.testing.embeddings import fake_embeddings, is_corrupt
 from metric_learn_client.testing.faults import Faults, Limits
 from metric_learn_client.wire.rows import pack_rows
 
-FINGERPRINT = "fa4e" * 16
+_FINGERPRINT = "fa4e" * 16
 _MAX_WORKERS = 256  # threads appear as calls need them; a black hole holds one for every call
 _SHUFFLE_S = 0.02
 _OVERLOAD_HINT_MS = 20
@@ -43,7 +43,7 @@ class FakeServable:
         address: str = "127.0.0.1:0",
         *,
         embed: Embed = fake_embeddings,
-        fingerprint: str = FINGERPRINT,
+        fingerprint: str = _FINGERPRINT,
         version: int = 1,
         limits: Optional[Limits] = None,
         faults: Optional[Faults] = None,

@@ -19,7 +19,7 @@ from metric_learn_client.preprocess import resize as right_resize
 from metric_learn_client.preprocess.header import Pixels
 
 Resize = Callable[[Pixels], Pixels]
-SQUARE = (SIDE_PX, SIDE_PX)
+_SQUARE = (SIDE_PX, SIDE_PX)
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ def _short_side(image: Pixels, side: int) -> tuple[int, int]:
 
 
 def _direct(interpolation: int) -> Resize:
-    return lambda image: np.asarray(cv2.resize(image, SQUARE, interpolation=interpolation), np.uint8)
+    return lambda image: np.asarray(cv2.resize(image, _SQUARE, interpolation=interpolation), np.uint8)
 
 
 def _two_steps(interpolation: int) -> Resize:
     def resize(image: Pixels) -> Pixels:
         short = cv2.resize(image, _short_side(image, SIDE_PX), interpolation=interpolation)
-        return np.asarray(cv2.resize(short, SQUARE, interpolation=cv2.INTER_LINEAR), np.uint8)
+        return np.asarray(cv2.resize(short, _SQUARE, interpolation=cv2.INTER_LINEAR), np.uint8)
 
     return resize
 
@@ -63,9 +63,9 @@ def _pillow(filter_name: str, first_step_only: bool) -> Resize:
         from PIL import Image
 
         filtered = getattr(Image.Resampling, filter_name)
-        size = _short_side(image, SIDE_PX) if first_step_only else SQUARE
+        size = _short_side(image, SIDE_PX) if first_step_only else _SQUARE
         made = np.asarray(Image.fromarray(image).resize(size, filtered), np.uint8)
-        return np.asarray(cv2.resize(made, SQUARE, interpolation=cv2.INTER_LINEAR), np.uint8)
+        return np.asarray(cv2.resize(made, _SQUARE, interpolation=cv2.INTER_LINEAR), np.uint8)
 
     return resize
 

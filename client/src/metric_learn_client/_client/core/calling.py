@@ -26,7 +26,7 @@ from metric_learn_client.errors import ClosedError, DeadlineError, EndpointError
 from metric_learn_client.options import ClientOptions
 
 PROBE_S = 1.0  # a target on trial has so long to answer a health check
-CLOCK_S = 0.02  # gRPC's timers and ours may differ so much about the end of a deadline
+_CLOCK_S = 0.02  # gRPC's timers and ours may differ so much about the end of a deadline
 HEALTH_CHECK = wire.HealthCheckRequest(service=wire.HEALTH_SERVICE_PREDICT).SerializeToString()
 
 Value = TypeVar("Value")
@@ -156,7 +156,7 @@ def _attempt(
         return value
     if core.closed:
         raise ClosedError("the client was closed during the call")
-    remedy = retry.remedy_of(value.code, value.details, over=deadline.left_s(core.now()) < CLOCK_S)
+    remedy = retry.remedy_of(value.code, value.details, over=deadline.left_s(core.now()) < _CLOCK_S)
     if remedy is Remedy.ELSEWHERE:
         core.pool.failed(target, core.now())
     elif value.code != "DEADLINE_EXCEEDED":

@@ -21,8 +21,8 @@ from metric_learn_client.results import BatchResult, changed_during_call
 from metric_learn_client.wire.instances import encode_request
 from metric_learn_client.wire.rows import Embeddings
 
-READY_CHECK_S = 2.0  # one target has so long to answer a readiness check
-READY_POLL_S = 0.1
+_READY_CHECK_S = 2.0  # one target has so long to answer a readiness check
+_READY_POLL_S = 0.1
 
 
 def embed_batch(
@@ -118,7 +118,7 @@ def check_ready(core: Core, timeout_s: float) -> Steps[Optional[str]]:
     reasons = []
     limit = core.now() + timeout_s
     for target in core.pool.targets:
-        left_s = max(0.0, min(READY_CHECK_S, limit - core.now()))
+        left_s = max(0.0, min(_READY_CHECK_S, limit - core.now()))
         answer = yield Send(target, wire.HEALTH_CHECK_PATH, HEALTH_CHECK, left_s, core.metadata())
         if isinstance(answer, Reply):
             if is_serving(answer.body):
@@ -141,8 +141,8 @@ def wait_ready(core: Core, timeout_s: float) -> Steps[None]:
             return
         if not reason or "DEADLINE_EXCEEDED" not in said:  # a look that our own end cuts short tells nothing new
             reason = said
-        if core.now() + READY_POLL_S >= limit:
+        if core.now() + _READY_POLL_S >= limit:
             raise UnreachableError(
                 f"{names(core.pool.targets)} not ready within timeout_s={timeout_s:g}: {reason}", "UNAVAILABLE", reason
             )
-        yield Sleep(READY_POLL_S)
+        yield Sleep(_READY_POLL_S)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from metric_learn_client.evaluation.metrics import Metrics
 from metric_learn_client.evaluation.similarity import Doubles, Rows, similarity_of_pairs
 
-SAMPLED_PAIRS = 200_000
+_SAMPLED_PAIRS = 200_000
 SAME, OTHER = "#1f6fb4", "#c2571a"
 
 
@@ -47,11 +47,11 @@ def sampled_similarities(rows: Rows, labels: npt.NDArray[Any]) -> tuple[Doubles,
     places = np.flatnonzero(end - begin > 1)
     same = np.empty(0)
     if places.size:
-        chosen = rng.choice(places, min(SAMPLED_PAIRS, 20 * places.size))
+        chosen = rng.choice(places, min(_SAMPLED_PAIRS, 20 * places.size))
         partner = begin[chosen] + rng.integers(0, (end - begin)[chosen])
         kept = partner != chosen
         same = similarity_of_pairs(rows, order[chosen[kept]], rows, order[partner[kept]])
-    count = min(SAMPLED_PAIRS, 20 * rows.count)
+    count = min(_SAMPLED_PAIRS, 20 * rows.count)
     left, right = rng.integers(0, rows.count, count), rng.integers(0, rows.count, count)
     apart = labels[left] != labels[right]
     return same, similarity_of_pairs(rows, left[apart], rows, right[apart])

@@ -14,7 +14,7 @@ from metric_learn_client.jobs.output.output import Output
 from metric_learn_client.jobs.plan.plan import Plan
 
 NAME = "job.json"
-SCHEMA = 1
+_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class JobRecord:
     model: dict[str, Any]
     extents: list[dict[str, Any]]
     client_version: str = __version__
-    schema: int = SCHEMA
+    schema: int = _SCHEMA
     generation: int = 0  # see plan/changes
 
 
@@ -57,8 +57,8 @@ def read(output: Output) -> Optional[JobRecord]:
     try:
         facts = json.loads(content)
         schema = facts.get("schema")
-        if schema != SCHEMA:
-            raise RefusedError(f"{output.name}/{NAME}: schema {schema}; this version reads {SCHEMA}")
+        if schema != _SCHEMA:
+            raise RefusedError(f"{output.name}/{NAME}: schema {schema}; this version reads {_SCHEMA}")
         return JobRecord(**facts)
     except (ValueError, TypeError, AttributeError) as error:
         raise OutputError(f"{output.name}/{NAME}: not a job's record: {error}; --overwrite begins anew") from error

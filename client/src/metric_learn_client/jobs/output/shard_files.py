@@ -25,7 +25,7 @@ from metric_learn_client.jobs.output.durable import output_errors, synced
 from metric_learn_client.jobs.output.layout import data_files, stats_file
 from metric_learn_client.jobs.output.output import Output
 
-FAILURES_SCHEMA = pa.schema(
+_FAILURES_SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64()),
         pa.field("image_path", pa.string()),
@@ -33,7 +33,7 @@ FAILURES_SCHEMA = pa.schema(
         pa.field("message", pa.string()),
     ]
 )
-METADATA_PREFIX = "metric_learn."
+_METADATA_PREFIX = "metric_learn."
 
 
 @dataclass(frozen=True)
@@ -186,9 +186,9 @@ def _rows_table(content: ShardContent, facts: dict[str, str]) -> pa.Table:
 
 
 def _failures_table(failures: Sequence[RowFailure], facts: dict[str, str]) -> pa.Table:
-    schema = FAILURES_SCHEMA.with_metadata(_metadata(facts))
+    schema = _FAILURES_SCHEMA.with_metadata(_metadata(facts))
     return pa.Table.from_pylist([vars(failure) for failure in failures], schema=schema)
 
 
 def _metadata(facts: dict[str, str]) -> dict[str, str]:
-    return {METADATA_PREFIX + key: value for key, value in facts.items()}
+    return {_METADATA_PREFIX + key: value for key, value in facts.items()}
