@@ -19,8 +19,9 @@ from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs.dry_run import dry_run as estimate_job
 from metric_learn_client.jobs.errors import AccessError, InputError, RefusedError
 from metric_learn_client.jobs.job import run_job
-from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions, taken
+from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
 from metric_learn_client.jobs.output.summary import JobSummary
+from metric_learn_client.option_fields import taken
 
 
 def embed_job(

@@ -6,9 +6,15 @@ claims and looks at no more parts than DecodeLimits allows.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Union
+
+import numpy as np
+import numpy.typing as npt
 
 from metric_learn_client.preprocess.limits import DecodeLimits, ImageError, damaged, too_large
+
+Buffer = Union[bytes, memoryview]
+Pixels = npt.NDArray[np.uint8]  # [height, width, 3], BGR
 
 SIDE_PX = 224  # src/utility.py of the model zoo: resize_short(img, 224); src/dataset.py: Resize((224, 224))
 

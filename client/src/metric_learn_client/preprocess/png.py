@@ -11,15 +11,12 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass, field
-from typing import Union
 
 import numpy as np
 import numpy.typing as npt
 
-from metric_learn_client.preprocess.header import ImageHeader, Span, check_size, too_many
+from metric_learn_client.preprocess.header import Buffer, ImageHeader, Span, check_size, too_many
 from metric_learn_client.preprocess.limits import DecodeLimits, damaged, unsupported
-
-Buffer = Union[bytes, memoryview]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6  # colour types

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Union
 
-from metric_learn_client.preprocess.header import ImageHeader, Span, check_size, too_many
+from metric_learn_client.preprocess.header import Buffer, ImageHeader, Span, check_size, too_many
 from metric_learn_client.preprocess.limits import DecodeLimits, damaged, unsupported
-
-Buffer = Union[bytes, memoryview]
 
 _CHUNKS_START = 12
 _FRAME_HEADER_BYTES = 16  # of an ANMF chunk: place, size, duration, flags

@@ -424,6 +424,8 @@ def refused(tmp_path, fake, capfd):
         ("403 SignatureDoesNotMatch", "not permitted (SignatureDoesNotMatch)"),
         ("400 ExpiredToken", "the credentials are not valid any more (ExpiredToken)"),
         ("301 PermanentRedirect", "the bucket is in another region"),
+        ("400 AuthorizationHeaderMalformed", "the bucket is in another region"),
+        ("400 IllegalLocationConstraintException", "the bucket is in another region"),
         ("501 NotImplemented", "this store has no conditional writes"),
         ("404 NoSuchBucket", "there is no such bucket"),
         ("403 RequestTimeTooSkewed", "the clock of this machine is wrong"),

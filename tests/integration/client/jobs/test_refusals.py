@@ -82,6 +82,14 @@ def test_overwrite_begins_anew_and_leaves_no_shard_of_before(done, tmp_path):
     assert not verify(out).problems
 
 
+@pytest.mark.parametrize("if_exists", ["overwrite", "extend", "sync"])
+def test_a_retry_that_would_first_change_the_job_is_refused_and_nothing_is_lost(done, if_exists):
+    images, out, arguments = done
+    with pytest.raises(ValueError, match=f"retry_failed does not go with if_exists='{if_exists}'"):
+        embed_dataset(images, out, **arguments, if_exists=if_exists, retry_failed=True)
+    assert verify(out).complete
+
+
 @pytest.mark.parametrize("if_exists", ["resume", "overwrite"])
 def test_a_directory_with_other_things_is_left_alone(tmp_path, fake, if_exists):
     images = make_images(tmp_path / "in", 5)

@@ -37,7 +37,8 @@ class ShardWorker:
     def do(self, task: ShardTask) -> tuple[str, Any]:
         """("stats", stats) or ("error", exception)."""
         try:
-            return "stats", next(iter(list(work(self._spec, [task], threading.Event()))))
+            (stats,) = work(self._spec, [task], threading.Event())
+            return "stats", stats
         except Exception as error:
             return "error", error
 
