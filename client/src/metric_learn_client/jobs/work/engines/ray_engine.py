@@ -21,8 +21,7 @@ from metric_learn_client.jobs.work.worker import WorkerSpec, work
 _RESTARTS = -1  # without limit: the job's own progress says whether it makes sense
 _LOOK_S = 1.0
 _ROOM_S = 30.0
-_STARTS = 3
-_TIMED_OUT = "timed out during startup"  # of a cluster of this host alone: Ray gives it 30 s, which no option changes
+_STARTS = 3  # of a cluster of this host alone: Ray gives its parts 30 s each, which no option changes
 
 
 class ShardWorker:
@@ -99,7 +98,7 @@ def _connect(address: Optional[str], observer: Observer) -> None:
             ray.init(address=address, **quiet)
             return
         except Exception as error:  # no common base: RuntimeError, ConnectionError, ValueError, RaySystemError
-            if not left or _TIMED_OUT not in str(error):
+            if not left or address is not None or "timed out" not in str(error).lower():
                 where = address or "RAY_ADDRESS, or a cluster of this host alone"
                 raise JobError(f"Ray ({where}): {str(error).splitlines()[0]}") from error
             observer.notice("Ray did not start in its 30 s on this busy host: starting it again")
