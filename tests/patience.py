@@ -4,5 +4,5 @@ import os
 
 
 def patient(seconds):
-    """seconds: a generous bound on a machine with nothing else to do. What it is now, by the load of the last minute."""
+    """seconds: a generous bound on a machine with nothing else to do. What it is now, by the last minute's load."""
     return seconds * max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
