@@ -65,7 +65,7 @@ class Load:
         started = time.monotonic()
         for number in range(1, how.max_windows + 1):
             self._stop.wait(max(0.0, started + number * how.window_s - time.monotonic()))
-            windows.append(Window(how.window_s, tuple(self._take())))
+            windows.append(Window(how.window_s, self._take()))
             if self._unexpected is not None:
                 raise self._unexpected
             if self.last_error is not None and not any(not record.failed for record in windows[-1].records):
@@ -125,13 +125,9 @@ class Load:
             self._stop.set()
         self._records.put(CallRecord(time.monotonic() - due, images, failed=not images))
 
-    def _take(self) -> Iterator[CallRecord]:
-        while True:
-            try:
-                record = self._records.get_nowait()
-            except queue.Empty:
-                return
-            yield record  # one that ended a moment after the window counts in it: the next has it less
+    def _take(self) -> tuple[CallRecord, ...]:
+        """The calls that ended. One that did so a moment after the window counts in it: the next has it less."""
+        return tuple(self._records.get() for _ in range(self._records.qsize()))
 
 
 def rotating(images: Sequence[bytes], count: int) -> Callable[[], list[bytes]]:

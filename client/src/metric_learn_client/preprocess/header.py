@@ -63,5 +63,10 @@ def short_side_size(width: int, height: int) -> tuple[int, int]:
     return round(width * factor), round(height * factor)
 
 
+def without_exif_prefix(data: Buffer, block: Span) -> Span:
+    """A block of EXIF data from its TIFF header on; some writers put JPEG's "Exif\\0\\0" before it in other formats."""
+    return Span(block.start + 6, block.stop) if data[block.start : block.start + 5] == b"Exif\0" else block
+
+
 def too_many(file: str, parts: str, limit: int) -> ImageError:
     return too_large(f"{file} has more {parts} than the limit of {limit}")

@@ -8,7 +8,7 @@ the endpoint is a function.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Callable, Optional
 
@@ -185,14 +185,8 @@ def _preprocessing(case: _Case, embed_pixels: EmbedPixels) -> list[Finding]:
 
 
 def _try(case: _Case, mistake: Mistake, embed_pixels: EmbedPixels) -> Optional[Finding]:
-    pixels = _pixels_of((case.golden.images[i] for i in case.index), mistake.pixels)
-    return None if pixels is None else case.fit_answer(mistake.name, mistake.sentence, embed_pixels(pixels))
-
-
-def _pixels_of(
-    images: Iterable[bytes], make: Callable[[bytes], npt.NDArray[np.uint8]]
-) -> Optional[npt.NDArray[np.uint8]]:
     try:
-        return np.stack([make(image) for image in images])
+        pixels = np.stack([mistake.pixels(case.golden.images[i]) for i in case.index])
     except ModuleNotFoundError:  # Pillow is not installed: its filters cannot be tried
         return None
+    return case.fit_answer(mistake.name, mistake.sentence, embed_pixels(pixels))
