@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Optional
@@ -38,6 +38,11 @@ def option(
 def facts_of(kind: Any) -> Iterator[tuple[dataclasses.Field[Any], OptionFacts]]:
     """The options of a dataclass or of an instance, in order."""
     return ((each, each.metadata[_KEY]) for each in dataclasses.fields(kind) if _KEY in each.metadata)
+
+
+def taken(given: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    """Those of `given` that are options of the dataclass."""
+    return {field.name: given[field.name] for field, _ in facts_of(kind) if field.name in given}
 
 
 def option_named(kind: Any, name: str) -> tuple[dataclasses.Field[Any], OptionFacts]:

@@ -19,8 +19,9 @@ from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs.dry_run import dry_run as estimate_job
 from metric_learn_client.jobs.errors import AccessError, InputError, RefusedError
 from metric_learn_client.jobs.job import run_job
-from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions, taken
+from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
 from metric_learn_client.jobs.output.summary import JobSummary
+from metric_learn_client.option_fields import taken
 
 
 def embed_job(
@@ -55,13 +56,16 @@ def embed_job(
     connect = partial(open_client, **connection, batch_size=run.batch_size, max_in_flight=run.in_flight)
     try:
         if dry_run:
-            return _dry_run(output_dir, spec, job_options, run, connect, as_json)
+            estimate = estimate_job(output_dir, spec, job_options, run, connect)
+            click.echo(json.dumps({"event": "estimate", **estimate.as_json()}) if as_json else estimate.as_text())
+            return ExitCode.NOT_REACHABLE if estimate.problem else ExitCode.DONE
         summary = _run(output_dir, spec, job_options, run, connect, chosen, retry_failed, as_json)
     except (AccessError, InputError, RefusedError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(json.dumps({"event": "summary", **summary.as_json()}) if as_json else summary.as_text())
     if summary.failed:
-        _hint(summary, retry_failed)
+        again = "see to them" if retry_failed else "--retry-failed does only them again"
+        click.echo(f"failed rows: {summary.failed}; {summary.output_dir}/failures says why; {again}", err=True)
         return ExitCode.SOME_FAILED
     return ExitCode.DONE
 
@@ -105,16 +109,3 @@ def _run(
         if observer.begun:
             last_words()
         raise
-
-
-def _dry_run(
-    output_dir: str, spec: InputSpec, options: JobOptions, run: RunOptions, connect: Any, as_json: bool
-) -> ExitCode:
-    estimate = estimate_job(output_dir, spec, options, run, connect)
-    click.echo(json.dumps({"event": "estimate", **estimate.as_json()}) if as_json else estimate.as_text())
-    return ExitCode.NOT_REACHABLE if estimate.problem else ExitCode.DONE
-
-
-def _hint(summary: JobSummary, retried: bool) -> None:
-    again = "see to them" if retried else "--retry-failed does only them again"
-    click.echo(f"failed rows: {summary.failed}; {summary.output_dir}/failures says why; {again}", err=True)

@@ -26,7 +26,8 @@ from metric_learn_client.errors import ClosedError, DeadlineError, EndpointError
 from metric_learn_client.options import ClientOptions
 
 PROBE_S = 1.0  # a target on trial has so long to answer a health check
-CLOCK_S = 0.02  # gRPC's timers and ours may differ so much about the end of a deadline
+_CLOCK_S = 0.02  # gRPC's timers and ours may differ so much about the end of a deadline
+HEALTH_CHECK = wire.HealthCheckRequest(service=wire.HEALTH_SERVICE_PREDICT).SerializeToString()
 
 Value = TypeVar("Value")
 
@@ -77,12 +78,8 @@ class Core:
     def for_child(self) -> Core:
         """The same client in a forked child: own window and targets, the model it has already seen."""
         child = Core(self.options, now=self.now)
-        child.guard, child.model, child.model_known, child.closed = (
-            self.guard.copy(),
-            self.model,
-            self.model_known,
-            self.closed,
-        )
+        child.guard, child.closed = self.guard.copy(), self.closed
+        child.model, child.model_known = self.model, self.model_known
         return child
 
 
@@ -159,7 +156,7 @@ def _attempt(
         return value
     if core.closed:
         raise ClosedError("the client was closed during the call")
-    remedy = retry.remedy_of(value.code, value.details, over=deadline.left_s(core.now()) < CLOCK_S)
+    remedy = retry.remedy_of(value.code, value.details, over=deadline.left_s(core.now()) < _CLOCK_S)
     if remedy is Remedy.ELSEWHERE:
         core.pool.failed(target, core.now())
     elif value.code != "DEADLINE_EXCEEDED":
@@ -169,9 +166,8 @@ def _attempt(
 
 def _lives(core: Core, send: Send, deadline: Deadline) -> Steps[bool]:
     """Whether a target on trial answers, and with anything but "not serving"; a server may have no health service."""
-    body = wire.HealthCheckRequest(service=wire.HEALTH_SERVICE_PREDICT).SerializeToString()
     timeout_s = max(0.0, min(PROBE_S, deadline.left_s(core.now())))
-    answer = yield Send(send.target, wire.HEALTH_CHECK_PATH, body, timeout_s, send.metadata)
+    answer = yield Send(send.target, wire.HEALTH_CHECK_PATH, HEALTH_CHECK, timeout_s, send.metadata)
     if isinstance(answer, Reply):
         return is_serving(answer.body)
     if answer.code == "UNAVAILABLE":

@@ -17,12 +17,12 @@ from typing import Callable
 from metric_learn_client import wire
 from metric_learn_client.errors import is_handshake_failure
 
-BACKOFF_FIRST_S = 0.1
-BACKOFF_MAX_S = 2.0
-BACKOFF_JITTER = 0.5  # a pause is 50 to 100 % of the nominal one
-RETRIES_PER_ANSWER = 0.2  # answered calls pay for a fifth of a retry each
-RETRIES_PER_S = 10.0  # and so many a second are free, so that a quiet client can retry at all
-BUDGET_PER_CALL_IN_FLIGHT = 4  # the bucket holds a burst: every call in flight fails over, a few times
+_BACKOFF_FIRST_S = 0.1
+_BACKOFF_MAX_S = 2.0
+_BACKOFF_JITTER = 0.5  # a pause is 50 to 100 % of the nominal one
+_RETRIES_PER_ANSWER = 0.2  # answered calls pay for a fifth of a retry each
+_RETRIES_PER_S = 10.0  # and so many a second are free, so that a quiet client can retry at all
+_BUDGET_PER_CALL_IN_FLIGHT = 4  # the bucket holds a burst: every call in flight fails over, a few times
 
 TOO_LARGE = "larger than max"  # gRPC: "Received message larger than max (104857601 vs. 104857600)"
 # Texts with which gRPC (1.49 to 1.85) reports a stream that ended without a status, under several codes: RST_STREAM,
@@ -105,16 +105,16 @@ def hint_s(trailing: Mapping[str, str]) -> float:
 
 def pause_s(round_number: int, hint: float, dice: Callable[[], float]) -> float:
     """Seconds to wait before round 1, 2, ...; dice() is uniform in 0..1."""
-    nominal: float = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(round_number - 1, 10))
-    jittered = nominal * (1 - BACKOFF_JITTER * dice())
-    return max(jittered, hint * (1 + BACKOFF_JITTER * dice()))
+    nominal: float = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2 ** min(round_number - 1, 10))
+    jittered = nominal * (1 - _BACKOFF_JITTER * dice())
+    return max(jittered, hint * (1 + _BACKOFF_JITTER * dice()))
 
 
 class Budget:
     """The ration of retries. Where it is used up a retry waits for it: load is bounded, and nothing is given up."""
 
     def __init__(self, max_in_flight: int, now: Callable[[], float]) -> None:
-        self._capacity = max(10.0, float(BUDGET_PER_CALL_IN_FLIGHT * max_in_flight))
+        self._capacity = max(10.0, float(_BUDGET_PER_CALL_IN_FLIGHT * max_in_flight))
         self._tokens = self._capacity
         self._now = now
         self._at = now()
@@ -122,12 +122,12 @@ class Budget:
 
     def answered(self) -> None:
         with self._lock:
-            self._tokens = min(self._capacity, self._tokens + RETRIES_PER_ANSWER)
+            self._tokens = min(self._capacity, self._tokens + _RETRIES_PER_ANSWER)
 
     def spend(self) -> float:
         """Takes one retry from the bucket. Returns the seconds to wait until it is there, mostly 0."""
         with self._lock:
             now = self._now()
-            self._tokens = min(self._capacity, self._tokens + (now - self._at) * RETRIES_PER_S) - 1
+            self._tokens = min(self._capacity, self._tokens + (now - self._at) * _RETRIES_PER_S) - 1
             self._at = now
-            return max(0.0, -self._tokens / RETRIES_PER_S)
+            return max(0.0, -self._tokens / _RETRIES_PER_S)

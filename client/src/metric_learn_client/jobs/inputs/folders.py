@@ -29,13 +29,8 @@ class FolderInput(Input):
 
     def __init__(self, names: list[str], glob: Optional[str]) -> None:
         super().__init__()
-        self.sources: list[str] = []
         self._names = names
         self._glob = glob
-
-    @property
-    def columns(self) -> pa.Schema:
-        return pa.schema([])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         self.skipped = Skipped()

@@ -14,7 +14,7 @@ from metric_learn_client.jobs.output.output import Output
 from metric_learn_client.jobs.plan.plan import Plan
 
 NAME = "job.json"
-SCHEMA = 1
+_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,19 @@ class JobRecord:
     model: dict[str, Any]
     extents: list[dict[str, Any]]
     client_version: str = __version__
-    schema: int = SCHEMA
+    schema: int = _SCHEMA
     generation: int = 0  # see plan/changes
 
 
 def new_record(spec: InputSpec, options: JobOptions, model: dict[str, Any], plan: Plan) -> JobRecord:
-    return JobRecord(
-        input={**as_json(spec), "sha256": plan.listing},
-        options=as_json(options),
-        model=model,
-        extents=[vars(extent) for extent in plan.extents],
-    )
+    return of_plan(JobRecord(as_json(spec), as_json(options), model, []), plan)
+
+
+def of_plan(record: JobRecord, plan: Plan) -> JobRecord:
+    """The record with what it says of the plan."""
+    facts = {**record.input, "sha256": plan.listing}
+    extents = [vars(extent) for extent in plan.extents]
+    return dataclasses.replace(record, input=facts, extents=extents, generation=plan.generation)
 
 
 def spec_of(record: JobRecord) -> InputSpec:
@@ -55,8 +57,8 @@ def read(output: Output) -> Optional[JobRecord]:
     try:
         facts = json.loads(content)
         schema = facts.get("schema")
-        if schema != SCHEMA:
-            raise RefusedError(f"{output.name}/{NAME}: schema {schema}; this version reads {SCHEMA}")
+        if schema != _SCHEMA:
+            raise RefusedError(f"{output.name}/{NAME}: schema {schema}; this version reads {_SCHEMA}")
         return JobRecord(**facts)
     except (ValueError, TypeError, AttributeError) as error:
         raise OutputError(f"{output.name}/{NAME}: not a job's record: {error}; --overwrite begins anew") from error
@@ -70,7 +72,7 @@ def write(output: Output, record: JobRecord) -> None:
 def check(output: Output, record: JobRecord, spec: InputSpec, options: JobOptions, model: dict[str, Any]) -> None:
     """Raises RefusedError where the record is another job's; the changed rows of the input are not looked at."""
     differences = [
-        f"{name.replace('_', ' ')} was {_shown(was)}, now {_shown(now)}"
+        f"{name.replace('_', ' ')} was {json.dumps(was)}, now {json.dumps(now)}"
         for old, new in (
             (as_json(same_spelling(spec_of(record))), as_json(same_spelling(spec))),
             (record.options, as_json(options)),
@@ -84,7 +86,3 @@ def check(output: Output, record: JobRecord, spec: InputSpec, options: JobOption
         raise RefusedError(
             f"{output.name} holds another job: {'; '.join(differences)}. Name another directory, or give --overwrite"
         )
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value)

@@ -180,7 +180,7 @@ def build(
     listing = Listing()
     signature = source.signature()  # before the rows: what is written meanwhile is not to pass for what was listed
     rows: Iterable[pa.RecordBatch] = listing.through(_limited(source.batches(), spec, before))
-    sources, gone = source.sources, []
+    sources, gone = list(source.sources), []
     if before is not None:
         if not after_sync:
             check_places(source, before)
@@ -229,11 +229,14 @@ def known_rows(plan: Plan, source: Input) -> KnownRows:
     if plan.in_sources:
         present = pa.array(there, pa.int32())
         rows = (batch.filter(pc.is_in(batch.column("plan:source"), value_set=present)) for batch in rows)
+    columns = common_columns(plan, source) if plan.image_column is None else []  # a table that changed is refused
+    return KnownRows(rows, plan.sources, columns)
+
+
+def common_columns(plan: Plan, source: Input) -> list[str]:
+    """The user's columns that the input and all extents of the plan have."""
     firsts = itertools.accumulate((extent.shards for extent in plan.extents[:-1]), initial=0)
-    columns = set(source.columns.names).intersection(*(plan.read(first).schema.names for first in firsts))
-    if plan.image_column is not None:  # a table that changed at all is refused
-        columns = set()
-    return KnownRows(rows, plan.sources, sorted(columns))
+    return sorted(set(source.columns.names).intersection(*(plan.read(first).schema.names for first in firsts)))
 
 
 def check_places(source: Input, plan: Plan) -> None:

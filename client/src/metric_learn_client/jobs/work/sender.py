@@ -30,8 +30,8 @@ from metric_learn_client.jobs.errors import OutageError, RefusedError, RowError,
 
 Sendable = Union[bytes, npt.NDArray[np.uint8], RowError]
 
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 10.0
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 10.0
 _TRIES = 3  # of a call that fails while others work, or by the server's own fault
 _INTERNAL = "E_INTERNAL"  # the service's fault, not the image's: worth another call
 _INTERNAL_TRIES = 3
@@ -92,7 +92,7 @@ class Patience:
                 self._told = True
                 self._notify(f"waiting up to {self._max_outage_s:g} s for the service: {error}")
             left_s = self._max_outage_s - down_s
-            longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures, 10), left_s)
+            longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures, 10), left_s)
         if self._stop.wait(longest * (0.5 + random.random() / 2)):
             raise Stopped
 

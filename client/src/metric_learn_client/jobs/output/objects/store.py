@@ -18,19 +18,12 @@ from collections.abc import Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Callable, NamedTuple, Optional
 
-from metric_learn_client.jobs.errors import (
-    AccessError,
-    InputError,
-    OutageError,
-    OutputError,
-    RefusedError,
-    Stopped,
-)
+from metric_learn_client.jobs.errors import AccessError, InputError, OutageError, OutputError, RefusedError, Stopped
 
-SCHEMES = ("s3://", "s3a://")
-MAX_OBJECT_BYTES = 5 * 1000**3  # of one PutObject. Source: S3's and OBS's limits for an upload in one part
-FIRST_CONTACT_S = 20.0  # an endpoint that is not there when a job begins is rather a wrong one
-TRY_S = 30.0  # one request, and more for what is large:
+_SCHEMES = ("s3://", "s3a://")
+_MAX_OBJECT_BYTES = 5 * 1000**3  # of one PutObject. Source: S3's and OBS's limits for an upload in one part
+_FIRST_CONTACT_S = 20.0  # an endpoint that is not there when a job begins is rather a wrong one
+_TRY_S = 30.0  # one request, and more for what is large:
 _BYTES_PER_S = 1_000_000  # the slowest connection that is waited for
 _END_S = 3.0  # what a request that is under way gets once the run is to end
 # Not every store that speaks S3 takes the checksums that botocore sends since 1.36 unless told otherwise.
@@ -62,11 +55,11 @@ class ObjectStore:
     def __init__(
         self,
         url: str,
-        limit_s: float = FIRST_CONTACT_S,
+        limit_s: float = _FIRST_CONTACT_S,
         stop: Optional[threading.Event] = None,
         notice: Callable[[str], None] = lambda text: None,
     ) -> None:
-        scheme = next((each for each in SCHEMES if url.lower().startswith(each)), None)
+        scheme = next((each for each in _SCHEMES if url.lower().startswith(each)), None)
         if scheme is None:
             raise RefusedError(
                 f"{url.split('://')[0]}://: output is written to a folder or to s3://bucket/prefix (also where another "
@@ -114,9 +107,10 @@ class ObjectStore:
     def put(self, key: str, content: bytes, *, replaces: Optional[str]) -> Optional[str]:
         """Writes the object where it is not there (replaces None), or still has this ETag. Its new ETag, None where it
         was not as expected; nothing is changed then."""
-        if len(content) > MAX_OBJECT_BYTES:
+        if len(content) > _MAX_OBJECT_BYTES:
             raise OutputError(
-                f"{self.shown(key)}: {len(content)} bytes; an object has at most {MAX_OBJECT_BYTES}: lower --shard-size"
+                f"{self.shown(key)}: {len(content)} bytes; an object has at most {_MAX_OBJECT_BYTES}: lower "
+                "--shard-size"
             )
         condition = {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": replaces}
 
@@ -156,7 +150,7 @@ class ObjectStore:
     def probe(self) -> None:
         """Whether the store can be written to, and keeps conditions. Raises RefusedError, AccessError, OutageError."""
         key = f".locks/probe-{uuid.uuid4().hex}"
-        limit_s, self.limit_s = self.limit_s, min(self.limit_s, FIRST_CONTACT_S)
+        limit_s, self.limit_s = self.limit_s, min(self.limit_s, _FIRST_CONTACT_S)
         try:
             try:
                 first = self.put(key, b"1", replaces=None)
@@ -197,7 +191,7 @@ class ObjectStore:
         failures, told = 0, False
         while True:
             try:
-                result = self._once(request, key, TRY_S + size / _BYTES_PER_S)
+                result = self._once(request, key, _TRY_S + size / _BYTES_PER_S)
                 if told:
                     self._notice(f"{self.url} answers again")
                 return result
@@ -305,11 +299,7 @@ def _meaning_of_reply(reply: dict[str, Any], url: str, what: str) -> Optional[Ex
         return _NotImplementedByStore(f"{what}: the store does not implement it")
     if code in _BUSY or status in (408, 409, 429) or status >= 500:
         return OutageError(f"{code or 'HTTP status'} ({status})", "UNAVAILABLE")
-    if status in (301, 307) or code in (
-        "PermanentRedirect",
-        "AuthorizationHeaderMalformed",
-        "IllegalLocationConstraint",
-    ):
+    if status in (301, 307) or code in _ELSEWHERE:
         return AccessError(f"{url}: the bucket is in another region ({code}): set AWS_DEFAULT_REGION or the endpoint")
     if "Expired" in code or "Token" in code:
         return AccessError(f"{url}: the credentials are not valid any more ({code}): get new ones")
