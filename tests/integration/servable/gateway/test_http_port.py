@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import json
+import random
 import socket
 import ssl
 import time
@@ -214,6 +215,19 @@ def test_a_body_that_breaks_off_its_form_is_answered_at_once_and_not_when_its_ti
     assert status_of(answer) == status and answer.count(b"HTTP/1.1 4") == 1 and b"connection: close" in answer
     assert time.monotonic() - began < harness.settings.deadlines.read_body_s / 2
     assert harness.api("POST", "/embed", b"abc")[0] == 200
+
+
+@pytest.mark.parametrize("chunk", [1, 1000, 20_000])
+def test_a_body_in_chunks_that_is_taken_in_many_turns_is_the_same_as_at_once(harness, monkeypatch, chunk):
+    monkeypatch.setattr(http_connection, "TURN_BYTES", 777)
+    body = random.Random(chunk).randbytes(20_000)
+    parts = [body[start : start + chunk] for start in range(0, len(body), chunk)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+    with harness.api_socket() as connected:
+        for _ in range(2):
+            connected.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+            status, _, answer = read_answer(connected)
+            assert status == 200 and answer == harness.api("POST", "/embed", body)[2]
 
 
 def test_a_caller_that_sends_all_of_a_body_that_is_refused_reads_why(harness):
