@@ -248,7 +248,6 @@ def http_connections(open_connection):
 
 
 HTTP_FLOODS = [http_connections]
-# large_questions is not among them: it may take eight bodies' memory.
 FLOODS = [
     idle_connections,
     silent_connections,
@@ -267,6 +266,7 @@ FLOODS = [
     empty_continuations,
     unread_replies,
     unread_predictions,
+    large_questions,
     large_metadata,
     repeated_metadata,
     malformed_headers,
