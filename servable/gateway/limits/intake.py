@@ -14,7 +14,7 @@ from typing import Callable, Optional
 
 from servable.gateway.limits.sockets import Endpoint, bytes_received, endpoint_of, peer_of
 
-LOOK_S = 0.1
+LOOK_S = 0.05
 MOST_BYTES = 4_000_000  # beyond BYTES_PER_S
 BYTES_PER_S = 4_000_000
 LEAST_CPU = 0.1  # of a core, used by this process since the last look: below, there is no flood to look for
