@@ -10,7 +10,7 @@ import threading
 import time
 
 from .connection import Connection
-from .floods import FLOODS, HTTP_FLOODS
+from .floods import FLOODS, HTTP_FLOODS, large_questions
 from .http2_floods import HTTP2_FLOODS, long_settings, tiny_data
 from .http_floods import API_FLOODS, api_large_bodies
 
@@ -24,6 +24,7 @@ ALL = {
         *API_FLOODS,
         api_large_bodies,
         long_settings,
+        large_questions,
         tiny_data,
     ]
 }

@@ -248,6 +248,7 @@ def http_connections(open_connection):
 
 
 HTTP_FLOODS = [http_connections]
+# large_questions is not among them: it may take the memory of some bodies.
 FLOODS = [
     idle_connections,
     silent_connections,
@@ -266,7 +267,6 @@ FLOODS = [
     empty_continuations,
     unread_replies,
     unread_predictions,
-    large_questions,
     large_metadata,
     repeated_metadata,
     malformed_headers,
