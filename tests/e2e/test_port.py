@@ -31,7 +31,7 @@ from .test_security import TOKEN, Files
 MB = 1024 * 1024
 MOST_MB = 100  # that the server's process may grow by
 PATIENCE_S = 2.0  # for an answer of the pages of probes
-ALLOWED_S, MEASURED_S = 0.5, 4.0  # see Explained
+ALLOWED_S, MEASURED_S, REPEATS = 0.5, 4.0, 2  # see Explained
 SHORT = {"seconds": 1.0, "count": 200_000}
 LONG = {"seconds": 10.0, "count": 10_000_000, "connections": 4}
 NAMES = [flood.__name__ for flood in [*FLOODS, *HTTP2_FLOODS]]
@@ -111,14 +111,16 @@ class Explained:
 
     def judge(self, flood):
         """`flood` runs beside the neighbours and asserts what it has to. Where it took more of their time than is
-        explained, the machine may have become busy: so it runs again, with a measurement right before and after."""
-        flood()
-        if p99_of(self._neighbours) < self.bound():
-            return
-        before = self._measured()
+        explained, the machine may have become busy: so it runs again, measured right before and after."""
         flood()
         seen = p99_of(self._neighbours)
-        self._seconds = max(before, self._measured())
+        for _ in range(REPEATS):
+            if seen < self.bound():
+                return
+            before = self._measured()
+            flood()
+            seen = p99_of(self._neighbours)
+            self._seconds = max(before, self._measured())
         assert seen < self.bound(), f"p99 {seen:.3f} s; busy cores explain {self._seconds:.3f} s"
 
     def _measured(self):
