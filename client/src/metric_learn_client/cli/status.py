@@ -52,6 +52,7 @@ def _ask(client: EmbeddingClient, wait_s: Optional[float]) -> dict[str, Any]:
         started = time.monotonic()
         status["ready"] = client.is_ready()
         status["round_trip_ms"] = round(1000 * (time.monotonic() - started), 2)
+        status["reason"] = None if status["ready"] else "it was ready a moment ago, and is not any more"
         status["model"] = _fields(client.model())
     except RejectedError as error:
         if error.code != "UNIMPLEMENTED":
