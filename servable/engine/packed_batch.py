@@ -5,7 +5,7 @@ batch: the lengths of its images and their bytes, one after the other. The answe
 of single images behind it. Little-endian, as everything on this wire. Standard library and numpy only: it is imported
 in workers as well, by another Python than the gateway's.
 
-    images: "MLB1", count, length of each, images
+    images: "MLF1" (encoded files) or "MLP1" (pixels), count, length of each, images
     rows:   "MLR1", count, dim, length of each error (0: a good row), float32 [count, dim], errors in UTF-8
 """
 
@@ -21,7 +21,7 @@ import numpy.typing as npt
 Buffer = Union[bytes, memoryview]
 Array = npt.NDArray[Any]
 
-_IMAGES, _ROWS = b"MLB1", b"MLR1"
+_FILES, _PIXELS, _ROWS = b"MLF1", b"MLP1", b"MLR1"
 _IMAGES_HEAD = struct.Struct("<4sI")
 _ROWS_HEAD = struct.Struct("<4sII")
 _NUMBER = np.dtype("<u4")
@@ -32,24 +32,26 @@ class MalformedBatch(ValueError):
     """The bytes are no packed batch."""
 
 
-def images_head(images: Sequence[Buffer]) -> bytes:
+def images_head(images: Sequence[Buffer], *, pixels: bool) -> bytes:
     """What stands before the images. At least one image; each below 4 GiB."""
-    return _IMAGES_HEAD.pack(_IMAGES, len(images)) + np.fromiter(map(len, images), _NUMBER, len(images)).tobytes()
+    head = _IMAGES_HEAD.pack(_PIXELS if pixels else _FILES, len(images))
+    return head + np.fromiter(map(len, images), _NUMBER, len(images)).tobytes()
 
 
-def unpack_images(packed: Array) -> list[Array]:
-    """packed: uint8 [bytes]. The images, views of it. Raises MalformedBatch."""
+def unpack_images(packed: Array) -> tuple[list[Array], bool]:
+    """packed: uint8 [bytes]. The images, views of it; and whether they are pixels. Raises MalformedBatch."""
     if packed.dtype != np.uint8 or packed.ndim != 1 or len(packed) < _IMAGES_HEAD.size:
         raise MalformedBatch("no batch of images")
     magic, count = _IMAGES_HEAD.unpack_from(packed.data)
     start = _IMAGES_HEAD.size + count * _NUMBER.itemsize
-    if magic != _IMAGES or not count or start > len(packed):
+    if magic not in (_FILES, _PIXELS) or not count or start > len(packed):
         raise MalformedBatch("no batch of images")
     lengths = np.frombuffer(packed, _NUMBER, count, _IMAGES_HEAD.size)
     stops = start + np.cumsum(lengths, dtype=np.int64)
     if stops[-1] != len(packed):
         raise MalformedBatch(f"images of {stops[-1] - start} bytes in {len(packed) - start}")
-    return [packed[stop - length : stop] for length, stop in zip(lengths.tolist(), stops.tolist())]
+    images = [packed[stop - length : stop] for length, stop in zip(lengths.tolist(), stops.tolist())]
+    return images, magic == _PIXELS
 
 
 def pack_rows(rows: Array, errors: Sequence[Optional[str]]) -> npt.NDArray[np.uint8]:

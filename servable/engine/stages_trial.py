@@ -34,8 +34,8 @@ def _try_all(stages: Any, answers: int) -> None:
         is_pixels, size = HEAD.unpack(head)
         image = sys.stdin.buffer.read(size)
         try:
-            values: list[Any] = [np.frombuffer(images_head([image]) + image, np.uint8)]
-            for stage in (stages.check_pixels if is_pixels else stages.preprocess, stages.embed, stages.l2_normalize):
+            values: list[Any] = [np.frombuffer(images_head([image], pixels=is_pixels) + image, np.uint8)]
+            for stage in (stages.preprocess, stages.embed, stages.l2_normalize):
                 values = list(stage(tuple((value,) for value in values)))
         except Exception:  # its error, as in a worker: it ends nothing
             pass

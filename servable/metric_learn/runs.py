@@ -2,20 +2,29 @@
 
 All Python stages of a worker share one thread of MindSpore Serving. A stage hands a batch over and gets a ticket; a
 later stage redeems it. In between the next batches are handed over and decoded, so the network need not wait for them.
+
+Where a run is long there is one batch beside it (servable.gateway.queue.flow). The next one is sent when the one before
+is answered, and by then the thread would wait for the rows of this one: it would be decoded while the network waits.
+So the thread lingers before that, and takes the next batch in on its way.
 """
 
 from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, TimeoutError
+from contextlib import suppress
 from functools import partial
 from typing import Any, Callable, Optional, Union
 
 import numpy as np
 import numpy.typing as npt
+
+LONG_S = 0.04  # runs that take longer are lingered in: below the gateway's bound, which holds more than the run
+LINGER = 1 / 4  # of a run, for the next batch to come; what is left is for its decoding
 
 Array = npt.NDArray[Any]
 Picture = Union[Array, Exception]  # uint8 [224, 224, 3], or why there is none
@@ -47,6 +56,7 @@ class Runs:
         self._batches: dict[int, _Batch] = {}
         self._ready: deque[_Batch] = deque()
         self._running = 0
+        self._run_s = 0.0  # that the last run took
         self._changed = threading.Condition()  # of the two above
         for embed in embeds:
             threading.Thread(target=self._run, args=(embed,), name="runs", daemon=True).start()
@@ -63,6 +73,13 @@ class Runs:
             else:
                 self._decoded(batch, index, picture)
         return number
+
+    def linger(self, ticket: int) -> None:
+        """Waits for a part of a long run's time, or until the batch is there, or lost."""
+        batch = self._batches.get(ticket)
+        if batch is not None and self._run_s > LONG_S:
+            with suppress(TimeoutError):
+                batch.outcome.exception(LINGER * self._run_s)
 
     def redeem(self, ticket: int) -> Outcome:
         """Waits for the batch. Raises what the run raised."""
@@ -91,6 +108,7 @@ class Runs:
                 self._changed.wait_for(self._worth_a_run)
                 batches = self._take()
                 self._running += 1
+            began_at = time.monotonic()
             try:
                 outcomes = self._outcomes(embed, batches)
             except Exception as error:
@@ -103,6 +121,7 @@ class Runs:
                 batch.pictures.clear()  # rows may wait for longer, or for nobody
             with self._changed:
                 self._running -= 1
+                self._run_s = time.monotonic() - began_at
                 self._changed.notify()
 
     def _worth_a_run(self) -> bool:

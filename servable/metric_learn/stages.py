@@ -17,11 +17,10 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -67,22 +66,22 @@ _making = threading.Lock()
 
 
 def preprocess(instances: Instances) -> Iterator[Array]:
-    """Packed encoded images -> a ticket each, int64 [1]."""
+    """Packed images -> a ticket each, int64 [1]. Files are copied before this returns. Pixels, uint8 [224, 224, 3], are
+    not: their memory is the request's, which MindSpore Serving keeps until it is answered."""
     for (packed,) in instances:
-        yield _ticket([_submit(image) for image in _images(packed)])
-
-
-def check_pixels(instances: Instances) -> Iterator[Array]:
-    """The entry of embed_pixels: packed uint8 [224, 224, 3] -> a ticket each, int64 [1]. Pixels are not copied: their
-    memory is the request's, which MindSpore Serving keeps until it is answered."""
-    for (packed,) in instances:
-        yield _ticket([_pixels(image) for image in _images(packed)])
+        try:
+            images, are_pixels = unpack_images(packed)
+        except MalformedBatch as error:
+            raise StageError(f"the worker got {error}") from None
+        pictures = [_pixels(image) if are_pixels else _pool.submit(image) for image in images]
+        yield np.array([_runs.submit(pictures)], np.int64)
 
 
 def embed(instances: Instances) -> Iterator[Array]:
-    """Tickets -> the same: a turn in which this thread does not wait yet, but takes in the next batch of the other lane
-    (servable.gateway.queue.backend_request), where one has come."""
+    """Tickets -> the same: a turn in which this thread does not yet wait for rows, but takes in the next batch of the
+    other lane (servable.gateway.queue.backend_request), where one has come; it gives a long run's time to come."""
     for (ticket,) in instances:
+        _runs.linger(int(ticket[0]))
         yield ticket
 
 
@@ -99,22 +98,6 @@ def l2_normalize(instances: Instances) -> Iterator[Array]:
         for index in np.flatnonzero(~usable):
             errors[index] = errors[index] or "E_NON_FINITE: the network gave no usable embedding for this image"
         yield pack_rows(rows / norms.astype(np.float32)[:, None], errors)
-
-
-def _images(packed: Array) -> list[Array]:
-    try:
-        return unpack_images(packed)
-    except MalformedBatch as error:
-        raise StageError(f"the worker got {error}") from None
-
-
-def _ticket(pictures: Sequence[Union[Future[Array], Picture]]) -> Array:
-    return np.array([_runs.submit(pictures)], np.int64)
-
-
-def _submit(image: Array) -> Future[Array]:
-    """The array is a view of the request, which may be gone when it is decoded: it is copied before this returns."""
-    return _pool.submit(image)
 
 
 def _pixels(image: Array) -> Picture:

@@ -13,17 +13,18 @@ from metric_learn_client.wire.instances import bytes_tensor, map_key, varint
 from servable.engine.packed_batch import Buffer, images_head
 from servable.gateway.call.methods import METHODS
 
-# What is appended to a method's name. MindSpore Serving takes turns between the methods of a servable: with each method
-# there twice, a worker hears of the next batch while it waits for the one before.
-LANES = ("", "_in_turn")
+# MindSpore Serving takes turns between the methods of a servable. Batches of either kind go to its two methods in turn,
+# so that a worker hears of the next batch before it waits for the one before.
+LANES = tuple(METHODS)
 _INSTANCES, _ITEMS, _VALUE = b"\x12", b"\x0a", b"\x12"  # field 2; 1; 2 of a map's entry
 
 
 def encode_batch(method: str, lane: str, images: Sequence[Buffer]) -> bytes:
-    """images: encoded files for `embed`, 150,528 bytes of pixels each for `embed_pixels`; at least one."""
-    packed = images_head(images)
+    """method: what the images are, encoded files (`embed`) or 150,528 bytes of pixels each (`embed_pixels`); at least
+    one. lane: one of LANES."""
+    packed = images_head(images, pixels=method == wire.METHOD_EMBED_PIXELS)
     size = len(packed) + sum(map(len, images))
-    spec, key, tensor = _FORMS[method, lane]
+    spec, key, tensor = _FORMS[lane]
     length = varint(size)
     value = len(tensor) + len(length) + size
     entry_head = key + _VALUE + varint(value)
@@ -33,11 +34,11 @@ def encode_batch(method: str, lane: str, images: Sequence[Buffer]) -> bytes:
     return b"".join((spec, instance_head, item_head, entry_head, tensor, length, packed, *images))
 
 
-def _form(method: str, lane: str) -> tuple[bytes, bytes, bytes]:
+def _form(lane: str) -> tuple[bytes, bytes, bytes]:
     """The servable's name, the item's key, and the tensor up to the length of its bytes."""
     request = wire.PredictRequest()
-    request.servable_spec.name, request.servable_spec.method_name = wire.SERVABLE_NAME, method + lane
-    return request.SerializeToString(), map_key(METHODS[method].item), bytes_tensor()
+    request.servable_spec.name, request.servable_spec.method_name = wire.SERVABLE_NAME, lane
+    return request.SerializeToString(), map_key(METHODS[lane].item), bytes_tensor()
 
 
-_FORMS = {(method, lane): _form(method, lane) for method in METHODS for lane in LANES}
+_FORMS = {lane: _form(lane) for lane in LANES}

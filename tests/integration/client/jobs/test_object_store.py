@@ -480,6 +480,16 @@ def test_a_prefix_that_holds_something_else_is_refused(refused, store, prefix):
     assert "is not empty and holds no job (somebody's.txt)" in refused(url(prefix))
 
 
+def test_a_job_that_another_part_makes_meanwhile_is_no_other_thing(tmp_path, fake, store, prefix):
+    job = Job(make_images(tmp_path / "in", 3), url(prefix), fake.endpoint)
+    assert job.run()[0] == ExitCode.DONE
+    record = store.get(f"{prefix}/job.json")
+    store.client.delete_object(Bucket=BUCKET, Key=f"{prefix}/job.json")
+    store.faults = lambda method, key, headers: None if key else store.put(f"{prefix}/job.json", record)  # a listing
+    code, _, err = job.run()
+    assert code == ExitCode.DONE, err
+
+
 def test_credentials_that_expire_in_the_middle_end_the_job_with_2_and_it_goes_on_with_new_ones(
     tmp_path, fake, store, prefix, capfd
 ):

@@ -1,6 +1,7 @@
 """Another job on the same directory is refused, and the difference named; verify finds what was changed by others."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,6 +9,7 @@ import pytest
 
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs import RefusedError, embed_dataset, verify
+from metric_learn_client.jobs.output.directory import Directory
 from metric_learn_client.testing import FakeServable
 from tests.integration.client.jobs.conftest import Job, data, kill, make_images, until
 
@@ -96,6 +98,19 @@ def test_a_directory_with_other_things_is_left_alone(tmp_path, fake, if_exists):
     with pytest.raises(RefusedError, match="not empty and holds no job"):
         embed_dataset(images, images, endpoint=fake.endpoint, if_exists=if_exists)
     assert len(list(images.iterdir())) == 5
+
+
+def test_a_job_that_another_part_makes_meanwhile_is_no_other_thing(done, monkeypatch):
+    _, out, _ = done
+    record, listed = (out / "job.json").read_bytes(), Path.iterdir
+    (out / "job.json").unlink()
+
+    def iterdir(path):
+        (out / "job.json").write_bytes(record)
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    Directory(out).check()
 
 
 def test_a_second_job_on_the_directory_is_refused_while_the_first_runs(tmp_path, fake):

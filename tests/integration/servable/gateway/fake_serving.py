@@ -153,11 +153,9 @@ class FakeServing:
     def _payloads(self, request) -> list[bytes]:
         (instance,) = request.instances
         ((name, tensor),) = instance.items.items()
-        assert (
-            name
-            == {"embed": "image", "embed_pixels": "pixels"}[request.servable_spec.method_name.replace("_in_turn", "")]
-        )
-        return [image.tobytes() for image in unpack_images(np.frombuffer(tensor.bytes_val[0], np.uint8))]
+        assert name == {"embed": "image", "embed_pixels": "pixels"}[request.servable_spec.method_name]
+        images, _ = unpack_images(np.frombuffer(tensor.bytes_val[0], np.uint8))
+        return [image.tobytes() for image in images]
 
     def _reply(self, request, payloads) -> bytes:
         reply = wire.PredictReply()

@@ -205,7 +205,7 @@ def test_chunks_without_end_are_refused_at_the_limit(harness):
 
 @pytest.mark.parametrize(
     ("rest", "status"),
-    [(b"zz\r\n", 400), (b"1\r\nxx\r\n", 400), (b"-1\r\n", 400), (b"0\r\n" + b"a: b\r\n" * 5000, 431)],
+    [(b"zz\r\n", 400), (b"1\r\nxx\r\n", 400), (b"-1\r\n", 400), (b"0\r\n" + b"a: b\r\n" * 500, 431)],
     ids=["no length", "longer than said", "a negative length", "trailers without an end"],
 )
 def test_a_body_that_breaks_off_its_form_is_answered_at_once_and_not_when_its_time_is_over(harness, rest, status):
@@ -297,9 +297,10 @@ def test_headers_that_are_too_large_are_refused_before_they_end(harness, start):
     assert status_of(sent(harness, start)) == 431
 
 
-def test_many_small_headers_are_refused(harness):
-    lines = b"".join(b"x-%d: y\r\n" % number for number in range(2000))
-    assert status_of(sent(harness, b"GET /v1/models HTTP/1.1\r\nhost: a\r\n" + lines + b"\r\n")) == 431
+@pytest.mark.parametrize(("count", "status"), [(300, 200), (500, 431)])
+def test_many_small_headers_are_refused_far_below_the_bytes_that_few_may_have(harness, count, status):
+    lines = b"".join(b"x-%d: y\r\n" % number for number in range(count))
+    assert status_of(sent(harness, b"GET /v1/models HTTP/1.1\r\nhost: a\r\n" + lines + b"\r\n")) == status
 
 
 @pytest.mark.parametrize("line", [b"x: " + b"y" * 1000 + b"\r\n", b"host: a\r\nhost: b\r\n\r\n"], ids=["431", "400"])

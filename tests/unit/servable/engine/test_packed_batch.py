@@ -18,13 +18,14 @@ ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
 ERRORS = [None, "E_DECODE: cut off", None, "é"]
 
 
-def packed(images):
-    return np.frombuffer(images_head(images) + b"".join(images), np.uint8)
+def packed(images, pixels=False):
+    return np.frombuffer(images_head(images, pixels=pixels) + b"".join(images), np.uint8)
 
 
-def test_images_come_back_as_views_in_order():
-    given = packed(IMAGES)
-    images = unpack_images(given)
+@pytest.mark.parametrize("pixels", [False, True])
+def test_images_come_back_as_views_in_order_with_their_kind(pixels):
+    images, are_pixels = unpack_images(packed(IMAGES, pixels))
+    assert are_pixels is pixels
     assert [image.tobytes() for image in images] == IMAGES
     assert all(image.base is not None for image in images)
 
@@ -54,9 +55,9 @@ def test_a_value_that_is_cut_off_anywhere_is_refused():
     [
         np.zeros(100, np.uint8),
         np.frombuffer(b"\xff\xd8\xff\xe0" * 30, np.uint8),
-        np.frombuffer(b"MLB1" + struct.pack("<I", 0), np.uint8),
-        np.frombuffer(b"MLB1" + struct.pack("<I", 0xFFFFFFFF) + bytes(50), np.uint8),
-        np.frombuffer(b"MLB1" + struct.pack("<III", 2, 0xFFFFFFFF, 5) + bytes(4), np.uint8),
+        np.frombuffer(b"MLF1" + struct.pack("<I", 0), np.uint8),
+        np.frombuffer(b"MLP1" + struct.pack("<I", 0xFFFFFFFF) + bytes(50), np.uint8),
+        np.frombuffer(b"MLF1" + struct.pack("<III", 2, 0xFFFFFFFF, 5) + bytes(4), np.uint8),
         np.frombuffer(b"MLR1" + struct.pack("<II", 0xFFFFFFFF, 0xFFFFFFFF) + bytes(50), np.uint8),
         np.frombuffer(b"MLR1" + struct.pack("<III", 1, 0, 0), np.uint8),
     ],

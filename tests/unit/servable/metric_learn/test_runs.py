@@ -68,6 +68,44 @@ def test_a_full_batch_does_not_wait_for_the_run_under_way_and_a_small_one_does(n
     assert runs.redeem(tickets[0])[0][:, 0].tolist() == [0]
 
 
+def test_beside_short_runs_nobody_lingers(network):
+    network.may.release()
+    runs = runs_of(network)
+    runs.redeem(runs.submit(numbers(0)))
+    ticket = runs.submit(numbers(1))
+    runs.linger(ticket)  # would be there for ever: the network may not run
+    network.may.release()
+    assert runs.redeem(ticket)[0][:, 0].tolist() == [1]
+
+
+def test_beside_long_runs_the_thread_lingers_for_a_part_of_one_and_no_longer_than_its_batch_takes(network):
+    runs = runs_of(network)
+    first = runs.submit(numbers(0))
+    runs._run_s = 0.1
+    runs.linger(first)  # would be there for ever: the network may not run
+    runs._run_s = 1e6
+    lingering = threading.Thread(target=runs.linger, args=(first,), daemon=True)
+    lingering.start()
+    second = runs.submit(numbers(1))
+    assert lingering.is_alive()
+    network.may.release(2)
+    lingering.join(10)
+    assert not lingering.is_alive()
+    assert [runs.redeem(ticket)[0][:, 0].tolist() for ticket in (first, second)] == [[0], [1]]
+
+
+def test_a_run_that_fails_ends_the_lingering_and_a_lost_batch_is_not_waited_for(network):
+    runs, network.error = runs_of(network), RuntimeError("lost")
+    ticket = runs.submit(numbers(1))
+    runs._run_s = 1e6
+    network.may.release()
+    runs.linger(ticket)
+    with pytest.raises(RuntimeError, match="lost"):
+        runs.redeem(ticket)
+    runs._run_s = 1e6
+    runs.linger(ticket)
+
+
 def test_a_batch_that_is_decoded_later_does_not_hold_up_the_next_one(network):
     network.may.release(10)
     runs, picture = runs_of(network), Future()

@@ -78,14 +78,14 @@ def drive(stage, values):
     return done
 
 
-def packed(*images):
+def packed(*images, pixels=False):
     """What the gateway sends: one instance of all images."""
-    return np.frombuffer(images_head(images) + b"".join(images), np.uint8)
+    return np.frombuffer(images_head(images, pixels=pixels) + b"".join(images), np.uint8)
 
 
-def embedded(stages, *batches, first="preprocess"):
+def embedded(stages, *batches, pixels=False):
     """Per batch: rows and errors."""
-    return rows_of(stages, drive(getattr(stages, first), [packed(*batch) for batch in batches]))
+    return rows_of(stages, drive(stages.preprocess, [packed(*batch, pixels=pixels) for batch in batches]))
 
 
 def rows_of(stages, tickets):
@@ -141,6 +141,14 @@ def test_a_batch_of_failures_runs_no_network(stages):
     assert not any(network.runs for (network,) in stages.MODELS.values())
 
 
+def test_batches_of_files_and_of_pixels_may_come_together(stages):
+    pixels = preprocess(GOOD[1]).tobytes()
+    together = [packed(GOOD[0]), packed(pixels, pixels, pixels=True), packed(GOOD[2])]
+    rows = [rows for rows, _ in rows_of(stages, drive(stages.preprocess, together))]
+    for index, image in ((0, GOOD[0]), (1, GOOD[1]), (2, GOOD[2])):
+        assert np.array_equal(rows[index][-1], expected(image))
+
+
 def test_the_request_may_be_gone_once_preprocess_returned(stages):
     batch = packed(*GOOD * 4).copy()
     tickets = drive(stages.preprocess, [batch])
@@ -174,8 +182,8 @@ def test_a_network_that_fails_fails_its_batch_and_the_next_one_runs(stages, monk
 def test_every_run_is_counted_with_its_images(stages, run_dir):
     before = read(run_dir)
     pixels = preprocess(GOOD[0]).tobytes()
-    embedded(stages, [pixels] * 16, first="check_pixels")
-    embedded(stages, [pixels] * 5, first="check_pixels")
+    embedded(stages, [pixels] * 16, pixels=True)
+    embedded(stages, [pixels] * 5, pixels=True)
     assert counted(run_dir, before) == {1: (1, 1), 4: (1, 4), 16: (1, 16)}
 
 
@@ -194,7 +202,7 @@ def test_decoders_that_end_are_replaced_and_counted(stages, run_dir):
 
 def test_pixels_of_another_size_are_refused_alone(stages):
     right = preprocess(GOOD[0]).tobytes()
-    ((rows, errors),) = embedded(stages, [right, right[1:], right], first="check_pixels")
+    ((rows, errors),) = embedded(stages, [right, right[1:], right], pixels=True)
     assert errors[1].startswith("E_SHAPE") and errors[0] is errors[2] is None
     assert np.array_equal(rows[0], expected(GOOD[0])) and np.array_equal(rows[2], rows[0])
 
@@ -204,7 +212,7 @@ def test_an_unusable_row_is_an_error_and_no_embedding(stages, monkeypatch, featu
     right = np.arange(2048, dtype=np.float32)
     made = [(right,), (features.astype(np.float32),), (right,), (right,)]
     monkeypatch.setattr(stages, "_run", lambda size, instances: made)
-    ((rows, errors),) = embedded(stages, [preprocess(GOOD[0]).tobytes()] * 4, first="check_pixels")
+    ((rows, errors),) = embedded(stages, [preprocess(GOOD[0]).tobytes()] * 4, pixels=True)
     assert errors[1].startswith("E_NON_FINITE") and errors[0] is errors[2] is errors[3] is None
     assert np.linalg.norm(rows[0]) == pytest.approx(1) and np.array_equal(rows[0], rows[2])
 
@@ -212,7 +220,7 @@ def test_an_unusable_row_is_an_error_and_no_embedding(stages, monkeypatch, featu
 def test_normalising_a_batch_gives_the_bits_of_normalising_each_row(stages, monkeypatch):
     features = np.random.default_rng(3).gamma(0.5, 2.0, (16, 2048)).astype(np.float32)
     monkeypatch.setattr(stages, "_run", lambda size, instances: [(row,) for row in features])
-    ((rows, _),) = embedded(stages, [preprocess(GOOD[0]).tobytes()] * 16, first="check_pixels")
+    ((rows, _),) = embedded(stages, [preprocess(GOOD[0]).tobytes()] * 16, pixels=True)
     assert np.array_equal(rows, [normal(row) for row in features])
 
 

@@ -39,11 +39,12 @@ class Directory(Output):
         """A disk is not waited for."""
 
     def check(self) -> None:
-        if self._holds_job() or not self._root.exists():
+        if not self._root.exists():
             return
         with output_errors(Path(self.name)):
             others = [path.name for path in self._root.iterdir() if path.name not in (*OWN_FOLDERS, "lost+found")]
-        if others:
+        # In this order: another part may be making the job now, and job.json is the first that it writes here.
+        if others and not self._holds_job():
             raise RefusedError(f"{self.name} is not empty and holds no job ({min(others)}); name another directory")
 
     def job_lock(self, num_shards: int, shard_index: int) -> AbstractContextManager[None]:

@@ -65,10 +65,10 @@ class Bucket(Output):
 
     def check(self) -> None:
         self._store.probe()
-        if self.read("job.json") is None:
-            other = self._store.any_other_than(tuple(f"{folder}/" for folder in OWN_FOLDERS))
-            if other is not None:
-                raise RefusedError(f"{self.name} is not empty and holds no job ({other}); name another prefix")
+        other = self._store.any_other_than(tuple(f"{folder}/" for folder in OWN_FOLDERS))
+        # In this order: another part may be making the job now, and job.json is the first that it writes here.
+        if other is not None and self.read("job.json") is None:
+            raise RefusedError(f"{self.name} is not empty and holds no job ({other}); name another prefix")
 
     @contextmanager
     def job_lock(self, num_shards: int, shard_index: int) -> Iterator[None]:
