@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import json
+import random
 import socket
 import ssl
 import time
@@ -216,6 +217,19 @@ def test_a_body_that_breaks_off_its_form_is_answered_at_once_and_not_when_its_ti
     assert harness.api("POST", "/embed", b"abc")[0] == 200
 
 
+@pytest.mark.parametrize("chunk", [1, 1000, 20_000])
+def test_a_body_in_chunks_that_is_taken_in_many_turns_is_the_same_as_at_once(harness, monkeypatch, chunk):
+    monkeypatch.setattr(http_connection, "TURN_BYTES", 777)
+    body = random.Random(chunk).randbytes(20_000)
+    parts = [body[start : start + chunk] for start in range(0, len(body), chunk)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+    with harness.api_socket() as connected:
+        for _ in range(2):
+            connected.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+            status, _, answer = read_answer(connected)
+            assert status == 200 and answer == harness.api("POST", "/embed", body)[2]
+
+
 def test_a_caller_that_sends_all_of_a_body_that_is_refused_reads_why(harness):
     status, _, body = harness.api("POST", "/embed", b"x" * 150_000)
     assert status == 413 and "100000 bytes" in error_of(body)["message"]
@@ -299,8 +313,9 @@ def test_headers_that_are_too_large_are_refused_before_they_end(harness, start):
 
 @pytest.mark.parametrize(("count", "status"), [(300, 200), (500, 431)])
 def test_many_small_headers_are_refused_far_below_the_bytes_that_few_may_have(harness, count, status):
+    start = b"GET /v1/models HTTP/1.1\r\nhost: a\r\nconnection: close\r\n"
     lines = b"".join(b"x-%d: y\r\n" % number for number in range(count))
-    assert status_of(sent(harness, b"GET /v1/models HTTP/1.1\r\nhost: a\r\n" + lines + b"\r\n")) == status
+    assert status_of(sent(harness, start + lines + b"\r\n")) == status
 
 
 @pytest.mark.parametrize("line", [b"x: " + b"y" * 1000 + b"\r\n", b"host: a\r\nhost: b\r\n\r\n"], ids=["431", "400"])
