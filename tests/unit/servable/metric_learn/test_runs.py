@@ -68,30 +68,28 @@ def test_a_full_batch_does_not_wait_for_the_run_under_way_and_a_small_one_does(n
     assert runs.redeem(tickets[0])[0][:, 0].tolist() == [0]
 
 
-def test_beside_short_runs_nobody_lingers(network):
-    network.may.release()
+def test_the_thread_lingers_with_its_only_batch_for_a_part_of_a_run_and_no_longer_than_that_takes(network):
     runs = runs_of(network)
-    runs.redeem(runs.submit(numbers(0)))
-    ticket = runs.submit(numbers(1))
-    runs.linger(ticket)  # would be there for ever: the network may not run
-    network.may.release()
-    assert runs.redeem(ticket)[0][:, 0].tolist() == [1]
-
-
-def test_beside_long_runs_the_thread_lingers_for_a_part_of_one_and_no_longer_than_its_batch_takes(network):
-    runs = runs_of(network)
-    first = runs.submit(numbers(0))
+    ticket = runs.submit(numbers(0))
     runs._run_s = 0.1
-    runs.linger(first)  # would be there for ever: the network may not run
+    runs.linger(ticket)  # would be there for ever: the network may not run
     runs._run_s = 1e6
-    lingering = threading.Thread(target=runs.linger, args=(first,), daemon=True)
+    lingering = threading.Thread(target=runs.linger, args=(ticket,), daemon=True)
     lingering.start()
-    second = runs.submit(numbers(1))
-    assert lingering.is_alive()
-    network.may.release(2)
+    network.may.release()
     lingering.join(10)
     assert not lingering.is_alive()
-    assert [runs.redeem(ticket)[0][:, 0].tolist() for ticket in (first, second)] == [[0], [1]]
+    assert runs.redeem(ticket)[0][:, 0].tolist() == [0]
+
+
+def test_beside_another_batch_that_waits_nobody_lingers(network):
+    runs = runs_of(network)
+    tickets = [runs.submit(numbers(0)), runs.submit(numbers(1))]
+    runs._run_s = 1e6
+    for ticket in tickets:
+        runs.linger(ticket)  # would be there for ever: the network may not run
+    network.may.release(2)
+    assert [runs.redeem(ticket)[0][:, 0].tolist() for ticket in tickets] == [[0], [1]]
 
 
 def test_a_run_that_fails_ends_the_lingering_and_a_lost_batch_is_not_waited_for(network):
