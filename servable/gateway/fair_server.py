@@ -4,7 +4,8 @@ gRPC's own threads accept calls as fast as a stranger sends them. grpc.aio takes
 in which they came, and is told of one event in each round of the event loop: where a stranger sends more, his calls,
 dead ones too, stand before everybody else's by the thousand. Here gRPC is asked for many at a time, so that the line is
 where it can be looked at (limits/turns.py), and one round of the loop takes all events that are there. An address whose
-new connections have too many calls in that line opens no more until it is short again (limits/newcomers.py).
+new connections have too many calls in that line opens no more until it is short again (limits/newcomers.py), and a
+connection whose calls are taken back and do not fit there is not listened to for a second (limits/pauses.py).
 
 Both reach into grpcio (1.80, 1.83), which has no public way: one method of its compiled part is replaced, and one
 reader of the event loop. tests/integration/servable/gateway/test_turns.py shows that they are in effect.
@@ -13,6 +14,8 @@ reader of the event loop. tests/integration/servable/gateway/test_turns.py shows
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 import socket
 from collections.abc import Awaitable, Sequence
@@ -22,23 +25,28 @@ import grpc
 from grpc._cython import cygrpc
 from grpc.aio import _server
 
-from servable.gateway.limits.newcomers import Newcomers, listening_sockets
+from servable.gateway.limits.newcomers import Newcomers
+from servable.gateway.limits.pauses import Pauses
+from servable.gateway.limits.sockets import listening_sockets
 from servable.gateway.limits.turns import Turns, address_of
 
 ASKED = 64  # calls that gRPC may hand over in one round of the loop, in which one begins
 MOST_WAITING = 1000  # 24 KB each
 CROWD, CALM = 256, 32  # calls of new connections of one address, beyond which it opens no more, and until when
 LOOK_S = 0.05  # between two looks at them
-TOLD_S = 60.0  # between two lines in the log
+PAUSE_S = 1.0  # in which nothing is taken from a connection
+TOLD_S = 60.0  # between two lines in the log of one kind
 log = logging.getLogger(__name__)
 
 
 class FairServer(_server.Server):  # type: ignore[misc]
     """Like what grpc.aio.server(options=...) makes."""
 
-    def __init__(self, options: Sequence[tuple[str, Any]]) -> None:
+    def __init__(self, options: Sequence[tuple[str, Any]], streams: int) -> None:
+        """streams: calls that a connection may have in flight."""
         self._loop = cygrpc.get_working_loop()
         self._server = _Core(self._loop, None, (), (), tuple(options), None)
+        self._server.turns = Turns(MOST_WAITING, streams)
         take_all_events(self._loop)
         self._ports: list[int] = []
 
@@ -56,10 +64,11 @@ class FairServer(_server.Server):  # type: ignore[misc]
 
     async def stop(self, grace: Optional[float]) -> None:
         self._server.newcomers.close()
+        self._server.pauses.close()
         await super().stop(grace)
 
     def noting(self, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
-        """The same for bytes; a connection that gets an answer without an error is known from then on."""
+        """The same for bytes, and `turns` knows which connection gets its answers."""
         if handler.response_streaming:
             return handler
         handle = handler.stream_unary or handler.unary_unary
@@ -67,20 +76,27 @@ class FairServer(_server.Server):  # type: ignore[misc]
 
         async def noted(body: Any, context: Any) -> bytes:
             reply: bytes = await handle(body, context)
-            if context.code() is None:
-                self._server.turns.answered(context.peer())
+            task = asyncio.current_task()
+            assert task is not None  # grpc.aio's own, which ends when the answer was sent, or could not be
+            # Not `context` itself: asked for its peer when the call is over, gRPC (1.83) crashes.
+            task.add_done_callback(functools.partial(self._note, context.peer(), context.code() is None))
             return reply
 
         return make(noted)
+
+    def _note(self, peer: str, good: bool, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._server.turns.answered(peer, good)
 
 
 class _Core(cygrpc.AioServer):  # type: ignore[misc]
     def __init__(self, loop: asyncio.AbstractEventLoop, *arguments: Any) -> None:
         super().__init__(loop, *arguments)
         self._own_loop = loop
-        self.turns: Turns[Any] = Turns(MOST_WAITING)
+        self.turns: Turns[Any]
         self.newcomers = Newcomers([])
-        self._told_at = -TOLD_S
+        self.pauses = Pauses()
+        self._told_at: dict[str, float] = {}
         self._asking: list[asyncio.Task[None]] = []
         self._arrived = asyncio.Event()
         self._ended: Optional[BaseException] = None
@@ -91,9 +107,10 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]
             ask = super()._request_call
             self._asking = [asyncio.ensure_future(self._ask(ask)) for _ in range(ASKED)]
         await asyncio.sleep(0)  # everything else on the loop has its turn before the next call begins
-        while not self.turns and self._ended is None:
+        while self._ended is None and (delay_s := self.turns.delay_s()) != 0:
             self._arrived.clear()
-            await self._arrived.wait()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), delay_s)
         if self._ended is not None:
             raise self._ended
         return self.turns.take()
@@ -104,15 +121,19 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]
                 self._line_up(await request_call())
             except BaseException as error:  # the server stops
                 self._ended = error
-        self.turns = Turns(MOST_WAITING)  # the server does not stop while it has calls
+        self.turns = Turns(MOST_WAITING, 0)  # the server does not stop while it has calls
         self._arrived.set()
 
     def _line_up(self, state: Any) -> None:
         """The call waits for its turn. gRPC ends a call that nobody holds any more: its caller gets CANCELLED."""
         try:
             peer = cygrpc._ServicerContext(state, None, None, self._own_loop).peer()
-            self.turns.add(peer, state)
+            lost = self.turns.add(peer, state)
             self._arrived.set()
+            if self.turns.stands_aside(peer):
+                self._tell("%s takes back most of its calls; others' begin before them", peer)
+            if lost is not None and self.turns.stands_aside(lost[0]) and self.pauses.begin(lost[0]):
+                self._own_loop.call_later(PAUSE_S, self.pauses.end, lost[0])
             if len(self.turns) > CROWD:
                 self._look_at(address_of(peer))
         except Exception:
@@ -125,12 +146,13 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]
             return
         self.newcomers.hold(address)
         self._own_loop.call_later(LOOK_S, self._look_again, address)
+        self._tell("%d calls of new connections of %s wait; further connections from there do, too", waiting, address)
+
+    def _tell(self, words: str, *values: object) -> None:
         now = self._own_loop.time()
-        if now > self._told_at + TOLD_S:
-            self._told_at = now
-            log.warning(
-                "%d calls of new connections of %s wait; further connections from there do, too", waiting, address
-            )
+        if now > self._told_at.get(words, -TOLD_S) + TOLD_S:
+            self._told_at[words] = now
+            log.warning(words, *values)
 
     def _look_again(self, address: str) -> None:
         if self.turns.waiting(address) > CALM and self._ended is None:

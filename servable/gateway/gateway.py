@@ -212,9 +212,9 @@ class Gateway:
         assert self._calls is not None
         return {
             PREDICT_PATH: grpc.stream_unary_rpc_method_handler(predict(self._calls, self._settings.limits).handle),
-            HEALTH_CHECK_PATH: grpc.unary_unary_rpc_method_handler(self._questions.answers(self._health.check)),
-            HEALTH_WATCH_PATH: grpc.unary_stream_rpc_method_handler(self._questions.streams(self._health.watch)),
-            GET_MODEL_PATH: grpc.unary_unary_rpc_method_handler(self._questions.answers(self._get_model)),
+            HEALTH_CHECK_PATH: self._questions.answers(self._health.check),
+            HEALTH_WATCH_PATH: self._questions.streams(self._health.watch),
+            GET_MODEL_PATH: self._questions.answers(self._get_model),
             **InferenceService(
                 self._calls,
                 self._questions,
@@ -226,13 +226,10 @@ class Gateway:
         }
 
     def _unknown(self) -> grpc.RpcMethodHandler:
-        """Every other path, reflection too. A stream, so that no body is read."""
+        """Every other path, reflection too."""
         known = ", ".join(self._handlers())
-
-        async def answer(_bodies: Any, _context: Any) -> bytes:
-            raise CallError(grpc.StatusCode.UNIMPLEMENTED, f"there is no such call here; known: {known}")
-
-        return grpc.stream_unary_rpc_method_handler(self._questions.answers(answer))
+        words = f"there is no such call here; known: {known}"
+        return self._questions.refuses(CallError(grpc.StatusCode.UNIMPLEMENTED, words))
 
     def _authorize(self, context: Any) -> None:
         """Raises CallError (UNAUTHENTICATED)."""

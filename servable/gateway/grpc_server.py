@@ -63,12 +63,13 @@ def make_server(
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.keepalive_time_ms", 30_000),  # dead peers are noticed within a minute
             ("grpc.keepalive_timeout_ms", 20_000),
-        )
+        ),
+        streams=limits.max_streams_per_connection,
     )
     if reflection:
         enable_server_reflection(service_names(), server, POOL)
     noting = {path: server.noting(handler) for path, handler in handlers.items()}
-    server.add_generic_rpc_handlers((_Handlers(noting, unknown),))
+    server.add_generic_rpc_handlers((_Handlers(noting, server.noting(unknown)),))
     return server
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from metric_learn_client import EmbeddingClient, EndpointError
 from tests.e2e.processes import assert_nothing_left, segments, wait_until
+from tests.patience import patient
 
 from .test_devices import PIXELS, SIZES, TWO, embed, golden, missing, page
 
@@ -47,7 +48,7 @@ def test_a_device_that_aborts_again_and_again_is_given_up_with_the_reason(host, 
         broken.touch()
         with EmbeddingClient(server.endpoint, deadline_s=90, retries=0) as client, pytest.raises(EndpointError):
             client.embed(PIXELS)
-        assert server.process.wait(60) == 4 and len(aborts(host)) == 3
+        assert server.process.wait(patient(60)) == 4 and len(aborts(host)) == 3
         assert "giving up" in server.said()
 
 
@@ -66,7 +67,7 @@ def test_a_device_that_becomes_a_hundred_times_slower_is_taken_out_and_the_other
         wait_until(lost, 40, "the loss in the metrics")
         began = time.monotonic()
         embed(server, golden, calls=8)  # of 4 batches each, half of which took 0.4 s on the slow one
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < patient(6)
         assert 'backend_restarts_total{version="1"} 0.0' in page(server, "metrics")
     assert "DeviceError: a run of 16 images takes 0.4" in (host.run_dir / "mindspore_serving.log").read_text()
 
@@ -76,7 +77,7 @@ def test_a_load_that_hangs_ends_the_start_in_time_with_what_was_seen_last(host, 
     before = segments()
     host.set(NUMBERS="golden", FAULT="hang_load:0:1")
     with host.server("backend.workers=1", SIZES, "backend.start_timeout_s=10") as server:
-        assert not server.ready_line and server.process.wait(30) == 4
+        assert not server.ready_line and server.process.wait(patient(30)) == 4
         said = server.said()
         assert "backend.start_timeout_s = 10, and was last seen compiling model" in said
     assert [record["batch"] for record in host.records("load")] == [1], "the next one hangs"
@@ -111,6 +112,6 @@ def test_a_worker_that_is_killed_while_it_compiles_ends_the_start_with_the_reaso
         killing = beside.submit(kill_the_compiling_worker, host)
         with host.server("backend.workers=1", TWO[2]) as server:
             killing.result()
-            assert not server.ready_line and server.process.wait(30) == 4
+            assert not server.ready_line and server.process.wait(patient(30)) == 4
             assert "before version 1 served: RuntimeError: Fail to start workers because of death" in server.said()
     assert_nothing_left(host.run_dir, before)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from metric_learn_client import EmbeddingClient
+from tests.patience import patient
 
 from .simulated_host import SERVER_PYTHON, SimulatedHost
 
@@ -108,7 +109,7 @@ def test_offline_models_that_do_not_fit_are_refused_in_one_line(converted, host,
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2 and all(word in line for word in words), line
     with host.server(*SMALL, f"model.directory={own}", *flags) as server:
-        assert not server.ready_line and server.process.wait(30) == 2
+        assert not server.ready_line and server.process.wait(patient(30)) == 2
         assert line in server.said()
 
 

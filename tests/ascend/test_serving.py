@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.conftest import REPOSITORY
 from tests.e2e.processes import assert_nothing_left, segments
+from tests.patience import patient
 
 from .simulated_host import SimulatedHost
 
@@ -42,7 +43,7 @@ def served(request, libraries, versions, tmp_path_factory):
         assert server.ready_line.startswith("ready"), server.said()
         yield server, host, mode
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0, server.said()
+        assert server.process.wait(patient(30)) == 0, server.said()
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def test_a_start_that_compiles_says_how_far_it_is_and_sigterm_ends_it_in_order(h
     with host.server(config="configs/ascend310.yaml") as server:
         assert server.ready_line.startswith("ready"), server.said()
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0
+        assert server.process.wait(patient(30)) == 0
         said = server.said()
     for number in (1, 2, 3):  # the largest twice
         assert f"version 1: compiling model {number} of 3 for the device" in said
@@ -134,5 +135,5 @@ def test_a_start_that_compiles_says_how_far_it_is_and_sigterm_ends_it_in_order(h
 def test_the_reason_of_a_failed_start_is_said_whole(host, versions):
     host.set(FAULT="setdevice:0", NUMBERS="golden")
     with host.server("backend.batch_sizes=[1]") as server:
-        assert not server.ready_line and server.process.wait(30) == 4
+        assert not server.ready_line and server.process.wait(patient(30)) == 4
         assert "before version 1 served: RuntimeError: " in server.said()

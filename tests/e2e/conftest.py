@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from tests.patience import patient
+
 REPOSITORY = Path(__file__).parents[2]
 VERSIONS = REPOSITORY / ".runtime" / "stand-in"
 READY_S = 60
@@ -28,7 +30,7 @@ class Server:
 
     def said(self):
         """What the server wrote to stderr, once it has ended."""
-        self.process.wait(30)
+        self.process.wait(patient(30))
         self.log.seek(0)
         return self.log.read()
 
@@ -58,17 +60,22 @@ def start(run_dir, *flags, repository=REPOSITORY, config="configs/cpu.yaml", pre
     # A pipe that nobody reads would fill up and hold the server's log lines. `stop` closes the file.
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115
     process = subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
-    watchdog = threading.Timer(READY_S, process.kill)
+    watchdog = threading.Timer(patient(READY_S), process.kill)
     watchdog.start()
-    line = process.stdout.readline()
-    watchdog.cancel()
+    try:
+        line = process.stdout.readline()
+    except BaseException:  # Ctrl-C: nobody else knows of it yet
+        process.kill()
+        raise
+    finally:
+        watchdog.cancel()
     return Server(endpoint, http_endpoint, process, line.strip(), log, api_endpoint)
 
 
 def stop(server, number=signal.SIGTERM):
     if server.process.poll() is None:
         server.process.send_signal(number)
-    code = server.process.wait(30)
+    code = server.process.wait(patient(30))
     server.process.stdout.close()
     server.log.close()
     return code

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.patience import patient
+
 from .conftest import start, stop
 
 
@@ -29,14 +31,15 @@ def tree_of(server):
 
 
 def wait_until(condition, timeout_s, what):
-    limit = time.monotonic() + timeout_s
+    began = time.monotonic()
     while True:
         try:
             if condition():
                 return
         except (psutil.Error, StopIteration, IndexError):
             pass
-        assert time.monotonic() < limit, f"{what}: not within {timeout_s} s"
+        seconds = time.monotonic() - began
+        assert seconds < patient(timeout_s), f"{what}: not within {seconds:.0f} s"
         time.sleep(0.05)
 
 
@@ -90,3 +93,8 @@ def serving_in(run_dir, *flags, **arguments):
     with server_in(run_dir, *flags, **arguments) as server:
         assert server.ready_line.startswith("ready"), server.said()
         yield server
+
+
+def noticing_hangs_soon(*flags):
+    """Settings of a server: it notices a hang after some seconds, and does not take a busy machine for one."""
+    return (f"readiness.deadline_s={patient(2):.1f}", *flags)

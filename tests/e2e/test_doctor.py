@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.patience import patient
 from tests.unit.servable.doctor.scene import REPOSITORY, Scene
 
 SERVER_PYTHON = str(REPOSITORY / ".venv" / "server" / "bin" / "python")
@@ -29,7 +30,7 @@ def test_a_right_configuration_passes_in_about_a_second_and_writes_nothing(scene
     assert done.returncode == 0, done.stderr
     assert done.stdout == "ok: version 1, stand-in weights, cpu\n" and not done.stderr
     assert not (scene.folder / "run").exists()
-    assert seconds < 5  # 0.6 s on an idle machine
+    assert seconds < patient(5)  # 0.6 s on an idle machine
 
 
 def test_each_problem_is_a_line_on_stderr_and_a_wrong_configuration_exits_2(scene):

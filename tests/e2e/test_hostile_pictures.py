@@ -16,6 +16,7 @@ import pytest
 
 from metric_learn_client import EmbeddingClient
 from metric_learn_client.jobs import embed_dataset
+from tests.patience import patient
 
 from .conftest import REPOSITORY, stop
 from .load import GOLDEN, IMAGES
@@ -91,7 +92,7 @@ def test_alone_and_among_good_pictures_it_has_its_own_outcome_and_changes_no_oth
     expected = [CASES[name]] * bool(CASES[name])
     began = time.monotonic()
     assert [error.code for error in client.embed([HOSTILE / name], on_error="return").errors] == expected
-    assert time.monotonic() - began < OTHERS_P99_S
+    assert time.monotonic() - began < patient(OTHERS_P99_S)
     result = client.embed([*GOOD[:7], HOSTILE / name, *GOOD[8:]], on_error="return")
     assert [(error.index, error.code) for error in result.errors] == [(7, code) for code in expected]
     if expected:  # the same batch, so there is no rounding to allow for
@@ -156,7 +157,7 @@ def test_a_job_of_two_hundred_has_one_failure_row_for_each_and_others_are_served
     assert np.abs(embeddings[some] - direct).max() <= SAME
     print(f"beside the job: p99 {np.quantile(took, 0.99):.2f} s, beside good pictures {max(beside_good):.2f} s")
     # Where others use the cores as well, the network alone takes seconds: then no more than good pictures cost.
-    assert np.quantile(took, 0.99) < max(OTHERS_P99_S, 3 * max(beside_good))
+    assert np.quantile(took, 0.99) < max(patient(OTHERS_P99_S), 3 * max(beside_good))
 
 
 def test_the_decoders_of_a_worker_are_confined(server):

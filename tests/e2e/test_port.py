@@ -30,7 +30,10 @@ from .test_security import TOKEN, Files
 
 MB = 1024 * 1024
 MOST_MB = 100  # that the server's process may grow by
-PATIENCE_S = 2.0
+PATIENCE_S = 2.0  # for an answer of the pages of probes
+ALLOWED_S, MEASURED_S = 0.5, 4.0  # see Explained
+SHORT = {"seconds": 1.0, "count": 200_000}
+LONG = {"seconds": 10.0, "count": 10_000_000, "connections": 4}
 NAMES = [flood.__name__ for flood in [*FLOODS, *HTTP2_FLOODS]]
 API_NAMES = [flood.__name__ for flood in API_FLOODS]
 
@@ -91,6 +94,46 @@ class HttpNeighbour(Neighbour):
                 self.failures.append(repr(error))
 
 
+def p99_of(neighbours):
+    return max(each.p99() for each in neighbours)
+
+
+class Explained:
+    """What the shared cores explain of the neighbours' time: their 99th percentile beside two processes that only take
+    a core each, as an attacker does and the gateway that answers it."""
+
+    def __init__(self, *neighbours):
+        self._neighbours = neighbours
+        self._seconds = self._measured()
+
+    def bound(self):
+        return 2 * self._seconds + ALLOWED_S
+
+    def judge(self, flood):
+        """`flood` runs beside the neighbours and asserts what it has to. Where it took more of their time than is
+        explained, the machine may have become busy: so it runs again, with a measurement right before and after."""
+        flood()
+        if p99_of(self._neighbours) < self.bound():
+            return
+        before = self._measured()
+        flood()
+        seen = p99_of(self._neighbours)
+        self._seconds = max(before, self._measured())
+        assert seen < self.bound(), f"p99 {seen:.3f} s; busy cores explain {self._seconds:.3f} s"
+
+    def _measured(self):
+        with contextlib.ExitStack() as calling:
+            for each in self._neighbours:
+                calling.enter_context(each.calling())
+            burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                burners[0].wait(MEASURED_S)
+            for burner in burners:
+                burner.kill()
+                burner.wait()
+        return p99_of(self._neighbours)
+
+
 @pytest.fixture(scope="module")
 def neighbour(server):
     with grpc.insecure_channel(server.endpoint, OPTIONS) as channel:
@@ -99,21 +142,18 @@ def neighbour(server):
 
 
 @pytest.fixture(scope="module")
-def busy_p99(neighbour):
-    """The neighbour's 99th percentile beside two processes that only take a core each, as an attacker does and the
-    gateway that answers it."""
-    return beside_busy_processes(neighbour, 4.0)
+def http_neighbour(server):
+    return HttpNeighbour(server.api_endpoint)
 
 
-def beside_busy_processes(neighbour, seconds):
-    with neighbour.calling():
-        burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            burners[0].wait(seconds)
-        for burner in burners:
-            burner.kill()
-            burner.wait()
-    return neighbour.p99()
+@pytest.fixture(scope="module")
+def explained(neighbour):
+    return Explained(neighbour)
+
+
+@pytest.fixture(scope="module")
+def explained_of_both(neighbour, http_neighbour):
+    return Explained(neighbour, http_neighbour)
 
 
 def attack(server, name, *, seconds, count, connections=1, tls=False, endpoint=""):
@@ -143,54 +183,39 @@ def pages_answer(server):
             assert page.status == 200
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_flood_costs_little_memory_and_no_call_of_a_neighbour(server, neighbour, busy_p99, name):
-    with neighbour.calling():
-        done, grown_mb = attack(server, name, seconds=1.0, count=200_000)
+def flooded(server, neighbours, name, **options):
+    """One flood that costs little memory and no call of the neighbours."""
+    with contextlib.ExitStack() as calling:
+        for each in neighbours:
+            calling.enter_context(each.calling())
+        done, grown_mb = attack(server, name, **options)
         pages_answer(server)
-    print(f"{name}: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s, beside busy cores {busy_p99:.3f} s")
+    times = ", ".join(f"{each.p99():.3f} s of {len(each.seconds)}" for each in neighbours)
+    print(f"{name}: {done}, server {grown_mb:+.0f} MB, p99 {times}")
     assert server.process.poll() is None
-    assert not neighbour.failures
-    assert grown_mb < MOST_MB
-    assert neighbour.p99() < max(PATIENCE_S, 4 * busy_p99)  # the long tier looks closer, on a machine of its own
-
-
-@contextlib.contextmanager
-def both_calling(neighbour, http_neighbour, name, tls=""):
-    """Neither loses a call; yields a list for what the attack did."""
-    did = []
-    with neighbour.calling(), http_neighbour.calling():
-        yield did
-    ((done, grown_mb),) = did
-    times = f"p99 {neighbour.p99():.3f} s, over HTTP {http_neighbour.p99():.3f} s"
-    print(f"{name}{tls}: {done}, server {grown_mb:+.0f} MB, {times}")
-    assert not neighbour.failures and not http_neighbour.failures
+    assert not [failure for each in neighbours for failure in each.failures]
     assert grown_mb < MOST_MB
 
 
-@pytest.fixture(scope="module")
-def busy_p99_of_both(server, neighbour):
-    """Of a call over HTTP, beside the other neighbour and two processes that take a core each."""
-    http_neighbour = HttpNeighbour(server.api_endpoint)
-    with neighbour.calling():
-        return beside_busy_processes(http_neighbour, 4.0)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_flood_costs_little_memory_and_no_call_and_little_time_of_a_neighbour(server, neighbour, explained, name):
+    explained.judge(lambda: flooded(server, [neighbour], name, **SHORT))
 
 
 @pytest.mark.parametrize("name", API_NAMES)
-def test_a_flood_of_http_costs_little_memory_and_no_call_of_two_neighbours(server, neighbour, busy_p99_of_both, name):
-    http_neighbour = HttpNeighbour(server.api_endpoint)
-    with both_calling(neighbour, http_neighbour, name) as did:
-        did.append(attack(server, name, seconds=1.0, count=100_000, endpoint=server.api_endpoint))
-        pages_answer(server)
-    assert server.process.poll() is None
-    assert max(neighbour.p99(), http_neighbour.p99()) < max(PATIENCE_S, 4 * busy_p99_of_both)
+def test_a_flood_of_http_costs_as_little_of_two_neighbours(server, neighbour, http_neighbour, explained_of_both, name):
+    neighbours = [neighbour, http_neighbour]
+    explained_of_both.judge(lambda: flooded(server, neighbours, name, endpoint=server.api_endpoint, **SHORT))
 
 
 @pytest.mark.parametrize(
     "name",
     [
         "malformed_headers",
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("api_large_bodies", "long_settings")),
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("api_large_bodies", "long_settings", "large_questions")
+        ),
     ],
 )
 def test_what_a_flood_took_is_given_back(server, neighbour, name):
@@ -202,6 +227,14 @@ def test_what_a_flood_took_is_given_back(server, neighbour, name):
         wait_until(lambda: process.memory_info().rss - before < 30 * MB, 60, "the memory")
     print(f"{name}: server {grown_mb:+.0f} MB, then {(process.memory_info().rss - before) / MB:+.0f} MB")
     assert not neighbour.failures
+
+
+def test_large_bodies_of_calls_that_take_a_few_bytes_are_bounded(server, neighbour):
+    with neighbour.calling():
+        done, grown_mb = attack(server, "large_questions", seconds=2.0, count=1_000_000, connections=4)
+    print(f"large_questions: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s")
+    assert not neighbour.failures
+    assert grown_mb < 4 * MOST_MB  # eight of 60 MB at most
 
 
 @contextlib.contextmanager
@@ -350,51 +383,49 @@ def secured(versions, tmp_path_factory):
     assert stop(server) == 0
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", NAMES)
-def test_a_long_flood_over_tls_without_a_token_costs_as_little(secured, name):
-    server, neighbour = secured
-    with neighbour.calling():
-        done, grown_mb = attack(server, name, seconds=10.0, count=5_000_000, connections=4, tls=True)
-        pages_answer(server)
-    print(f"{name} over TLS: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s")
-    assert server.process.poll() is None and not neighbour.failures
-    assert grown_mb < MOST_MB
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", API_NAMES)
-def test_a_long_flood_of_http_over_tls_without_a_token_costs_as_little(secured, name):
-    server, neighbour = secured
+@pytest.fixture(scope="module")
+def secured_http_neighbour(secured):
+    server, _ = secured
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    http_neighbour = HttpNeighbour(server.api_endpoint, TOKEN, context)
-    with both_calling(neighbour, http_neighbour, name, " over TLS") as did:
-        options = {"tls": True, "endpoint": server.api_endpoint}
-        did.append(attack(server, name, seconds=10.0, count=10_000_000, connections=4, **options))
-        pages_answer(server)
-    assert server.process.poll() is None
+    return HttpNeighbour(server.api_endpoint, TOKEN, context)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", API_NAMES)
-def test_a_long_flood_of_http_on_four_connections_leaves_both_their_time(server, neighbour, busy_p99_of_both, name):
-    http_neighbour = HttpNeighbour(server.api_endpoint)
-    with both_calling(neighbour, http_neighbour, name) as did:
-        did.append(attack(server, name, seconds=10.0, count=10_000_000, connections=4, endpoint=server.api_endpoint))
-        pages_answer(server)
-    print(f"{name}: beside busy cores {busy_p99_of_both:.3f} s")
-    assert server.process.poll() is None
-    assert max(neighbour.p99(), http_neighbour.p99()) < 2 * busy_p99_of_both + 0.5
+@pytest.fixture(scope="module")
+def explained_over_tls(secured):
+    return Explained(secured[1])
+
+
+@pytest.fixture(scope="module")
+def explained_of_both_over_tls(secured, secured_http_neighbour):
+    return Explained(secured[1], secured_http_neighbour)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
-def test_a_long_flood_on_four_connections_leaves_the_neighbour_its_time(server, neighbour, busy_p99, name):
-    with neighbour.calling():
-        done, grown_mb = attack(server, name, seconds=10.0, count=5_000_000, connections=4)
-        pages_answer(server)
-    print(f"{name}: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s, beside busy cores {busy_p99:.3f} s")
-    assert server.process.poll() is None and not neighbour.failures
-    assert grown_mb < MOST_MB
-    assert neighbour.p99() < 2 * busy_p99 + 0.5
+def test_a_long_flood_costs_as_little(server, neighbour, explained, name):
+    explained.judge(lambda: flooded(server, [neighbour], name, **LONG))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
+def test_a_long_flood_over_tls_without_a_token_costs_as_little(secured, explained_over_tls, name):
+    server, neighbour = secured
+    explained_over_tls.judge(lambda: flooded(server, [neighbour], name, tls=True, **LONG))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", API_NAMES)
+def test_a_long_flood_of_http_costs_as_little(server, neighbour, http_neighbour, explained_of_both, name):
+    neighbours = [neighbour, http_neighbour]
+    explained_of_both.judge(lambda: flooded(server, neighbours, name, endpoint=server.api_endpoint, **LONG))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", API_NAMES)
+def test_a_long_flood_of_http_over_tls_without_a_token_costs_as_little(
+    secured, secured_http_neighbour, explained_of_both_over_tls, name
+):
+    server, neighbour = secured
+    options = {"endpoint": server.api_endpoint, "tls": True, **LONG}
+    explained_of_both_over_tls.judge(lambda: flooded(server, [neighbour, secured_http_neighbour], name, **options))

@@ -15,6 +15,7 @@ import pytest
 from metric_learn_client import EmbeddingClient, wire
 from metric_learn_client.preprocess import preprocess
 from servable.backend.direct_calls import predict_pixels
+from tests.patience import patient
 
 from .conftest import REPOSITORY, start, stop
 
@@ -147,13 +148,13 @@ def test_a_stopped_server_leaves_no_process_socket_or_segment(versions, tmp_path
     segments = set(Path("/dev/shm").iterdir())
     server = start(tmp_path)
     assert server.ready_line.startswith("ready"), server.said()
-    assert float(re.search(r"after ([\d.]+) s", server.ready_line).group(1)) <= 40  # 20 s on an idle machine
+    assert float(re.search(r"after ([\d.]+) s", server.ready_line).group(1)) <= patient(40)  # 20 s on an idle machine
     children = psutil.Process(server.process.pid).children(recursive=True)
     assert len(children) >= 2
     began = time.monotonic()
     assert stop(server, number) == code
     # Half a second. A worker that waits for a child of its own is killed by MindSpore Serving after 10 s.
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < patient(8)
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     assert not list(tmp_path.rglob("serving_*_[0-9]*")) or not (tmp_path / "unix_socket_files").exists()
     assert set(Path("/dev/shm").iterdir()) <= segments

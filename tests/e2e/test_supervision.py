@@ -10,13 +10,24 @@ import psutil
 import pytest
 
 from metric_learn_client import wire
+from tests.patience import patient
 
 from .conftest import REPOSITORY, free_port, start, stop
 from .load import OPTIONS, Load, predict_on, request_of
-from .processes import assert_nothing_left, master_of, running, segments, server_in, tree_of, wait_until, worker_of
+from .processes import (
+    assert_nothing_left,
+    master_of,
+    noticing_hangs_soon,
+    running,
+    segments,
+    server_in,
+    tree_of,
+    wait_until,
+    worker_of,
+)
 
 READY_AGAIN_S = 30
-QUICK = ("log.backend_max_mb=1", "supervision.stable_s=1", "readiness.deadline_s=2", "readiness.interval_s=1")
+QUICK = ("log.backend_max_mb=1", "supervision.stable_s=1", "readiness.interval_s=1")
 
 
 def run_dir_of(server):
@@ -27,7 +38,7 @@ def run_dir_of(server):
 def supervised(versions, tmp_path_factory):
     before = segments()
     run_dir = tmp_path_factory.mktemp("run")
-    with server_in(run_dir, *QUICK) as server:
+    with server_in(run_dir, *noticing_hangs_soon(*QUICK)) as server:
         assert server.ready_line.startswith("ready"), server.said()
         yield server
         assert stop(server) == 0
@@ -81,7 +92,7 @@ def test_giving_up_ends_with_4_and_the_reason(versions, tmp_path):
         wait_until(lambda: master_of(server).pid not in [process.pid for process in tree], 60, "the first restart")
         wait_until(lambda: not running(tree[1:]), 10, "the first one's end")
         master_of(server).kill()
-        assert server.process.wait(60) == 4
+        assert server.process.wait(patient(60)) == 4
         message = server.said()
         stop(server)
         assert "giving up" in message and "exit code -9" in message
@@ -93,9 +104,9 @@ def test_a_terminated_server_finishes_calls_in_flight(versions, tmp_path):
             load.wait_for_good(8, time.monotonic(), 30)
             at = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(30) == 0
+            assert server.process.wait(patient(30)) == 0
             ended = time.monotonic()
-        assert ended - at < 15
+        assert ended - at < patient(15)
         in_flight = [answer for answer in load.answers if answer.began < at - 0.05 and answer.ended > at]
         assert in_flight and all(answer.status is None for answer in in_flight), in_flight
         # gRPC itself cancels a call that arrives as its server closes; clients send such a call to another endpoint.
@@ -115,7 +126,7 @@ def test_a_second_sigterm_ends_at_once(versions, tmp_path):
             with pytest.raises(psutil.TimeoutExpired):
                 psutil.Process(server.process.pid).wait(2)
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(8) == 143
+            assert server.process.wait(patient(8)) == 143
         stop(server)
         assert not running(tree)
 
@@ -135,7 +146,7 @@ def test_a_signal_while_it_starts_ends_it_and_leaves_nothing(versions, tmp_path,
     process = subprocess.Popen(command, cwd=REPOSITORY)
     wait_until(lambda: psutil.Process(process.pid).children(recursive=True)[1], 20, "a worker")
     process.send_signal(number)
-    assert process.wait(20) == code
+    assert process.wait(patient(20)) == code
     assert_nothing_left(tmp_path, before)
 
 

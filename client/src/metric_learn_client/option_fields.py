@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Optional
@@ -40,6 +40,11 @@ def facts_of(kind: Any) -> Iterator[tuple[dataclasses.Field[Any], OptionFacts]]:
     return ((each, each.metadata[_KEY]) for each in dataclasses.fields(kind) if _KEY in each.metadata)
 
 
+def taken(given: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    """Those of `given` that are options of the dataclass."""
+    return {field.name: given[field.name] for field, _ in facts_of(kind) if field.name in given}
+
+
 def option_named(kind: Any, name: str) -> tuple[dataclasses.Field[Any], OptionFacts]:
     """One of them."""
     return next((field, facts) for field, facts in facts_of(kind) if field.name == name)
@@ -57,8 +62,9 @@ def check_options(options: Any) -> None:
         check_option(type(options), field.name, getattr(options, field.name))
 
 
-def check_option(kind: Any, name: str, value: Any) -> None:
-    """Raises ValueError where the dataclass `kind` has no place for `value` in its option `name`."""
+def check_option(kind: Any, name: str, value: Any, shown: Optional[str] = None) -> None:
+    """Raises ValueError where the dataclass `kind` has no place for `value` in its option `name`, which the caller
+    may know as `shown`."""
     field, facts = option_named(kind, name)
     if value is None and field.default is None:
         return
@@ -66,7 +72,7 @@ def check_option(kind: Any, name: str, value: Any) -> None:
         check_choice(name, value, facts.choices)
     allowed = _range_of(facts, is_whole(field))
     if allowed and not _is_in_range(value, facts, is_whole(field)):
-        raise ValueError(f"{name}={value!r}: must be {allowed}")
+        raise ValueError(f"{shown or name}={value!r}: must be {allowed}")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

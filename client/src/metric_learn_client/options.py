@@ -10,9 +10,9 @@ from typing import Literal, Optional, Union
 
 from metric_learn_client._client.core.proxies import proxy_of
 from metric_learn_client._client.core.targets import is_local, parse_endpoints
-from metric_learn_client.option_fields import check_option, check_options, option
+from metric_learn_client.option_fields import check_options, option
 
-TOKEN_ENVIRONMENT = "METRIC_LEARN_TOKEN"
+_TOKEN_ENVIRONMENT = "METRIC_LEARN_TOKEN"
 
 Endpoints = Union[str, Sequence[str]]
 Path = Union[str, "os.PathLike[str]"]
@@ -66,7 +66,7 @@ class ClientOptions:
     tls: Union[bool, TlsOptions, None] = option(
         None, "TLS with the system's certificate authorities; in Python also TlsOptions (default: plain text)."
     )
-    token: Optional[str] = option(None, f"bearer token (default: the environment variable {TOKEN_ENVIRONMENT}).")
+    token: Optional[str] = option(None, f"bearer token (default: the environment variable {_TOKEN_ENVIRONMENT}).")
     token_file: Optional[Path] = option(None, "a file that holds the bearer token, read again whenever it changes.")
     allow_insecure_token: bool = option(
         False, "send a token in plain text to other machines, too; else it goes to this machine alone."
@@ -99,7 +99,7 @@ class ClientOptions:
             raise ValueError("token and token_file exclude each other")
         token = self.token
         if token is None and self.token_file is None:
-            token = os.environ.get(TOKEN_ENVIRONMENT) or None
+            token = os.environ.get(_TOKEN_ENVIRONMENT) or None
         if token is not None and (not token.isascii() or not token.isprintable() or " " in token):
             # Without its value, which is a secret.
             raise ValueError("the token holds spaces or other characters that a header cannot carry")
@@ -124,8 +124,3 @@ class ClientOptions:
                 f"{f', and be read by the proxy {proxy}' if proxy else ''}: set tls=, or allow_insecure_token=True"
                 f" where the network{' and the proxy are' if proxy else ' is'} trusted"
             )
-
-
-def check_deadline(deadline_s: float) -> None:
-    """A deadline is always on: zero, negative, NaN and infinite ones are refused."""
-    check_option(ClientOptions, "deadline_s", deadline_s)

@@ -1,4 +1,8 @@
-"""The small calls beside Predict (health, GetModel): a share for each connection, own words for what fails."""
+"""The small calls beside Predict (health, GetModel): a share for each connection, own words for what fails.
+
+Each is handled as a stream of one message, as Predict is (call/predict.py): gRPC would take the body of any other call
+whole, up to the largest that Predict may have, from as many callers as there are, before it is known here.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,14 @@ import grpc
 from metric_learn_client.wire import METADATA_REQUEST_ID
 from servable.gateway.call.calls import refuse_repeated, request_id_of
 from servable.gateway.errors import CallError
+from servable.gateway.limits.bodies import BodyPlaces
 from servable.gateway.limits.connections import Share, connection_of, fail, when_answered
 
 # Not answered, or answered and not read: gRPC keeps the reply of a caller that does not take it.
 OPEN, OPEN_EACH = 2048, 32
+# Bodies on their way: they are a few bytes long and come with the headers. One that does not gives way after FAIR_S
+# where others wait.
+BODIES, READ_S, FAIR_S = 8, 2.0, 0.05
 log = logging.getLogger(__name__)
 
 
@@ -23,40 +31,59 @@ class Questions:
 
     def __init__(self) -> None:
         self._share = Share("calls that are open", OPEN, OPEN_EACH)
+        self._bodies = BodyPlaces(BODIES, READ_S, OPEN, FAIR_S)
 
-    def answers(self, answer: Callable[[bytes, Any], Awaitable[bytes]]) -> Callable[[bytes, Any], Awaitable[bytes]]:
-        async def handle(body: bytes, context: Any) -> bytes:
+    def answers(self, answer: Callable[[bytes, Any], Awaitable[bytes]]) -> grpc.RpcMethodHandler:
+        async def handle(_bodies: Any, context: Any) -> bytes:
             identity = _identity(context)
             try:
-                self._admit(context)
-                reply = await answer(body, context)
+                reply = await answer(await self._read(context), context)
             except Exception as error:
                 _fail(error, context, identity)
                 return b""
             context.set_trailing_metadata(identity)
             return reply
 
-        return handle
+        return grpc.stream_unary_rpc_method_handler(handle)
 
-    def streams(
-        self, answer: Callable[[bytes, Any], AsyncIterator[bytes]]
-    ) -> Callable[[bytes, Any], AsyncIterator[bytes]]:
-        async def handle(body: bytes, context: Any) -> AsyncIterator[bytes]:
+    def streams(self, answer: Callable[[bytes, Any], AsyncIterator[bytes]]) -> grpc.RpcMethodHandler:
+        async def handle(_bodies: Any, context: Any) -> AsyncIterator[bytes]:
             identity = _identity(context)
             try:
-                self._admit(context)
-                async for reply in answer(body, context):
+                async for reply in answer(await self._read(context), context):
                     yield reply
             except Exception as error:
                 _fail(error, context, identity)
 
-        return handle
+        return grpc.stream_stream_rpc_method_handler(handle)
 
-    def _admit(self, context: Any) -> None:
+    def refuses(self, error: CallError) -> grpc.RpcMethodHandler:
+        """Whatever the body is; it is not read."""
+
+        async def handle(_bodies: Any, context: Any) -> bytes:
+            identity = _identity(context)
+            try:
+                self._admit(context)
+                _fail(error, context, identity)
+            except CallError as other:
+                _fail(other, context, identity)
+            return b""
+
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    async def _read(self, context: Any) -> bytes:
+        body = await self._bodies.read(self._admit(context), context.read)
+        if not isinstance(body, bytes):  # the end of the stream
+            raise CallError(grpc.StatusCode.INVALID_ARGUMENT, "the call carries no message", field="request")
+        return body
+
+    def _admit(self, context: Any) -> str:
+        """The connection. Raises CallError."""
         refuse_repeated(context.invocation_metadata() or ())
         connection = connection_of(context)
         self._share.take(connection)
         when_answered(lambda: self._share.give_back(connection))
+        return connection
 
 
 def _identity(context: Any) -> tuple[tuple[str, str], ...]:

@@ -22,9 +22,13 @@ from servable.gateway.call.calls import request_id_of
 from servable.gateway.http.errors import HttpError, openai_error
 
 MOST_HEAD_BYTES = 16 * 1024  # as the metadata of gRPC
+# What a field counts beyond its bytes, as in HTTP/2 (RFC 9113, section 6.5.2): thousands of short ones take as long to
+# read as a picture. gRPC counts so too.
+FIELD_BYTES = 32
 HEAD_S = 10.0  # from its first byte, or from the connection, to the end of a request's headers
 KEEP_ALIVE_S = 75.0  # longer than the load balancers' 60 s, so that they close first
 MOST_PIPELINED = 8
+TURN_BYTES = 16 * 1024
 _LENGTHS = (b"content-length", b"transfer-encoding")
 _BETWEEN, _HEAD, _BODY = range(3)  # where in the stream of requests the connection is
 AGE_S = 300.0  # then an answer says that it was the connection's last, as gRPC's connections end
@@ -82,6 +86,9 @@ class Connection(HttpToolsProtocol):
         self._head_timer: Optional[asyncio.TimerHandle] = None
         self._refusal: Optional[HttpError] = None
         self._answering: Optional[RequestResponseCycle] = None
+        self._chunked = False  # the body that comes, or the last one that came
+        self._rest = bytearray()  # of what came, not taken yet
+        self._going_on: Optional[asyncio.Handle] = None
         self._offered = False  # the request offers another protocol, and its body was not begun
 
     @property
@@ -111,6 +118,7 @@ class Connection(HttpToolsProtocol):
         self.transport.abort()  # uvicorn leaves the transport open where the connection was reset
         self._stop_head_timer()
         self._unset_keepalive_if_required()
+        self._rest.clear()
         self.pipeline.clear()
         for task in self.tasks:
             task.cancel()
@@ -128,7 +136,25 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def data_received(self, data: bytes) -> None:
+        """Of a body in chunks a little at each turn of the event loop: 256 KB of chunks of a byte hold it for 50 ms."""
         self._unset_keepalive_if_required()
+        if not self._rest and not (self._chunked and len(data) > TURN_BYTES):
+            self._take(data)
+            return
+        self._rest += data
+        self.flow.pause_reading()
+        if self._going_on is None:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        part = bytes(self._rest[:TURN_BYTES])
+        del self._rest[:TURN_BYTES]
+        self._going_on = self.loop.call_soon(self._go_on) if self._rest else None
+        self._take(part)
+        if self._going_on is None:
+            self.flow.resume_reading()
+
+    def _take(self, data: bytes) -> None:
         if self._refusal is not None or self.parser is None:
             return
         before, heads = self._at, self._heads
@@ -182,7 +208,7 @@ class Connection(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._offered:
             return
-        self._count(len(name) + len(value) + 4)
+        self._count(len(name) + len(value) + FIELD_BYTES)
         if self._at == _HEAD:  # trailers are counted and left: they must not become headers after these were looked at
             super().on_header(name, value)
 
@@ -194,6 +220,7 @@ class Connection(HttpToolsProtocol):
         self._heads += 1
         self._head_bytes = 0
         self._stop_head_timer()
+        self._chunked = any(name == b"transfer-encoding" for name, _ in self.headers)
         reason = ambiguous(self.headers, self.parser.get_http_version())
         if not reason and self.parser.get_method() == b"CONNECT":
             reason = "CONNECT is for proxies; this is none"
@@ -259,4 +286,4 @@ class Connection(HttpToolsProtocol):
 
 
 def _too_large() -> HttpError:
-    return HttpError(431, f"more than {MOST_HEAD_BYTES} bytes of headers")
+    return HttpError(431, f"more than {MOST_HEAD_BYTES} bytes of headers, each counted with {FIELD_BYTES} bytes more")

@@ -69,10 +69,7 @@ class InferenceService:
         }
         return {
             f"/{SERVICE}/ModelInfer": grpc.stream_unary_rpc_method_handler(infer.handle),
-            **{
-                f"/{SERVICE}/{name}": grpc.unary_unary_rpc_method_handler(self._questions.answers(answer))
-                for name, answer in answers.items()
-            },
+            **{f"/{SERVICE}/{name}": self._questions.answers(answer) for name, answer in answers.items()},
         }
 
     async def _server_live(self, _body: bytes, _context: Any) -> bytes:

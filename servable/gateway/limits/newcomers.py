@@ -7,17 +7,15 @@ Connections that stand, and those of other addresses, are not touched.
 
 from __future__ import annotations
 
-import ctypes
 import ipaddress
 import logging
-import os
 import socket
-import stat
 import struct
 from collections.abc import Iterable
 
+from servable.gateway.limits.sockets import set_filter
+
 MOST = 16  # addresses at one time
-_ATTACH, _DETACH = 26, 27  # SO_ATTACH_FILTER, SO_DETACH_FILTER of Linux; Python has no names for them
 # Classic BPF (linux/filter.h): what each instruction is, with the header of the network layer at SKF_NET_OFF.
 _LOAD_WORD, _LOAD_BYTE, _SHIFT_RIGHT, _JUMP_EQUAL, _RETURN = 0x20, 0x30, 0x74, 0x15, 0x06
 _NETWORK = 0xFFF00000
@@ -67,42 +65,10 @@ class Newcomers:
         if addresses == self.held:
             return
         self.held = addresses
-        steps = program(sorted(addresses))
-        kept = ctypes.create_string_buffer(steps)
+        steps = program(sorted(addresses)) if addresses else b""
         try:
             for each in self._sockets:
-                if addresses:
-                    given = struct.pack("HP", len(steps) // 8, ctypes.addressof(kept))
-                    each.setsockopt(socket.SOL_SOCKET, _ATTACH, given)
-                else:
-                    each.setsockopt(socket.SOL_SOCKET, _DETACH, 0)
+                set_filter(each, steps)
         except OSError as error:
             log.warning("new connections cannot be made to wait when too many come: %s", error)
             self._sockets = []
-
-
-def listening_sockets(port: int) -> list[socket.socket]:
-    """This process's own TCP sockets that listen at `port`, each a duplicate to be closed: gRPC hands out none."""
-    found = []
-    for number in [int(name) for name in os.listdir("/proc/self/fd") if _is_socket(int(name))]:
-        try:
-            each = socket.socket(fileno=os.dup(number))
-        except OSError:  # gone since
-            continue
-        if (
-            each.family in (socket.AF_INET, socket.AF_INET6)
-            and each.type == socket.SOCK_STREAM
-            and each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            and each.getsockname()[1] == port
-        ):
-            found.append(each)
-        else:
-            each.close()
-    return found
-
-
-def _is_socket(descriptor: int) -> bool:
-    try:
-        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
-    except OSError:  # the listing's own is closed by now
-        return False

@@ -10,13 +10,23 @@ import threading
 import time
 
 from .connection import Connection
-from .floods import FLOODS, HTTP_FLOODS
-from .http2_floods import HTTP2_FLOODS, long_settings
+from .floods import FLOODS, HTTP_FLOODS, large_questions
+from .http2_floods import HTTP2_FLOODS, long_settings, tiny_data
 from .http_floods import API_FLOODS, api_large_bodies
 
+# With those that cost more than the others, and so are not in the lists.
 ALL = {
     flood.__name__: flood
-    for flood in [*FLOODS, *HTTP2_FLOODS, *HTTP_FLOODS, *API_FLOODS, api_large_bodies, long_settings]
+    for flood in [
+        *FLOODS,
+        *HTTP2_FLOODS,
+        *HTTP_FLOODS,
+        *API_FLOODS,
+        api_large_bodies,
+        long_settings,
+        large_questions,
+        tiny_data,
+    ]
 }
 
 

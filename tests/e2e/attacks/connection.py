@@ -90,11 +90,24 @@ class Connection:
                 self._windows[number] += (new - self._initial) if number else 0
             self._initial = new
 
+    def send_where_it_may(self, streams, piece):
+        """A piece of DATA on each of the streams whose window has room for it. Raises ConnectionError."""
+        for made in self._parsed(self.drain()):
+            self._note(made)
+        for stream in streams:
+            if min(self._windows[0], self._windows.setdefault(stream, self._initial)) >= len(piece):
+                self._windows[0] -= len(piece)
+                self._windows[stream] -= len(piece)
+                self.send(data(stream, piece))
+
     def _frames(self):
         """Those that arrive next. Raises ConnectionError, TimeoutError."""
         data = self.socket.recv(1 << 20)
         if not data:
             raise ConnectionError("closed by the server")
+        return self._parsed(data)
+
+    def _parsed(self, data):
         self._unread += data
         found = []
         while len(self._unread) >= 9:

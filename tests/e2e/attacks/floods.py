@@ -10,7 +10,7 @@ from hyperframe import frame as frames
 
 from metric_learn_client import wire
 
-from .connection import GET_MODEL_PATH, HEALTH_PATH, PREDICT_PATH, data, message, ping
+from .connection import GET_MODEL_PATH, HEALTH_PATH, PREDICT_PATH, WATCH_PATH, data, message, ping
 
 ZERO_WINDOW = {frames.SettingsFrame.INITIAL_WINDOW_SIZE: 0}
 BLOCK = 1000  # frames in one write
@@ -150,6 +150,21 @@ def unread_predictions(open_connection):
             yield 1
 
 
+def large_questions(open_connection):
+    """Bodies of 60 MB for calls that take a few bytes, 60 at a time; then on another connection."""
+    while True:
+        connection = open_connection()
+        streams = []
+        for path in (HEALTH_PATH, GET_MODEL_PATH, WATCH_PATH) * 20:
+            stream, head = connection.headers(path)
+            connection.send(head + data(stream, struct.pack(">BI", 0, 60_000_000)))
+            streams.append(stream)
+        for _ in range(2000):
+            connection.send_where_it_may(streams, bytes(16384))
+            yield 1
+        connection.close()
+
+
 def large_metadata(open_connection):
     """1 MB in one metadata value, in each of many calls that stay open."""
     connection = open_connection(settings=ZERO_WINDOW)
@@ -233,6 +248,7 @@ def http_connections(open_connection):
 
 
 HTTP_FLOODS = [http_connections]
+# large_questions is not among them: it may take eight bodies' memory.
 FLOODS = [
     idle_connections,
     silent_connections,

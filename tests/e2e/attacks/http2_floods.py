@@ -124,6 +124,18 @@ def padding(open_connection):
         yield 1
 
 
+def tiny_data(open_connection):
+    """Bodies of 60 MB in DATA frames of 24 bytes, which gRPC keeps as pieces of what was read."""
+    connection = open_connection()
+    stream, head = connection.headers(PREDICT_PATH)
+    connection.send(head + data(stream, struct.pack(">BI", 0, 60_000_000)))
+    block = data(stream, bytes(24)) * 400
+    while True:
+        connection.wait_for_window(stream, 24 * 400)
+        connection.send(block)
+        yield 400
+
+
 def goaways(open_connection):
     """GOAWAY frames, which are the server's to send."""
     connection = open_connection()
@@ -148,7 +160,8 @@ def watches(open_connection):
     return taken_back(open_connection, WATCH_PATH, 50, whole=True)
 
 
-# long_settings is not among them: it takes 100 to 500 MB, as it does of a bare gRPC server.
+# Not among them: long_settings, which takes 100 to 500 MB, as it does of a bare gRPC server, and tiny_data, of which a
+# body takes ten times its size while it comes.
 HTTP2_FLOODS = [
     made_resets,
     overflowing_windows,

@@ -317,8 +317,15 @@ def test_a_stream_takes_no_more_than_its_window(make_client, fake):
             for given, _ in enumerate(client.embed_iter(source(), window=window), 1):
                 assert taken - given < window
             assert given == 500
-        with pytest.raises(ValueError, match="window=0"):
-            client.embed_iter([], window=0)
+
+
+@pytest.mark.parametrize("window", [0, 2.5, float("nan")])
+def test_a_window_that_is_no_whole_number_of_at_least_one_is_refused(make_client, fake, window):
+    with (
+        make_client(fake.endpoint) as client,
+        pytest.raises(ValueError, match=f"window={window} must be a whole number"),
+    ):
+        client.embed_iter([], window=window)
 
 
 @pytest.mark.parametrize("sandbox", [False, True])
@@ -358,6 +365,12 @@ def test_ready_is_what_the_health_service_says(fake, client):
     assert not client.is_ready()
     with pytest.raises(UnreachableError, match=r"not ready within timeout_s=0.3.*not serving"):
         client.wait_ready(0.3)
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1.0, float("inf")])
+def test_a_timeout_that_cannot_be_is_refused_by_its_own_name(make_client, fake, timeout_s):
+    with make_client(fake.endpoint) as client, pytest.raises(ValueError, match=f"timeout_s={timeout_s}: must be"):
+        client.wait_ready(timeout_s)
 
 
 def test_the_progress_bar_counts_the_images(client, capsys):

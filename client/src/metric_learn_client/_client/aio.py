@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable
 from functools import partial
-from types import TracebackType
 from typing import Any, Callable, Literal, Optional, Union, overload
 
-import numpy as np
-import numpy.typing as npt
-
-from metric_learn_client import wire
 from metric_learn_client._client.asyncio_shell import AsyncShell
-from metric_learn_client._client.base import BaseClient
-from metric_learn_client._client.client import in_turn
+from metric_learn_client._client.base import BaseClient, SendPlan
+from metric_learn_client._client.client import Pixels, in_turn
 from metric_learn_client._client.core import embedding
 from metric_learn_client._client.core.batches import Batch, Reading, chunks
 from metric_learn_client._client.core.calling import Deadline
@@ -24,6 +18,8 @@ from metric_learn_client._client.core.identity import ModelInfo, ModelLimits
 from metric_learn_client._client.progress import progress_bar
 from metric_learn_client.errors import ImageFailure
 from metric_learn_client.inputs import ImageInput, check_image, check_images, check_pixels
+from metric_learn_client.option_fields import check_option
+from metric_learn_client.options import ClientOptions
 from metric_learn_client.results import BatchResult, Collector, EmbeddingResult, OnError, Row, check_on_error
 
 Run = Callable[[Batch], Awaitable[BatchResult]]
@@ -40,6 +36,8 @@ class AsyncEmbeddingClient(BaseClient):
     and pictures encoded, in threads. Not to be used by several loops at the same time.
     """
 
+    _shell: AsyncShell
+
     async def embed(
         self,
         images: Iterable[ImageInput],
@@ -51,15 +49,7 @@ class AsyncEmbeddingClient(BaseClient):
         """As EmbeddingClient.embed."""
         check_on_error(on_error)
         given = check_images(images)
-        deadline = self._deadline(deadline_s)
-        collector = Collector(len(given))
-        if given:
-            limits = await self._shell.run(embedding.known_limits(self._core, deadline))
-            method, prepare = self._plan(limits)
-            batches = self._read(given, self._batch_size(limits), limits, deadline)
-            run = self._runner(method, prepare, deadline, collector)
-            await self._embed(batches, run, collector, show_progress, len(given))
-        return collector.result(on_error)
+        return await self._embed(given, len(given), self._plan, on_error, show_progress, deadline_s)
 
     async def embed_one(self, image: ImageInput, *, deadline_s: Optional[float] = None) -> Row:
         """As EmbeddingClient.embed_one."""
@@ -68,7 +58,7 @@ class AsyncEmbeddingClient(BaseClient):
 
     async def embed_pixels(
         self,
-        pixels: Union[npt.NDArray[np.uint8], Sequence[npt.NDArray[np.uint8]]],
+        pixels: Pixels,
         *,
         on_error: OnError = "raise",
         show_progress: bool = False,
@@ -77,16 +67,8 @@ class AsyncEmbeddingClient(BaseClient):
         """As EmbeddingClient.embed_pixels."""
         check_on_error(on_error)
         check_pixels(pixels)
-        deadline = self._deadline(deadline_s)
-        collector = Collector(len(pixels))
-        if len(pixels):
-            limits = await self._shell.run(embedding.known_limits(self._core, deadline))
-            no_own_limit = replace(limits, max_image_bytes=limits.max_request_bytes)
-            contents = (picture.tobytes() for picture in pixels)
-            batches = self._read(contents, self._core.options.batch_size, no_own_limit, deadline)
-            run = self._runner(wire.METHOD_EMBED_PIXELS, None, deadline, collector)
-            await self._embed(batches, run, collector, show_progress, len(pixels))
-        return collector.result(on_error)
+        contents = (picture.tobytes() for picture in pixels)
+        return await self._embed(contents, len(pixels), self._plan_of_pixels, on_error, show_progress, deadline_s)
 
     @overload
     def embed_iter(
@@ -111,7 +93,7 @@ class AsyncEmbeddingClient(BaseClient):
 
     async def wait_ready(self, timeout_s: float) -> None:
         """As EmbeddingClient.wait_ready."""
-        self._deadline(timeout_s)
+        check_option(ClientOptions, "deadline_s", timeout_s, shown="timeout_s")
         await self._shell.run(embedding.wait_ready(self._core, timeout_s))
 
     async def model(self) -> ModelInfo:
@@ -125,46 +107,47 @@ class AsyncEmbeddingClient(BaseClient):
     async def __aenter__(self) -> AsyncEmbeddingClient:
         return self
 
-    async def __aexit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
     def _open(self) -> None:
         self._shell = AsyncShell(self._core)
 
-    def _after_fork(self) -> None:
-        _inherited.append(self._shell)
-        super()._after_fork()
-
-    def _runner(
+    async def _embed(
         self,
-        method: str,
-        prepare: Optional[Callable[[Batch], Batch]],
-        deadline: Optional[Deadline],
-        collector: Optional[Collector],
-    ) -> Run:
+        images: Images,
+        count: int,
+        plan_by: Callable[[ModelLimits], SendPlan],
+        on_error: OnError,
+        show_progress: bool,
+        deadline_s: Optional[float],
+    ) -> EmbeddingResult:
+        """As EmbeddingClient's."""
+        deadline = self._deadline(deadline_s)
+        collector = Collector(count)
+        if count:
+            plan = plan_by(await self._shell.run(embedding.known_limits(self._core, deadline)))
+            run = self._runner(plan, deadline, collector)
+            await self._send(self._read(images, plan, deadline), run, collector, show_progress, count)
+        return collector.result(on_error)
+
+    def _runner(self, plan: SendPlan, deadline: Optional[Deadline], collector: Optional[Collector]) -> Run:
         """As EmbeddingClient's."""
         core, shell = self._core, self._shell
 
         async def run(batch: Batch) -> BatchResult:
             limit = deadline or core.deadline(None)
             out = None if collector is None else collector.place(batch)
-            ready = await shell.in_thread(partial(prepare, batch)) if prepare else batch
-            return await shell.run(embedding.embed_batch(core, method, ready, limit, out))
+            ready = await shell.in_thread(partial(plan.prepare, batch)) if plan.prepare else batch
+            return await shell.run(embedding.embed_batch(core, plan.method, ready, limit, out))
 
         return run
 
-    async def _read(
-        self, images: Images, size: int, limits: ModelLimits, deadline: Optional[Deadline]
-    ) -> AsyncIterator[Batch]:
+    async def _read(self, images: Images, plan: SendPlan, deadline: Optional[Deadline]) -> AsyncIterator[Batch]:
         """As EmbeddingClient's: the images are taken in the loop, and what may hang is read in a thread."""
         first = 0
-        async for chunk in _chunks(images, min(size, limits.max_instances)):
-            reading = Reading(chunk, size, limits, first)
+        async for chunk in _chunks(images, min(plan.batch_size, plan.limits.max_instances)):
+            reading = Reading(chunk, plan.batch_size, plan.limits, first)
             first += len(chunk)
             limit = deadline or self._core.deadline(None)
             if not reading.may_hang:
@@ -177,7 +160,7 @@ class AsyncEmbeddingClient(BaseClient):
             for batch in batches:
                 yield batch
 
-    async def _embed(
+    async def _send(
         self, batches: AsyncIterator[Batch], run: Run, collector: Collector, show_progress: bool, total: int
     ) -> None:
         bar = progress_bar(total, show_progress)
@@ -194,15 +177,14 @@ class AsyncEmbeddingClient(BaseClient):
             await _end(pending)
 
     async def _iterate(self, images: Images, window: int, on_error: OnError) -> AsyncIterator[Any]:
-        limits = await self._shell.run(embedding.known_limits(self._core, self._core.deadline(None)))
-        method, prepare = self._plan(limits)
-        run = self._runner(method, prepare, None, None)
-        size = min(self._batch_size(limits), window)
+        plan = self._plan(await self._shell.run(embedding.known_limits(self._core, self._core.deadline(None))))
+        plan = plan._replace(batch_size=min(plan.batch_size, window))
+        run = self._runner(plan, None, None)
         pending: deque[asyncio.Task[BatchResult]] = deque()
         try:
-            async for batch in self._read(images, size, limits, None):
+            async for batch in self._read(images, plan, None):
                 pending.append(asyncio.ensure_future(run(batch)))
-                if (len(pending) + 1) * size > window:
+                if (len(pending) + 1) * plan.batch_size > window:
                     for row in in_turn(await pending[0], on_error):
                         yield row
                     pending.popleft()
@@ -212,9 +194,6 @@ class AsyncEmbeddingClient(BaseClient):
                 pending.popleft()
         finally:
             await _end(pending)
-
-
-_inherited: list[AsyncShell] = []  # kept in a forked child: to end them, even by collection, could hang
 
 
 async def _chunks(images: Images, size: int) -> AsyncIterator[list[Any]]:

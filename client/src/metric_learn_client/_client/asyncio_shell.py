@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Callable, Optional, TypeVar, Union
 
 from metric_learn_client._client.blocking_shell import addresses_of
-from metric_learn_client._client.channels import channel_credentials, channel_options, keep_heap, trailing_of
+from metric_learn_client._client.channels import keep_heap, open_channel, trailing_of
 from metric_learn_client._client.core.calling import Core
 from metric_learn_client._client.core.steps import Failure, Reply, Resolve, Send, Sleep, Step, Steps, WaitForTicket
 from metric_learn_client._client.core.targets import Target
@@ -116,16 +116,9 @@ class AsyncShell:
         found = self._calls.get((target, path))
         if found is None:
             if target not in self._channels:
-                self._channels[target] = self._channel(target)
+                self._channels[target] = open_channel(grpc.aio, target, self._core.options.tls_options)
             found = self._calls[(target, path)] = self._channels[target].unary_unary(path)
         return found
-
-    def _channel(self, target: Target) -> Any:
-        tls = self._core.options.tls_options
-        options = channel_options(target, tls)
-        if tls is None:
-            return grpc.aio.insecure_channel(target.address, options)
-        return grpc.aio.secure_channel(target.address, channel_credentials(tls), options)
 
 
 async def _resolve(step: Resolve) -> Sequence[str]:

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import Any, Callable, Literal, Optional, Union
+from dataclasses import replace
+from numbers import Integral
+from typing import Any, Callable, Literal, NamedTuple, Optional, Union
 
 from metric_learn_client import wire
 from metric_learn_client._client import resizing
 from metric_learn_client._client.core.batches import Batch
 from metric_learn_client._client.core.calling import Core, Deadline
 from metric_learn_client._client.core.identity import ModelLimits
-from metric_learn_client.option_fields import docstring_of
-from metric_learn_client.options import ClientOptions, Endpoints, Path, TlsOptions, check_deadline
+from metric_learn_client.option_fields import check_option, docstring_of, taken
+from metric_learn_client.options import ClientOptions, Endpoints, Path, TlsOptions
+
+
+class SendPlan(NamedTuple):
+    """How the images of a call are sent. prepare: what must happen to a batch before, if anything."""
+
+    method: str
+    prepare: Optional[Callable[[Batch], Batch]]
+    batch_size: int
+    limits: ModelLimits
 
 
 class BaseClient:
     """Options and state of EmbeddingClient and AsyncEmbeddingClient."""
+
+    _shell: Any
 
     def __init__(
         self,
@@ -35,21 +48,7 @@ class BaseClient:
         resize: Optional[Literal["server-exact"]] = None,
         sandbox: bool = False,
     ) -> None:
-        options = ClientOptions(
-            endpoints,
-            deadline_s=deadline_s,
-            batch_size=batch_size,
-            max_in_flight=max_in_flight,
-            retries=retries,
-            tls=tls,
-            token=token,
-            token_file=token_file,
-            allow_insecure_token=allow_insecure_token,
-            expected_fingerprint=expected_fingerprint,
-            allow_fingerprint_change=allow_fingerprint_change,
-            resize=resize,
-            sandbox=sandbox,
-        )
+        options = ClientOptions(**taken(locals(), ClientOptions))
         if options.resize is not None:
             resizing.check_possible(None, options.sandbox)
         self._core = Core(options)
@@ -79,37 +78,43 @@ class BaseClient:
 
     def _deadline(self, deadline_s: Optional[float]) -> Deadline:
         if deadline_s is not None:
-            check_deadline(deadline_s)
+            check_option(ClientOptions, "deadline_s", deadline_s)
         return self._core.deadline(deadline_s)
 
     def _window(self, window: Optional[int]) -> int:
         """Images that embed_iter may have taken and not yet given back."""
         if window is None:
             return self._core.options.batch_size * (self._core.options.max_in_flight + 1)
-        if window < 1:
+        if not isinstance(window, Integral) or window < 1:
             raise ValueError(f"window={window!r} must be a whole number of at least 1")
         return window
 
-    def _batch_size(self, limits: ModelLimits) -> int:
-        size = self._core.options.batch_size
-        return size if self._core.options.resize is None else min(size, resizing.max_count(limits))
-
-    def _plan(self, limits: ModelLimits) -> tuple[str, Optional[Callable[[Batch], Batch]]]:
-        """The method to call, and what must happen to a batch before, if anything."""
+    def _plan(self, limits: ModelLimits) -> SendPlan:
+        """For images."""
+        size, sandbox = self._core.options.batch_size, self._core.options.sandbox
         if self._core.options.resize is None:
-            return wire.METHOD_EMBED, None
-        sandbox = self._core.options.sandbox
+            return SendPlan(wire.METHOD_EMBED, None, size, limits)
         resizing.check_possible(self._core.model, sandbox)
-        return wire.METHOD_EMBED_PIXELS, lambda batch: resizing.to_pixels(batch, limits, sandbox)
+        size = min(size, resizing.max_count(limits))
+        return SendPlan(
+            wire.METHOD_EMBED_PIXELS, lambda batch: resizing.to_pixels(batch, limits, sandbox), size, limits
+        )
+
+    def _plan_of_pixels(self, limits: ModelLimits) -> SendPlan:
+        """For pictures that are resized already: the limit of an encoded image is not theirs."""
+        size, own = self._core.options.batch_size, replace(limits, max_image_bytes=limits.max_request_bytes)
+        return SendPlan(wire.METHOD_EMBED_PIXELS, None, size, own)
 
     def _after_fork(self) -> None:
         """In the child: nothing of the parent's connections, threads and locks can be used."""
+        _inherited.append(self._shell)
         self._core = self._core.for_child()
         self._open()
 
 
 BaseClient.__init__.__doc__ = f"{docstring_of(ClientOptions)}\nRaises ValueError for an option that cannot be."
 
+_inherited: list[Any] = []  # the parent's shells, kept: to end them here, even by collection, could hang
 _clients: weakref.WeakSet[BaseClient] = weakref.WeakSet()
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Callable, TypeVar, Union
 
-from metric_learn_client._client.channels import channel_credentials, channel_options, keep_heap, trailing_of
+from metric_learn_client._client.channels import keep_heap, open_channel, trailing_of
 from metric_learn_client._client.core.calling import Core
 from metric_learn_client._client.core.steps import Failure, Reply, Resolve, Send, Sleep, Step, Steps, WaitForTicket
 from metric_learn_client._client.core.targets import Target
@@ -85,18 +85,11 @@ class BlockingShell:
                 raise ClosedError("the client is closed")
             if target not in self._channels:
                 self._drop_old()
-                self._channels[target] = self._channel(target)
+                keep_grpc()
+                self._channels[target] = open_channel(grpc, target, self._core.options.tls_options)
             call: Callable[..., Any] = self._channels[target].unary_unary(path).with_call
             self._calls[(target, path)] = call
             return call
-
-    def _channel(self, target: Target) -> Any:
-        keep_grpc()
-        tls = self._core.options.tls_options
-        options = channel_options(target, tls)
-        if tls is None:
-            return grpc.insecure_channel(target.address, options)
-        return grpc.secure_channel(target.address, channel_credentials(tls), options)
 
     def _drop_old(self) -> None:
         """Closes channels to addresses that a name no longer has; under the lock."""

@@ -46,11 +46,15 @@ def keep_heap() -> None:
     bytes(_HEAP_BLOCK_BYTES)
 
 
-def channel_credentials(tls: TlsOptions) -> grpc.ChannelCredentials:
-    """Reads the PEM files. Raises OSError."""
-    return grpc.ssl_channel_credentials(
+def open_channel(api: Any, target: Target, tls: Optional[TlsOptions]) -> Any:
+    """api: `grpc` or `grpc.aio`. Reads the PEM files. Raises OSError."""
+    options = channel_options(target, tls)
+    if tls is None:
+        return api.insecure_channel(target.address, options)
+    credentials = grpc.ssl_channel_credentials(
         root_certificates=_read(tls.ca_file), private_key=_read(tls.key_file), certificate_chain=_read(tls.cert_file)
     )
+    return api.secure_channel(target.address, credentials, options)
 
 
 def trailing_of(metadata: Any) -> Mapping[str, str]:

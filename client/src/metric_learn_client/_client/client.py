@@ -8,25 +8,24 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from itertools import chain
-from types import TracebackType
 from typing import Any, Callable, Literal, Optional, Union, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from metric_learn_client import wire
-from metric_learn_client._client.base import BaseClient
+from metric_learn_client._client.base import BaseClient, SendPlan
 from metric_learn_client._client.blocking_shell import BlockingShell
 from metric_learn_client._client.core import embedding
-from metric_learn_client._client.core.batches import Batch, Reading, chunks, pack
+from metric_learn_client._client.core.batches import Batch, Reading, chunks
 from metric_learn_client._client.core.calling import Deadline
 from metric_learn_client._client.core.identity import ModelInfo, ModelLimits
 from metric_learn_client._client.daemon_threads import in_time, into
 from metric_learn_client._client.progress import progress_bar
 from metric_learn_client.errors import ClosedError, ImageFailure, ImagesFailedError
 from metric_learn_client.inputs import ImageInput, check_images, check_pixels
+from metric_learn_client.option_fields import check_option
+from metric_learn_client.options import ClientOptions
 from metric_learn_client.results import BatchResult, Collector, EmbeddingResult, OnError, Row, check_on_error
 
 Pixels = Union[npt.NDArray[np.uint8], Sequence[npt.NDArray[np.uint8]]]
@@ -42,6 +41,8 @@ class EmbeddingClient(BaseClient):
     Use it as a context manager or call close(). Nothing is connected before the first call. Every method that talks
     to the server raises EndpointError (module `errors` has its kinds), and ClosedError after close().
     """
+
+    _shell: BlockingShell
 
     def embed(
         self,
@@ -59,15 +60,7 @@ class EmbeddingClient(BaseClient):
         """
         check_on_error(on_error)
         given = check_images(images)
-        deadline = self._deadline(deadline_s)
-        collector = Collector(len(given))
-        if given:
-            limits = self._shell.run(embedding.known_limits(self._core, deadline))
-            method, prepare = self._plan(limits)
-            batches = self._read(given, self._batch_size(limits), limits, deadline)
-            run = self._runner(method, prepare, deadline, collector)
-            self._embed(batches, run, collector, show_progress, len(given))
-        return collector.result(on_error)
+        return self._embed(given, len(given), self._plan, on_error, show_progress, deadline_s)
 
     def embed_one(self, image: ImageInput, *, deadline_s: Optional[float] = None) -> Row:
         """One image -> float32 [2048]. Raises ImagesFailedError where it fails."""
@@ -85,14 +78,8 @@ class EmbeddingClient(BaseClient):
         """Embeds pictures that `metric_learn_client.preprocess` made: uint8 [N, 224, 224, 3] or so many arrays, BGR."""
         check_on_error(on_error)
         check_pixels(pixels)
-        deadline = self._deadline(deadline_s)
-        collector = Collector(len(pixels))
-        if len(pixels):
-            limits = self._shell.run(embedding.known_limits(self._core, deadline))
-            batches = self._pixel_batches(pixels, limits)
-            run = self._runner(wire.METHOD_EMBED_PIXELS, None, deadline, collector)
-            self._embed(batches, run, collector, show_progress, len(pixels))
-        return collector.result(on_error)
+        contents = (picture.tobytes() for picture in pixels)
+        return self._embed(contents, len(pixels), self._plan_of_pixels, on_error, show_progress, deadline_s)
 
     @overload
     def embed_iter(
@@ -122,7 +109,7 @@ class EmbeddingClient(BaseClient):
 
     def wait_ready(self, timeout_s: float) -> None:
         """Returns as soon as any endpoint is ready. Raises UnreachableError, with the reason, after timeout_s."""
-        self._deadline(timeout_s)
+        check_option(ClientOptions, "deadline_s", timeout_s, shown="timeout_s")
         self._shell.run(embedding.wait_ready(self._core, timeout_s))
 
     def model(self) -> ModelInfo:
@@ -136,12 +123,7 @@ class EmbeddingClient(BaseClient):
     def __enter__(self) -> EmbeddingClient:
         return self
 
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _open(self) -> None:
@@ -149,36 +131,45 @@ class EmbeddingClient(BaseClient):
         self._finalizer = weakref.finalize(self, self._shell.close)  # also when nobody called close()
 
     def _after_fork(self) -> None:
-        self._finalizer.detach()
-        _inherited.append(self._shell)  # the parent's threads and channels are not ours to end
+        self._finalizer.detach()  # the parent's threads and channels are not ours to end
         super()._after_fork()
 
-    def _runner(
+    def _embed(
         self,
-        method: str,
-        prepare: Optional[Callable[[Batch], Batch]],
-        deadline: Optional[Deadline],
-        collector: Optional[Collector],
-    ) -> Run:
+        images: Iterable[ImageInput],
+        count: int,
+        plan_by: Callable[[ModelLimits], SendPlan],
+        on_error: OnError,
+        show_progress: bool,
+        deadline_s: Optional[float],
+    ) -> EmbeddingResult:
+        """So many images, in the order in which their batches come back."""
+        deadline = self._deadline(deadline_s)
+        collector = Collector(count)
+        if count:
+            plan = plan_by(self._shell.run(embedding.known_limits(self._core, deadline)))
+            run = self._runner(plan, deadline, collector)
+            self._send(self._read(images, plan, deadline), run, collector, show_progress, count)
+        return collector.result(on_error)
+
+    def _runner(self, plan: SendPlan, deadline: Optional[Deadline], collector: Optional[Collector]) -> Run:
         """What embeds one batch: by `deadline`, else each by its own; into the collector's array, else a new one."""
         core, shell = self._core, self._shell
 
         def run(batch: Batch) -> BatchResult:
             limit = deadline or core.deadline(None)
             out = None if collector is None else collector.place(batch)
-            ready = prepare(batch) if prepare else batch
-            return shell.run(embedding.embed_batch(core, method, ready, limit, out))
+            ready = plan.prepare(batch) if plan.prepare else batch
+            return shell.run(embedding.embed_batch(core, plan.method, ready, limit, out))
 
         return run
 
-    def _read(
-        self, images: Iterable[ImageInput], size: int, limits: ModelLimits, deadline: Optional[Deadline]
-    ) -> Iterator[Batch]:
+    def _read(self, images: Iterable[ImageInput], plan: SendPlan, deadline: Optional[Deadline]) -> Iterator[Batch]:
         """Batches in order. The images are taken here; what may hang is read in a thread, by `deadline`, else each
         chunk by its own. Raises DeadlineError."""
         first = 0
-        for chunk in chunks(images, min(size, limits.max_instances)):
-            reading = Reading(chunk, size, limits, first)
+        for chunk in chunks(images, min(plan.batch_size, plan.limits.max_instances)):
+            reading = Reading(chunk, plan.batch_size, plan.limits, first)
             first += len(chunk)
             limit = deadline or self._core.deadline(None)
             if not reading.may_hang:
@@ -190,11 +181,7 @@ class EmbeddingClient(BaseClient):
                     raise reading.late(limit.budget_s) from None
             yield from batches
 
-    def _pixel_batches(self, pixels: Pixels, limits: ModelLimits) -> Iterator[Batch]:
-        no_own_limit = replace(limits, max_image_bytes=limits.max_request_bytes)
-        return pack((picture.tobytes() for picture in pixels), self._core.options.batch_size, no_own_limit)
-
-    def _embed(self, batches: Iterator[Batch], run: Run, collector: Collector, show_progress: bool, total: int) -> None:
+    def _send(self, batches: Iterator[Batch], run: Run, collector: Collector, show_progress: bool, total: int) -> None:
         """One batch in the caller's own thread; of more, so many at once as may be in flight, as they come."""
         bar = progress_bar(total, show_progress)
         try:
@@ -228,16 +215,15 @@ class EmbeddingClient(BaseClient):
 
     def _iterate(self, images: Iterator[ImageInput], window: int, on_error: OnError) -> Iterator[Any]:
         deadline = self._core.deadline(None)
-        limits = self._shell.run(embedding.known_limits(self._core, deadline))
-        method, prepare = self._plan(limits)
-        run = self._runner(method, prepare, None, None)
-        size = min(self._batch_size(limits), window)
+        plan = self._plan(self._shell.run(embedding.known_limits(self._core, deadline)))
+        plan = plan._replace(batch_size=min(plan.batch_size, window))
+        run = self._runner(plan, None, None)
         pending: deque[Future[BatchResult]] = deque()
         abandoned = threading.Event()
         try:
-            for batch in self._read(images, size, limits, None):
+            for batch in self._read(images, plan, None):
                 pending.append(self._submit(batch, run, abandoned))
-                if (len(pending) + 1) * size > window:  # the next batch is one more that is held
+                if (len(pending) + 1) * plan.batch_size > window:  # the next batch is one more that is held
                     yield from in_turn(pending.popleft().result(), on_error)
             while pending:
                 yield from in_turn(pending.popleft().result(), on_error)
@@ -256,9 +242,6 @@ class EmbeddingClient(BaseClient):
         except RuntimeError as error:
             raise ClosedError("the client is closed") from error
         return future
-
-
-_inherited: list[BlockingShell] = []  # kept in a forked child: to end them, even by collection, could hang
 
 
 def in_turn(part: BatchResult, on_error: OnError) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from metric_learn_client.errors import IdentityError, ImageFailure
 from metric_learn_client.wire.instances import INSTANCE_OVERHEAD_BYTES
 
 if TYPE_CHECKING:  # OpenCV is an extra
-    from metric_learn_client.preprocess import Pixels
+    from metric_learn_client.preprocess.header import Pixels
 
 PIXELS_BYTES = wire.PIXELS_SHAPE[0] * wire.PIXELS_SHAPE[1] * wire.PIXELS_SHAPE[2]
 

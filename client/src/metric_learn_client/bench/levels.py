@@ -19,9 +19,8 @@ PERCENTILES = (50, 90, 95, 99)
 
 @dataclass(frozen=True)
 class CallRecord:
-    """One finished call. ended: monotonic seconds; latency_s: from when it was due."""
+    """One finished call. latency_s: from when it was due."""
 
-    ended: float
     latency_s: float
     images: int
     failed: bool
@@ -79,11 +78,7 @@ def percentile_of(ordered: Sequence[float], percentile: int) -> float:
 
 def is_stable(windows: Sequence[Window], percent: float, percentile: Optional[int]) -> bool:
     """Whether the last three windows agree in throughput and latency within +- percent of their mean."""
-    last = windows[-STABLE_WINDOWS:]
-    if len(last) < STABLE_WINDOWS:
-        return False
-    throughput, latency = spread(last, percentile)
-    return throughput <= percent and latency <= percent
+    return len(windows) >= STABLE_WINDOWS and all(apart <= percent for apart in spread(windows, percentile))
 
 
 def spread(windows: Sequence[Window], percentile: Optional[int]) -> tuple[float, float]:

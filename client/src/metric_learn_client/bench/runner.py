@@ -57,8 +57,7 @@ class Load:
 
     def open_loop(self, calls_per_s: float, distribution: str, seed: int) -> None:
         """Calls at their times, whether the ones before have ended or not."""
-        due: queue.SimpleQueue[Optional[float]] = queue.SimpleQueue()
-        self._start(lambda: self._dispatch(arrivals(calls_per_s, distribution, seed), due))
+        self._start(lambda: self._dispatch(arrivals(calls_per_s, distribution, seed)))
 
     def measure(self, load: float, how: Measurement) -> Level:
         """Raises UnstableError; MetricLearnError where no call of a window succeeds."""
@@ -66,7 +65,7 @@ class Load:
         started = time.monotonic()
         for number in range(1, how.max_windows + 1):
             self._stop.wait(max(0.0, started + number * how.window_s - time.monotonic()))
-            windows.append(Window(how.window_s, tuple(self._take())))
+            windows.append(Window(how.window_s, self._take()))
             if self._unexpected is not None:
                 raise self._unexpected
             if self.last_error is not None and not any(not record.failed for record in windows[-1].records):
@@ -94,7 +93,8 @@ class Load:
         while not self._stop.is_set():
             self._one(time.monotonic())
 
-    def _dispatch(self, times: Iterator[float], due: queue.SimpleQueue[Optional[float]]) -> None:
+    def _dispatch(self, times: Iterator[float]) -> None:
+        due: queue.SimpleQueue[Optional[float]] = queue.SimpleQueue()
         started = time.monotonic()
         callers: list[threading.Thread] = []
         for offset in times:
@@ -111,9 +111,8 @@ class Load:
 
     def _serve(self, due: queue.SimpleQueue[Optional[float]]) -> None:
         for moment in iter(due.get, None):
-            if self._stop.is_set():
-                continue
-            self._one(moment)
+            if not self._stop.is_set():
+                self._one(moment)
 
     def _one(self, due: float) -> None:
         images = 0
@@ -124,16 +123,11 @@ class Load:
         except BaseException as error:  # a defect: said by measure(), in the main thread
             self._unexpected = error
             self._stop.set()
-        ended = time.monotonic()
-        self._records.put(CallRecord(ended, ended - due, images, failed=not images))
+        self._records.put(CallRecord(time.monotonic() - due, images, failed=not images))
 
-    def _take(self) -> Iterator[CallRecord]:
-        while True:
-            try:
-                record = self._records.get_nowait()
-            except queue.Empty:
-                return
-            yield record  # one that ended a moment after the window counts in it: the next has it less
+    def _take(self) -> tuple[CallRecord, ...]:
+        """The calls that ended. One that did so a moment after the window counts in it: the next has it less."""
+        return tuple(self._records.get() for _ in range(self._records.qsize()))
 
 
 def rotating(images: Sequence[bytes], count: int) -> Callable[[], list[bytes]]:

@@ -27,7 +27,7 @@ from metric_learn_client.errors import (
 )
 from metric_learn_client.printable import printable
 
-TRACEBACK_ENVIRONMENT = "METRIC_LEARN_TRACEBACK"  # set: an unexpected error shows where it comes from
+_TRACEBACK_ENVIRONMENT = "METRIC_LEARN_TRACEBACK"  # set: an unexpected error shows where it comes from
 
 # name -> (what it does, the extra that holds its libraries)
 COMMANDS = {
@@ -111,12 +111,12 @@ def run(arguments: Optional[list[str]] = None) -> int:
         _say(error)
         return exit_code_of(error)
     except Exception as error:  # a mistake of ours; with the place in the code, for whoever reports it
-        if os.environ.get(TRACEBACK_ENVIRONMENT):
+        if os.environ.get(_TRACEBACK_ENVIRONMENT):
             raise
         place = traceback.extract_tb(error.__traceback__)[-1]
         _say(
             f"unexpected {type(error).__name__} in {os.path.basename(place.filename)}, line {place.lineno}: {error}; "
-            f"please report it, with what {TRACEBACK_ENVIRONMENT}=1 adds"
+            f"please report it, with what {_TRACEBACK_ENVIRONMENT}=1 adds"
         )
         return ExitCode.UNEXPECTED
 

@@ -22,7 +22,7 @@ from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.errors import MetricLearnError, RejectedError
 from metric_learn_client.inputs import UnreadableError, read_image
 
-COLUMNS = ("load", "images_per_s", "calls_per_s", "avg_ms", *(f"p{each}_ms" for each in PERCENTILES), "calls", "failed")
+_CSV = ("load", "images_per_s", "calls_per_s", "avg_ms", *(f"p{each}_ms" for each in PERCENTILES), "calls", "failed")
 
 
 def _levels(_context: click.Context, _option: click.Parameter, value: Optional[str]) -> Optional[list[float]]:
@@ -123,7 +123,7 @@ def command(
                 break
     if csv_file is not None:
         with open(csv_file, "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+            writer = csv.DictWriter(file, _CSV, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(level.row() for level in measured)
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any, Callable, Optional
 
 import click
@@ -9,10 +10,10 @@ import click
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
 from metric_learn_client.cli.shared.field_options import option_of
 from metric_learn_client.contract.exit_codes import ExitCode
-from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
+from metric_learn_client.jobs.options import SYNC_BY, InputSpec, JobOptions, RunOptions
 from metric_learn_client.option_fields import facts_of
 
-HELP = """Embed image FILES in the order given, or with --output-dir a whole set of images.
+_HELP = """Embed image FILES in the order given, or with --output-dir a whole set of images.
 
 Without --output-dir, FILES are images; "-" reads their names from stdin. With it, FILES are folders, globs, lists
 (plain, 'path label', CSV, the SOP lists), parquet tables, WebDataset archives ("{000..150}.tar"), URLs or "-", and the
@@ -23,17 +24,6 @@ _MARK = "[job] "
 _SPELLED = {"output_format": ("--format", "output_format")}
 
 
-def _names_of(options: Callable[..., Any]) -> list[str]:
-    """The parameters that a decorator of click options adds."""
-
-    def nothing() -> None: ...
-
-    return [parameter.name for parameter in getattr(options(nothing), "__click_params__", [])]
-
-
-_CONNECTION = _names_of(endpoint_options)
-
-
 def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for kind in (RunOptions, JobOptions, InputSpec):
         for field, _ in reversed(list(facts_of(kind))):
@@ -41,7 +31,7 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command(name="embed", help=HELP)
+@click.command(name="embed", help=_HELP)
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @click.option("--output", type=click.Path(), help="x.npy, x.parquet or x.jsonl (default: JSON lines on stdout)")
 @click.option("--output-dir", type=click.Path(file_okay=False), help="[job] directory for the shards of a whole set")
@@ -51,8 +41,8 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--sync", is_flag=True, help="[job] embed what was added or changed, remove what went away")
 @click.option(
     "--sync-by",
-    type=click.Choice(["time", "digest"]),
-    default="time",
+    type=click.Choice(SYNC_BY),
+    default=SYNC_BY[0],
     show_default=True,
     help="[job] what tells a changed file: its size and time, or its content",
 )
@@ -64,7 +54,7 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def command(
     context: click.Context, /, files: tuple[str, ...], output: Optional[str], output_dir: Optional[str], **options: Any
 ) -> ExitCode:
-    connection = {name: options.pop(name) for name in _CONNECTION}
+    connection = {name: options.pop(name) for name in signature(open_client).parameters if name in options}
     if output_dir is None:
         _refuse_job_options(context)
         from metric_learn_client.cli.embed_files import check_output, embed_files

@@ -30,8 +30,8 @@ from metric_learn_client.wire import EMBEDDING_DIM
 
 # Bytes of a row at most, by format; a number in JSON has up to 22 characters.
 _ROW_BYTES = {".npy": 4 * EMBEDDING_DIM + 1, ".parquet": 4 * EMBEDDING_DIM + 8192, ".jsonl": 24 * EMBEDDING_DIM + 8192}
-FORMATS = tuple(_ROW_BYTES)
-STDIN = "-"
+_FORMATS = tuple(_ROW_BYTES)
+_STDIN = "-"
 
 Answer = Union[Row, ImageFailure]
 
@@ -68,8 +68,8 @@ def embed_files(files: Sequence[str], output: Optional[str], client: EmbeddingCl
 def check_output(output: Optional[str]) -> str:
     """The output's format by its suffix, ".jsonl" for stdout. Raises click.UsageError."""
     kind = ".jsonl" if output is None else os.path.splitext(output)[1]
-    if kind not in FORMATS:
-        raise click.UsageError(f"--output {output}: must end in {', '.join(FORMATS)}")
+    if kind not in _FORMATS:
+        raise click.UsageError(f"--output {output}: must end in {', '.join(_FORMATS)}")
     problem = None if output is None else why_not(Path(output))
     if problem is not None:
         raise click.UsageError(f"--output {problem}")
@@ -85,7 +85,7 @@ def check_output(output: Optional[str]) -> str:
 
 def _names(files: Sequence[str]) -> Iterator[str]:
     for name in files:
-        if name == STDIN:
+        if name == _STDIN:
             try:
                 yield from filter(None, stdin_lines())
             except InputError as error:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
 from metric_learn_client.cli.shared.output_file import OutputFolder
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.printable import printable
 from metric_learn_client.verification.check import served_side
-from metric_learn_client.verification.golden import GoldenError, GoldenSet, safe_names, write_golden
+from metric_learn_client.verification.golden import GoldenError, GoldenSet, pixels_of, safe_names, write_golden
 from metric_learn_client.verification.parity import TOLERANCES
 
 
@@ -59,7 +58,7 @@ def record(pictures: tuple[Path, ...], output: Path, precision: str, **connectio
         "precision": precision,
     }
     golden = GoldenSet(
-        tuple(safe_names(files)), tuple(images), np.asarray(result.embeddings), _pixels(images), {}, facts
+        tuple(safe_names(files)), tuple(images), np.asarray(result.embeddings), pixels_of(images), {}, facts
     )
     try:
         write_golden(output, golden)
@@ -67,16 +66,3 @@ def record(pictures: tuple[Path, ...], output: Path, precision: str, **connectio
         raise click.UsageError(str(error)) from error
     click.echo(f"recorded {len(files)} pictures from {side} in {output}")
     return ExitCode.DONE
-
-
-def _pixels(images: list[bytes]) -> Optional[npt.NDArray[np.uint8]]:
-    """Pixels let the gate tell preprocessing from network. None without OpenCV, or for a picture that the endpoint
-    takes and this client does not."""
-    try:
-        from metric_learn_client.preprocess import ImageError, preprocess
-    except ModuleNotFoundError:
-        return None
-    try:
-        return np.stack([preprocess(image) for image in images])
-    except ImageError:
-        return None

@@ -1,9 +1,15 @@
-"""Files that are whole or not there, also after a power cut: written aside, synced, and only then named."""
+"""Files that are whole or not there, also after a power cut: written aside, synced, and only then named.
+
+Folders are named last, too, and not synced.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -16,6 +22,19 @@ def write_whole(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(aside, path)
     sync_folder(path.parent)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to be filled, which takes its name when the block ends, and is gone where it raises. Raises OSError."""
+    aside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        aside.replace(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def sync_folder(path: Path) -> None:

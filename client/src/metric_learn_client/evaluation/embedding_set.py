@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from metric_learn_client.errors import MetricLearnError
 from metric_learn_client.image_names import PATH_COLUMNS, path_column
 
-EMBEDDING_COLUMN = "embedding"
+_EMBEDDING_COLUMN = "embedding"
 
 
 class EmbeddingSetError(MetricLearnError):
@@ -153,9 +153,9 @@ def _read_parquet(file: Path) -> Shard:
     table = _table(file)
     names = [each for each in table.column_names if pa.types.is_list(table.schema.field(each).type)]
     names += [each for each in table.column_names if pa.types.is_fixed_size_list(table.schema.field(each).type)]
-    name = EMBEDDING_COLUMN if EMBEDDING_COLUMN in table.column_names else next(iter(names), None)
+    name = _EMBEDDING_COLUMN if _EMBEDDING_COLUMN in table.column_names else next(iter(names), None)
     if name is None:
-        raise EmbeddingSetError(f"{file} has no column {EMBEDDING_COLUMN!r}: {', '.join(table.column_names)}")
+        raise EmbeddingSetError(f"{file} has no column {_EMBEDDING_COLUMN!r}: {', '.join(table.column_names)}")
     column = table.column(name).combine_chunks()
     if not _holds_vectors(column.type):
         raise EmbeddingSetError(f"{file}: the column {name!r} holds {column.type}; embeddings are lists of numbers")

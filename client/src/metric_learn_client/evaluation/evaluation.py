@@ -13,8 +13,8 @@ from metric_learn_client.evaluation.metrics import DEFAULT_KS, Metrics, retrieva
 from metric_learn_client.evaluation.protocol import PUBLISHED_RECALL_AT_1, PUBLISHED_TOLERANCE, SELF, SPLIT, Protocol
 from metric_learn_client.evaluation.ranking import DEFAULT_MEMORY_MB
 
-EXACT = "cosine similarity, computed in float64; equal ones by their place in the gallery"
-FAISS = "cosine similarity by FAISS in float32; equal ones as FAISS leaves them"
+_EXACT = "cosine similarity, computed in float64; equal ones by their place in the gallery"
+_FAISS = "cosine similarity by FAISS in float32; equal ones as FAISS leaves them"
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class Evaluation:
     def passed(self) -> bool:
         return all(check.passed for check in self.checks)
 
+    @property
+    def dropped(self) -> int:
+        """Rows without an embedding, of queries and gallery, that were left out."""
+        return self.queries.dropped + (self.gallery.dropped if self.gallery is not None else 0)
+
     def as_dict(self) -> dict[str, Any]:
         identity = self.queries.identity
         return {
@@ -53,7 +58,7 @@ class Evaluation:
             "data": {
                 "queries": self.queries.source,
                 "gallery": self.gallery.source if self.gallery is not None else self.queries.source,
-                "rows_without_embedding": self.queries.dropped + (self.gallery.dropped if self.gallery else 0),
+                "rows_without_embedding": self.dropped,
             },
             "model": vars(identity),
             "order": self.order,
@@ -83,19 +88,16 @@ def evaluate(
         faiss=faiss,
     )
     chosen = protocol or (SELF if gallery is None else SPLIT)
-    checks = [_published(metrics)] if _is_published(chosen, queries) else []
+    is_published = chosen.name == "sop-half" and queries.identity.weights == "published"
+    checks = [_published(metrics)] if is_published else []
     if least_recall_at_1 is not None:
         value = metrics.precision_at_1
         passed = value >= least_recall_at_1
         text = f"Recall@1 {value:.4f} is {'at least' if passed else 'below'} the wanted {least_recall_at_1:.4f}"
         checks.append(Check("least-recall-at-1", passed, text))
     return Evaluation(
-        queries, labels, gallery, gallery_labels, chosen, metrics, FAISS if faiss else EXACT, tuple(checks)
+        queries, labels, gallery, gallery_labels, chosen, metrics, _FAISS if faiss else _EXACT, tuple(checks)
     )
-
-
-def _is_published(protocol: Protocol, queries: EmbeddingSet) -> bool:
-    return protocol.name == "sop-half" and queries.identity.weights == "published"
 
 
 def _published(metrics: Metrics) -> Check:
@@ -125,9 +127,8 @@ def as_text(evaluation: Evaluation) -> str:
     lines.append(f"MAP@R           {metrics.map_at_r:.4f}")
     if metrics.without_match:
         lines.append(f"{metrics.without_match:,} queries have no other image of their class; they count as misses")
-    dropped = evaluation.queries.dropped + (evaluation.gallery.dropped if evaluation.gallery else 0)
-    if dropped:
-        lines.append(f"{dropped:,} rows have no embedding and were left out")
+    if evaluation.dropped:
+        lines.append(f"{evaluation.dropped:,} rows have no embedding and were left out")
     if evaluation.queries.identity.weights == "stand-in":
         lines.append("stand-in weights: the numbers say nothing of the model's quality and are compared with nothing")
     lines += ["", *(f"{'PASS' if check.passed else 'FAIL'}: {check.text}" for check in evaluation.checks)]

@@ -23,7 +23,7 @@ from metric_learn_client.jobs.inputs.skipped import HIDDEN, hidden
 from metric_learn_client.jobs.options import InputSpec
 from metric_learn_client.printable import escaped
 
-IMAGES_AT_ONCE = 256  # encoded images in memory
+_IMAGES_AT_ONCE = 256  # encoded images in memory
 
 _SOP_ROW = re.compile(r"\d+\s+\d+\s+\d+\s+\S.*")
 
@@ -87,8 +87,8 @@ def embed_labelled(client: Any, rows: list[Labelled], source: str) -> tuple[Embe
     Raises EndpointError, and ProtocolError where every image failed.
     """
     embeddings, kept, fingerprint, version = [], [], None, None
-    for start in range(0, len(rows), IMAGES_AT_ONCE):
-        part = rows[start : start + IMAGES_AT_ONCE]
+    for start in range(0, len(rows), _IMAGES_AT_ONCE):
+        part = rows[start : start + _IMAGES_AT_ONCE]
         result = client.embed([os.fsdecode(path) for path, _ in part], on_error="return")
         fingerprint, version = result.fingerprint or fingerprint, result.version or version
         embeddings.append(result.embeddings[result.ok])

@@ -104,7 +104,7 @@ def retrieval_metrics(
         ranking = rank(
             query_rows, gallery_rows, query_codes, gallery_codes, self_excluded=self_excluded, memory_mb=memory_mb
         )
-    return _summary(ranking, reachable + int(self_excluded), reachable, len(np.unique(query_codes)), ks)
+    return _summary(ranking, gallery_rows.count, reachable, len(np.unique(query_codes)), ks)
 
 
 def _summary(ranking: Ranking, gallery: int, reachable: int, classes: int, ks: Sequence[int]) -> Metrics:

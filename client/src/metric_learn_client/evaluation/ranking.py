@@ -16,7 +16,7 @@ from metric_learn_client.evaluation.screening import Screen, Screened
 from metric_learn_client.evaluation.similarity import Doubles, Floats, Indices, Rows, similarity_of_pairs
 
 DEFAULT_MEMORY_MB = 512  # of one block, beside the embeddings and one factor as large as the gallery
-BYTES_PER_PAIR = 12  # of a block: the product, its partitioned copy, masks
+_BYTES_PER_PAIR = 12  # of a block: the product, its partitioned copy, masks
 MOST_ROWS = 1024  # of a block: enough for the matrix product's full speed
 
 
@@ -33,13 +33,12 @@ class Ranking:
 
 @dataclass(frozen=True)
 class _Task:
-    """queries and gallery with their labels, 0..; self_excluded: query n is image n, left out of its own ranking."""
+    """queries and gallery with their labels, 0.."""
 
     queries: Rows
     gallery: Rows
     query_labels: Indices
     gallery_labels: Indices
-    self_excluded: bool
     members: list[Indices]  # the gallery's images of each label
 
     def exact(self, query: Indices, image: Indices) -> Doubles:
@@ -55,18 +54,21 @@ def rank(
     self_excluded: bool,
     memory_mb: int = DEFAULT_MEMORY_MB,
 ) -> Ranking:
-    """Ranks all queries; relevant are the images of the query's label, without the query itself. labels: 0, 1, ..."""
+    """Ranks all queries; relevant are the images of the query's label, without the query itself. labels: 0, 1, ...
+
+    self_excluded: query n is image n, and left out of its own ranking.
+    """
     order = np.argsort(gallery_labels, kind="stable")
     labels = np.arange(1 + int(max(query_labels.max(), gallery_labels.max())))
     members = np.split(order, np.searchsorted(gallery_labels[order], labels[1:]))
-    task = _Task(queries, gallery, query_labels, gallery_labels, self_excluded, members)
+    task = _Task(queries, gallery, query_labels, gallery_labels, members)
     counts = relevant_counts(query_labels, gallery_labels, self_excluded)
     zero = np.zeros(queries.count, np.int64)
     made = Ranking(counts, zero, zero.copy(), np.zeros(queries.count))
     todo = np.flatnonzero(counts)
     todo = todo[np.argsort(counts[todo], kind="stable")]  # a block looks at as many places as its largest R
     screen = Screen(gallery)
-    rows = max(1, min(MOST_ROWS, memory_mb * 2**20 // (BYTES_PER_PAIR * gallery.count)))
+    rows = max(1, min(MOST_ROWS, memory_mb * 2**20 // (_BYTES_PER_PAIR * gallery.count)))
     for start in range(0, len(todo), rows):
         block = todo[start : start + rows]
         screened = screen.compare(queries, block)

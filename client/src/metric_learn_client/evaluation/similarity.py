@@ -18,7 +18,7 @@ Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 STEP = 2.0**-40  # 9e-13: thousands of times what float64 rounds off here, a hundred thousandth of what float32 does
-PAIRS_AT_ONCE = 64  # 64 pairs of 2048 numbers are 1 MB a factor in float64: they stay in the core's cache
+_PAIRS_AT_ONCE = 64  # 64 pairs of 2048 numbers are 1 MB a factor in float64: they stay in the core's cache
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ def rows_of(embeddings: npt.ArrayLike, name: str = "embeddings") -> Rows:
     if values.ndim != 2 or values.shape[1] < 1:
         raise ValueError(f"{name} have shape {values.shape}; they must be [N, D]")
     norms = np.empty(len(values), np.float64)
-    for start in range(0, len(values), PAIRS_AT_ONCE):
-        block = values[start : start + PAIRS_AT_ONCE].astype(np.float64)
+    for start in range(0, len(values), _PAIRS_AT_ONCE):
+        block = values[start : start + _PAIRS_AT_ONCE].astype(np.float64)
         block *= block
-        norms[start : start + PAIRS_AT_ONCE] = np.sqrt(np.add.reduce(block, axis=1))
+        norms[start : start + _PAIRS_AT_ONCE] = np.sqrt(np.add.reduce(block, axis=1))
     bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if bad.size:
         raise ValueError(
@@ -61,8 +61,8 @@ def rows_of(embeddings: npt.ArrayLike, name: str = "embeddings") -> Rows:
 def similarity_of_pairs(left: Rows, left_index: Indices, right: Rows, right_index: Indices) -> Doubles:
     """Cosine of left[left_index[n]] and right[right_index[n]] for every n: float64 [n], see the module's text."""
     made = np.empty(len(left_index), np.float64)
-    for start in range(0, len(left_index), PAIRS_AT_ONCE):
-        part = slice(start, start + PAIRS_AT_ONCE)
+    for start in range(0, len(left_index), _PAIRS_AT_ONCE):
+        part = slice(start, start + _PAIRS_AT_ONCE)
         i, j = left_index[part], right_index[part]
         product = left.values[i].astype(np.float64)
         product *= right.values[j]

@@ -10,9 +10,10 @@ from typing import Optional, Union
 from metric_learn_client._client.client import EmbeddingClient
 from metric_learn_client.jobs.job import run_job
 from metric_learn_client.jobs.observer import Observer
-from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions, taken
+from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
 from metric_learn_client.jobs.output.summary import JobSummary
 from metric_learn_client.jobs.work.worker import Connect
+from metric_learn_client.option_fields import taken
 from metric_learn_client.options import ClientOptions, Endpoints
 
 Inputs = Union[str, Path, Sequence[Union[str, Path]]]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -24,6 +23,7 @@ from metric_learn_client.jobs.scratch import Scratch
 from metric_learn_client.jobs.work.model import job_model, worker_spec
 from metric_learn_client.jobs.work.pipeline import ShardTask
 from metric_learn_client.jobs.work.worker import Connect, WorkerSpec, make_pipeline
+from metric_learn_client.wire import EMBEDDING_DIM
 
 PROBE_S = 5.0
 _PROBE_ROWS = 4096  # fewer where PROBE_S ends first
@@ -75,8 +75,8 @@ def dry_run(
         rate: Optional[float] = None
         problem: Optional[str] = None
         try:
-            model, limits = job_model(connect, 0.0, threading.Event(), Observer())
-            worker = worker_spec(output, options, run, connect, model, limits, plan)
+            model = job_model(connect, 0.0, threading.Event(), Observer())
+            worker = worker_spec(output, options, run, connect, model, model.version, plan)
             rate = _probe(worker, plan, missing[0] if missing else 0) * (run.workers if run.engine != "local" else 1)
         except EndpointError as error:
             problem = str(error)
@@ -85,7 +85,7 @@ def dry_run(
         shards=len(mine),
         missing_rows=missing_rows,
         missing_shards=len(missing),
-        output_bytes=missing_rows * 2048 * np.dtype(options.dtype).itemsize,
+        output_bytes=missing_rows * EMBEDDING_DIM * np.dtype(options.dtype).itemsize,
         rows_per_s=None if rate is None else round(rate, 2),
         seconds=None if not rate else round(missing_rows / rate, 1),
         problem=problem,
@@ -109,19 +109,13 @@ def _probe(worker: WorkerSpec, plan: Plan, shard: int) -> float:
             raise _Enough
 
     places = np.arange(min(_PROBE_ROWS, plan.span(shard)[1]), dtype=np.int64)
-    with _until_enough():
+    with suppress(_Enough):
         pipeline = make_pipeline(
             worker, plan, lambda _: {}, stop=threading.Event(), progress=progress, notice=lambda _: None
         )
         for _ in pipeline.run([ShardTask(shard, places)]):
             pass
     return rows / (time.monotonic() - started)
-
-
-@contextmanager
-def _until_enough() -> Iterator[None]:
-    with suppress(_Enough):
-        yield
 
 
 def _size(count: int) -> str:

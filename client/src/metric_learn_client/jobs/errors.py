@@ -36,7 +36,11 @@ class RefusedError(JobError):
 
 
 class AccessError(JobError):
-    pass
+    """The output's store does not let this caller in.
+
+    Cause: a bucket that is not there, credentials, or what they allow.
+    Do: what the message says; the same call goes on.
+    """
 
 
 class OutputError(JobError):

@@ -20,15 +20,15 @@ from metric_learn_client.jobs.errors import OutputError, RefusedError, Stopped
 from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.inputs.input_rows import Input
 from metric_learn_client.jobs.observer import Observer
-from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
+from metric_learn_client.jobs.options import IF_EXISTS, SYNC_BY, InputSpec, JobOptions, RunOptions
 from metric_learn_client.jobs.output import record as records
 from metric_learn_client.jobs.output.output import Output, open_output
 from metric_learn_client.jobs.output.seen import Seen, read_seen
 from metric_learn_client.jobs.output.shard_files import read_stats
 from metric_learn_client.jobs.output.summary import JobSummary, failure_column, summarise
 from metric_learn_client.jobs.plan.plan import Plan, check_places, may_have_moved
-from metric_learn_client.jobs.plan.sync import SYNC_BY, Found, find_changes
-from metric_learn_client.jobs.prepare import IF_EXISTS, open_job
+from metric_learn_client.jobs.plan.sync import Found, find_changes
+from metric_learn_client.jobs.prepare import open_job
 from metric_learn_client.jobs.work.engines import engine
 from metric_learn_client.jobs.work.model import job_model, worker_spec
 from metric_learn_client.jobs.work.pipeline import ShardTask
@@ -63,6 +63,8 @@ def run_job(
     """
     check_choice("if_exists", if_exists, IF_EXISTS)
     check_choice("sync_by", sync_by, SYNC_BY)
+    if retry_failed and if_exists != "resume":
+        raise ValueError(f"retry_failed does not go with if_exists={if_exists!r}: do the one, then the other")
     if run.num_shards > 1 and if_exists != "resume":
         raise ValueError(f"{if_exists} does not go with num_shards: the other parts may be at work")
     observer = observer or Observer()
@@ -71,7 +73,7 @@ def run_job(
     output.attach(run.max_outage_s, stop, observer.notice)
     output.check()
     with output.job_lock(run.num_shards, run.shard_index):
-        model, limits = job_model(connect, run.max_outage_s, stop, observer)
+        model = job_model(connect, run.max_outage_s, stop, observer)
         with output.plan_lock():
             find = partial(_changes, output, run, sync_by)
             same_rows = not retry_failed
@@ -79,9 +81,8 @@ def run_job(
         if if_exists == "resume" and same_rows:
             _check_files(output, run, plan)
         mine = list(range(run.shard_index, plan.shards, run.num_shards))
-        output.prepare()
         output.recover(mine if run.num_shards > 1 else None)
-        worker = worker_spec(output, options, run, connect, record.model, limits, plan)
+        worker = worker_spec(output, options, run, connect, model, record.model["version"], plan)
         tasks = list(_tasks(output, plan, mine, retry_failed))
         _check_space(output, options, plan, tasks)
         summary = _run(output, plan, mine, worker, tasks, stop, observer)
@@ -132,7 +133,7 @@ def _run(
         elapsed_s = time.monotonic() - begun
         if tasks:
             _log_run(output, worker.run, outcome, started, elapsed_s, sent)
-    return summarise(output, plan, mine, sent, elapsed_s)
+    return replace(summarise(output, plan, mine), sent=sent, elapsed_s=elapsed_s)
 
 
 def _check_space(output: Output, options: JobOptions, plan: Plan, tasks: list[ShardTask]) -> None:

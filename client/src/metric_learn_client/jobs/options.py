@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Optional
 
 from metric_learn_client import wire
 from metric_learn_client.jobs.remote import READ_TIMEOUT_S
-from metric_learn_client.option_fields import check_options, facts_of, option
+from metric_learn_client.option_fields import check_options, option
 
-INPUT_FORMATS = ("auto", "files", "lines", "labels", "csv", "sop", "parquet", "tar")
-OUTPUT_FORMATS = ("npy", "parquet")
-DTYPES = ("float32", "float16")
-ENGINES = ("local", "processes", "ray")
-PREPROCESS = ("server", "local")
+_INPUT_FORMATS = ("auto", "files", "lines", "labels", "csv", "sop", "parquet", "tar")
+IF_EXISTS = ("resume", "overwrite", "extend", "sync")  # what becomes of what the output directory holds
+SYNC_BY = ("time", "digest")  # how "sync" tells a changed file
 MAX_SHARDS = 100_000  # file names have five digits, and readers sort them as text
 
 
@@ -25,7 +22,7 @@ class InputSpec:
     input. Everything here is part of the job's identity."""
 
     inputs: tuple[str, ...]
-    input_format: str = option("auto", "what the inputs are", choices=INPUT_FORMATS)
+    input_format: str = option("auto", "what the inputs are", choices=_INPUT_FORMATS)
     root: Optional[str] = option(
         None, "folder or URL that relative paths of a list belong to (default: the list's folder)"
     )
@@ -51,10 +48,10 @@ class JobOptions:
     """What the output's files look like; part of the job's identity."""
 
     shard_size: int = option(10_000, "rows per output file", at_least=1)
-    output_format: str = option("npy", "npy and parquet metadata, or parquet", choices=OUTPUT_FORMATS)
-    dtype: str = option("float32", "of the embeddings in the files", choices=DTYPES)
+    output_format: str = option("npy", "npy and parquet metadata, or parquet", choices=("npy", "parquet"))
+    dtype: str = option("float32", "of the embeddings in the files", choices=("float32", "float16"))
     embedding_column: str = option("embedding", "its name with --format parquet")
-    preprocess: str = option("server", "decode and resize on the server or here", choices=PREPROCESS)
+    preprocess: str = option("server", "decode and resize on the server or here", choices=("server", "local"))
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -64,7 +61,7 @@ class JobOptions:
 class RunOptions:
     """How this run goes about it. Free to change between runs: none of it shows in the files."""
 
-    engine: str = option("local", "one process, several, or Ray", choices=ENGINES)
+    engine: str = option("local", "one process, several, or Ray", choices=("local", "processes", "ray"))
     workers: int = option(2, "processes or Ray actors", at_least=1)
     batch_size: int = option(32, "images per call", at_least=1)
     in_flight: int = option(8, "calls at one time, per worker", at_least=1)
@@ -91,11 +88,6 @@ class RunOptions:
             raise ValueError(
                 f"shard_index={self.shard_index}: with num_shards={self.num_shards} it is 0 to {self.num_shards - 1}"
             )
-
-
-def taken(given: Mapping[str, Any], kind: Any) -> dict[str, Any]:
-    """Those of `given` that are options of the dataclass."""
-    return {field.name: given[field.name] for field, _ in facts_of(kind) if field.name in given}
 
 
 def spelled(name: str) -> str:

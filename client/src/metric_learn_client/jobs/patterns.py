@@ -19,10 +19,11 @@ def expand_braces(pattern: str) -> list[str]:
         return [pattern]
     choices = _choices(found.group(1)) or []
     before, after = pattern[: found.start()], pattern[found.end() :]
-    names = [before + choice + rest for choice in choices for rest in expand_braces(after)]
-    if len(names) > _MAX_NAMES:
-        raise InputError(f"{pattern}: stands for {len(names)} names; the limit is {_MAX_NAMES}")
-    return names
+    rests = expand_braces(after)
+    count = len(choices) * len(rests)
+    if count > _MAX_NAMES:
+        raise InputError(f"{pattern}: stands for {count} names; the limit is {_MAX_NAMES}")
+    return [before + choice + rest for choice in choices for rest in rests]
 
 
 def has_wildcard(name: str) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 import pyarrow as pa
 
-from metric_learn_client.image_names import as_text
+from metric_learn_client._client.core.identity import ModelInfo
 from metric_learn_client.jobs.errors import InputError, JobError, RefusedError
 from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.inputs.input_rows import Input
@@ -20,18 +20,18 @@ from metric_learn_client.jobs.output.record import JobRecord
 from metric_learn_client.jobs.plan.plan import Plan, build, check_kind, check_places, listing_of, load
 from metric_learn_client.jobs.plan.sync import Found
 from metric_learn_client.jobs.storage import is_url
+from metric_learn_client.printable import escaped
 
 _FLOAT16_SINCE = 15  # pyarrow writes half floats to parquet
 _FIRST_ROWS = 100
 Find = Callable[[Plan, Input], Found]
-IF_EXISTS = ("resume", "overwrite", "extend", "sync")
 
 
 def open_job(
     output: Output,
     spec: InputSpec,
     options: JobOptions,
-    model: dict[str, Any],
+    model: ModelInfo,
     if_exists: str,
     same_rows: bool,
     find: Find,
@@ -91,7 +91,7 @@ def check_first_rows(plan: Plan) -> None:
     if any(map(_is_there, places)):
         return
     raise InputError(
-        f"none of the first {_FIRST_ROWS} pictures is there; the first would be {as_text(places[0])[0]!r}. Say with "
+        f"none of the first {_FIRST_ROWS} pictures is there; the first would be {escaped(places[0])!r}. Say with "
         "--root which folder the paths begin in, with --path-column which column they are, or with --input-format "
         "what the lines are"
     )
@@ -142,13 +142,7 @@ def _synced(output: Output, spec: InputSpec, record: JobRecord, find: Find) -> t
         generation = stored.generation + 1
         changes = stored.changes.and_then(generation, found.changed, found.gone)
         before = replace(stored, changes=changes, generation=generation, _open={})
-    with output_errors(output.plan()):
-        plan = build(open_input(spec), spec, stored.shard_size, output.plan(), before=before, after_sync=True)
-    output.save_plan()
-    extents = [vars(extent) for extent in plan.extents]
-    facts = {**record.input, "sha256": plan.listing}
-    record = replace(record, input=facts, extents=extents, generation=plan.generation)
-    records.write(output, record)
+    plan, record = _with_new_rows(output, spec, record, before, after_sync=True)
     added = plan.rows - stored.rows
     return plan, record, _counted(len(found.changed), len(found.gone), added, found.unchanged)
 
@@ -163,11 +157,17 @@ def _extended(output: Output, spec: InputSpec, record: JobRecord) -> tuple[Plan,
     stored = _stored(output, record)
     if stored is None:
         raise JobError(f"{output.name}: its plan is gone: without it --extend cannot tell which rows are new")
+    return _with_new_rows(output, spec, record, stored, after_sync=False)
+
+
+def _with_new_rows(
+    output: Output, spec: InputSpec, record: JobRecord, before: Plan, after_sync: bool
+) -> tuple[Plan, JobRecord]:
+    """Plan and record with the rows of the input that `before` does not have."""
     with output_errors(output.plan()):
-        plan = build(open_input(spec), spec, stored.shard_size, output.plan(), before=stored)
+        plan = build(open_input(spec), spec, before.shard_size, output.plan(), before, after_sync)
     output.save_plan()
-    extents = [vars(extent) for extent in plan.extents]
-    record = replace(record, input={**record.input, "sha256": plan.listing}, extents=extents)
+    record = records.of_plan(record, plan)
     records.write(output, record)
     return plan, record
 

@@ -16,9 +16,11 @@ from metric_learn_client import wire
 from metric_learn_client._client.client import EmbeddingClient
 from metric_learn_client.jobs.errors import RefusedError, RowError
 from metric_learn_client.jobs.observer import Observer
+from metric_learn_client.jobs.options import RunOptions
 from metric_learn_client.jobs.work.model import job_model
 from metric_learn_client.jobs.work.sender import Patience, Sendable, Sender
 from metric_learn_client.jobs.work.worker import Connect
+from metric_learn_client.options import ClientOptions, Endpoints
 
 
 class RayEmbedder:
@@ -32,13 +34,13 @@ class RayEmbedder:
 
     def __init__(
         self,
-        endpoint: str = "127.0.0.1:5500",
+        endpoint: Endpoints = ClientOptions.endpoints,
         *,
         column: str = "bytes",
         embedding_column: str = "embedding",
         keep_column: bool = False,
-        deadline_s: float = 60.0,
-        max_outage_s: float = 600.0,
+        deadline_s: float = ClientOptions.deadline_s,
+        max_outage_s: float = RunOptions.max_outage_s,
         connect: Optional[Connect] = None,
     ) -> None:
         self._column = column
@@ -46,9 +48,9 @@ class RayEmbedder:
         self._keep_column = keep_column
         make: Connect = connect or partial(EmbeddingClient, endpoint, deadline_s=deadline_s)
         stop = threading.Event()
-        self._fingerprint: str = job_model(make, max_outage_s, stop, Observer())[0]["fingerprint"]
+        self._fingerprint = job_model(make, max_outage_s, stop, Observer()).fingerprint
         self._client = make()
-        self._sender = Sender(self._client, Patience(max_outage_s, stop), stop, self._fingerprint)
+        self._sender = Sender(self._client, Patience(max_outage_s, stop), self._fingerprint)
 
     def close(self) -> None:
         """Ends the connection. Ray ends the actor's process, which does so as well."""

@@ -21,21 +21,17 @@ from typing import Union
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from metric_learn_client.contract import PREPROCESSING_ID
 from metric_learn_client.image_names import IMAGE_FORMATS, image_formats
 from metric_learn_client.preprocess import bmp, jpeg, png, webp
-from metric_learn_client.preprocess.header import SIDE_PX, ImageHeader, short_side_size
+from metric_learn_client.preprocess.header import SIDE_PX, Buffer, ImageHeader, Pixels, short_side_size
 from metric_learn_client.preprocess.kinds import format_of, name_of
 from metric_learn_client.preprocess.limits import DecodeLimits, ImageError, damaged, too_large
 from metric_learn_client.preprocess.orientation import orientation, upright
 from metric_learn_client.preprocess.resize_kernel import load_kernel
 
 __all__ = ["KERNEL", "PREPROCESSING_ID", "SIDE_PX", "DecodeLimits", "ImageError", "decode", "preprocess", "resize"]
-
-Pixels = npt.NDArray[np.uint8]
-Buffer = Union[bytes, memoryview]
 
 
 def preprocess(image: Union[bytes, Pixels], limits: DecodeLimits = DecodeLimits()) -> Pixels:
@@ -61,33 +57,25 @@ def decode(image: Union[bytes, Pixels], limits: DecodeLimits = DecodeLimits()) -
     if kind is None:
         raise ImageError("E_UNSUPPORTED", f"{name_of(data)}; {image_formats('and')} are read")
     try:
-        header, pixels = _DECODERS[kind](data, limits)
+        header, pixels = _decoded(kind, data, limits)
         return upright(pixels, orientation(data, header))
     except MemoryError:
         raise too_large("not enough memory for it") from None
 
 
-def _decode_jpeg(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Pixels]:
-    header, structure = jpeg.read_header(data, limits)
-    return header, jpeg.decode(data, structure)
-
-
-def _decode_png(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Pixels]:
-    header, structure = png.read_header(data, limits)
-    return header, _decode_with_opencv(png.still(data, structure), header)
-
-
-def _decode_webp(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Pixels]:
-    header, structure = webp.read_header(data, limits)
-    return header, _decode_with_opencv(webp.still(data, structure), header)
-
-
-def _decode_bmp(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Pixels]:
+def _decoded(kind: str, data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, Pixels]:
+    """The header, and the pixels as stored."""
+    if kind == "jpeg":
+        header, scans = jpeg.read_header(data, limits)
+        return header, jpeg.decode(data, scans)
+    if kind == "png":
+        header, chunks = png.read_header(data, limits)
+        return header, _decode_with_opencv(png.still(data, chunks), header)
+    if kind == "webp":
+        header, picture = webp.read_header(data, limits)
+        return header, _decode_with_opencv(webp.still(data, picture), header)
     header = bmp.read_header(data, limits)
     return header, _decode_with_opencv(data, header)
-
-
-_DECODERS = {"jpeg": _decode_jpeg, "png": _decode_png, "webp": _decode_webp, "bmp": _decode_bmp}
 
 
 def _decode_with_opencv(still: Buffer, header: ImageHeader) -> Pixels:
@@ -117,7 +105,7 @@ def _resize_with_opencv(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return np.ascontiguousarray(cv2.resize(short, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-_kernel = load_kernel(_resize_with_opencv, short_side_size)
+_kernel = load_kernel(_resize_with_opencv)
 _resize = _kernel or _resize_with_opencv
 
 # Which of the two resizes: "compiled" (_resize.c) or "opencv", slower with the same pixels.

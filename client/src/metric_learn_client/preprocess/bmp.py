@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Union
-
-from metric_learn_client.preprocess.header import ImageHeader, check_size
+from metric_learn_client.preprocess.header import Buffer, ImageHeader, check_size
 from metric_learn_client.preprocess.limits import DecodeLimits, damaged, unsupported
-
-Buffer = Union[bytes, memoryview]
 
 _FILE_HEADER_BYTES = 14
 _OS2_HEADER_BYTES = 12

@@ -6,9 +6,15 @@ claims and looks at no more parts than DecodeLimits allows.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Union
+
+import numpy as np
+import numpy.typing as npt
 
 from metric_learn_client.preprocess.limits import DecodeLimits, ImageError, damaged, too_large
+
+Buffer = Union[bytes, memoryview]
+Pixels = npt.NDArray[np.uint8]  # [height, width, 3], BGR
 
 SIDE_PX = 224  # src/utility.py of the model zoo: resize_short(img, 224); src/dataset.py: Resize((224, 224))
 
@@ -55,6 +61,11 @@ def short_side_size(width: int, height: int) -> tuple[int, int]:
     """
     factor = float(SIDE_PX) / min(width, height)
     return round(width * factor), round(height * factor)
+
+
+def without_exif_prefix(data: Buffer, block: Span) -> Span:
+    """A block of EXIF data from its TIFF header on; some writers put JPEG's "Exif\\0\\0" before it in other formats."""
+    return Span(block.start + 6, block.stop) if data[block.start : block.start + 5] == b"Exif\0" else block
 
 
 def too_many(file: str, parts: str, limit: int) -> ImageError:

@@ -24,11 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
-from metric_learn_client.preprocess.header import ImageHeader, Span, check_size, too_many
+from metric_learn_client.preprocess.header import Buffer, ImageHeader, Pixels, Span, check_size, too_many
 from metric_learn_client.preprocess.limits import DecodeLimits, damaged, unsupported
-
-Buffer = Union[bytes, memoryview]
-Pixels = npt.NDArray[np.uint8]
 
 # Markers of T.81 table B.1.
 _SOF0, _SOF1, _SOF2, _DHT, _DAC = 0xC0, 0xC1, 0xC2, 0xC4, 0xCC
@@ -80,7 +77,6 @@ class JpegStructure:
     """
 
     process: int = 0
-    precision: int = 0
     width: int = 0
     height: int = 0
     components: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -186,12 +182,12 @@ def _read_frame(data: Buffer, marker: int, body: Span, found: JpegStructure, lim
     frame = bytes(data[body.start : body.stop])
     if len(frame) < 6 or len(frame) != 6 + 3 * frame[5]:
         raise damaged("the JPEG frame header has a wrong length")
-    found.process, found.precision = marker, frame[0]
+    found.process = marker
     found.height, found.width = int.from_bytes(frame[1:3], "big"), int.from_bytes(frame[3:5], "big")
-    if found.precision != 8:
-        if found.precision == 12:
-            raise unsupported("a 12-bit JPEG")
-        raise damaged(f"the JPEG frame header says {found.precision} bits")
+    if frame[0] == 12:
+        raise unsupported("a 12-bit JPEG")
+    if frame[0] != 8:
+        raise damaged(f"the JPEG frame header says {frame[0]} bits")
     check_size("JPEG", found.width, found.height, limits)
     for at in range(6, len(frame), 3):
         across, down = frame[at + 1] >> 4, frame[at + 1] & 15

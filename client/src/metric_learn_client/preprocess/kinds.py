@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Optional, Union
+from typing import Optional
 
-Buffer = Union[bytes, memoryview]
+from metric_learn_client.preprocess.header import Buffer
 
 _HEAD_BYTES = 512
 # Brands of ISO base media files (ISO 14496-12), the first that fits.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from metric_learn_client.contract import DEFAULT_MAX_IMAGE_BYTES, DEFAULT_MAX_IMAGE_PX
+
 
 @dataclass(frozen=True)
 class DecodeLimits:
@@ -12,8 +14,8 @@ class DecodeLimits:
     Every part of a file is counted, and the walk ends at its limit: that is what bounds the time it takes.
     """
 
-    max_image_bytes: int = 32 * 1024 * 1024
-    max_image_px: int = 50_000_000  # width x height that the header claims
+    max_image_bytes: int = DEFAULT_MAX_IMAGE_BYTES
+    max_image_px: int = DEFAULT_MAX_IMAGE_PX  # width x height that the header claims
     # The first resize enlarges thin pictures: 65535 x 1 would become 14.7 million x 224. This bounds its output;
     # 16 million pixels are 48 MB and an aspect of 318 to 1.
     max_resized_px: int = 16_000_000

@@ -6,16 +6,10 @@ others too. Here it is the same wherever the TIFF block stands, in both byte ord
 
 from __future__ import annotations
 
-from typing import Union
-
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from metric_learn_client.preprocess.header import ImageHeader
-
-Buffer = Union[bytes, memoryview]
-Pixels = npt.NDArray[np.uint8]
+from metric_learn_client.preprocess.header import Buffer, ImageHeader, Pixels
 
 _TAG = 0x112
 _SHORT, _LONG = 3, 4

@@ -11,15 +11,12 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass, field
-from typing import Union
 
 import numpy as np
 import numpy.typing as npt
 
-from metric_learn_client.preprocess.header import ImageHeader, Span, check_size, too_many
+from metric_learn_client.preprocess.header import Buffer, ImageHeader, Span, check_size, too_many, without_exif_prefix
 from metric_learn_client.preprocess.limits import DecodeLimits, damaged, unsupported
-
-Buffer = Union[bytes, memoryview]
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6  # colour types
@@ -67,7 +64,7 @@ def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, PngStr
                 found.image_data.append(body)
                 _check_sum(data, body)
         elif name == b"eXIf":
-            found.exif = found.exif if found.exif.stop else _without_prefix(data, body)
+            found.exif = found.exif if found.exif.stop else without_exif_prefix(data, body)
         elif name in (b"IHDR", b"PLTE") or not name[0] & 0x20:
             _read_critical(name, bytes(data[body.start : body.stop]), found, limits)
             _check_sum(data, body)
@@ -120,10 +117,6 @@ def _read_critical(name: bytes, body: bytes, found: PngStructure, limits: Decode
 def _check_sum(data: Buffer, body: Span) -> None:
     if zlib.crc32(data[body.start - 4 : body.stop]) != int.from_bytes(data[body.stop : body.stop + 4], "big"):
         raise damaged("the PNG is damaged: a checksum is wrong")
-
-
-def _without_prefix(data: Buffer, body: Span) -> Span:
-    return Span(body.start + 6, body.stop) if data[body.start : body.start + 5] == b"Exif\0" else body
 
 
 def _chunk(name: bytes, body: list[bytes]) -> list[bytes]:

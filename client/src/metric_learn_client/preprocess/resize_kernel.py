@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Callable, Optional
 
 import numpy as np
-import numpy.typing as npt
 
-Pixels = npt.NDArray[np.uint8]
+from metric_learn_client.preprocess.header import SIDE_PX, Pixels, short_side_size
+
 # (pixels [height, width, 3], (width, height) after the first resize) -> [side, side, 3]
 Resize = Callable[[Pixels, tuple[int, int]], Pixels]
 LIBRARY = Path(__file__).with_name("_resize.so")
-SIDE_PX = 224  # compiled in
 # Enlarging, reducing, taller, wider, a single column: every branch of the kernel, a few milliseconds in all.
 _CHECKED_SHAPES = ((40, 60), (301, 250), (90, 1), (17, 400))
 
 
-def load_kernel(reference: Resize, first_size: Callable[[int, int], tuple[int, int]]) -> Optional[Resize]:
+def load_kernel(reference: Resize) -> Optional[Resize]:
     """The compiled resize where it is there and gives the pixels of `reference`; else None. Never raises."""
     if os.environ.get("METRIC_LEARN_RESIZE") == "opencv":
         return None
@@ -46,20 +44,15 @@ def load_kernel(reference: Resize, first_size: Callable[[int, int], tuple[int, i
             raise MemoryError("no memory for the resize")
         return resized
 
-    return resize if _agrees(resize, reference, first_size, _CHECKED_SHAPES) else None
+    return resize if _agrees(resize, reference) else None
 
 
-def _agrees(
-    resize: Resize,
-    reference: Resize,
-    first_size: Callable[[int, int], tuple[int, int]],
-    shapes: Sequence[tuple[int, int]],
-) -> bool:
-    for height, width in shapes:
+def _agrees(resize: Resize, reference: Resize) -> bool:
+    for height, width in _CHECKED_SHAPES:
         # Noise without a generator: importing one costs more than the whole check.
         numbers = np.arange(height * width * 3, dtype=np.uint32) * np.uint32(2654435761)
         pixels = (numbers >> np.uint32(24)).astype(np.uint8).reshape(height, width, 3)
-        size = first_size(width, height)
+        size = short_side_size(width, height)
         if not np.array_equal(resize(pixels, size), reference(pixels, size)):
             return False
     return True

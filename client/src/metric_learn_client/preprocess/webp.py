@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Union
 
-from metric_learn_client.preprocess.header import ImageHeader, Span, check_size, too_many
+from metric_learn_client.preprocess.header import Buffer, ImageHeader, Span, check_size, too_many, without_exif_prefix
 from metric_learn_client.preprocess.limits import DecodeLimits, damaged, unsupported
-
-Buffer = Union[bytes, memoryview]
 
 _CHUNKS_START = 12
 _FRAME_HEADER_BYTES = 16  # of an ANMF chunk: place, size, duration, flags
@@ -54,8 +51,7 @@ def read_header(data: Buffer, limits: DecodeLimits) -> tuple[ImageHeader, WebpSt
         elif name == b"ANMF" and not found.kind:
             _read_frame(data, body, found)
         elif name == b"EXIF" and not found.exif.stop:
-            prefix = 6 if data[body.start : body.start + 5] == b"Exif\0" else 0
-            found.exif = Span(body.start + prefix, body.stop)
+            found.exif = without_exif_prefix(data, body)
         position = body.stop + (body.stop - body.start) % 2
     else:
         raise too_many("the WebP", "chunks", limits.max_webp_chunks)

@@ -10,7 +10,7 @@ from metric_learn_client.evaluation.screening import UNIT_ROUNDOFF
 from metric_learn_client.evaluation.similarity import STEP, Rows, similarity_of_pairs
 
 BLOCK_ROWS = 1024
-MOST_PAIRS = 5_000_000
+_MOST_PAIRS = 5_000_000
 
 
 class TooManyPairs(ValueError):
@@ -42,8 +42,8 @@ def near_duplicates(rows: Rows, threshold: float) -> list[Group]:
             above = left < right
             left, right = left[above], right[above]
             total += len(left)
-            if total > MOST_PAIRS:
-                raise TooManyPairs(f"more than {MOST_PAIRS:,} pairs reach {threshold}; raise the threshold")
+            if total > _MOST_PAIRS:
+                raise TooManyPairs(f"more than {_MOST_PAIRS:,} pairs reach {threshold}; raise the threshold")
             exact = similarity_of_pairs(rows, left, rows, right)
             kept = exact >= threshold - STEP
             pairs.append((left[kept], right[kept], exact[kept]))

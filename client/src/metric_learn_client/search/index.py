@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,21 +21,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from metric_learn_client.contract.whole_file import whole_folder
 from metric_learn_client.errors import MetricLearnError
 from metric_learn_client.evaluation.embedding_set import iterate_shards, read_identity
 
 Kind = Literal["exact", "ivf", "hnsw"]
 KINDS: tuple[Kind, ...] = ("exact", "ivf", "hnsw")
 SCHEMA_VERSION = 1
-RECALL_K = 10
-RECALL_QUERIES = 1000
-TRAINING_ROWS = 100_000
-HNSW_LINKS = 32
+_RECALL_K = 10
+_RECALL_QUERIES = 1000
+_TRAINING_ROWS = 100_000
+_HNSW_LINKS = 32
 SEED = 1234
 # float32 products of unit rows of 2048, summed in another order. FAISS 1.15.1's flat index differed from ivf and hnsw
 # by at most 4.8e-7, in 55,000 pairs of random, of positive and of nearly equal rows (AMD EPYC, 2026-11-26): room for
 # eight times that.
-ROUNDING = 4e-6
+_ROUNDING = 4e-6
 
 
 class SearchIndexError(MetricLearnError):
@@ -105,10 +105,7 @@ class SearchIndex:
             raise SearchIndexError(f"{folder}: FAISS opens no file whose name is not UTF-8; name another") from error
         if folder.exists():
             raise SearchIndexError(f"{folder} exists; build into a new directory, or remove it")
-        aside = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            aside.mkdir(parents=True)
+        with whole_folder(folder) as aside:
             try:
                 faiss.write_index(self._index, str(aside / "index.faiss"))
             except RuntimeError as error:  # FAISS' only one; the system's reason is in brackets at its end
@@ -116,9 +113,6 @@ class SearchIndex:
                 raise OSError(errno.EIO, reason[1] if reason else "it cannot be written", str(folder)) from error
             pq.write_table(self.items, aside / "items.parquet")
             (aside / "index.json").write_text(json.dumps(asdict(self.facts), indent=2) + "\n")
-            aside.replace(folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 def check_fingerprint(index: Optional[str], query: Optional[str]) -> None:
@@ -183,13 +177,13 @@ def _approximate(flat: Any, kind: Kind, count: int, dim: int) -> Any:
     rng = np.random.default_rng(SEED)
     index: Any
     if kind == "hnsw":
-        index = faiss.IndexHNSWFlat(dim, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexHNSWFlat(dim, _HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = 200
     else:
         lists = int(max(1, min(4 * np.sqrt(count), count / 39)))  # FAISS asks for 39 training rows a list
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, faiss.METRIC_INNER_PRODUCT)
         index.cp.seed = SEED
-        chosen = np.sort(rng.choice(count, min(count, TRAINING_ROWS), replace=False))
+        chosen = np.sort(rng.choice(count, min(count, _TRAINING_ROWS), replace=False))
         index.train(_stored(flat)[chosen])
     index.add(_stored(flat))
     if kind == "ivf":
@@ -204,10 +198,10 @@ def _stored(flat: Any) -> npt.NDArray[np.float32]:
 
 def _tune(index: Any, flat: Any, kind: Kind, count: int, target: float) -> tuple[float, int, int]:
     """(recall, queries it was measured on, breadth): the narrowest search, by doubling, that reaches the target."""
-    k = min(RECALL_K, count - 1)
+    k = min(_RECALL_K, count - 1)
     if k < 1:
         return 1.0, 0, 1
-    chosen = np.sort(np.random.default_rng(SEED + 1).choice(count, min(count, RECALL_QUERIES), replace=False))
+    chosen = np.sort(np.random.default_rng(SEED + 1).choice(count, min(count, _RECALL_QUERIES), replace=False))
     queries = _stored(flat)[chosen]
     similarity, ids = flat.search(queries, k + 1)
     least = [_others(*row, k)[-1] for row in zip(similarity, ids, chosen)]
@@ -218,7 +212,7 @@ def _tune(index: Any, flat: Any, kind: Kind, count: int, target: float) -> tuple
         similarity, ids = index.search(queries, k + 1)
         # Not by id: of pictures that are alike any is as right as another.
         places = [_others(*row, k) for row in zip(similarity, ids, chosen)]
-        recall = float(np.mean([(place >= kth - ROUNDING).sum() / k for place, kth in zip(places, least)]))
+        recall = float(np.mean([(place >= kth - _ROUNDING).sum() / k for place, kth in zip(places, least)]))
         if recall >= target or breadth >= widest:
             return recall, len(chosen), breadth
         breadth = min(2 * breadth, widest)

@@ -10,8 +10,8 @@ import numpy as np
 from metric_learn_client.errors import MetricLearnError
 from metric_learn_client.evaluation.embedding_set import iterate_shards, read_identity
 
-ROWS_AT_ONCE = 1000  # of 2048 numbers: 8 MB a call
-MOST_PATH_BYTES = 8192
+_ROWS_AT_ONCE = 1000  # of 2048 numbers: 8 MB a call
+_MOST_PATH_BYTES = 8192
 
 
 class MilvusExportError(MetricLearnError):
@@ -38,7 +38,7 @@ def export_to_milvus(source: Path, uri: str, collection: str, *, token: str = ""
                 schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
                 schema.add_field("id", DataType.INT64, is_primary=True)
                 schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=shard.embeddings.shape[1])
-                schema.add_field("image_path", DataType.VARCHAR, max_length=MOST_PATH_BYTES)
+                schema.add_field("image_path", DataType.VARCHAR, max_length=_MOST_PATH_BYTES)
                 schema.add_field("fingerprint", DataType.VARCHAR, max_length=64)
                 index = client.prepare_index_params()
                 index.add_index("embedding", index_type="FLAT", metric_type="COSINE")
@@ -50,8 +50,8 @@ def export_to_milvus(source: Path, uri: str, collection: str, *, token: str = ""
                 for n, (row, path) in enumerate(zip(shard.embeddings, paths))
                 if finite[n]
             ]
-            for start in range(0, len(rows), ROWS_AT_ONCE):
-                client.insert(collection, rows[start : start + ROWS_AT_ONCE])
+            for start in range(0, len(rows), _ROWS_AT_ONCE):
+                client.insert(collection, rows[start : start + _ROWS_AT_ONCE])
             written += len(shard.embeddings)
         return written
     except MilvusException as error:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from metric_learn_client import wire
 
-CORRUPT_MARKER = b"corrupt"
+_CORRUPT_MARKER = b"corrupt"
 _DIGEST_BYTES = 64  # blake2b's longest; its 512 bits are repeated to fill the row
 _AMPLITUDE = np.float32(wire.EMBEDDING_DIM**-0.5)  # 2048 of them have norm 1
 
@@ -30,7 +30,7 @@ def fake_embeddings(images: Sequence[Union[bytes, npt.NDArray[np.uint8]]]) -> np
 
 def is_corrupt(image: bytes) -> bool:
     """Whether FakeServable refuses the image with E_DECODE: its bytes start with b"corrupt"."""
-    return image.startswith(CORRUPT_MARKER)
+    return image.startswith(_CORRUPT_MARKER)
 
 
 def _content(image: Union[bytes, npt.NDArray[np.uint8]]) -> bytes:

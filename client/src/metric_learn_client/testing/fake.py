@@ -6,7 +6,6 @@ import random
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, Callable, Optional
 
 import numpy as np
@@ -18,7 +17,7 @@ from metric_learn_client.testing.embeddings import fake_embeddings, is_corrupt
 from metric_learn_client.testing.faults import Faults, Limits
 from metric_learn_client.wire.rows import pack_rows
 
-FINGERPRINT = "fa4e" * 16
+_FINGERPRINT = "fa4e" * 16
 _MAX_WORKERS = 256  # threads appear as calls need them; a black hole holds one for every call
 _SHUFFLE_S = 0.02
 _OVERLOAD_HINT_MS = 20
@@ -44,7 +43,7 @@ class FakeServable:
         address: str = "127.0.0.1:0",
         *,
         embed: Embed = fake_embeddings,
-        fingerprint: str = FINGERPRINT,
+        fingerprint: str = _FINGERPRINT,
         version: int = 1,
         limits: Optional[Limits] = None,
         faults: Optional[Faults] = None,
@@ -107,12 +106,7 @@ class FakeServable:
     def __enter__(self) -> FakeServable:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        trace: Optional[TracebackType],
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stop()
 
     def _predict(self, body: bytes, context: Any) -> bytes:
@@ -226,10 +220,7 @@ class FakeServable:
             dim=wire.EMBEDDING_DIM,
             weights="fake",
             preprocessing=self.preprocessing,
-            max_instances=self.limits.max_instances,
-            max_request_bytes=self.limits.max_request_bytes,
-            max_image_bytes=self.limits.max_image_bytes,
-            max_image_px=self.limits.max_image_px,
+            **vars(self.limits),
             methods=[wire.METHOD_EMBED, wire.METHOD_EMBED_PIXELS],
             server_version="fake",
             versions=[self.version],

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from metric_learn_client.errors import EndpointError, RejectedError
 from metric_learn_client.verification.diagnosis import diagnose
-from metric_learn_client.verification.golden import GoldenSet
+from metric_learn_client.verification.golden import GoldenSet, pixels_of
 from metric_learn_client.verification.parity import PIXEL_TOLERANCES, TOLERANCES, Precision, compare
 from metric_learn_client.verification.verdict import Side, Verdict
 
@@ -44,7 +44,8 @@ def run_gate(
         check_neighbours=precision == "float16",
         errors=errors,
     )
-    golden = _with_pixels(golden)
+    if golden.pixels is None:
+        golden = replace(golden, pixels=pixels_of(golden.images))
     of_pixels = None if golden.pixels is None else _embed_pixels(client, golden.pixels)
     preprocessing = None
     if of_pixels is not None:
@@ -74,21 +75,6 @@ def served_side(client: Any, endpoint: str, fingerprint: Optional[str], version:
     except EndpointError:
         return Side(endpoint, fingerprint, None, version)
     return Side(endpoint, fingerprint or info.fingerprint, info.weights, info.version if version is None else version)
-
-
-def _with_pixels(golden: GoldenSet) -> GoldenSet:
-    """With the pixels that this package's preprocessing makes, where none are recorded, OpenCV is here, and it takes
-    every picture."""
-    if golden.pixels is not None:
-        return golden
-    try:
-        from metric_learn_client.preprocess import ImageError, preprocess
-    except ModuleNotFoundError:
-        return golden
-    try:
-        return replace(golden, pixels=np.stack([preprocess(image) for image in golden.images]))
-    except ImageError:
-        return golden
 
 
 def _embed_pixels(client: Any, pixels: npt.NDArray[np.uint8]) -> Optional[Rows]:

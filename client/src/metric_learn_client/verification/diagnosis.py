@@ -8,7 +8,7 @@ the endpoint is a function.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Callable, Optional
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 Rows = npt.NDArray[np.float32]
 EmbedPixels = Callable[[npt.NDArray[np.uint8]], Rows]
 
-NORM_TOLERANCE = 1e-3
-SCREENED = 4  # pictures that every mistake is tried on; only one that fits them all is tried on the rest
-PARTIAL = 0.5  # a mistake that fits this share of the pictures is mentioned though it does not explain all
-NETWORK_MISTAKES = {
+_NORM_TOLERANCE = 1e-3
+_SCREENED = 4  # pictures that every mistake is tried on; only one that fits them all is tried on the rest
+_PARTIAL = 0.5  # a mistake that fits this share of the pictures is mentioned though it does not explain all
+_NETWORK_MISTAKES = {
     "missing_normalisation": "the normalisation is missing: the network got pixels / 255 without mean and deviation",
     "raw_pixels": "the normalisation is missing: the network got pixels 0..255 as they are",
     "deviation_missing": "the normalisation is half there: the mean is subtracted, the deviation not divided out",
@@ -74,8 +74,12 @@ def diagnose(
     case = _Case(golden, unit_rows(answered[good]), np.flatnonzero(good), tolerance, pixel_tolerance)
     findings = []
     norms = np.linalg.norm(answered[case.index].astype(np.float64), axis=1)
-    if np.abs(norms - 1).max() > NORM_TOLERANCE:
-        unscaled = case.fit_reference("not-normalised", _unscaled(norms), "output", golden.embeddings)
+    if np.abs(norms - 1).max() > _NORM_TOLERANCE:
+        sentence = (
+            f"the output is not normalised: norms are {norms.min():.4g} to {norms.max():.4g}, they must be 1; "
+            "the stage l2_normalize is missing"
+        )
+        unscaled = case.fit_reference("not-normalised", sentence, "output", golden.embeddings)
         findings.append(unscaled)
         if unscaled.certain:
             return findings
@@ -83,7 +87,7 @@ def diagnose(
     if embed_pixels is not None and golden.pixels is not None:
         of_pixels = embed_pixels(golden.pixels[case.index])
         distance = relative_distance(unit_rows(of_pixels), unit_rows(golden.embeddings[case.index]))
-        pixels_right = bool((distance <= tolerance).mean() > PARTIAL)
+        pixels_right = bool((distance <= tolerance).mean() > _PARTIAL)
     if pixels_right is not True:
         findings.extend(_network(case, served_fingerprint, other_sets))
         if any(finding.certain for finding in findings):
@@ -135,24 +139,17 @@ class _Case:
         return Finding(mistake, sentence, where, int(fits.sum()), len(fits), worst)
 
 
-def _unscaled(norms: npt.NDArray[np.float64]) -> str:
-    return (
-        f"the output is not normalised: norms are {norms.min():.4g} to {norms.max():.4g}, they must be 1; "
-        "the stage l2_normalize is missing"
-    )
-
-
 def _network(case: _Case, served_fingerprint: Optional[str], other_sets: Mapping[str, GoldenSet]) -> list[Finding]:
     found = []
     for name, rows in case.golden.wrong.items():
-        sentence = NETWORK_MISTAKES.get(name, f"the network's answer is the recorded one under {name}")
+        sentence = _NETWORK_MISTAKES.get(name, f"the network's answer is the recorded one under {name}")
         found.append(case.fit_reference(name.replace("_", "-"), sentence, "network", rows))
     for name, other in other_sets.items():
         if other.images != case.golden.images:
             continue
         sentence = f"the weights are of another version: these are the embeddings of {name}"
         found.append(case.fit_reference("wrong-version", sentence, "network", other.embeddings))
-    found = [finding for finding in found if finding.explained > PARTIAL * finding.pictures]
+    found = [finding for finding in found if finding.explained > _PARTIAL * finding.pictures]
     recorded = case.golden.fingerprint
     if not found and recorded and served_fingerprint and recorded != served_fingerprint:
         sentence = (
@@ -166,13 +163,13 @@ def _network(case: _Case, served_fingerprint: Optional[str], other_sets: Mapping
 
 def _preprocessing(case: _Case, embed_pixels: EmbedPixels) -> list[Finding]:
     try:
-        from metric_learn_client.verification.mistakes import combined_mistakes, single_mistakes
+        from metric_learn_client.verification.mistakes import mistakes
     except ModuleNotFoundError as error:
         needs = f"to try the known mistakes, {error.name} is needed: pip install 'metric-learn-client[preprocess]'"
         return [Finding(None, needs, "preprocessing", 0, len(case.index), float("inf"))]
-    telling = case.most_telling(SCREENED)
+    telling = case.most_telling(_SCREENED)
     half_right: list[tuple[int, Mistake]] = []
-    for mistake in [*single_mistakes(), *combined_mistakes()]:
+    for mistake in mistakes():
         screened = _try(telling, mistake, embed_pixels)
         if screened is None or not screened.explained:
             continue
@@ -183,19 +180,13 @@ def _preprocessing(case: _Case, embed_pixels: EmbedPixels) -> list[Finding]:
                 return [finding]
     half_right.sort(key=lambda each: -each[0])
     tried = [_try(case, mistake, embed_pixels) for _, mistake in half_right[:3]]
-    found = [each for each in tried if each is not None and each.explained > PARTIAL * each.pictures]
+    found = [each for each in tried if each is not None and each.explained > _PARTIAL * each.pictures]
     return sorted(found, key=lambda each: -each.explained)[:1]
 
 
 def _try(case: _Case, mistake: Mistake, embed_pixels: EmbedPixels) -> Optional[Finding]:
-    pixels = _pixels_of((case.golden.images[i] for i in case.index), mistake.pixels)
-    return None if pixels is None else case.fit_answer(mistake.name, mistake.sentence, embed_pixels(pixels))
-
-
-def _pixels_of(
-    images: Iterable[bytes], make: Callable[[bytes], npt.NDArray[np.uint8]]
-) -> Optional[npt.NDArray[np.uint8]]:
     try:
-        return np.stack([make(image) for image in images])
+        pixels = np.stack([mistake.pixels(case.golden.images[i]) for i in case.index])
     except ModuleNotFoundError:  # Pillow is not installed: its filters cannot be tried
         return None
+    return case.fit_answer(mistake.name, mistake.sentence, embed_pixels(pixels))

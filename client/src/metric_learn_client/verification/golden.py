@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, Optional
 import numpy as np
 import numpy.typing as npt
 
+from metric_learn_client.contract.whole_file import whole_folder
 from metric_learn_client.errors import MetricLearnError
 
 SCHEMA_VERSION = 1
@@ -113,14 +113,25 @@ def safe_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
+def pixels_of(images: Sequence[bytes]) -> Optional[npt.NDArray[np.uint8]]:
+    """What this package's preprocessing makes of them, by which the gate tells preprocessing from network. None without
+    OpenCV, or for a picture that an endpoint takes and this client does not."""
+    try:
+        from metric_learn_client.preprocess import ImageError, preprocess
+    except ModuleNotFoundError:
+        return None
+    try:
+        return np.stack([preprocess(image) for image in images])
+    except ImageError:
+        return None
+
+
 def write_golden(folder: Path, golden: GoldenSet) -> None:
     """Writes a new golden set, whole or not at all. Raises GoldenError where the folder exists."""
     if folder.exists():
         raise GoldenError(f"{folder} exists; record into a new directory, references are never overwritten")
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        (aside / IMAGES).mkdir(parents=True)
+    with whole_folder(folder) as aside:
+        (aside / IMAGES).mkdir()
         for name, image in zip(golden.names, golden.images):
             (aside / IMAGES / name).write_bytes(image)
         arrays: dict[str, Any] = {"names": np.array(golden.names), "embeddings_f32": golden.embeddings}
@@ -135,6 +146,3 @@ def write_golden(folder: Path, golden: GoldenSet) -> None:
             "sha256": {n: hashlib.sha256(image).hexdigest() for n, image in zip(golden.names, golden.images)},
         }
         (aside / MANIFEST).write_text(json.dumps(facts, indent=2) + "\n")
-        aside.replace(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -8,29 +8,26 @@ Needs OpenCV (extra [preprocess]) and, for Pillow's filters, Pillow (extra [sear
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Callable
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from metric_learn_client.preprocess import SIDE_PX, decode
 from metric_learn_client.preprocess import resize as right_resize
+from metric_learn_client.preprocess.header import Pixels
 
-Pixels = npt.NDArray[np.uint8]
 Resize = Callable[[Pixels], Pixels]
-SQUARE = (SIDE_PX, SIDE_PX)
+_SQUARE = (SIDE_PX, SIDE_PX)
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """name: for machines; sentence: for people; size: decisions that differ from the right ones."""
+    """name: for machines; sentence: for people."""
 
     name: str
     sentence: str
-    size: int
     pixels: Callable[[bytes], Pixels]
 
 
@@ -41,13 +38,13 @@ def _short_side(image: Pixels, side: int) -> tuple[int, int]:
 
 
 def _direct(interpolation: int) -> Resize:
-    return lambda image: np.asarray(cv2.resize(image, SQUARE, interpolation=interpolation), np.uint8)
+    return lambda image: np.asarray(cv2.resize(image, _SQUARE, interpolation=interpolation), np.uint8)
 
 
 def _two_steps(interpolation: int) -> Resize:
     def resize(image: Pixels) -> Pixels:
         short = cv2.resize(image, _short_side(image, SIDE_PX), interpolation=interpolation)
-        return np.asarray(cv2.resize(short, SQUARE, interpolation=cv2.INTER_LINEAR), np.uint8)
+        return np.asarray(cv2.resize(short, _SQUARE, interpolation=cv2.INTER_LINEAR), np.uint8)
 
     return resize
 
@@ -66,9 +63,9 @@ def _pillow(filter_name: str, first_step_only: bool) -> Resize:
         from PIL import Image
 
         filtered = getattr(Image.Resampling, filter_name)
-        size = _short_side(image, SIDE_PX) if first_step_only else SQUARE
+        size = _short_side(image, SIDE_PX) if first_step_only else _SQUARE
         made = np.asarray(Image.fromarray(image).resize(size, filtered), np.uint8)
-        return np.asarray(cv2.resize(made, SQUARE, interpolation=cv2.INTER_LINEAR), np.uint8)
+        return np.asarray(cv2.resize(made, _SQUARE, interpolation=cv2.INTER_LINEAR), np.uint8)
 
     return resize
 
@@ -93,27 +90,9 @@ _RGB = ("rgb", "channels in RGB order; the model takes BGR")
 _EXIF = ("exif-ignored", "EXIF rotation not applied")
 
 
-def upright(image: bytes) -> Pixels:
-    return decode(image)
-
-
-def as_stored(image: bytes) -> Pixels:
-    """Decoded without EXIF rotation."""
-    decode(image)  # the same refusals
-    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    return np.asarray(pixels, np.uint8)
-
-
-def single_mistakes() -> Iterator[Mistake]:
-    yield from (each for each in _all() if each.size == 1)
-
-
-def combined_mistakes() -> Iterator[Mistake]:
-    """Two and three at once, fewer first."""
-    yield from sorted((each for each in _all() if each.size > 1), key=lambda each: each.size)
-
-
-def _all() -> Iterator[Mistake]:
+def mistakes() -> list[Mistake]:
+    """All of them: one alone first, then two and three at once."""
+    found: list[tuple[int, Mistake]] = []
     for rgb, exif, name in itertools.product((False, True), (False, True), (None, *_RESIZES)):
         parts = [_RGB] if rgb else []
         parts += [_EXIF] if exif else []
@@ -122,17 +101,22 @@ def _all() -> Iterator[Mistake]:
             sentence, resize = _RESIZES[name]
             parts.append((name, sentence))
         if parts:
-            yield Mistake(
-                "+".join(part[0] for part in parts),
-                ", and ".join(part[1] for part in parts),
-                len(parts),
-                _maker(rgb, exif, resize),
-            )
+            names, sentences = zip(*parts)
+            mistake = Mistake("+".join(names), ", and ".join(sentences), _maker(rgb, exif, resize))
+            found.append((len(parts), mistake))
+    return [mistake for _, mistake in sorted(found, key=lambda each: each[0])]
 
 
 def _maker(rgb: bool, exif: bool, resize: Resize) -> Callable[[bytes], Pixels]:
     def make(image: bytes) -> Pixels:
-        pixels = resize(as_stored(image) if exif else upright(image))
+        pixels = resize(_as_stored(image) if exif else decode(image))
         return np.ascontiguousarray(pixels[:, :, ::-1] if rgb else pixels)
 
     return make
+
+
+def _as_stored(image: bytes) -> Pixels:
+    """Decoded without EXIF rotation."""
+    decode(image)  # the same refusals
+    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return np.asarray(pixels, np.uint8)

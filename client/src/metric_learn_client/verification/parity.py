@@ -19,8 +19,8 @@ Precision = Literal["float32", "float16"]
 TOLERANCES: dict[str, float] = {"float32": 1e-4, "float16": 2e-2}  # worst row; by the precision the device computes in
 # Files against ready-made pixels on one endpoint: the same network on both sides, so what is left is preprocessing.
 PIXEL_TOLERANCES: dict[str, float] = {"float32": 1e-4, "float16": 2e-3}
-NEIGHBOURS = 10
-SIMILARITY_STEP = 2.0**-11  # float16's relative spacing: neighbours that differ by less may swap places
+_NEIGHBOURS = 10
+_SIMILARITY_STEP = 2.0**-11  # float16's relative spacing: neighbours that differ by less may swap places
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,20 @@ def unit_rows(rows: Floats) -> npt.NDArray[np.float64]:
 
 
 def neighbours_agree(actual: Floats, expected: Floats) -> npt.NDArray[np.bool_]:
-    """Per row: are its nearest NEIGHBOURS other rows the same ones in both sets? bool [N].
+    """Per row: are its nearest _NEIGHBOURS other rows the same ones in both sets? bool [N].
 
     A neighbour may stand in for another one whose reference similarity differs by less than float16 can tell. With
-    NEIGHBOURS + 1 rows or fewer every neighbour is among them, and order is compared by the nearest one alone.
+    _NEIGHBOURS + 1 rows or fewer every neighbour is among them, and order is compared by the nearest one alone.
     """
     rows = len(expected)
-    kept = min(NEIGHBOURS, max(1, rows - 2))
+    kept = min(_NEIGHBOURS, max(1, rows - 2))
     agree = np.zeros(rows, np.bool_)
     reference, answered = unit_rows(expected), unit_rows(np.nan_to_num(actual))
     for row in range(rows):
         wanted, got = reference @ reference[row], answered @ answered[row]
         wanted[row] = got[row] = -np.inf
         last = np.sort(wanted)[-kept]
-        agree[row] = bool((wanted[np.argsort(-got, kind="stable")[:kept]] >= last - SIMILARITY_STEP).all())
+        agree[row] = bool((wanted[np.argsort(-got, kind="stable")[:kept]] >= last - _SIMILARITY_STEP).all())
     return agree
 
 

@@ -10,7 +10,7 @@ from metric_learn_client.printable import printable
 from metric_learn_client.verification.diagnosis import Finding
 from metric_learn_client.verification.parity import Parity
 
-SHOWN_ROWS = 40
+_SHOWN_ROWS = 40
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def as_text(verdict: Verdict) -> str:
     lines = [f"served     {verdict.served}", f"reference  {verdict.reference}", ""]
     lines.append(f"{'picture':{width}}  relative distance (limit {parity.tolerance:.0e}, {verdict.precision})")
     worst_first = sorted(parity.rows, key=lambda row: -row.distance)
-    rows = parity.rows if len(parity.rows) <= SHOWN_ROWS else worst_first[:SHOWN_ROWS]
+    rows = parity.rows if len(parity.rows) <= _SHOWN_ROWS else worst_first[:_SHOWN_ROWS]
     for row in rows:
         what = row.error or ("ok" if row.within else "FAIL")
         lines.append(f"{printable(row.name)[:60]:{width}}  {row.distance:8.1e}  {printable(what)}")
@@ -75,17 +75,12 @@ def as_text(verdict: Verdict) -> str:
     else:
         lines.append("FAIL: the embeddings are near the references, but not for the right reason; see above")
     for finding in verdict.findings:
-        lines.append(f"  {_kind(finding)}: {finding.sentence}")
+        kind = "diagnosis" if finding.mistake is None or finding.certain else "perhaps"
+        lines.append(f"  {kind}: {finding.sentence}")
         if finding.mistake is not None and math.isfinite(finding.worst):
             fits = f"fits {finding.explained} of {finding.pictures} pictures"
             lines.append(f"    {finding.mistake} ({finding.where}) {fits}, worst {finding.worst:.1e}")
     return "\n".join(lines)
-
-
-def _kind(finding: Finding) -> str:
-    if finding.mistake is None:
-        return "diagnosis"
-    return "diagnosis" if finding.certain else "perhaps"
 
 
 def as_dict(verdict: Verdict) -> dict[str, Any]:

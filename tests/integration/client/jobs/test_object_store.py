@@ -424,6 +424,8 @@ def refused(tmp_path, fake, capfd):
         ("403 SignatureDoesNotMatch", "not permitted (SignatureDoesNotMatch)"),
         ("400 ExpiredToken", "the credentials are not valid any more (ExpiredToken)"),
         ("301 PermanentRedirect", "the bucket is in another region"),
+        ("400 AuthorizationHeaderMalformed", "the bucket is in another region"),
+        ("400 IllegalLocationConstraintException", "the bucket is in another region"),
         ("501 NotImplemented", "this store has no conditional writes"),
         ("404 NoSuchBucket", "there is no such bucket"),
         ("403 RequestTimeTooSkewed", "the clock of this machine is wrong"),
@@ -476,6 +478,16 @@ def test_virtual_hosted_addressing_is_told_as_s3fs_is_told_it(tmp_path, fake, st
 def test_a_prefix_that_holds_something_else_is_refused(refused, store, prefix):
     store.put(f"{prefix}/somebody's.txt", b"")
     assert "is not empty and holds no job (somebody's.txt)" in refused(url(prefix))
+
+
+def test_a_job_that_another_part_makes_meanwhile_is_no_other_thing(tmp_path, fake, store, prefix):
+    job = Job(make_images(tmp_path / "in", 3), url(prefix), fake.endpoint)
+    assert job.run()[0] == ExitCode.DONE
+    record = store.get(f"{prefix}/job.json")
+    store.client.delete_object(Bucket=BUCKET, Key=f"{prefix}/job.json")
+    store.faults = lambda method, key, headers: None if key else store.put(f"{prefix}/job.json", record)  # a listing
+    code, _, err = job.run()
+    assert code == ExitCode.DONE, err
 
 
 def test_credentials_that_expire_in_the_middle_end_the_job_with_2_and_it_goes_on_with_new_ones(

@@ -1,6 +1,7 @@
 """Another job on the same directory is refused, and the difference named; verify finds what was changed by others."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -8,6 +9,7 @@ import pytest
 
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.jobs import RefusedError, embed_dataset, verify
+from metric_learn_client.jobs.output.directory import Directory
 from metric_learn_client.testing import FakeServable
 from tests.integration.client.jobs.conftest import Job, data, kill, make_images, until
 
@@ -82,12 +84,33 @@ def test_overwrite_begins_anew_and_leaves_no_shard_of_before(done, tmp_path):
     assert not verify(out).problems
 
 
+@pytest.mark.parametrize("if_exists", ["overwrite", "extend", "sync"])
+def test_a_retry_that_would_first_change_the_job_is_refused_and_nothing_is_lost(done, if_exists):
+    images, out, arguments = done
+    with pytest.raises(ValueError, match=f"retry_failed does not go with if_exists='{if_exists}'"):
+        embed_dataset(images, out, **arguments, if_exists=if_exists, retry_failed=True)
+    assert verify(out).complete
+
+
 @pytest.mark.parametrize("if_exists", ["resume", "overwrite"])
 def test_a_directory_with_other_things_is_left_alone(tmp_path, fake, if_exists):
     images = make_images(tmp_path / "in", 5)
     with pytest.raises(RefusedError, match="not empty and holds no job"):
         embed_dataset(images, images, endpoint=fake.endpoint, if_exists=if_exists)
     assert len(list(images.iterdir())) == 5
+
+
+def test_a_job_that_another_part_makes_meanwhile_is_no_other_thing(done, monkeypatch):
+    _, out, _ = done
+    record, listed = (out / "job.json").read_bytes(), Path.iterdir
+    (out / "job.json").unlink()
+
+    def iterdir(path):
+        (out / "job.json").write_bytes(record)
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    Directory(out).check()
 
 
 def test_a_second_job_on_the_directory_is_refused_while_the_first_runs(tmp_path, fake):

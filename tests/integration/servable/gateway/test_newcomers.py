@@ -8,7 +8,8 @@ import pytest
 
 from metric_learn_client import wire
 from servable.gateway import fair_server
-from servable.gateway.limits.newcomers import Newcomers, listening_sockets, program
+from servable.gateway.limits.newcomers import Newcomers, program
+from servable.gateway.limits.sockets import listening_sockets
 from servable.gateway.limits.turns import address_of
 from tests.integration.servable.gateway.harness import WAIT_S, Harness, predict, request, until
 

@@ -10,9 +10,10 @@ import pytest
 from metric_learn_client import wire
 from servable.config.sections import DeadlinesSection, LimitsSection, SecuritySection
 from servable.gateway import grpc_server
+from servable.gateway.call import questions
 from servable.gateway.call.calls import LEAST_UNREAD_BYTES, UNREAD_SHARES
 from servable.gateway.observe.health import WATCHERS_EACH
-from tests.integration.servable.gateway.harness import Harness, config_of, predict, request, until
+from tests.integration.servable.gateway.harness import WAIT_S, Harness, config_of, predict, request, until
 
 WATCH_PATH = wire.HEALTH_CHECK_PATH.replace("/Check", "/Watch")
 PATHS = [wire.PREDICT_PATH, wire.HEALTH_CHECK_PATH, wire.GET_MODEL_PATH]
@@ -221,3 +222,36 @@ def test_a_body_keeps_its_time_while_nobody_else_wants_its_place(tmp_path):
             while time.monotonic() < end:
                 predict(channel, request(b"good"))
         assert not held[0].done()
+
+
+@pytest.mark.parametrize("path", [wire.HEALTH_CHECK_PATH, wire.GET_MODEL_PATH, WATCH_PATH])
+def test_the_body_of_a_small_call_must_come_soon(tmp_path, monkeypatch, path):
+    monkeypatch.setattr(questions, "READ_S", 0.2)
+    ended = threading.Event()
+    with Harness(tmp_path) as harness, harness.channel() as channel:
+        with pytest.raises(grpc.RpcError) as failed:
+            list(channel.stream_stream(path)(never(ended), timeout=WAIT_S))
+        ended.set()
+        assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED and "0.2 s" in failed.value.details()
+        with pytest.raises(grpc.RpcError) as failed:
+            list(channel.stream_stream(path)(iter(()), timeout=WAIT_S))
+        assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT and "no message" in failed.value.details()
+
+
+def test_small_calls_whose_bodies_come_slowly_do_not_keep_others_from_an_answer(tmp_path):
+    ended = threading.Event()
+    with Harness(tmp_path) as harness, harness.channel() as channel, harness.channel(options=OWN_CONNECTION) as slow:
+        late = [slow.stream_unary(wire.HEALTH_CHECK_PATH).future(never(ended), timeout=WAIT_S) for _ in range(30)]
+        check = channel.unary_unary(wire.HEALTH_CHECK_PATH)
+        began = time.monotonic()
+        for _ in range(50):
+            check(b"", timeout=WAIT_S)
+        assert time.monotonic() - began < WAIT_S / 2
+        codes = {each.code() for each in late}
+        ended.set()
+        assert codes <= {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+def never(ended):
+    ended.wait(2 * WAIT_S)
+    yield from ()

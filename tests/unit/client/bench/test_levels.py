@@ -17,8 +17,8 @@ from metric_learn_client.bench.levels import (
 
 
 def window(latencies, images=1, seconds=1.0, failed=0):
-    records = [CallRecord(0.0, latency, images, False) for latency in latencies]
-    return Window(seconds, tuple(records + [CallRecord(0.0, 9.0, 0, True)] * failed))
+    records = [CallRecord(latency, images, False) for latency in latencies]
+    return Window(seconds, tuple(records + [CallRecord(9.0, 0, True)] * failed))
 
 
 def test_percentiles_are_values_that_occurred():

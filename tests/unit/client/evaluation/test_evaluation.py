@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -169,6 +170,17 @@ def test_the_worst_queries_are_those_whose_first_right_image_comes_last():
     assert weighted == pytest.approx(made.metrics.recall[1])
 
 
+def test_rows_without_an_embedding_are_counted_alike_in_the_numbers_the_text_and_the_page(tmp_path):
+    embeddings, labels = clustered(40, 4)
+    queries, gallery = (replace(make_set(embeddings, labels), dropped=dropped) for dropped in (2, 3))
+    made = evaluate(queries, labels, gallery, labels)
+    assert made.as_dict()["data"]["rows_without_embedding"] == 5
+    assert "5 rows have no embedding and were left out" in as_text(made)
+    assert '<th>rows without an embedding, left out</th><td class="number">5</td>' in report_page(
+        made, [], Pictures(tmp_path)
+    )
+
+
 @pytest.fixture(scope="module")
 def hostile_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile")
@@ -190,7 +202,7 @@ def make_page(kind, folder):
             Result(item(pictures, query), [item(pictures, name, 0.9 - 0.01 * n) for n, name in enumerate(names)])
             for query in names
         ]
-        return search_page("Nearest images", "12 images <b>", results)
+        return search_page("12 images <b>", results)
     rng = np.random.default_rng(1)
     labels = [*(printable(name) for name in HOSTILE[:6]), *HOSTILE[6:8], "x", "x", "x", "x"] * 2
     found = make_set(

@@ -102,7 +102,7 @@ def test_a_library_that_gives_other_pixels_is_left_out():
     def off_by_one(pixels, size):
         return preprocess._resize_with_opencv(pixels, size) ^ np.uint8(1)
 
-    assert resize_kernel.load_kernel(off_by_one, short_side_size) is None
+    assert resize_kernel.load_kernel(off_by_one) is None
 
 
 def test_a_file_that_is_no_library_is_left_out(tmp_path, monkeypatch):
@@ -111,7 +111,7 @@ def test_a_file_that_is_no_library_is_left_out(tmp_path, monkeypatch):
         if content is not None:
             file.write_bytes(content)
         monkeypatch.setattr(resize_kernel, "LIBRARY", file)
-        assert resize_kernel.load_kernel(preprocess._resize_with_opencv, short_side_size) is None
+        assert resize_kernel.load_kernel(preprocess._resize_with_opencv) is None
 
 
 def test_without_it_the_pixels_are_the_same():

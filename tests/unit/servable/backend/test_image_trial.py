@@ -50,7 +50,8 @@ def test_an_image_that_can_be_worked_on_or_has_an_error_of_its_own_ends_nothing(
     assert tried(tmp_path, bytes(224 * 224 * 3), bytes(5), method="embed_pixels") == [False] * 2
 
 
-def test_only_the_image_that_ends_its_process_or_holds_it_up_is_named_whatever_the_way(tmp_path, deadly):
+def test_only_the_image_that_ends_its_process_or_holds_it_up_is_named_whatever_the_way(tmp_path, deadly, monkeypatch):
+    monkeypatch.setattr(module, "IMAGE_S", 60.0)  # for one that spins beside other work to use its second
     orders = ("kill", "crash", "spin", "stop", "sleep")
     images = [each for order in orders for each in (picture(GOOD, order), GOOD)]
     assert tried(tmp_path, *images, python=deadly) == [True, False] * len(orders)

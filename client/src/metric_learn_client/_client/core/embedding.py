@@ -10,7 +10,7 @@ import numpy as np
 
 from metric_learn_client import wire
 from metric_learn_client._client.core.batches import Batch
-from metric_learn_client._client.core.calling import Core, Deadline, TooLargeError, call, is_serving
+from metric_learn_client._client.core.calling import HEALTH_CHECK, Core, Deadline, TooLargeError, call, is_serving
 from metric_learn_client._client.core.codec import decode_reply
 from metric_learn_client._client.core.identity import ModelInfo, ModelLimits, Origin, decode_model, origin_of
 from metric_learn_client._client.core.pool import names
@@ -21,8 +21,8 @@ from metric_learn_client.results import BatchResult, changed_during_call
 from metric_learn_client.wire.instances import encode_request
 from metric_learn_client.wire.rows import Embeddings
 
-READY_CHECK_S = 2.0  # one target has so long to answer a readiness check
-READY_POLL_S = 0.1
+_READY_CHECK_S = 2.0  # one target has so long to answer a readiness check
+_READY_POLL_S = 0.1
 
 
 def embed_batch(
@@ -115,12 +115,11 @@ def known_limits(core: Core, deadline: Deadline) -> Steps[ModelLimits]:
 
 def check_ready(core: Core, timeout_s: float) -> Steps[Optional[str]]:
     """None where any target is ready to embed, else why none is. One look, without retries."""
-    body = wire.HealthCheckRequest(service=wire.HEALTH_SERVICE_PREDICT).SerializeToString()
     reasons = []
     limit = core.now() + timeout_s
     for target in core.pool.targets:
-        left_s = max(0.0, min(READY_CHECK_S, limit - core.now()))
-        answer = yield Send(target, wire.HEALTH_CHECK_PATH, body, left_s, core.metadata())
+        left_s = max(0.0, min(_READY_CHECK_S, limit - core.now()))
+        answer = yield Send(target, wire.HEALTH_CHECK_PATH, HEALTH_CHECK, left_s, core.metadata())
         if isinstance(answer, Reply):
             if is_serving(answer.body):
                 return None
@@ -142,8 +141,8 @@ def wait_ready(core: Core, timeout_s: float) -> Steps[None]:
             return
         if not reason or "DEADLINE_EXCEEDED" not in said:  # a look that our own end cuts short tells nothing new
             reason = said
-        if core.now() + READY_POLL_S >= limit:
+        if core.now() + _READY_POLL_S >= limit:
             raise UnreachableError(
                 f"{names(core.pool.targets)} not ready within timeout_s={timeout_s:g}: {reason}", "UNAVAILABLE", reason
             )
-        yield Sleep(READY_POLL_S)
+        yield Sleep(_READY_POLL_S)

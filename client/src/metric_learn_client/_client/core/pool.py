@@ -13,11 +13,11 @@ from typing import Optional
 
 from metric_learn_client._client.core.targets import Target, expand, host_name_of
 
-OUT_FIRST_S = 0.5
-OUT_MAX_S = 30.0
-RESOLVE_EVERY_S = 30.0  # gRPC's own DNS resolver asks at most that often, too
-ATTEMPT_MIN_S = 2.0  # no attempt is cut shorter than this in favour of another target
-ATTEMPT_LATENCIES = 8.0  # nor shorter than so many times what slow calls of late took, per call or per image
+_OUT_FIRST_S = 0.5
+_OUT_MAX_S = 30.0
+_RESOLVE_EVERY_S = 30.0  # gRPC's own DNS resolver asks at most that often, too
+_ATTEMPT_MIN_S = 2.0  # no attempt is cut shorter than this in favour of another target
+_ATTEMPT_LATENCIES = 8.0  # nor shorter than so many times what slow calls of late took, per call or per image
 
 
 class _State:
@@ -52,7 +52,7 @@ class Pool:
             return None
         with self._lock:
             for endpoint in self._named:
-                if now - self._resolved_at.get(endpoint, -1e9) >= RESOLVE_EVERY_S:
+                if now - self._resolved_at.get(endpoint, -1e9) >= _RESOLVE_EVERY_S:
                     self._resolved_at[endpoint] = now
                     return endpoint
         return None
@@ -91,8 +91,8 @@ class Pool:
         """How long one attempt may take: all that is left, unless another target could take the call over."""
         if not other:
             return left_s
-        slow_s = left_s / 3 / ATTEMPT_LATENCIES if self._slow_s is None else self._slow_s
-        return min(left_s, max(ATTEMPT_MIN_S, ATTEMPT_LATENCIES * max(slow_s, self._slow_image_s * images)))
+        slow_s = left_s / 3 / _ATTEMPT_LATENCIES if self._slow_s is None else self._slow_s
+        return min(left_s, max(_ATTEMPT_MIN_S, _ATTEMPT_LATENCIES * max(slow_s, self._slow_image_s * images)))
 
     def release(self, target: Target) -> None:
         with self._lock:
@@ -118,7 +118,7 @@ class Pool:
                 return
             if now >= state.out_until:  # calls that were in flight together count as one failure
                 state.failures += 1
-                state.out_until = now + min(OUT_MAX_S, OUT_FIRST_S * 2 ** min(state.failures - 1, 10))
+                state.out_until = now + min(_OUT_MAX_S, _OUT_FIRST_S * 2 ** min(state.failures - 1, 10))
             state.on_trial = False
 
     def _is_fit(self, target: Target, now: float) -> bool:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client.evaluation.metrics import Metrics
-from metric_learn_client.evaluation.similarity import Rows, similarity_of_pairs
+from metric_learn_client.evaluation.similarity import Doubles, Rows, similarity_of_pairs
 
-Doubles = npt.NDArray[np.float64]
-SAMPLED_PAIRS = 200_000
+_SAMPLED_PAIRS = 200_000
 SAME, OTHER = "#1f6fb4", "#c2571a"
 
 
@@ -47,11 +47,11 @@ def sampled_similarities(rows: Rows, labels: npt.NDArray[Any]) -> tuple[Doubles,
     places = np.flatnonzero(end - begin > 1)
     same = np.empty(0)
     if places.size:
-        chosen = rng.choice(places, min(SAMPLED_PAIRS, 20 * places.size))
+        chosen = rng.choice(places, min(_SAMPLED_PAIRS, 20 * places.size))
         partner = begin[chosen] + rng.integers(0, (end - begin)[chosen])
         kept = partner != chosen
         same = similarity_of_pairs(rows, order[chosen[kept]], rows, order[partner[kept]])
-    count = min(SAMPLED_PAIRS, 20 * rows.count)
+    count = min(_SAMPLED_PAIRS, 20 * rows.count)
     left, right = rng.integers(0, rows.count, count), rng.integers(0, rows.count, count)
     apart = labels[left] != labels[right]
     return same, similarity_of_pairs(rows, left[apart], rows, right[apart])
@@ -99,11 +99,8 @@ def _png(figure: Any) -> bytes:
     return made.getvalue()
 
 
-def save_plots(plots: Sequence[tuple[str, bytes]], folder: Any) -> list[str]:
-    """Writes name.png for each into folder and returns the paths."""
+def save_plots(plots: Sequence[tuple[str, bytes]], folder: Path) -> None:
+    """Writes name.png for each into folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
     for name, data in plots:
         (folder / f"{name}.png").write_bytes(data)
-        written.append(str(folder / f"{name}.png"))
-    return written

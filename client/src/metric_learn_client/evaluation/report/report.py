@@ -15,9 +15,9 @@ from metric_learn_client.evaluation.report.thumbnails import Pictures
 from metric_learn_client.evaluation.similarity import Rows, rows_of, similarity_of_pairs
 from metric_learn_client.printable import printable
 
-WORST_QUERIES = 24
-RETURNED = 5
-CLASSES_SHOWN = 60
+_WORST_QUERIES = 24
+_RETURNED = 5
+_CLASSES_SHOWN = 60
 
 
 def make_plots(evaluation: Evaluation) -> list[tuple[str, bytes]]:
@@ -43,7 +43,7 @@ def report_page(evaluation: Evaluation, drawn: list[tuple[str, bytes]], pictures
         ("gallery images", f"{metrics.gallery:,}"),
         ("classes", f"{metrics.classes:,}"),
         ("queries without another image of their class", f"{metrics.without_match:,}"),
-        ("rows without an embedding, left out", f"{evaluation.queries.dropped:,}"),
+        ("rows without an embedding, left out", f"{evaluation.dropped:,}"),
     ]
     about = [
         ("weights", identity.weights or "unknown"),
@@ -51,7 +51,7 @@ def report_page(evaluation: Evaluation, drawn: list[tuple[str, bytes]], pictures
         ("version", identity.version if identity.version is not None else "unknown"),
         ("queries", printable(evaluation.queries.source)),
         ("gallery", printable((evaluation.gallery or evaluation.queries).source)),
-        ("order", evaluation.as_dict()["order"]),
+        ("order", evaluation.order),
         ("made by", f"metric-learn {__version__}"),
     ]
     verdicts = [vars(check) for check in evaluation.checks]
@@ -69,8 +69,8 @@ def report_page(evaluation: Evaluation, drawn: list[tuple[str, bytes]], pictures
         identity=about,
         plots=[{"name": name, "uri": png_uri(data)} for name, data in drawn],
         worst=worst_queries(evaluation, pictures),
-        classes=classes[:CLASSES_SHOWN],
-        classes_note=f"Lowest first; {min(len(classes), CLASSES_SHOWN):,} of {len(classes):,} classes.",
+        classes=classes[:_CLASSES_SHOWN],
+        classes_note=f"Lowest first; {min(len(classes), _CLASSES_SHOWN):,} of {len(classes):,} classes.",
     )
 
 
@@ -78,7 +78,7 @@ def worst_queries(evaluation: Evaluation, pictures: Pictures) -> list[dict[str, 
     """The queries with a match whose first right image has the highest rank, above 1."""
     ranking = evaluation.metrics.ranking
     wrong = np.flatnonzero(ranking.first_rank > 1)
-    worst = wrong[np.argsort(-ranking.first_rank[wrong], kind="stable")][:WORST_QUERIES]
+    worst = wrong[np.argsort(-ranking.first_rank[wrong], kind="stable")][:_WORST_QUERIES]
     if not worst.size:
         return []
     queries = rows_of(evaluation.queries.embeddings[worst])
@@ -86,7 +86,7 @@ def worst_queries(evaluation: Evaluation, pictures: Pictures) -> list[dict[str, 
     gallery_set = evaluation.gallery or evaluation.queries
     gallery = rows_of(gallery_set.embeddings)
     labels = list(evaluation.gallery_labels if evaluation.gallery_labels is not None else evaluation.labels)
-    count = min(RETURNED, gallery.count - 1)
+    count = min(_RETURNED, gallery.count - 1)
     images, similarity = nearest(queries, gallery, count, excluded=worst if own else None)
     paths = gallery_set.paths
     query_paths = evaluation.queries.paths

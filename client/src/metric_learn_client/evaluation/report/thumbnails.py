@@ -8,12 +8,11 @@ import os
 from pathlib import Path
 from typing import Optional
 
-from metric_learn_client.inputs import UnreadableError, read_image
+from metric_learn_client.contract import DEFAULT_MAX_IMAGE_BYTES, DEFAULT_MAX_IMAGE_PX
+from metric_learn_client.inputs import read_image
 from metric_learn_client.printable import printable, unescaped
 
 SIDE_PX = 160
-MOST_BYTES = 32 * 1024 * 1024
-MOST_PX = 50_000_000
 
 
 class Pictures:
@@ -35,16 +34,13 @@ class Pictures:
         try:
             data = self._read(path)
             with Image.open(io.BytesIO(data)) as image:
-                if image.width * image.height > MOST_PX:
+                if image.width * image.height > DEFAULT_MAX_IMAGE_PX:
                     raise ValueError("more pixels than are shown")
                 image.draft("RGB", (2 * SIDE_PX, 2 * SIDE_PX))
                 upright = ImageOps.exif_transpose(image).convert("RGB")
                 upright.thumbnail((SIDE_PX, SIDE_PX))
                 made = io.BytesIO()
                 upright.save(made, "JPEG", quality=80)
-        except UnreadableError as error:
-            self._missing[path] = error.message
-            return None
         except Exception as error:  # a picture of any kind can be broken in any way, and the page is not about that
             self._missing[path] = str(error)
             return None
@@ -68,4 +64,4 @@ class Pictures:
         if self._root is not None and name.parts[:1] == (self._root.resolve().name,):
             places.append(self._root.resolve().parent / name)
         there = next((place for place in places if place.is_file()), places[0])
-        return read_image(there, MOST_BYTES)
+        return read_image(there, DEFAULT_MAX_IMAGE_BYTES)

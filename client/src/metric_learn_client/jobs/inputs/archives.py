@@ -13,15 +13,16 @@ from typing import Any, BinaryIO, Optional
 
 import pyarrow as pa
 
-from metric_learn_client.image_names import as_text, is_image_name
+from metric_learn_client.image_names import is_image_name
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked, planned_schema
+from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked
 from metric_learn_client.jobs.inputs.magic import LOOK_BYTES, other_kind
 from metric_learn_client.jobs.inputs.members import Member, members
 from metric_learn_client.jobs.inputs.skipped import HIDDEN, Skipped, hidden
 from metric_learn_client.jobs.inputs.sources import edges, find_sources
 from metric_learn_client.jobs.options import InputSpec
 from metric_learn_client.jobs.storage import open_file
+from metric_learn_client.printable import escaped
 
 _MAX_TEXT_BYTES = 1 << 20  # of one kept text member
 
@@ -48,7 +49,7 @@ class ArchiveInput(Input):
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         self.skipped = self._found.copy()
-        yield from chunked(self._rows(), planned_schema(self.columns))
+        yield from chunked(self._rows(), self.columns)
 
     def signature(self) -> Optional[list[Any]]:
         return [edges(name) for name in self.sources]
@@ -81,10 +82,10 @@ class ArchiveInput(Input):
             return
         texts = {_extension(member.name): member for member in sample if _extension(member.name) in self._texts}
         kept = tuple(_text(file, texts[each], name) if each in texts else None for each in self._texts)
-        key = _as_text(_key(sample[0].name))
+        key = escaped(_key(sample[0].name))
         for member in images:
             problem = None if member.problem is None else member.problem.encode()
-            path = f"{_as_text(name)}/{_as_text(member.name)}"
+            path = f"{escaped(name)}/{escaped(member.name)}"
             yield (path, key, *kept, problem, source, member.offset, member.size)
 
 
@@ -110,7 +111,3 @@ def _key(member: str) -> str:
 
 def _extension(member: str) -> str:
     return member.rpartition("/")[2].partition(".")[2].lower()
-
-
-def _as_text(name: str) -> str:
-    return as_text(name.encode("utf-8", "surrogateescape"))[0]

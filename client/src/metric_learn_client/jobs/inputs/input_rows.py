@@ -27,7 +27,7 @@ LOCATION = (
     pa.field("plan:offset", pa.int64()),
     pa.field("plan:size", pa.int64()),
 )
-RESERVED = ("row", "image_path", "code", "message")
+_RESERVED = ("row", "image_path", "code", "message")
 
 # image_path, the user's values, raw, source, offset, size
 Row = tuple[Any, ...]
@@ -43,15 +43,15 @@ class Input(ABC):
     kind: str
     root: Optional[str] = None
     image_column: Optional[str] = None
-    sources: list[str]
+    sources: Sequence[str] = ()
 
     def __init__(self) -> None:
         self.skipped = Skipped()
 
     @property
-    @abstractmethod
     def columns(self) -> pa.Schema:
         """The user's columns."""
+        return pa.schema([])
 
     @abstractmethod
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -65,7 +65,7 @@ class Input(ABC):
 def planned_schema(columns: pa.Schema) -> pa.Schema:
     """Raises InputError where a column of the user's has a name that the output needs."""
     for name in columns.names:
-        if name in RESERVED or name.startswith("plan:"):
+        if name in _RESERVED or name.startswith("plan:"):
             raise InputError(
                 f"the input has a column {name!r}, a name that the output uses itself; keep others with --columns"
             )
@@ -75,11 +75,10 @@ def planned_schema(columns: pa.Schema) -> pa.Schema:
     return pa.schema([pa.field("image_path", pa.string()), *columns, *LOCATION])
 
 
-def chunked(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Rows as batches of `schema`."""
+def chunked(rows: Iterable[Row], columns: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Rows as batches of `planned_schema(columns)`."""
+    schema = planned_schema(columns)
     iterator = iter(rows)
     while chunk := list(islice(iterator, CHUNK_ROWS)):
-        columns: Sequence[Sequence[Any]] = list(zip(*chunk))
-        yield pa.RecordBatch.from_arrays(
-            [pa.array(column, field.type) for column, field in zip(columns, schema)], schema=schema
-        )
+        arrays = [pa.array(values, field.type) for values, field in zip(zip(*chunk), schema)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)

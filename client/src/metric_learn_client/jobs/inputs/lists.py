@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -12,13 +11,14 @@ from typing import Any, Optional
 
 import pyarrow as pa
 
+from metric_learn_client.contract.digests import sha256_of
 from metric_learn_client.image_names import IMAGE_SUFFIXES, PATH_COLUMNS, SOP_HEADER, as_text, path_column
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked, planned_schema
+from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked
 from metric_learn_client.jobs.inputs.text import file_lines, stdin_lines
 from metric_learn_client.jobs.options import InputSpec
 from metric_learn_client.jobs.storage import is_url, open_file, require
-from metric_learn_client.printable import printable
+from metric_learn_client.printable import escaped, printable
 
 _SUFFIXES = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _LABELLED = re.compile(rf"(?P<path>.*\.(?:{_SUFFIXES})['\"]?)\s+(?P<label>\S.*)", re.IGNORECASE)
@@ -44,7 +44,6 @@ class ListInput(Input):
 
     def __init__(self, names: list[str], spec: InputSpec, input_format: str) -> None:
         super().__init__()
-        self.sources: list[str] = []
         self._names = names
         self._spec = spec
         first = names[0]
@@ -74,7 +73,7 @@ class ListInput(Input):
         return pa.schema([pa.field(name, pa.string()) for name in self._kept()])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        yield from chunked(self._rows(), planned_schema(self.columns))
+        yield from chunked(self._rows(), self.columns)
 
     def signature(self) -> Optional[list[Any]]:
         if "-" in self._names:
@@ -92,7 +91,8 @@ class ListInput(Input):
                 text, raw = as_text(path.encode("utf-8", "surrogateescape"))
                 if elsewhere is not None and not is_url(path):
                     raw = os.path.join(elsewhere, path.encode("utf-8", "surrogateescape"))
-                yield (text, *map(_text, values), raw, -1, 0, 0)
+                kept = (escaped(value) if isinstance(value, str) else value for value in values)
+                yield (text, *kept, raw, -1, 0, 0)
 
     def _elsewhere(self, name: str) -> Optional[bytes]:
         """The folder of a list that is not in the folder of the first, which `root` is."""
@@ -260,17 +260,10 @@ def _without_trailing_space(path: str) -> str:
     return stripped if stripped != path and _PICTURE.match(stripped) else path
 
 
-def _text(value: Any) -> Any:
-    return as_text(value.encode("utf-8", "surrogateescape"))[0] if isinstance(value, str) else value
-
-
 def _folder(name: str) -> str:
     return name.rsplit("/", 1)[0] if is_url(name) else os.path.dirname(name) or "."
 
 
 def _digest(name: str) -> str:
-    sha256 = hashlib.sha256()
     with open_file(name) as file:
-        while block := file.read(1 << 20):
-            sha256.update(block)
-    return sha256.hexdigest()
+        return sha256_of(file)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any, Optional
 
-from metric_learn_client.image_names import as_text
+from metric_learn_client.printable import escaped
 
 HIDDEN = (b".",)
 HIDDEN_OF_TABLES = (b".", b"_")
@@ -25,10 +25,10 @@ class Skipped:
 
     def add(self, path: bytes, kind: Optional[str] = None) -> None:
         """kind: why it is not taken; else its suffix says so."""
-        kind = kind or os.path.splitext(as_text(path)[0])[1].lower() or "no suffix"
+        kind = kind or os.path.splitext(escaped(path))[1].lower() or "no suffix"
         if kind not in self._kinds and len(self._kinds) >= _MOST_KINDS:
             kind = "others"
-        found = self._kinds.setdefault(kind, {"count": 0, "example": as_text(path)[0]})
+        found = self._kinds.setdefault(kind, {"count": 0, "example": escaped(path)})
         found["count"] += 1
 
     def copy(self) -> Skipped:

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
 from urllib.parse import unquote
 
-from metric_learn_client.image_names import as_text
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.folders import walk
 from metric_learn_client.jobs.inputs.skipped import HIDDEN, HIDDEN_OF_TABLES, Skipped, as_line, hidden
 from metric_learn_client.jobs.options import spelled
 from metric_learn_client.jobs.patterns import glob_regex, has_wildcard, split_glob
 from metric_learn_client.jobs.storage import is_url, open_file
+from metric_learn_client.printable import escaped
 
 _EDGE_BYTES = 1 << 16
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"  # what Hive, Spark and Arrow write for a partition without a value
@@ -45,13 +45,13 @@ def find_sources(names: list[str], suffix: str, glob: Optional[str], skipped: Sk
         raise InputError(f"{', '.join(names)}: no {suffix} file{'; ' if others else ''}{others}")
     often = Counter(found.values())
     return [
-        Source(name, _text(name) if often[shown] > 1 else shown, partitions_of(name)) for name, shown in found.items()
+        Source(name, escaped(name) if often[shown] > 1 else shown, partitions_of(name)) for name, shown in found.items()
     ]
 
 
 def partitions_of(name: str) -> dict[str, Optional[str]]:
     """{key: value} of the folders `key=value` in a path. Source: Hive's layout, values escaped as in URLs."""
-    pairs = (part.partition("=") for part in _text(name).split("/")[:-1])
+    pairs = (part.partition("=") for part in escaped(name).split("/")[:-1])
     return {
         unquote(key): None if value == _NULL_PARTITION else unquote(value) for key, sign, value in pairs if sign and key
     }
@@ -72,17 +72,13 @@ def _found(names: list[str], suffix: str, glob: Optional[str], skipped: Skipped)
     for name in names:
         folder, pattern = split_glob(name) if has_wildcard(name) and not os.path.lexists(name) else (name, glob)
         if folder == name and not os.path.isdir(name) and not (is_url(name) and not name.lower().endswith(suffix)):
-            yield name, _text(name).rsplit("/", 1)[-1]
+            yield name, escaped(name).rsplit("/", 1)[-1]
             continue
         regex = glob_regex(pattern) if pattern else None
         for below in walk(folder if is_url(folder) else os.fsencode(folder)):
             wanted = regex.match(below) if regex else below.lower().endswith(suffix.encode())
             kind = hidden(below, signs, pattern)
             if wanted and kind is None:
-                yield folder.rstrip("/") + "/" + os.fsdecode(below), as_text(below)[0]
+                yield folder.rstrip("/") + "/" + os.fsdecode(below), escaped(below)
             else:
                 skipped.add(os.path.join(os.fsencode(folder), below), kind)
-
-
-def _text(name: str) -> str:
-    return as_text(os.fsencode(name))[0]

@@ -1,4 +1,4 @@
-"""The names inside an output directory, relative to it, and the paths of one that is a folder.
+"""The names inside an output directory, relative to it.
 
 OUT/job.json                              what the job is: input, options, model
 OUT/img_emb/img_emb_00000.npy             format npy: float32 or float16 [n, 2048]
@@ -12,9 +12,6 @@ OUT/.plan  .partial  .commit  .locks      the job's own
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from pathlib import Path
 
 DATA_FOLDERS = ("img_emb", "metadata", "embeddings", "failures", "stats")
 OWN_FOLDERS = (".plan", ".seen", ".partial", ".commit", ".locks")
@@ -52,31 +49,3 @@ def name_of(base: str) -> str:
         return f"stats/{base}"
     folder = base.rsplit("_", 1)[0]
     return f"{'.seen' if folder == 'seen' else folder}/{base}"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One output directory that is a folder."""
-
-    root: Path
-
-    @property
-    def plan(self) -> Path:
-        return self.root / ".plan"
-
-    @property
-    def partial(self) -> Path:
-        return self.root / ".partial"
-
-    @property
-    def commit(self) -> Path:
-        return self.root / ".commit"
-
-    @property
-    def locks(self) -> Path:
-        return self.root / ".locks"
-
-    def place(self, name: str, shard: int) -> Path:
-        """Where a shard's file is at present: where it belongs, or committed and not yet put there."""
-        waiting = self.commit / f"{shard:05d}" / Path(name).name
-        return waiting if waiting.exists() else self.root / name

@@ -11,20 +11,20 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from metric_learn_client.jobs.errors import OutputError, RefusedError
 from metric_learn_client.jobs.output.durable import output_errors
-from metric_learn_client.jobs.output.layout import Layout
 
 _MEET_S = 5.0
 
 
 @contextmanager
-def job_lock(layout: Layout, num_shards: int, shard_index: int) -> Iterator[None]:
-    """Held while a run, or one part of a divided one, works. Raises RefusedError where another one does."""
-    with output_errors(layout.locks):
-        layout.locks.mkdir(parents=True, exist_ok=True)
-    with _opened(layout, "job") as job, _opened(layout, f"part-{shard_index}-of-{num_shards}") as part:
+def job_lock(root: Path, num_shards: int, shard_index: int) -> Iterator[None]:
+    """See Output.job_lock; root: the output directory."""
+    with output_errors(root / ".locks"):
+        (root / ".locks").mkdir(parents=True, exist_ok=True)
+    with _opened(root, "job") as job, _opened(root, f"part-{shard_index}-of-{num_shards}") as part:
         if _try(job, fcntl.LOCK_EX):
             os.ftruncate(job, 0)
             os.pwrite(job, f"{num_shards}".encode(), 0)
@@ -33,24 +33,25 @@ def job_lock(layout: Layout, num_shards: int, shard_index: int) -> Iterator[None
         else:
             held = _try(job, fcntl.LOCK_EX)
         if not held:
-            raise RefusedError(f"{layout.root}: another job works on this directory; wait for it, or name another one")
+            raise RefusedError(f"{root}: another job works on this directory; wait for it, or name another one")
         if not _try(part, fcntl.LOCK_EX):
-            raise RefusedError(f"{layout.root}: part {shard_index} of {num_shards} is being worked on already")
+            raise RefusedError(f"{root}: part {shard_index} of {num_shards} is being worked on already")
         yield
 
 
 @contextmanager
-def plan_lock(layout: Layout) -> Iterator[None]:
+def plan_lock(root: Path) -> Iterator[None]:
     """Waits for other parts of a divided job while they plan."""
-    with _opened(layout, "plan") as descriptor:
+    with _opened(root, "plan") as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
 
 
 @contextmanager
-def _opened(layout: Layout, name: str) -> Iterator[int]:
-    with output_errors(layout.locks / name):
-        descriptor = os.open(layout.locks / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+def _opened(root: Path, name: str) -> Iterator[int]:
+    place = root / ".locks" / name
+    with output_errors(place):
+        descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         yield descriptor
     finally:

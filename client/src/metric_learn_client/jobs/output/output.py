@@ -72,12 +72,9 @@ class Output(ABC):
         """Whether a commit of the shard is not all in its place."""
 
     @abstractmethod
-    def prepare(self) -> None:
-        """Before the first `begin`."""
-
-    @abstractmethod
     def recover(self, shards: Optional[Iterable[int]] = None) -> None:
-        """Finishes what was committed and removes what was not; `shards`: only these, others' are being written."""
+        """Before the first `begin`: finishes what was committed and removes what was not; `shards`: only these, because
+        others' are being written."""
 
     @abstractmethod
     def begin(self, shard: int) -> Path:
@@ -96,13 +93,11 @@ class Output(ABC):
         return None
 
 
-def open_output(where: Union[str, Path, Output]) -> Output:
+def open_output(where: Union[str, Path]) -> Output:
     """Raises RefusedError for a place that no output can be written to. Nothing is read or written yet."""
     from metric_learn_client.jobs.output.directory import Directory
     from metric_learn_client.jobs.storage import is_url
 
-    if isinstance(where, Output):
-        return where
     if isinstance(where, str) and is_url(where):
         from metric_learn_client.jobs.output.objects.bucket import Bucket
 

@@ -1,6 +1,6 @@
 """Proof that an output directory is what it says: every file read again, every row accounted for. Writes nothing.
 
-It may run beside the job. What a run committed and could not put in place any more (see commit) counts as there.
+It may run beside the job. What a run committed and could not put in place any more (see directory) counts as there.
 """
 
 from __future__ import annotations

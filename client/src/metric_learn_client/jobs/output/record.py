@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from metric_learn_client._client.core.identity import ModelInfo
 from metric_learn_client._version import __version__
 from metric_learn_client.jobs.errors import OutputError, RefusedError
 from metric_learn_client.jobs.options import InputSpec, JobOptions, as_json, same_spelling
@@ -14,7 +15,7 @@ from metric_learn_client.jobs.output.output import Output
 from metric_learn_client.jobs.plan.plan import Plan
 
 NAME = "job.json"
-SCHEMA = 1
+_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,20 @@ class JobRecord:
     model: dict[str, Any]
     extents: list[dict[str, Any]]
     client_version: str = __version__
-    schema: int = SCHEMA
+    schema: int = _SCHEMA
     generation: int = 0  # see plan/changes
 
 
-def new_record(spec: InputSpec, options: JobOptions, model: dict[str, Any], plan: Plan) -> JobRecord:
-    return JobRecord(
-        input={**as_json(spec), "sha256": plan.listing},
-        options=as_json(options),
-        model=model,
-        extents=[vars(extent) for extent in plan.extents],
-    )
+def new_record(spec: InputSpec, options: JobOptions, model: ModelInfo, plan: Plan) -> JobRecord:
+    facts = {name: getattr(model, name) for name in ("name", "version", "fingerprint", "dim", "weights")}
+    return of_plan(JobRecord(as_json(spec), as_json(options), facts, []), plan)
+
+
+def of_plan(record: JobRecord, plan: Plan) -> JobRecord:
+    """The record with what it says of the plan."""
+    facts = {**record.input, "sha256": plan.listing}
+    extents = [vars(extent) for extent in plan.extents]
+    return dataclasses.replace(record, input=facts, extents=extents, generation=plan.generation)
 
 
 def spec_of(record: JobRecord) -> InputSpec:
@@ -55,8 +59,8 @@ def read(output: Output) -> Optional[JobRecord]:
     try:
         facts = json.loads(content)
         schema = facts.get("schema")
-        if schema != SCHEMA:
-            raise RefusedError(f"{output.name}/{NAME}: schema {schema}; this version reads {SCHEMA}")
+        if schema != _SCHEMA:
+            raise RefusedError(f"{output.name}/{NAME}: schema {schema}; this version reads {_SCHEMA}")
         return JobRecord(**facts)
     except (ValueError, TypeError, AttributeError) as error:
         raise OutputError(f"{output.name}/{NAME}: not a job's record: {error}; --overwrite begins anew") from error
@@ -67,10 +71,10 @@ def write(output: Output, record: JobRecord) -> None:
     output.write(NAME, (json.dumps(facts, indent=1) + "\n").encode())
 
 
-def check(output: Output, record: JobRecord, spec: InputSpec, options: JobOptions, model: dict[str, Any]) -> None:
+def check(output: Output, record: JobRecord, spec: InputSpec, options: JobOptions, model: ModelInfo) -> None:
     """Raises RefusedError where the record is another job's; the changed rows of the input are not looked at."""
     differences = [
-        f"{name.replace('_', ' ')} was {_shown(was)}, now {_shown(now)}"
+        f"{name.replace('_', ' ')} was {json.dumps(was)}, now {json.dumps(now)}"
         for old, new in (
             (as_json(same_spelling(spec_of(record))), as_json(same_spelling(spec))),
             (record.options, as_json(options)),
@@ -78,13 +82,9 @@ def check(output: Output, record: JobRecord, spec: InputSpec, options: JobOption
         for name, now in new.items()
         if (was := old.get(name)) != now
     ]
-    if model["fingerprint"] != record.model.get("fingerprint"):
-        differences.append(f"the model was {record.model.get('fingerprint')}, now {model['fingerprint']}")
+    if model.fingerprint != record.model.get("fingerprint"):
+        differences.append(f"the model was {record.model.get('fingerprint')}, now {model.fingerprint}")
     if differences:
         raise RefusedError(
             f"{output.name} holds another job: {'; '.join(differences)}. Name another directory, or give --overwrite"
         )
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value)

@@ -6,7 +6,6 @@ them and however often it was interrupted. Times are in runs.jsonl.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metric_learn_client._version import __version__
+from metric_learn_client.contract.digests import sha256_of
 from metric_learn_client.jobs.errors import OutputError
 from metric_learn_client.jobs.options import JobOptions
 from metric_learn_client.jobs.output.durable import output_errors, synced
 from metric_learn_client.jobs.output.layout import data_files, stats_file
 from metric_learn_client.jobs.output.output import Output
 
-FAILURES_SCHEMA = pa.schema(
+_FAILURES_SCHEMA = pa.schema(
     [
         pa.field("row", pa.int64()),
         pa.field("image_path", pa.string()),
@@ -33,7 +33,7 @@ FAILURES_SCHEMA = pa.schema(
         pa.field("message", pa.string()),
     ]
 )
-METADATA_PREFIX = "metric_learn."
+_METADATA_PREFIX = "metric_learn."
 
 
 @dataclass(frozen=True)
@@ -175,13 +175,9 @@ def file_digest(path: Path) -> dict[str, Any]:
 
 
 def digest_of(file: BinaryIO) -> dict[str, Any]:
-    """Of what is left of an open file."""
-    sha256 = hashlib.sha256()
-    size = 0
-    while block := file.read(1 << 20):
-        sha256.update(block)
-        size += len(block)
-    return {"bytes": size, "sha256": sha256.hexdigest()}
+    """Of a file that was opened just now."""
+    sha256 = sha256_of(file)
+    return {"bytes": file.tell(), "sha256": sha256}
 
 
 def _rows_table(content: ShardContent, facts: dict[str, str]) -> pa.Table:
@@ -190,9 +186,9 @@ def _rows_table(content: ShardContent, facts: dict[str, str]) -> pa.Table:
 
 
 def _failures_table(failures: Sequence[RowFailure], facts: dict[str, str]) -> pa.Table:
-    schema = FAILURES_SCHEMA.with_metadata(_metadata(facts))
+    schema = _FAILURES_SCHEMA.with_metadata(_metadata(facts))
     return pa.Table.from_pylist([vars(failure) for failure in failures], schema=schema)
 
 
 def _metadata(facts: dict[str, str]) -> dict[str, str]:
-    return {METADATA_PREFIX + key: value for key, value in facts.items()}
+    return {_METADATA_PREFIX + key: value for key, value in facts.items()}

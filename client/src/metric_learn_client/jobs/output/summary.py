@@ -54,7 +54,7 @@ class JobSummary:
         return "\n".join(lines)
 
 
-def summarise(output: Output, plan: Plan, shards: list[int], sent: int = 0, elapsed_s: float = 0.0) -> JobSummary:
+def summarise(output: Output, plan: Plan, shards: list[int]) -> JobSummary:
     """shards: those to count, done or not."""
     committed = set(output.committed())
     done = [shard for shard in shards if shard in committed]
@@ -79,8 +79,6 @@ def summarise(output: Output, plan: Plan, shards: list[int], sent: int = 0, elap
         codes=dict(codes),
         fingerprint=fingerprint,
         skipped=plan.skipped,
-        sent=sent,
-        elapsed_s=elapsed_s,
     )
 
 

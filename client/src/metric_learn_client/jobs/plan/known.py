@@ -21,10 +21,10 @@ _OWN = ("plan:raw", "plan:source", "plan:offset", "plan:size")
 
 class KnownRows:
     """The rows of a plan: 36 bytes of memory for each. rows: the plan's, batch by batch; sources: what their
-    `plan:source` counts in; columns: the user's that plan and input have both."""
+    `plan:source` counts in; columns: the user's that plan and input have both, in any order."""
 
     def __init__(self, rows: Iterable[pa.RecordBatch], sources: Sequence[str], columns: Sequence[str]) -> None:
-        self._columns = sorted(columns)
+        self._columns = columns
         found = [_digests(batch, sources, self._columns) for batch in rows]
         nothing = np.empty(0, f"S{2 * _DIGEST_BYTES}")
         self._keys, counts = np.unique(np.concatenate([*found, nothing]), return_counts=True)

@@ -98,8 +98,7 @@ class Plan:
 
     def gone(self, shard: int, by: Optional[int] = None) -> Rows:
         """Places in the shard, ascending, of the rows that are gone, or were so by that generation."""
-        first, count = self.span(shard)
-        return self.changes.between(first, count).gone_by(self.generation if by is None else by) - first
+        return self.changes.between(*self.span(shard)).gone_by(self.generation if by is None else by)
 
     def there(self, shard: int) -> Rows:
         """Places in the shard of the rows that are not gone."""
@@ -107,8 +106,7 @@ class Plan:
 
     def changed(self, shard: int, since: int) -> Rows:
         """Places in the shard, ascending, of the rows that are to be embedded anew where it is of that generation."""
-        first, count = self.span(shard)
-        return self.changes.between(first, count).changed_since(since) - first
+        return self.changes.between(*self.span(shard)).changed_since(since)
 
     def generation_of(self, shard: int) -> int:
         """The last one in which a row of the shard changed or went, 0 for none."""
@@ -180,7 +178,7 @@ def build(
     listing = Listing()
     signature = source.signature()  # before the rows: what is written meanwhile is not to pass for what was listed
     rows: Iterable[pa.RecordBatch] = listing.through(_limited(source.batches(), spec, before))
-    sources, gone = source.sources, []
+    sources, gone = list(source.sources), []
     if before is not None:
         if not after_sync:
             check_places(source, before)
@@ -229,11 +227,14 @@ def known_rows(plan: Plan, source: Input) -> KnownRows:
     if plan.in_sources:
         present = pa.array(there, pa.int32())
         rows = (batch.filter(pc.is_in(batch.column("plan:source"), value_set=present)) for batch in rows)
+    columns = common_columns(plan, source) if plan.image_column is None else []  # a table that changed is refused
+    return KnownRows(rows, plan.sources, columns)
+
+
+def common_columns(plan: Plan, source: Input) -> list[str]:
+    """The user's columns that the input and all extents of the plan have."""
     firsts = itertools.accumulate((extent.shards for extent in plan.extents[:-1]), initial=0)
-    columns = set(source.columns.names).intersection(*(plan.read(first).schema.names for first in firsts))
-    if plan.image_column is not None:  # a table that changed at all is refused
-        columns = set()
-    return KnownRows(rows, plan.sources, sorted(columns))
+    return sorted(set(source.columns.names).intersection(*(plan.read(first).schema.names for first in firsts)))
 
 
 def check_places(source: Input, plan: Plan) -> None:

@@ -15,10 +15,9 @@ from metric_learn_client.jobs.inputs.input_rows import Input
 from metric_learn_client.jobs.output.seen import Seen
 from metric_learn_client.jobs.plan.changes import Rows
 from metric_learn_client.jobs.plan.known import KnownRows
-from metric_learn_client.jobs.plan.plan import Plan
+from metric_learn_client.jobs.plan.plan import Plan, common_columns
 
 Flags = npt.NDArray[np.bool_]
-SYNC_BY = ("time", "digest")
 _THREADS = 16  # that look at files at one time ...
 _PART_ROWS = 64  # ... so many of them
 
@@ -84,15 +83,8 @@ def _check(then: Sequence[Seen], by: str) -> None:
 
 
 def _gone_rows(plan: Plan, source: Input) -> Callable[[pa.RecordBatch], Flags]:
-    columns = set(source.columns.names).intersection(*(plan.read(shard).schema.names for shard in _firsts(plan)))
-    input_rows = KnownRows(source.batches(), source.sources, sorted(columns))
+    input_rows = KnownRows(source.batches(), source.sources, common_columns(plan, source))
     return lambda rows: input_rows.unknown(rows, plan.sources)
-
-
-def _firsts(plan: Plan) -> list[int]:
-    """The first shard of every extent."""
-    firsts = np.cumsum([0, *(extent.shards for extent in plan.extents)])[:-1]
-    return [int(first) for first, extent in zip(firsts, plan.extents) if extent.shards]
 
 
 def _gone_sources(plan: Plan, source: Input) -> Callable[[pa.RecordBatch], Flags]:

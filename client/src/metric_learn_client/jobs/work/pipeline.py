@@ -15,7 +15,7 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Callable, Optional, Protocol
+from typing import Any, Callable, Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ import pyarrow as pa
 from metric_learn_client import wire
 from metric_learn_client._client.daemon_threads import Workers
 from metric_learn_client.jobs.errors import Stopped
+from metric_learn_client.jobs.options import RunOptions
 from metric_learn_client.jobs.output.seen import Seen, digest
 from metric_learn_client.jobs.output.shard_files import RowFailure
 from metric_learn_client.jobs.plan.plan import Plan
@@ -51,9 +52,9 @@ class ShardRows:
     task: ShardTask
     rows: pa.RecordBatch
     numbers: npt.NDArray[np.int64]
-    parts: list[Sent]
-    succeeded: list[npt.NDArray[np.int64]]
-    failures: list[RowFailure]
+    parts: list[Sent] = field(default_factory=list)
+    succeeded: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    failures: list[RowFailure] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     sent: int = 0
     collected: int = 0
@@ -84,10 +85,6 @@ class ShardRows:
 _Read = tuple[list[Sendable], list[Seen]]
 
 
-class Sending(Protocol):
-    def __call__(self, items: Sequence[Sendable]) -> Sent: ...
-
-
 class Pipeline:
     """prepare: image -> what is sent, run beside reading; send: thread-safe; write: one finished shard -> its stats,
     on a thread of its own; abort: makes calls that are under way end; progress(rows, failed) after each batch, on the
@@ -98,28 +95,26 @@ class Pipeline:
         plan: Plan,
         reader: Reader,
         prepare: Callable[[Any], Sendable],
-        send: Sending,
+        send: Callable[[Sequence[Sendable]], Sent],
         write: Callable[[ShardRows], dict[str, Any]],
         *,
-        batch_size: int,
-        in_flight: int,
-        read_threads: int,
+        run: RunOptions,
         stop: threading.Event,
         abort: Callable[[], None],
-        progress: Callable[[int, int], None] = lambda rows, failed: None,
+        progress: Callable[[int, int], None],
     ) -> None:
         self._plan = plan
         self._reader = reader
         self._prepare = prepare
         self._send = send
         self._write = write
-        self._batch_size = batch_size
-        self._window = in_flight + read_threads
+        self._batch_size = run.batch_size
+        self._window = run.in_flight + run.read_threads
         self._stop = stop
         self._abort = abort
         self._progress = progress
-        self._readers = Workers(read_threads)  # daemons: a read that hangs does not hold up the end
-        self._send_pool = ThreadPoolExecutor(in_flight, "job-send")
+        self._readers = Workers(run.read_threads)  # daemons: a read that hangs does not hold up the end
+        self._send_pool = ThreadPoolExecutor(run.in_flight, "job-send")
         self._write_pool = ThreadPoolExecutor(1, "job-write")
         self._reads: set[Future[_Read]] = set()
         self._pending: deque[tuple[ShardRows, int, int, Future[tuple[Sent, list[Seen]]]]] = deque()
@@ -165,7 +160,7 @@ class Pipeline:
         places = np.arange(count, dtype=np.int64) if task.places is None else task.places
         if task.places is not None:
             rows = rows.take(pa.array(places))
-        shard = ShardRows(task, rows, first + places, [], [], [])
+        shard = ShardRows(task, rows, first + places)
         self._open.append(shard)
         return shard
 

@@ -30,8 +30,8 @@ from metric_learn_client.jobs.errors import OutageError, RefusedError, RowError,
 
 Sendable = Union[bytes, npt.NDArray[np.uint8], RowError]
 
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 10.0
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 10.0
 _TRIES = 3  # of a call that fails while others work, or by the server's own fault
 _INTERNAL = "E_INTERNAL"  # the service's fault, not the image's: worth another call
 _INTERNAL_TRIES = 3
@@ -48,7 +48,7 @@ class Sent(NamedTuple):
 
 
 class Patience:
-    """What all senders of a worker know about the service: when a call last worked. Thread-safe."""
+    """What all senders of a worker know about the service: when a call last worked. Thread-safe. stop: ends the run."""
 
     def __init__(
         self,
@@ -58,8 +58,8 @@ class Patience:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.successes = 0
+        self.stop = stop
         self._max_outage_s = max_outage_s
-        self._stop = stop
         self._notify = notify
         self._clock = clock
         self._lock = threading.Lock()
@@ -92,18 +92,18 @@ class Patience:
                 self._told = True
                 self._notify(f"waiting up to {self._max_outage_s:g} s for the service: {error}")
             left_s = self._max_outage_s - down_s
-            longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures, 10), left_s)
-        if self._stop.wait(longest * (0.5 + random.random() / 2)):
+            longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures, 10), left_s)
+        if self.stop.wait(longest * (0.5 + random.random() / 2)):
             raise Stopped
 
 
 class Sender:
     """Sends one batch at a time; many threads may. fingerprint: the job's; another one in a reply ends the job."""
 
-    def __init__(self, client: Any, patience: Patience, stop: threading.Event, fingerprint: str) -> None:
+    def __init__(self, client: Any, patience: Patience, fingerprint: str) -> None:
         self._client = client
         self._patience = patience
-        self._stop = stop
+        self._stop = patience.stop
         self._fingerprint = fingerprint
         self._known_good: Optional[Any] = None  # an image that was embedded: sent again to see whether any can be
 

@@ -80,16 +80,13 @@ def make_pipeline(
 ) -> Pipeline:
     """A pipeline with a client of its own, which it closes when it ends."""
     client = spec.connect()
-    patience = Patience(spec.run.max_outage_s, stop, notice)
     return Pipeline(
         plan,
         Reader(plan, spec.run.max_image_bytes, spec.run.read_timeout_s),
         preparation(spec.options.preprocess, spec.run.max_image_bytes, spec.max_image_px, spec.run.sandbox),
-        Sender(client, patience, stop, spec.fingerprint).send,
+        Sender(client, Patience(spec.run.max_outage_s, stop, notice), spec.fingerprint).send,
         write,
-        batch_size=spec.run.batch_size,
-        in_flight=spec.run.in_flight,
-        read_threads=spec.run.read_threads,
+        run=spec.run,
         stop=stop,
         abort=client.close,
         progress=progress,
@@ -108,7 +105,7 @@ def rewrite(spec: WorkerSpec, plan: Plan, shard: int, merges: bool) -> dict[str,
     """Writes a shard of which no row is to be embedded: without the rows that are gone. Returns its stats."""
     nothing = np.empty(0, np.int64)
     task = ShardTask(shard, nothing, merges)
-    return _write(plan, ShardRows(task, plan.read(shard).slice(0, 0), nothing, [], [], []), spec)
+    return _write(plan, ShardRows(task, plan.read(shard).slice(0, 0), nothing), spec)
 
 
 def preparation(where: str, max_image_bytes: int, max_image_px: int, sandbox: bool) -> Callable[[Any], Sendable]:

@@ -15,15 +15,15 @@ import signal
 import struct
 from collections.abc import Sequence
 
-NOBODY = 65534  # user and group, as the kernel's overflow ids
+_NOBODY = 65534  # user and group, as the kernel's overflow ids
 
 # What `confine` returns, in this order. All six hold on an ordinary Linux host where the server runs as root.
-RESOURCE_LIMITS = "resource limits"
-NO_NEW_PRIVILEGES = "no_new_privs"
-NO_CAPABILITIES = "no capabilities"
-OTHER_USER = "user nobody"
-NOT_TRACEABLE = "not traceable"
-SYSTEM_CALL_FILTER = "seccomp"
+_RESOURCE_LIMITS = "resource limits"
+_NO_NEW_PRIVILEGES = "no_new_privs"
+_NO_CAPABILITIES = "no capabilities"
+_OTHER_USER = "user nobody"
+_NOT_TRACEABLE = "not traceable"
+_SYSTEM_CALL_FILTER = "seccomp"
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38  # linux/prctl.h
 _SECCOMP_MODE_FILTER = 2
@@ -94,11 +94,11 @@ def confine(*, parent: int, memory_bytes: int, cpu_s: int, seccomp: bool = True)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_DUMPABLE, 0)  # after the change of user, which resets it: no neighbour can trace this process
     end_with_parent(parent)
-    in_force = [RESOURCE_LIMITS, NO_NEW_PRIVILEGES, NO_CAPABILITIES, NOT_TRACEABLE]
+    in_force = [_RESOURCE_LIMITS, _NO_NEW_PRIVILEGES, _NO_CAPABILITIES, _NOT_TRACEABLE]
     if other_user:
-        in_force.append(OTHER_USER)
+        in_force.append(_OTHER_USER)
     if seccomp and _filter_system_calls():
-        in_force.append(SYSTEM_CALL_FILTER)
+        in_force.append(_SYSTEM_CALL_FILTER)
     return in_force
 
 
@@ -122,8 +122,8 @@ def _become_nobody() -> bool:
         return False
     try:
         os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
     except OSError:
         return False
     return True

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Optional, Union
 
 import numpy as np
-import numpy.typing as npt
 
 from metric_learn_client.preprocess import SIDE_PX
+from metric_learn_client.preprocess.header import Pixels
 from metric_learn_client.preprocess.sandbox.decoder_process import (
     CPU_BASE_S,
     CPU_PER_MPX_S,
@@ -27,13 +27,11 @@ from metric_learn_client.preprocess.sandbox.decoder_process import (
     DecoderSettings,
 )
 
-Pixels = npt.NDArray[np.uint8]
-
 GROUPED_BYTES = 512 * 1024  # of images that go to a decoder together, where many wait
 SLOW_S = 0.3  # processor time: another decoder takes its place meanwhile
-WALL_FACTOR = 5  # a decoder that is starved gets this many times its processor time ...
-WALL_BASE_S = 5.0  # ... and so much more, before its image is given up
-KEPT_BYTES = GROUPED_BYTES  # of a slot; what a larger file took goes back to the system
+_WALL_FACTOR = 5  # a decoder that is starved gets this many times its processor time ...
+_WALL_BASE_S = 5.0  # ... and so much more, before its image is given up
+_KEPT_BYTES = GROUPED_BYTES  # of a slot; what a larger file took goes back to the system
 
 
 @dataclass
@@ -103,8 +101,8 @@ class Decoder:
 
     def give_back(self, size: int) -> None:
         """The pages that a large file took."""
-        if size > KEPT_BYTES:
-            start = FILE_AT + KEPT_BYTES
+        if size > _KEPT_BYTES:
+            start = FILE_AT + _KEPT_BYTES
             self._map.madvise(mmap.MADV_REMOVE, start, len(self._map) - start)
 
     def cpu_s(self) -> float:
@@ -122,12 +120,12 @@ class Decoder:
             return None
         used_s = self.cpu_s() - self.cpu_began
         # Where the cores are shared it may only have waited for one: more decoders would wait for it as well.
-        self.slow = used_s > SLOW_S or wall_s > WALL_BASE_S
+        self.slow = used_s > SLOW_S or wall_s > _WALL_BASE_S
         if self.is_stopped() or (len(self.jobs) > 1 and used_s > SLOW_S):  # in a group nobody waits for another
             return ""
         if used_s > 1.1 * limit_s:  # an honest decoder's own timer would have ended it before
             return f"decoding it took more than {limit_s:.1f} s of processor time"
-        if wall_s > WALL_BASE_S + WALL_FACTOR * limit_s:
+        if wall_s > _WALL_BASE_S + _WALL_FACTOR * limit_s:
             return "" if used_s < CPU_BASE_S else f"decoding it took more than {wall_s:.0f} s"
         return None
 

@@ -20,11 +20,9 @@ import time
 from concurrent.futures import Future
 from typing import Callable, Optional, Union
 
-import numpy as np
-import numpy.typing as npt
-
 from metric_learn_client.contract import ImageErrorCode
 from metric_learn_client.preprocess import DecodeLimits, ImageError, preprocess
+from metric_learn_client.preprocess.header import Pixels
 from metric_learn_client.preprocess.sandbox.crashed_files import CrashedFiles
 from metric_learn_client.preprocess.sandbox.decoder import GROUPED_BYTES, Decoder, Waiting, end_reason
 from metric_learn_client.preprocess.sandbox.decoder_process import (
@@ -37,17 +35,15 @@ from metric_learn_client.preprocess.sandbox.decoder_process import (
 )
 from metric_learn_client.preprocess.sandbox.nursery import Nursery
 
-Pixels = npt.NDArray[np.uint8]
-
 START_S = 30.0  # until a nursery's first decoder answers: an interpreter and OpenCV from a cold disk
-FORK_S = 3.0  # until a decoder that was asked for answers
-TICK_S = 0.1  # between looks at the decoders that are at work
-NOTICE_S = 0.5  # between the end of a decoder's socket and the word of how it ended
-RETIRE_AFTER = 10_000  # images of one decoder: bounds what one can do that was taken over and behaves
+_FORK_S = 3.0  # until a decoder that was asked for answers
+_TICK_S = 0.1  # between looks at the decoders that are at work
+_NOTICE_S = 0.5  # between the end of a decoder's socket and the word of how it ended
+_RETIRE_AFTER = 10_000  # images of one decoder: bounds what one can do that was taken over and behaves
 # A nursery that was told to end is not started again for so long. MindSpore Serving that stops sends SIGINT to its
 # worker and to whatever that started, and the worker then waits up to 10 s until it has no child.
-ORDERLY_S = 2.0
-MAX_STARTS = 20  # in a row without one decoder that answers, with up to a second between them: nothing will
+_ORDERLY_S = 2.0
+_MAX_STARTS = 20  # in a row without one decoder that answers, with up to a second between them: nothing will
 
 CODES = frozenset(code.value for code in ImageErrorCode)
 _log = logging.getLogger(__name__)
@@ -170,7 +166,7 @@ class DecoderPool:
         try:
             while not self._closed and self._failure is None:
                 self._keep_up()
-                for key, _ in self._selector.select(TICK_S):
+                for key, _ in self._selector.select(_TICK_S):
                     self._handle(key.fileobj, key.data)
                 self._look()
         except Exception as error:  # whoever waits must hear of it
@@ -221,7 +217,7 @@ class DecoderPool:
         self._nursery = None
         self._start_failed()
         if code in (-signal.SIGTERM, -signal.SIGINT):
-            self._next_start = time.monotonic() + ORDERLY_S
+            self._next_start = time.monotonic() + _ORDERLY_S
         with self._lock:
             self._idle.clear()
         for decoder in tuple(self._decoders):
@@ -230,7 +226,7 @@ class DecoderPool:
     def _start_failed(self) -> None:
         self._failed_starts += 1
         self._next_start = time.monotonic() + min(1.0, 0.01 * 2**self._failed_starts) * (self._failed_starts > 1)
-        if self._failed_starts >= MAX_STARTS or (not self._ready.is_set() and self._failed_starts > 1):
+        if self._failed_starts >= _MAX_STARTS or (not self._ready.is_set() and self._failed_starts > 1):
             self._failure = DecodersUnavailable("decoder processes end before they answer; the log says why")
             self._ready.set()
 
@@ -280,7 +276,7 @@ class DecoderPool:
         decoder.done += len(jobs)
         surplus = decoder.slow and len(self._decoders) > self._count
         try:
-            if decoder.done >= RETIRE_AFTER or surplus or decoder.verdict is not None:
+            if decoder.done >= _RETIRE_AFTER or surplus or decoder.verdict is not None:
                 self._forget(decoder)
             else:
                 self._feed(decoder)
@@ -319,15 +315,15 @@ class DecoderPool:
             return
         for decoder in tuple(self._decoders):
             if decoder.ended_at is not None:
-                if decoder.status is not None or now - decoder.ended_at > NOTICE_S:
+                if decoder.status is not None or now - decoder.ended_at > _NOTICE_S:
                     self._conclude(decoder)
             elif not decoder.pid:
                 # It may have been asked for long before the nursery was up.
-                if now - max(decoder.asked, nursery.answered) > (FORK_S if nursery.answered else START_S):
+                if now - max(decoder.asked, nursery.answered) > (_FORK_S if nursery.answered else START_S):
                     self._lose_nursery(nursery)
                     return
             elif decoder.verdict is not None:  # on its way out
-                if now - decoder.killed_at > FORK_S:
+                if now - decoder.killed_at > _FORK_S:
                     self._lose_nursery(nursery)
                     return
             elif decoder.jobs:

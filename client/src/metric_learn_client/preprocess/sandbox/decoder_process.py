@@ -28,14 +28,13 @@ from typing import Any, Callable, Optional
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from metric_learn_client.image_names import IMAGE_FORMATS
 from metric_learn_client.preprocess import SIDE_PX, DecodeLimits, ImageError
+from metric_learn_client.preprocess.header import Pixels
 from metric_learn_client.preprocess.sandbox.confinement import confine, end_with_parent
 from metric_learn_client.printable import printable
 
-Pixels = npt.NDArray[np.uint8]
 Preprocess = Callable[[Pixels, DecodeLimits], Pixels]
 
 # The slot: pixels first, then the encoded images, one behind the other.
@@ -62,12 +61,12 @@ ENDED_PACKET = struct.Struct("=ii")
 CPU_BASE_S = 1.0
 CPU_PER_MPX_S = 0.2
 # Processor time of a decoder's whole life, beyond the largest image: the pool retires it long before.
-LIFE_CPU_S = 3600
+_LIFE_CPU_S = 3600
 
 # What the codecs may map beside the process as it is. Peaks of address space, measured over 50-megapixel pictures of
 # every kind: 12 bytes a pixel for a progressive CMYK JPEG, 9 for one of full colour resolution, 6 for PNG and WebP.
 MEMORY_PER_PX = 16
-MEMORY_BASE_BYTES = 256 * 1024 * 1024
+_MEMORY_BASE_BYTES = 256 * 1024 * 1024
 
 _EXIT_UNREADABLE = 3  # exit codes of a decoder that got a request it cannot read ...
 _EXIT_UNREADY = 4  # ... and of one that could not be confined
@@ -95,7 +94,7 @@ class DecoderSettings:
 
     @property
     def memory_bytes(self) -> int:
-        return MEMORY_BASE_BYTES + self.slot_bytes + MEMORY_PER_PX * self.limits.max_image_px
+        return _MEMORY_BASE_BYTES + self.slot_bytes + MEMORY_PER_PX * self.limits.max_image_px
 
 
 class _TimedLimits(DecodeLimits):
@@ -187,7 +186,7 @@ def _decoder(descriptor: int, slot: int, preprocess: Preprocess, settings: Decod
         in_force = confine(
             parent=nursery,
             memory_bytes=settings.memory_bytes,
-            cpu_s=LIFE_CPU_S + 2 * largest_s,
+            cpu_s=_LIFE_CPU_S + 2 * largest_s,
             seccomp=settings.seccomp,
         )
     except BaseException as error:

@@ -118,6 +118,11 @@ def test_braces_expand_as_webdataset_has_them():
     assert expand_braces("plain{x}.jpg") == ["plain{x}.jpg"]
 
 
+def test_braces_for_too_many_names_are_refused_before_the_names_fill_the_memory():
+    with pytest.raises(InputError, match="stands for 10000000000 names; the limit is"):
+        expand_braces("{0..99999}/{0..99999}.tar")
+
+
 def test_a_plain_list_keeps_spaces_order_and_repeats_and_is_relative_to_itself(tmp_path):
     write(tmp_path / "sub/my photo.jpg", b"1")
     lines = tmp_path / "sub/list.txt"

@@ -6,10 +6,10 @@
 3. The files are written to their places, each over the object that it replaces and no other, the stats last; then what
    the shard has not any more, 2 and 1 are removed.
 
-As in a folder (see commit), whoever comes next repeats 3. Step 3 sends what 1 has sent once more, because a copy within
-the store is not conditional everywhere. The lock is looked at before each write of step 3. What is left: a writer that
-is stopped right after it looked, until another one has replaced the same shard with an older file's very bytes,
-replaces that file once more, because an ETag is a digest of the content; `job verify` finds it.
+As in a folder, whoever comes next repeats 3. Step 3 sends what 1 has sent once more, because a copy within the store is
+not conditional everywhere. The lock is looked at before each write of step 3. What is left: a writer that is stopped
+right after it looked, until another one has replaced the same shard with an older file's very bytes, replaces that
+file once more, because an ETag is a digest of the content; `job verify` finds it.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ class Bucket(Output):
         self.name = self._store.url
         self._stop = threading.Event()
         self._lock: Optional[tuple[str, str]] = None  # the job's: (key, owner)
-        self._known: dict[
-            str, tuple[Optional[str], Optional[bytes]]
-        ] = {}  # name: (ETag, SHA-256), as this run last saw it
+        # name -> (ETag, SHA-256), as this run last saw it
+        self._known: dict[str, tuple[Optional[str], Optional[bytes]]] = {}
         self._scratch: Optional[Scratch] = None
         self._plan_is_here = False
         self._plan_of_job: Optional[Path] = None  # a worker's, where the job that started it is on the same machine
@@ -66,10 +65,10 @@ class Bucket(Output):
 
     def check(self) -> None:
         self._store.probe()
-        if self.read("job.json") is None:
-            other = self._store.any_other_than(tuple(f"{folder}/" for folder in OWN_FOLDERS))
-            if other is not None:
-                raise RefusedError(f"{self.name} is not empty and holds no job ({other}); name another prefix")
+        other = self._store.any_other_than(tuple(f"{folder}/" for folder in OWN_FOLDERS))
+        # In this order: another part may be making the job now, and job.json is the first that it writes here.
+        if other is not None and self.read("job.json") is None:
+            raise RefusedError(f"{self.name} is not empty and holds no job ({other}); name another prefix")
 
     @contextmanager
     def job_lock(self, num_shards: int, shard_index: int) -> Iterator[None]:
@@ -164,9 +163,6 @@ class Bucket(Output):
 
     def replacing(self, shard: int) -> bool:
         return self._store.etag(_record_key(shard)) is not None
-
-    def prepare(self) -> None:
-        """There are no folders to make."""
 
     def recover(self, shards: Optional[Iterable[int]] = None) -> None:
         mine = None if shards is None else set(shards)

@@ -24,7 +24,7 @@ from metric_learn_client.jobs.output.objects.store import Object, ObjectStore
 
 _held: set[str] = set()  # owners in this process; what it could not release is not among them
 
-LEASE_S = 30.0  # so long a killed job on another machine is waited for
+_LEASE_S = 30.0  # so long a killed job on another machine is waited for
 _POLL_S = 0.5
 
 
@@ -35,7 +35,7 @@ class Busy(Exception):
 class Lease:
     """One lock object, held from `acquire` to `release`."""
 
-    def __init__(self, store: ObjectStore, key: str, stop: threading.Event, lease_s: float = LEASE_S) -> None:
+    def __init__(self, store: ObjectStore, key: str, stop: threading.Event, lease_s: float = _LEASE_S) -> None:
         self.owner = uuid.uuid4().hex
         self._store = store
         self._key = key
@@ -131,7 +131,7 @@ def is_free(found: Object, unchanged_s: float) -> bool:
         process = facts["process"]
         gone = _process(process["pid"]) != process
         return gone or (process["pid"] == os.getpid() and facts["owner"] not in _held)
-    return unchanged_s > float(facts.get("lease_s", LEASE_S))
+    return unchanged_s > float(facts.get("lease_s", _LEASE_S))
 
 
 def wait_until_free(store: ObjectStore, key: str, stop: threading.Event) -> None:

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Optional
 
@@ -124,7 +124,7 @@ def _main(spec: WorkerSpec, pipe: Connection) -> None:
     try:
         for stats in work(
             spec,
-            _given(pipe),
+            iter(pipe.recv, None),
             threading.Event(),
             lambda rows, failed: say("advanced", rows, failed),
             lambda text: say("notice", text),
@@ -133,11 +133,6 @@ def _main(spec: WorkerSpec, pipe: Connection) -> None:
         say("end")
     except Exception as error:
         say("error", error)
-
-
-def _given(pipe: Connection) -> Iterator[ShardTask]:
-    while (task := pipe.recv()) is not None:
-        yield task
 
 
 def _end_with_parent() -> None:

@@ -21,6 +21,7 @@ from metric_learn_client.jobs.work.worker import WorkerSpec, work
 _RESTARTS = -1  # without limit: the job's own progress says whether it makes sense
 _LOOK_S = 1.0
 _ROOM_S = 30.0
+_STARTS = 3  # of a cluster of this host alone: Ray gives its parts 30 s each, which no option changes
 
 
 class ShardWorker:
@@ -35,7 +36,8 @@ class ShardWorker:
     def do(self, task: ShardTask) -> tuple[str, Any]:
         """("stats", stats) or ("error", exception)."""
         try:
-            return "stats", next(iter(list(work(self._spec, [task], threading.Event()))))
+            (stats,) = work(self._spec, [task], threading.Event())
+            return "stats", stats
         except Exception as error:
             return "error", error
 
@@ -52,12 +54,7 @@ def run(
 
     ours = not ray.is_initialized()
     if ours:
-        quiet: Any = {"log_to_driver": False, "include_dashboard": False, "configure_logging": False}
-        try:
-            ray.init(address=spec.run.ray_address, **quiet)
-        except Exception as error:  # no common base: RuntimeError, ConnectionError, ValueError, RaySystemError
-            where = spec.run.ray_address or "RAY_ADDRESS, or a cluster of this host alone"
-            raise JobError(f"Ray ({where}): {str(error).splitlines()[0]}") from error
+        _connect(spec.run.ray_address, observer)
     actor: Any = ray.remote(ShardWorker).options(max_restarts=_RESTARTS, max_task_retries=_RESTARTS, num_cpus=1)
     actors = [actor.remote(spec) for _ in range(min(spec.run.workers, len(tasks)))]
     todo = deque(tasks)
@@ -89,3 +86,20 @@ def run(
             ray.kill(each)
         if ours:
             ray.shutdown()
+
+
+def _connect(address: Optional[str], observer: Observer) -> None:
+    """To the cluster at `address`, or to one of this host alone. Raises JobError."""
+    import ray
+
+    quiet: Any = {"log_to_driver": False, "include_dashboard": False, "configure_logging": False}
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(address=address, **quiet)
+            return
+        except Exception as error:  # no common base: RuntimeError, ConnectionError, ValueError, RaySystemError
+            if not left or address is not None or "timed out" not in str(error).lower():
+                where = address or "RAY_ADDRESS, or a cluster of this host alone"
+                raise JobError(f"Ray ({where}): {str(error).splitlines()[0]}") from error
+            observer.notice("Ray did not start in its 30 s on this busy host: starting it again")
+            ray.shutdown()  # processes of a start that timed out end with this one: Ray keeps no handle for more
