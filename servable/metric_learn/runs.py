@@ -23,9 +23,7 @@ from typing import Any, Callable, Optional, Union
 import numpy as np
 import numpy.typing as npt
 
-LONG_S = (
-    0.04  # a run; beside shorter ones there are more batches (servable.gateway.queue.flow), and lingering costs more
-)
+LONG_S = 0.04  # a run: beside shorter ones there are more batches (servable.gateway.queue.flow)
 LINGER = 1 / 3  # of a long run, for the next batch to come; what is left is for its decoding
 
 Array = npt.NDArray[Any]
