@@ -5,7 +5,8 @@ in which they came, and is told of one event in each round of the event loop: wh
 dead ones too, stand before everybody else's by the thousand. Here gRPC is asked for many at a time, so that the line is
 where it can be looked at (limits/turns.py), and one round of the loop takes all events that are there. An address whose
 new connections have too many calls in that line opens no more until it is short again (limits/newcomers.py), and a
-connection whose calls are taken back and do not fit there is not listened to for a second (limits/pauses.py).
+connection whose calls are taken back and do not fit there, or that floods (limits/intake.py), is not listened to for a
+second (limits/pauses.py).
 
 Both reach into grpcio (1.80, 1.83), which has no public way: one method of its compiled part is replaced, and one
 reader of the event loop. tests/integration/servable/gateway/test_turns.py shows that they are in effect.
@@ -17,14 +18,16 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import socket
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from typing import Any, Callable, Optional
 
 import grpc
 from grpc._cython import cygrpc
 from grpc.aio import _server
 
+from servable.gateway.limits.intake import watch
 from servable.gateway.limits.newcomers import Newcomers
 from servable.gateway.limits.pauses import Pauses
 from servable.gateway.limits.sockets import listening_sockets
@@ -34,6 +37,7 @@ ASKED = 64  # calls that gRPC may hand over in one round of the loop, in which o
 MOST_WAITING = 1000  # 24 KB each
 CROWD, CALM = 256, 32  # calls of new connections of one address, beyond which it opens no more, and until when
 LOOK_S = 0.05  # between two looks at them
+WINDOW_BYTES = 65_535  # of a call before it is read (RFC 9113, section 6.9.2), and gRPC's own
 PAUSE_S = 1.0  # in which nothing is taken from a connection
 TOLD_S = 60.0  # between two lines in the log of one kind
 log = logging.getLogger(__name__)
@@ -42,13 +46,18 @@ log = logging.getLogger(__name__)
 class FairServer(_server.Server):  # type: ignore[misc]
     """Like what grpc.aio.server(options=...) makes."""
 
-    def __init__(self, options: Sequence[tuple[str, Any]], streams: int) -> None:
-        """streams: calls that a connection may have in flight."""
+    def __init__(
+        self, options: Sequence[tuple[str, Any]], streams: int, with_bodies: Callable[[], Collection[str]]
+    ) -> None:
+        """streams: calls that a connection may have in flight. with_bodies: connections with a body on its way, or
+        that had one since this was last asked."""
         self._loop = cygrpc.get_working_loop()
         self._server = _Core(self._loop, None, (), (), tuple(options), None)
         self._server.turns = Turns(MOST_WAITING, streams)
         take_all_events(self._loop)
         self._ports: list[int] = []
+        self._with_bodies = with_bodies
+        self._watching: list[asyncio.Task[None]] = []
 
     def add_insecure_port(self, address: str) -> int:
         self._ports.append(super().add_insecure_port(address))
@@ -61,11 +70,22 @@ class FairServer(_server.Server):  # type: ignore[misc]
     async def start(self) -> None:
         await super().start()
         self._server.newcomers = Newcomers([each for port in self._ports for each in listening_sockets(port)])
+        self._watching = [
+            asyncio.ensure_future(watch(port, self._explained, self._server.too_much)) for port in self._ports[:1]
+        ]
 
     async def stop(self, grace: Optional[float]) -> None:
+        for task in self._watching:
+            task.cancel()
         self._server.newcomers.close()
         self._server.pauses.close()
         await super().stop(grace)
+
+    def _explained(self) -> dict[str, float]:
+        """Bytes that each connection brought for calls since this was last asked: no more than that is said."""
+        came, self._server.came = self._server.came, {}
+        found = {peer: float(calls * WINDOW_BYTES) for peer, calls in came.items()}
+        return {**found, **dict.fromkeys(self._with_bodies(), math.inf)}
 
     def noting(self, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         """The same for bytes, and `turns` knows which connection gets its answers."""
@@ -94,6 +114,7 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]
         super().__init__(loop, *arguments)
         self._own_loop = loop
         self.turns: Turns[Any]
+        self.came: dict[str, int] = {}  # calls by connection, until somebody asks
         self.newcomers = Newcomers([])
         self.pauses = Pauses()
         self._told_at: dict[str, float] = {}
@@ -128,16 +149,28 @@ class _Core(cygrpc.AioServer):  # type: ignore[misc]
         """The call waits for its turn. gRPC ends a call that nobody holds any more: its caller gets CANCELLED."""
         try:
             peer = cygrpc._ServicerContext(state, None, None, self._own_loop).peer()
+            self.came[peer] = self.came.get(peer, 0) + 1
             lost = self.turns.add(peer, state)
             self._arrived.set()
             if self.turns.stands_aside(peer):
                 self._tell("%s takes back most of its calls; others' begin before them", peer)
-            if lost is not None and self.turns.stands_aside(lost[0]) and self.pauses.begin(lost[0]):
-                self._own_loop.call_later(PAUSE_S, self.pauses.end, lost[0])
+            if lost is not None and self.turns.stands_aside(lost[0]):
+                self._pause(lost[0])
             if len(self.turns) > CROWD:
                 self._look_at(address_of(peer))
         except Exception:
             log.exception("a call could not be put in line")
+
+    def too_much(self, peer: str) -> None:
+        """The connection brought megabytes that belong to no call."""
+        if self._pause(peer):
+            self._tell("%s sends megabytes that belong to no call; nothing is taken from it for a second", peer)
+
+    def _pause(self, peer: str) -> bool:
+        paused = self.pauses.begin(peer)
+        if paused:
+            self._own_loop.call_later(PAUSE_S, self.pauses.end, peer)
+        return paused
 
     def _look_at(self, address: str) -> None:
         """Whether too many calls of new connections of this address wait."""

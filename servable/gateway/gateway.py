@@ -188,12 +188,14 @@ class Gateway:
 
     async def _start_grpc(self, address: Address, certificates: Optional[Certificates]) -> str:
         settings = self._settings
+        assert self._calls is not None
         server = make_server(
             self._handlers(),
             self._unknown(),
             settings.limits,
             settings.deadlines,
             most_connections=self._most_connections(),
+            with_bodies=self._calls.connections_with_bodies,
             reflection=settings.server.reflection,
         )
         where = write_address(address)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Callable
 
 import grpc
 from grpc_reflection.v1alpha.reflection import enable_server_reflection  # type: ignore[import-untyped]
@@ -32,11 +32,13 @@ def make_server(
     deadlines: DeadlinesSection,
     *,
     most_connections: int,
+    with_bodies: Callable[[], Collection[str]],
     reflection: bool = False,
 ) -> Any:
     """A grpc.aio.Server that is not started yet and has no port.
 
-    unknown: answers every other path. reflection: the standard service that tells the messages, for tools.
+    unknown: answers every other path. with_bodies: see FairServer. reflection: the standard service that tells the
+    messages, for tools.
     """
     server = FairServer(
         options=(
@@ -65,6 +67,7 @@ def make_server(
             ("grpc.keepalive_timeout_ms", 20_000),
         ),
         streams=limits.max_streams_per_connection,
+        with_bodies=with_bodies,
     )
     if reflection:
         enable_server_reflection(service_names(), server, POOL)

@@ -231,10 +231,10 @@ def test_what_a_flood_took_is_given_back(server, neighbour, name):
 
 def test_large_bodies_of_calls_that_take_a_few_bytes_are_bounded(server, neighbour):
     with neighbour.calling():
-        done, grown_mb = attack(server, "large_questions", seconds=2.0, count=1_000_000, connections=4)
+        done, grown_mb = attack(server, "large_questions", seconds=3.0, count=1_000_000, connections=4)
     print(f"large_questions: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s")
     assert not neighbour.failures
-    assert grown_mb < 4 * MOST_MB  # eight of 60 MB at most
+    assert grown_mb < 4 * MOST_MB
 
 
 @contextlib.contextmanager

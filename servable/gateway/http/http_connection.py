@@ -14,6 +14,7 @@ from typing import Any, Callable, Optional
 import httptools
 import orjson
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -57,6 +58,18 @@ def ambiguous(headers: Sequence[tuple[bytes, bytes]], version: str) -> str:
         if name == b"expect" and value.lower() != b"100-continue":
             return "Expect must be 100-continue"
     return ""
+
+
+class _Flow(FlowControl):
+    """Reads no further while something waits to be taken, whoever asks: uvicorn asks with each piece of a body."""
+
+    def __init__(self, transport: asyncio.Transport, waits: Callable[[], bool]) -> None:
+        super().__init__(transport)
+        self._waits = waits
+
+    def resume_reading(self) -> None:
+        if not self._waits():
+            super().resume_reading()
 
 
 class Connection(HttpToolsProtocol):
@@ -103,6 +116,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = _Flow(transport, lambda: bool(self._rest))
         # A drained buffer is with the kernel: who does not read is seen. Not 0, at which TLS never takes a byte again.
         transport.set_write_buffer_limits(high=1, low=0)
         self._head_timer = self.loop.call_later(HEAD_S, self._head_late)
@@ -151,8 +165,7 @@ class Connection(HttpToolsProtocol):
         del self._rest[:TURN_BYTES]
         self._going_on = self.loop.call_soon(self._go_on) if self._rest else None
         self._take(part)
-        if self._going_on is None:
-            self.flow.resume_reading()
+        self.flow.resume_reading()
 
     def _take(self, data: bytes) -> None:
         if self._refusal is not None or self.parser is None:

@@ -248,7 +248,7 @@ def http_connections(open_connection):
 
 
 HTTP_FLOODS = [http_connections]
-# large_questions is not among them: it may take eight bodies' memory.
+# large_questions is not among them: it may take the memory of some bodies.
 FLOODS = [
     idle_connections,
     silent_connections,

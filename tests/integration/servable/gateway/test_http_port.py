@@ -230,6 +230,17 @@ def test_a_body_in_chunks_that_is_taken_in_many_turns_is_the_same_as_at_once(har
             assert status == 200 and answer == harness.api("POST", "/embed", body)[2]
 
 
+def test_no_more_of_a_body_in_tiny_chunks_is_read_than_can_be_taken(tmp_path):
+    most = 0
+    with Harness(tmp_path) as harness, harness.api_socket() as connected:
+        connected.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n")
+        for _ in range(50):
+            connected.sendall(b"1\r\nx\r\n" * 20_000)
+            waiting = harness.call(lambda: [len(each._rest) for each in harness.gateway._api._open])
+            most = max([most, *waiting])
+    assert 0 < most <= 512 * 1024
+
+
 def test_a_caller_that_sends_all_of_a_body_that_is_refused_reads_why(harness):
     status, _, body = harness.api("POST", "/embed", b"x" * 150_000)
     assert status == 413 and "100000 bytes" in error_of(body)["message"]
