@@ -3,9 +3,9 @@
 All Python stages of a worker share one thread of MindSpore Serving. A stage hands a batch over and gets a ticket; a
 later stage redeems it. In between the next batches are handed over and decoded, so the network need not wait for them.
 
-Where a run is long there is one batch beside it (servable.gateway.queue.flow). The next one is sent when the one before
-is answered, and by then the thread would wait for the rows of this one: it would be decoded while the network waits.
-So the thread lingers before that, and takes the next batch in on its way.
+The thread takes turns between two lanes of batches. Where runs are long it would come to wait for the rows of the only
+batch that it has, while the next one, sent when the one before was answered, is on its way: the network would wait for
+that in turn. So the thread lingers before it does, and takes the next batch in on its way.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import Any, Callable, Optional, Union
 import numpy as np
 import numpy.typing as npt
 
-LONG_S = 0.04  # runs that take longer are lingered in: below the gateway's bound, which holds more than the run
-LINGER = 1 / 4  # of a run, for the next batch to come; what is left is for its decoding
+LONG_S = 0.04  # a run: beside shorter ones there are more batches (servable.gateway.queue.flow)
+LINGER = 1 / 3  # of a long run, for the next batch to come; what is left is for its decoding
 
 Array = npt.NDArray[Any]
 Picture = Union[Array, Exception]  # uint8 [224, 224, 3], or why there is none
@@ -75,9 +75,12 @@ class Runs:
         return number
 
     def linger(self, ticket: int) -> None:
-        """Waits for a part of a long run's time, or until the batch is there, or lost."""
+        """Where runs are long and no other batch is there that has not run: waits for a part of a run's time, or for
+        this one's end."""
         batch = self._batches.get(ticket)
-        if batch is not None and self._run_s > LONG_S:
+        if batch is None or self._run_s < LONG_S:
+            return
+        if all(each is batch or each.outcome.done() for each in self._batches.values()):
             with suppress(TimeoutError):
                 batch.outcome.exception(LINGER * self._run_s)
 

@@ -62,8 +62,13 @@ def start(run_dir, *flags, repository=REPOSITORY, config="configs/cpu.yaml", pre
     process = subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
     watchdog = threading.Timer(patient(READY_S), process.kill)
     watchdog.start()
-    line = process.stdout.readline()
-    watchdog.cancel()
+    try:
+        line = process.stdout.readline()
+    except BaseException:  # Ctrl-C: nobody else knows of it yet
+        process.kill()
+        raise
+    finally:
+        watchdog.cancel()
     return Server(endpoint, http_endpoint, process, line.strip(), log, api_endpoint)
 
 

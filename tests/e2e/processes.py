@@ -93,3 +93,8 @@ def serving_in(run_dir, *flags, **arguments):
     with server_in(run_dir, *flags, **arguments) as server:
         assert server.ready_line.startswith("ready"), server.said()
         yield server
+
+
+def noticing_hangs_soon(*flags):
+    """Settings of a server: it notices a hang after some seconds, and does not take a busy machine for one."""
+    return (f"readiness.deadline_s={patient(2):.1f}", *flags)

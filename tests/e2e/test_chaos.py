@@ -11,13 +11,22 @@ import pytest
 
 from .conftest import stop
 from .load import EXPECTED, IMAGES, OPTIONS, Load, predict_on, request_of, wrong_rows
-from .processes import assert_nothing_left, master_of, running, segments, serving_in, wait_until, worker_of
+from .processes import (
+    assert_nothing_left,
+    master_of,
+    noticing_hangs_soon,
+    running,
+    segments,
+    serving_in,
+    wait_until,
+    worker_of,
+)
 from .service_manager import ServiceManager
 
 READY_AGAIN_S = 30  # of an idle machine, where it takes 5 to 8
 ROUNDS = 20
 # stable_s = 0: hits that follow each other at once are no reason to wait longer and longer before a restart.
-QUICK = ("supervision.stable_s=0", "readiness.deadline_s=2", "readiness.interval_s=1")
+QUICK = ("supervision.stable_s=0", "readiness.interval_s=1")
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
 
 
@@ -38,7 +47,7 @@ def assert_answered_once(load):
 @pytest.mark.parametrize("target", ["worker", "master"])
 def test_mindspore_serving_is_hit_again_and_again(versions, tmp_path, target, number):
     before, seconds, began = segments(), [], time.monotonic()
-    with serving_in(tmp_path, *QUICK) as server:
+    with serving_in(tmp_path, *noticing_hangs_soon(*QUICK)) as server:
         limit_s = ready_again_s(time.monotonic() - began)
         with Load(server.endpoint, threads=3) as load:
             load.wait_for_good(5, time.monotonic(), limit_s)
@@ -68,7 +77,7 @@ def test_mindspore_serving_is_hit_again_and_again(versions, tmp_path, target, nu
 def test_the_gateway_is_hit_and_its_service_manager_starts_it_again(versions, tmp_path, number, rounds):
     before, seconds, began = segments(), [], time.monotonic()
     run_dir = tmp_path / "run"
-    with ServiceManager(run_dir, *QUICK) as manager:
+    with ServiceManager(run_dir, *noticing_hangs_soon(*QUICK)) as manager:
         assert manager.ready.wait(60)
         limit_s = ready_again_s(time.monotonic() - began)
         with Load(manager.endpoint, threads=3) as load:

@@ -13,6 +13,7 @@ import skimage.data
 
 from metric_learn_client.evaluation.metrics import retrieval_metrics
 from metric_learn_client.verification.golden import read_golden
+from tests.patience import patient
 
 from . import conftest
 from .mistaken import command_line
@@ -123,7 +124,9 @@ def test_the_evaluation_names_its_protocol_and_judges_no_stand_in_weights(evalua
 
 
 def test_embedding_on_the_way_gives_the_same_numbers(server, pairs, evaluated):
-    done = command_line("evaluate", "--images", pairs, "--endpoint", server.endpoint, "--json")
+    done = command_line(
+        "evaluate", "--images", pairs, "--endpoint", server.endpoint, "--deadline-s", patient(60), "--json"
+    )
     assert done.returncode == 0, done.stderr
     measured = json.loads((evaluated[0] / "numbers.json").read_text())["metrics"]
     on_the_way = json.loads(done.stdout)["metrics"]

@@ -14,10 +14,20 @@ from tests.patience import patient
 
 from .conftest import REPOSITORY, free_port, start, stop
 from .load import OPTIONS, Load, predict_on, request_of
-from .processes import assert_nothing_left, master_of, running, segments, server_in, tree_of, wait_until, worker_of
+from .processes import (
+    assert_nothing_left,
+    master_of,
+    noticing_hangs_soon,
+    running,
+    segments,
+    server_in,
+    tree_of,
+    wait_until,
+    worker_of,
+)
 
 READY_AGAIN_S = 30
-QUICK = ("log.backend_max_mb=1", "supervision.stable_s=1", "readiness.deadline_s=2", "readiness.interval_s=1")
+QUICK = ("log.backend_max_mb=1", "supervision.stable_s=1", "readiness.interval_s=1")
 
 
 def run_dir_of(server):
@@ -28,7 +38,7 @@ def run_dir_of(server):
 def supervised(versions, tmp_path_factory):
     before = segments()
     run_dir = tmp_path_factory.mktemp("run")
-    with server_in(run_dir, *QUICK) as server:
+    with server_in(run_dir, *noticing_hangs_soon(*QUICK)) as server:
         assert server.ready_line.startswith("ready"), server.said()
         yield server
         assert stop(server) == 0

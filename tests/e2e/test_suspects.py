@@ -17,12 +17,12 @@ from tests.patience import patient
 
 from . import deadly
 from .load import EXPECTED, IMAGES, Load, distance
-from .processes import serving_in, wait_until, worker_of
+from .processes import noticing_hangs_soon, serving_in, wait_until, worker_of
 from .test_metrics import samples, total
 
 METRIC_LEARN = [sys.executable, "-c", "from metric_learn_client.cli import main; main()"]
 DEADLINE_S = 120.0  # two restarts on a busy machine
-QUICK = ("readiness.deadline_s=2", "readiness.interval_s=0.5")
+QUICK = ("readiness.interval_s=0.5",)
 numbers = iter(range(10_000))
 
 
@@ -62,7 +62,7 @@ def copy(versions, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(copy, tmp_path_factory):
-    with serving_in(tmp_path_factory.mktemp("run"), *QUICK, repository=copy) as started:
+    with serving_in(tmp_path_factory.mktemp("run"), *noticing_hangs_soon(*QUICK), repository=copy) as started:
         yield started
 
 
@@ -167,5 +167,5 @@ def test_an_operators_kill_again_and_again_blames_no_image_and_never_ends_the_se
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(psutil.virtual_memory().total < 12 * 2**30, reason="two workers need 12 GB")
 def test_two_workers_do_not_hand_a_killer_to_each_other(copy, tmp_path):
-    with serving_in(tmp_path, *QUICK, "backend.workers=2", repository=copy) as server:
+    with serving_in(tmp_path, *noticing_hangs_soon(*QUICK), "backend.workers=2", repository=copy) as server:
         hit(server, "kill")

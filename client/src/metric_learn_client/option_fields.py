@@ -62,8 +62,9 @@ def check_options(options: Any) -> None:
         check_option(type(options), field.name, getattr(options, field.name))
 
 
-def check_option(kind: Any, name: str, value: Any) -> None:
-    """Raises ValueError where the dataclass `kind` has no place for `value` in its option `name`."""
+def check_option(kind: Any, name: str, value: Any, shown: Optional[str] = None) -> None:
+    """Raises ValueError where the dataclass `kind` has no place for `value` in its option `name`, which the caller
+    may know as `shown`."""
     field, facts = option_named(kind, name)
     if value is None and field.default is None:
         return
@@ -71,7 +72,7 @@ def check_option(kind: Any, name: str, value: Any) -> None:
         check_choice(name, value, facts.choices)
     allowed = _range_of(facts, is_whole(field))
     if allowed and not _is_in_range(value, facts, is_whole(field)):
-        raise ValueError(f"{name}={value!r}: must be {allowed}")
+        raise ValueError(f"{shown or name}={value!r}: must be {allowed}")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

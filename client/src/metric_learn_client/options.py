@@ -10,7 +10,7 @@ from typing import Literal, Optional, Union
 
 from metric_learn_client._client.core.proxies import proxy_of
 from metric_learn_client._client.core.targets import is_local, parse_endpoints
-from metric_learn_client.option_fields import check_option, check_options, option
+from metric_learn_client.option_fields import check_options, option
 
 _TOKEN_ENVIRONMENT = "METRIC_LEARN_TOKEN"
 
@@ -124,8 +124,3 @@ class ClientOptions:
                 f"{f', and be read by the proxy {proxy}' if proxy else ''}: set tls=, or allow_insecure_token=True"
                 f" where the network{' and the proxy are' if proxy else ' is'} trusted"
             )
-
-
-def check_deadline(deadline_s: float) -> None:
-    """A deadline is always on: zero, negative, NaN and infinite ones are refused."""
-    check_option(ClientOptions, "deadline_s", deadline_s)

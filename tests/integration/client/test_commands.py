@@ -84,6 +84,27 @@ def test_status_tells_ready_from_not_and_one_model_from_two(fake):
     assert done.returncode == 2 and "host:port" in done.stderr
 
 
+class Stopping(FakeServable):
+    """Ready to whoever asks first, and to nobody afterwards."""
+
+    asked = 0
+
+    @property
+    def ready(self):
+        self.asked += 1
+        return self.asked == 1
+
+    @ready.setter
+    def ready(self, _):
+        pass
+
+
+def test_status_says_of_a_server_that_stops_meanwhile_that_it_was_ready():
+    with Stopping() as server:
+        done = run("status", "--endpoint", server.endpoint)
+    assert done.returncode == 4 and done.stdout == "not ready: it was ready a moment ago, and is not any more\n"
+
+
 def test_status_waits_for_a_server_that_starts(fake):
     fake.ready = False
     with Command(["status", "--wait-s", "20", "--endpoint", fake.endpoint]) as process:

@@ -18,6 +18,8 @@ from metric_learn_client._client.core.identity import ModelInfo, ModelLimits
 from metric_learn_client._client.progress import progress_bar
 from metric_learn_client.errors import ImageFailure
 from metric_learn_client.inputs import ImageInput, check_image, check_images, check_pixels
+from metric_learn_client.option_fields import check_option
+from metric_learn_client.options import ClientOptions
 from metric_learn_client.results import BatchResult, Collector, EmbeddingResult, OnError, Row, check_on_error
 
 Run = Callable[[Batch], Awaitable[BatchResult]]
@@ -91,7 +93,7 @@ class AsyncEmbeddingClient(BaseClient):
 
     async def wait_ready(self, timeout_s: float) -> None:
         """As EmbeddingClient.wait_ready."""
-        self._deadline(timeout_s)
+        check_option(ClientOptions, "deadline_s", timeout_s, shown="timeout_s")
         await self._shell.run(embedding.wait_ready(self._core, timeout_s))
 
     async def model(self) -> ModelInfo:

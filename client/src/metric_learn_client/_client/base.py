@@ -13,8 +13,8 @@ from metric_learn_client._client import resizing
 from metric_learn_client._client.core.batches import Batch
 from metric_learn_client._client.core.calling import Core, Deadline
 from metric_learn_client._client.core.identity import ModelLimits
-from metric_learn_client.option_fields import docstring_of, taken
-from metric_learn_client.options import ClientOptions, Endpoints, Path, TlsOptions, check_deadline
+from metric_learn_client.option_fields import check_option, docstring_of, taken
+from metric_learn_client.options import ClientOptions, Endpoints, Path, TlsOptions
 
 
 class SendPlan(NamedTuple):
@@ -78,7 +78,7 @@ class BaseClient:
 
     def _deadline(self, deadline_s: Optional[float]) -> Deadline:
         if deadline_s is not None:
-            check_deadline(deadline_s)
+            check_option(ClientOptions, "deadline_s", deadline_s)
         return self._core.deadline(deadline_s)
 
     def _window(self, window: Optional[int]) -> int:

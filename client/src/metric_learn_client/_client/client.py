@@ -24,6 +24,8 @@ from metric_learn_client._client.daemon_threads import in_time, into
 from metric_learn_client._client.progress import progress_bar
 from metric_learn_client.errors import ClosedError, ImageFailure, ImagesFailedError
 from metric_learn_client.inputs import ImageInput, check_images, check_pixels
+from metric_learn_client.option_fields import check_option
+from metric_learn_client.options import ClientOptions
 from metric_learn_client.results import BatchResult, Collector, EmbeddingResult, OnError, Row, check_on_error
 
 Pixels = Union[npt.NDArray[np.uint8], Sequence[npt.NDArray[np.uint8]]]
@@ -107,7 +109,7 @@ class EmbeddingClient(BaseClient):
 
     def wait_ready(self, timeout_s: float) -> None:
         """Returns as soon as any endpoint is ready. Raises UnreachableError, with the reason, after timeout_s."""
-        self._deadline(timeout_s)
+        check_option(ClientOptions, "deadline_s", timeout_s, shown="timeout_s")
         self._shell.run(embedding.wait_ready(self._core, timeout_s))
 
     def model(self) -> ModelInfo:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from functools import partial
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import click
 
@@ -42,10 +42,7 @@ def embed_job(
     """Runs the job. Raises click.UsageError and click.ClickException for what the caller can put right (exit 2)."""
     if overwrite + extend + sync + retry_failed > 1:
         raise click.UsageError("--overwrite, --extend, --sync and --retry-failed exclude each other")
-    chosen = {
-        "if_exists": "overwrite" if overwrite else "extend" if extend else "sync" if sync else "resume",
-        "sync_by": sync_by,
-    }
+    if_exists = "overwrite" if overwrite else "extend" if extend else "sync" if sync else "resume"
     kept = None if columns is None else tuple(name for name in columns.split(",") if name)
     try:
         spec = InputSpec(tuple(inputs), columns=kept, **taken(options, InputSpec))
@@ -59,7 +56,8 @@ def embed_job(
             estimate = estimate_job(output_dir, spec, job_options, run, connect)
             click.echo(json.dumps({"event": "estimate", **estimate.as_json()}) if as_json else estimate.as_text())
             return ExitCode.NOT_REACHABLE if estimate.problem else ExitCode.DONE
-        summary = _run(output_dir, spec, job_options, run, connect, chosen, retry_failed, as_json)
+        chosen: dict[str, Any] = {"if_exists": if_exists, "sync_by": sync_by, "retry_failed": retry_failed}
+        summary = _run(partial(run_job, output_dir, spec, job_options, run, connect, **chosen), output_dir, as_json)
     except (AccessError, InputError, RefusedError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(json.dumps({"event": "summary", **summary.as_json()}) if as_json else summary.as_text())
@@ -70,16 +68,8 @@ def embed_job(
     return ExitCode.DONE
 
 
-def _run(
-    output_dir: str,
-    spec: InputSpec,
-    options: JobOptions,
-    run: RunOptions,
-    connect: Any,
-    chosen: dict[str, str],
-    retry_failed: bool,
-    as_json: bool,
-) -> JobSummary:
+def _run(job: Callable[..., JobSummary], output_dir: str, as_json: bool) -> JobSummary:
+    """Runs the job with its progress shown. A signal ends it; what is on the disk then is said."""
     observer = JsonLines() if as_json else Bar()
     stop = threading.Event()
 
@@ -92,17 +82,7 @@ def _run(
     try:
         # Ray prints what it has to say to stdout, which is for the job's own words.
         with redirect_stdout(sys.stderr), as_flag(stop, lambda: observer.begun, last_words):
-            return run_job(
-                output_dir,
-                spec,
-                options,
-                run,
-                connect,
-                **chosen,
-                retry_failed=retry_failed,
-                observer=observer,
-                stop=stop,
-            )
+            return job(observer=observer, stop=stop)
     except (InputError, RefusedError, ValueError):
         raise
     except BaseException:  # also SIGINT and SIGTERM, which are not Exceptions

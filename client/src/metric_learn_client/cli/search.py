@@ -107,4 +107,4 @@ def _page(index: SearchIndex, found: list[Any], queried: Pictures, pictures: Pic
         f"{facts.count:,} images, {facts.kind} index, cosine similarity, {facts.weights or 'unknown'} weights, "
         f"fingerprint {facts.fingerprint or 'unknown'}"
     )
-    return search_page("Nearest images", about, results)
+    return search_page(about, results)

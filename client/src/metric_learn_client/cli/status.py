@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from typing import Any, Optional
 
 import click
 
 from metric_learn_client._client.client import EmbeddingClient
-from metric_learn_client._client.core.identity import ModelInfo
 from metric_learn_client._client.core.targets import parse_endpoints
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
 from metric_learn_client.contract.exit_codes import ExitCode
@@ -52,20 +52,14 @@ def _ask(client: EmbeddingClient, wait_s: Optional[float]) -> dict[str, Any]:
         started = time.monotonic()
         status["ready"] = client.is_ready()
         status["round_trip_ms"] = round(1000 * (time.monotonic() - started), 2)
-        status["model"] = _fields(client.model())
+        status["reason"] = None if status["ready"] else "it was ready a moment ago, and is not any more"
+        status["model"] = asdict(client.model())
     except RejectedError as error:
         if error.code != "UNIMPLEMENTED":
             status.update(ready=False, reason=str(error))
     except MetricLearnError as error:
         status.update(ready=False, reason=str(error))
     return status
-
-
-def _fields(model: ModelInfo) -> dict[str, Any]:
-    return {
-        **{name: value for name, value in vars(model).items() if name != "limits"},
-        "limits": vars(model.limits),
-    }
 
 
 def _text(endpoint: str, status: dict[str, Any]) -> str:

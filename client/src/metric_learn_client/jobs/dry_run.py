@@ -75,8 +75,8 @@ def dry_run(
         rate: Optional[float] = None
         problem: Optional[str] = None
         try:
-            model, limits = job_model(connect, 0.0, threading.Event(), Observer())
-            worker = worker_spec(output, options, run, connect, model, limits, plan)
+            model = job_model(connect, 0.0, threading.Event(), Observer())
+            worker = worker_spec(output, options, run, connect, model, model.version, plan)
             rate = _probe(worker, plan, missing[0] if missing else 0) * (run.workers if run.engine != "local" else 1)
         except EndpointError as error:
             problem = str(error)

@@ -73,7 +73,7 @@ def run_job(
     output.attach(run.max_outage_s, stop, observer.notice)
     output.check()
     with output.job_lock(run.num_shards, run.shard_index):
-        model, limits = job_model(connect, run.max_outage_s, stop, observer)
+        model = job_model(connect, run.max_outage_s, stop, observer)
         with output.plan_lock():
             find = partial(_changes, output, run, sync_by)
             same_rows = not retry_failed
@@ -82,7 +82,7 @@ def run_job(
             _check_files(output, run, plan)
         mine = list(range(run.shard_index, plan.shards, run.num_shards))
         output.recover(mine if run.num_shards > 1 else None)
-        worker = worker_spec(output, options, run, connect, record.model, limits, plan)
+        worker = worker_spec(output, options, run, connect, model, record.model["version"], plan)
         tasks = list(_tasks(output, plan, mine, retry_failed))
         _check_space(output, options, plan, tasks)
         summary = _run(output, plan, mine, worker, tasks, stop, observer)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 import pyarrow as pa
 
+from metric_learn_client._client.core.identity import ModelInfo
 from metric_learn_client.jobs.errors import InputError, JobError, RefusedError
 from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.inputs.input_rows import Input
@@ -30,7 +31,7 @@ def open_job(
     output: Output,
     spec: InputSpec,
     options: JobOptions,
-    model: dict[str, Any],
+    model: ModelInfo,
     if_exists: str,
     same_rows: bool,
     find: Find,

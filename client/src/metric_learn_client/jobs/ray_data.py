@@ -48,9 +48,9 @@ class RayEmbedder:
         self._keep_column = keep_column
         make: Connect = connect or partial(EmbeddingClient, endpoint, deadline_s=deadline_s)
         stop = threading.Event()
-        self._fingerprint: str = job_model(make, max_outage_s, stop, Observer())[0]["fingerprint"]
+        self._fingerprint = job_model(make, max_outage_s, stop, Observer()).fingerprint
         self._client = make()
-        self._sender = Sender(self._client, Patience(max_outage_s, stop), stop, self._fingerprint)
+        self._sender = Sender(self._client, Patience(max_outage_s, stop), self._fingerprint)
 
     def close(self) -> None:
         """Ends the connection. Ray ends the actor's process, which does so as well."""

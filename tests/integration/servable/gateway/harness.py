@@ -16,9 +16,10 @@ import grpc
 import numpy as np
 
 from metric_learn_client import wire
-from servable.config.sections import Config
+from servable.config.sections import Config, ReadinessSection
 from servable.gateway import Backends, Gateway
 from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing
+from tests.patience import patient
 
 WAIT_S = 10.0
 
@@ -193,10 +194,15 @@ def rows(reply):
 
 def until(condition, what="the condition", bound_s=WAIT_S):
     """Polls with a bound; returns the condition's value."""
-    end = time.monotonic() + bound_s
-    while time.monotonic() < end:
+    began = time.monotonic()
+    while time.monotonic() - began < patient(bound_s):
         value = condition()
         if value:
             return value
         time.sleep(0.005)
-    raise AssertionError(f"{what} did not come true within {bound_s} s")
+    raise AssertionError(f"{what} did not come true within {patient(bound_s):.0f} s")
+
+
+def noticing_hangs_soon():
+    """A golden image that stays away is noticed after a second, and a busy machine is not taken for it."""
+    return ReadinessSection(interval_s=0.1, deadline_s=patient(0.3), forced_interval_s=0.3)

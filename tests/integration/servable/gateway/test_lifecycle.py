@@ -10,9 +10,16 @@ from metric_learn_client import wire
 from servable.config.sections import ReadinessSection
 from servable.gateway import Golden
 from tests.integration.servable.gateway.fake_serving import GOLDEN_IMAGE, FakeBackend, FakeServing, embedding_of
-from tests.integration.servable.gateway.harness import Harness, config_of, predict, predict_future, request, rows, until
-
-QUICK = ReadinessSection(interval_s=0.1, deadline_s=0.3, forced_interval_s=0.3)
+from tests.integration.servable.gateway.harness import (
+    Harness,
+    config_of,
+    noticing_hangs_soon,
+    predict,
+    predict_future,
+    request,
+    rows,
+    until,
+)
 
 
 def embeds(channel, image=b"x", salt=b"", **options):
@@ -91,7 +98,7 @@ def test_a_distance_within_float16_is_right(tmp_path):
 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_a_hung_backend_is_reported_once_and_its_calls_go_to_the_successor(tmp_path, loaded):
-    with Harness(tmp_path, config_of(readiness=QUICK)) as harness, harness.channel() as channel:
+    with Harness(tmp_path, config_of(readiness=noticing_hangs_soon())) as harness, harness.channel() as channel:
         harness.serving.silent = True
         futures = [predict_future(channel, request(b"held"))] if loaded else []
         until(lambda: harness.unhealthy, "the report")
@@ -118,7 +125,7 @@ def test_images_that_wait_for_an_answer_make_one_golden_image_enough_to_tell_a_h
 
 def test_a_busy_backend_is_not_called_dead(tmp_path):
     """Golden images take longer than their deadline, but answers keep coming."""
-    with Harness(tmp_path, config_of(readiness=QUICK)) as harness, harness.channel() as channel:
+    with Harness(tmp_path, config_of(readiness=noticing_hangs_soon())) as harness, harness.channel() as channel:
         harness.serving.golden_silent, harness.serving.delay_s = True, 0.05
         end = time.monotonic() + 2
         while time.monotonic() < end:

@@ -12,14 +12,22 @@ import pytest
 from metric_learn_client import wire
 from servable.config.sections import ReadinessSection
 from tests.integration.servable.gateway.fake_serving import FakeBackend, embedding_of
-from tests.integration.servable.gateway.harness import Harness, config_of, predict, predict_future, request, until
+from tests.integration.servable.gateway.harness import (
+    Harness,
+    config_of,
+    noticing_hangs_soon,
+    predict,
+    predict_future,
+    request,
+    until,
+)
+from tests.patience import patient
 
-QUICK = ReadinessSection(interval_s=0.1, deadline_s=0.3, forced_interval_s=0.3)
 CRASHED = "E_CRASH: the image ended or held up the process that worked on it"
 
 
 def settings_of(**server):
-    return config_of(server=server, readiness=QUICK)
+    return config_of(server=server, readiness=noticing_hangs_soon())
 
 
 @pytest.fixture
@@ -304,7 +312,7 @@ def test_an_image_that_hangs_fails_and_the_golden_image_behind_it_is_not_blamed(
 
 
 def test_a_worker_that_hangs_beside_others_is_noticed_by_its_images(tmp_path):
-    quick = ReadinessSection(interval_s=0.05, deadline_s=0.1, forced_interval_s=0.3)
+    quick = ReadinessSection(interval_s=0.05, deadline_s=patient(0.1), forced_interval_s=0.3)
     backend = FakeBackend(f"unix:{tmp_path}/b.sock", workers=2, most_batches=6)
     with Harness(tmp_path, config_of(readiness=quick), backend=backend) as harness, harness.channel() as channel:
         harness.serving.hangs_one_of_two = b"poison"

@@ -202,7 +202,7 @@ def make_page(kind, folder):
             Result(item(pictures, query), [item(pictures, name, 0.9 - 0.01 * n) for n, name in enumerate(names)])
             for query in names
         ]
-        return search_page("Nearest images", "12 images <b>", results)
+        return search_page("12 images <b>", results)
     rng = np.random.default_rng(1)
     labels = [*(printable(name) for name in HOSTILE[:6]), *HOSTILE[6:8], "x", "x", "x", "x"] * 2
     found = make_set(

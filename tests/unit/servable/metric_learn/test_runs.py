@@ -1,11 +1,13 @@
 """The network's thread: what runs together, what waits, and who hears of a failure."""
 
 import threading
+import time
 from concurrent.futures import Future
 
 import numpy as np
 import pytest
 
+from servable.metric_learn import runs as module
 from servable.metric_learn.runs import Runs
 
 DIM = 3
@@ -68,30 +70,39 @@ def test_a_full_batch_does_not_wait_for_the_run_under_way_and_a_small_one_does(n
     assert runs.redeem(tickets[0])[0][:, 0].tolist() == [0]
 
 
-def test_beside_short_runs_nobody_lingers(network):
-    network.may.release()
+def test_beside_long_runs_the_thread_lingers_with_its_only_batch_for_a_part_of_one(network):
     runs = runs_of(network)
-    runs.redeem(runs.submit(numbers(0)))
-    ticket = runs.submit(numbers(1))
-    runs.linger(ticket)  # would be there for ever: the network may not run
+    ticket = runs.submit(numbers(0))
+    runs._run_s = 0.3
+    began_at = time.monotonic()
+    runs.linger(ticket)
+    assert time.monotonic() - began_at >= 0.09
     network.may.release()
-    assert runs.redeem(ticket)[0][:, 0].tolist() == [1]
+    assert runs.redeem(ticket)[0][:, 0].tolist() == [0]
 
 
-def test_beside_long_runs_the_thread_lingers_for_a_part_of_one_and_no_longer_than_its_batch_takes(network):
+def test_it_lingers_no_longer_than_the_batch_takes(network):
     runs = runs_of(network)
-    first = runs.submit(numbers(0))
-    runs._run_s = 0.1
-    runs.linger(first)  # would be there for ever: the network may not run
+    ticket = runs.submit(numbers(0))
     runs._run_s = 1e6
-    lingering = threading.Thread(target=runs.linger, args=(first,), daemon=True)
+    lingering = threading.Thread(target=runs.linger, args=(ticket,), daemon=True)
     lingering.start()
-    second = runs.submit(numbers(1))
-    assert lingering.is_alive()
-    network.may.release(2)
+    network.may.release()
     lingering.join(10)
     assert not lingering.is_alive()
-    assert [runs.redeem(ticket)[0][:, 0].tolist() for ticket in (first, second)] == [[0], [1]]
+
+
+@pytest.mark.parametrize(("batches", "run_s"), [(1, 0.03), (2, 1e6)])
+def test_beside_short_runs_or_another_batch_it_does_not_linger(network, monkeypatch, batches, run_s):
+    monkeypatch.setattr(module, "LINGER", 1e6)
+    runs = runs_of(network)
+    tickets = [runs.submit(numbers(index)) for index in range(batches)]
+    runs._run_s = run_s
+    lingering = threading.Thread(target=runs.linger, args=(tickets[0],), daemon=True)
+    lingering.start()  # would be there for ever: the network may not run
+    lingering.join(10)
+    assert not lingering.is_alive()
+    network.may.release(batches)
 
 
 def test_a_run_that_fails_ends_the_lingering_and_a_lost_batch_is_not_waited_for(network):

@@ -11,7 +11,7 @@ import os
 import random
 import time
 from dataclasses import dataclass, field
-from typing import Callable, Optional, TypeVar, Union
+from typing import Callable, Generic, Optional, TypeVar, Union
 
 from metric_learn_client import wire
 from metric_learn_client._client.core import retry
@@ -84,9 +84,16 @@ class Core:
 
 
 @dataclass
-class _Progress:
-    """Of one call: who failed, how often all did, and the last failure, which is what the caller is told."""
+class _Call(Generic[Value]):
+    """One call: what is sent, what makes of a reply the call's value, and how it went so far: who failed, how often all
+    did, and the last failure, which is what the caller is told."""
 
+    path: str
+    body: bytes
+    metadata: tuple[tuple[str, str], ...]
+    deadline: Deadline
+    read: Callable[[Reply, Target], Union[Value, Failure]]
+    images: int
     failed: set[Target] = field(default_factory=set)
     rounds: int = 0
     last: Optional[EndpointError] = None
@@ -101,16 +108,14 @@ def call(
     images: int = 0,
 ) -> Steps[Value]:
     """Sends `body` until `read` accepts a reply. Raises EndpointError, ClosedError, TooLargeError, or as `read`."""
-    progress = _Progress()
-    metadata = core.metadata()
+    current = _Call(path, body, core.metadata(), deadline, read, images)
     while True:
         yield from _resolve(core)
-        ticket = yield from _enter(core, deadline, progress)
+        ticket = yield from _enter(core, current)
         try:
-            target, trial = core.pool.choose(core.now(), progress.failed)
+            target, trial = core.pool.choose(core.now(), current.failed)
             try:
-                send = Send(target, path, body, 0.0, metadata)
-                outcome = yield from _attempt(core, send, trial, deadline, read, images)
+                outcome = yield from _attempt(core, current, target, trial)
             finally:
                 core.pool.release(target)
             if not isinstance(outcome, _Failed):
@@ -121,7 +126,7 @@ def call(
                 core.window.overloaded(ticket)
         finally:
             core.window.leave(ticket)
-        pause = _after(core, progress, target, outcome, deadline, images)
+        pause = _after(core, current, target, outcome)
         if pause > 0:
             yield Sleep(pause)
 
@@ -132,31 +137,21 @@ class _Failed:
     failure: Failure
 
 
-def _attempt(
-    core: Core,
-    send: Send,
-    trial: bool,
-    deadline: Deadline,
-    read: Callable[[Reply, Target], Union[Value, Failure]],
-    images: int,
-) -> Steps[Union[Value, _Failed]]:
-    target = send.target
-    if trial and not (yield from _lives(core, send, deadline)):
-        failure = Failure("UNAVAILABLE", "no answer to a health check", {})
+def _attempt(core: Core, current: _Call[Value], target: Target, trial: bool) -> Steps[Union[Value, _Failed]]:
+    if trial and not (yield from _lives(core, current, target)):
         core.pool.failed(target, core.now())
-        return _Failed(Remedy.ELSEWHERE, failure)
+        return _Failed(Remedy.ELSEWHERE, Failure("UNAVAILABLE", "no answer to a health check", {}))
     started = core.now()
-    left_s = deadline.left_s(started)
     other = core.pool.has_other(started, (target,))
-    timeout_s = core.pool.attempt_s(left_s, images, other=other)
-    answer = yield Send(target, send.path, send.body, max(0.0, timeout_s), send.metadata)
-    value = read(answer, target) if isinstance(answer, Reply) else answer
+    timeout_s = core.pool.attempt_s(current.deadline.left_s(started), current.images, other=other)
+    answer = yield Send(target, current.path, current.body, max(0.0, timeout_s), current.metadata)
+    value = current.read(answer, target) if isinstance(answer, Reply) else answer
     if not isinstance(value, Failure):
-        core.pool.answered(target, core.now() - started, images)
+        core.pool.answered(target, core.now() - started, current.images)
         return value
     if core.closed:
         raise ClosedError("the client was closed during the call")
-    remedy = retry.remedy_of(value.code, value.details, over=deadline.left_s(core.now()) < _CLOCK_S)
+    remedy = retry.remedy_of(value.code, value.details, over=current.deadline.left_s(core.now()) < _CLOCK_S)
     if remedy is Remedy.ELSEWHERE:
         core.pool.failed(target, core.now())
     elif value.code != "DEADLINE_EXCEEDED":
@@ -164,10 +159,10 @@ def _attempt(
     return _Failed(remedy, value)
 
 
-def _lives(core: Core, send: Send, deadline: Deadline) -> Steps[bool]:
+def _lives(core: Core, current: _Call[Value], target: Target) -> Steps[bool]:
     """Whether a target on trial answers, and with anything but "not serving"; a server may have no health service."""
-    timeout_s = max(0.0, min(PROBE_S, deadline.left_s(core.now())))
-    answer = yield Send(send.target, wire.HEALTH_CHECK_PATH, HEALTH_CHECK, timeout_s, send.metadata)
+    timeout_s = max(0.0, min(PROBE_S, current.deadline.left_s(core.now())))
+    answer = yield Send(target, wire.HEALTH_CHECK_PATH, HEALTH_CHECK, timeout_s, current.metadata)
     if isinstance(answer, Reply):
         return is_serving(answer.body)
     if answer.code == "UNAVAILABLE":
@@ -180,36 +175,36 @@ def is_serving(body: bytes) -> bool:
     return status == wire.ServingStatus.SERVING
 
 
-def _after(core: Core, progress: _Progress, target: Target, outcome: _Failed, deadline: Deadline, images: int) -> float:
+def _after(core: Core, current: _Call[Value], target: Target, outcome: _Failed) -> float:
     """Seconds to wait before the next attempt. Raises where there is to be none."""
     failure = outcome.failure
     where = names(core.pool.targets) if failure.code == "UNAVAILABLE" else str(target)
-    error = from_status(failure.code, failure.details, where, deadline.budget_s)
-    if outcome.remedy is Remedy.SMALLER and images:
+    error = from_status(failure.code, failure.details, where, current.deadline.budget_s)
+    if outcome.remedy is Remedy.SMALLER and current.images:
         raise TooLargeError(failure.details) from error
     if outcome.remedy in (Remedy.SMALLER, Remedy.FATAL):
         raise error
-    progress.last = error
+    current.last = error
     now = core.now()
     pause = core.budget.spend()
     if outcome.remedy is Remedy.ELSEWHERE:
-        progress.failed.add(target)
-    if outcome.remedy is Remedy.LATER or not core.pool.has_other(now, progress.failed):
-        progress.rounds += 1
-        progress.failed.clear()
-        if outcome.remedy is Remedy.ELSEWHERE and progress.rounds > core.options.retries:
+        current.failed.add(target)
+    if outcome.remedy is Remedy.LATER or not core.pool.has_other(now, current.failed):
+        current.rounds += 1
+        current.failed.clear()
+        if outcome.remedy is Remedy.ELSEWHERE and current.rounds > core.options.retries:
             raise error
-        pause = max(pause, retry.pause_s(progress.rounds, retry.hint_s(failure.trailing), core.dice))
-    if pause >= deadline.left_s(now):
+        pause = max(pause, retry.pause_s(current.rounds, retry.hint_s(failure.trailing), core.dice))
+    if pause >= current.deadline.left_s(now):
         raise error
     return pause
 
 
-def _enter(core: Core, deadline: Deadline, progress: _Progress) -> Steps[Ticket]:
+def _enter(core: Core, current: _Call[Value]) -> Steps[Ticket]:
     """A place in the window, within the deadline."""
     if core.closed:
         raise ClosedError("the client is closed")
-    ticket = core.window.enter()
+    ticket, deadline = core.window.enter(), current.deadline
     if not ticket.granted:
         try:
             yield WaitForTicket(ticket, max(0.0, deadline.left_s(core.now())))
@@ -220,7 +215,7 @@ def _enter(core: Core, deadline: Deadline, progress: _Progress) -> Steps[Ticket]
         core.window.leave(ticket)
         if core.closed:
             raise ClosedError("the client is closed")
-        raise progress.last or DeadlineError(
+        raise current.last or DeadlineError(
             f"deadline_s={deadline.budget_s:g} was over before one of max_in_flight={core.options.max_in_flight} calls"
             " to the server had ended",
             "DEADLINE_EXCEEDED",

@@ -15,7 +15,14 @@ from collections.abc import Mapping
 from typing import Callable
 
 from metric_learn_client import wire
-from metric_learn_client.errors import is_handshake_failure
+from metric_learn_client.errors import (
+    BY_STATUS,
+    DeadlineError,
+    EndpointError,
+    OverloadedError,
+    UnreachableError,
+    is_handshake_failure,
+)
 
 _BACKOFF_FIRST_S = 0.1
 _BACKOFF_MAX_S = 2.0
@@ -45,34 +52,11 @@ class Remedy(enum.Enum):
     SMALLER = "the message is larger than the server takes"
 
 
-# Each code, by who can cause it: the server's program; gRPC in this process or the server's, which translates what
-# HTTP/2 did; a proxy. What this caller does itself never comes here as a status: its cancellation, close() and task
-# are exceptions of the shells.
-BY_CODE = {
-    "OK": Remedy.FATAL,  # never the status of a failure
-    # A server that is stopped, or a proxy that gives a call up, resets it (RST_STREAM 8). Not this caller.
-    "CANCELLED": Remedy.ELSEWHERE,
-    # The program raised: it will again. gRPC, for an HTTP status and a stream without its end: see `remedy_of`.
-    "UNKNOWN": Remedy.FATAL,
-    "INVALID_ARGUMENT": Remedy.FATAL,  # the program alone; it judged the request
-    # This caller's deadline, or an attempt's limit, a proxy's timeout or the server's own: see `remedy_of`.
-    "DEADLINE_EXCEEDED": Remedy.ELSEWHERE,
-    "NOT_FOUND": Remedy.FATAL,  # the program alone: no such servable, method or version
-    "ALREADY_EXISTS": Remedy.FATAL,  # the program alone
-    "PERMISSION_DENIED": Remedy.FATAL,  # the program; a proxy's 403; RST_STREAM 12, TLS too weak
-    # The program is full, or a proxy rations (RST_STREAM 11). For a message above a limit: see `remedy_of`.
-    "RESOURCE_EXHAUSTED": Remedy.LATER,
-    "FAILED_PRECONDITION": Remedy.FATAL,  # the program alone
-    "ABORTED": Remedy.LATER,  # the program alone, which asks by it for the call to be repeated
-    "OUT_OF_RANGE": Remedy.FATAL,  # the program alone
-    "UNIMPLEMENTED": Remedy.FATAL,  # the program; a proxy's 404; a body compressed in a way not known
-    # The program failed on this request. gRPC, for most RST_STREAMs and HTTP 400: see `remedy_of`.
-    "INTERNAL": Remedy.FATAL,
-    # Nothing listens, GOAWAY, RST_STREAM 7, a broken connection; a proxy's 429, 502, 503, 504; a server not ready.
-    "UNAVAILABLE": Remedy.ELSEWHERE,
-    "DATA_LOSS": Remedy.FATAL,  # the program alone
-    "UNAUTHENTICATED": Remedy.FATAL,  # the program; a proxy's 401
-}
+# A status is caused by the server's program, by gRPC in this process or the server's, which translates what HTTP/2 did
+# (RST_STREAM 7 is UNAVAILABLE, 8 CANCELLED, 11 RESOURCE_EXHAUSTED, 12 PERMISSION_DENIED, most others INTERNAL), or by a
+# proxy. What this caller does itself never comes here as a status: its cancellation, close() and task are exceptions of
+# the shells. Errors of all other kinds are the program's judgement of the request: it will judge so again.
+_BY_ERROR = {UnreachableError: Remedy.ELSEWHERE, DeadlineError: Remedy.ELSEWHERE, OverloadedError: Remedy.LATER}
 _BY_HTTP_STATUS = {
     "408": Remedy.ELSEWHERE,  # the proxy did not wait for the request's end
     "413": Remedy.SMALLER,  # nginx, client_max_body_size
@@ -94,7 +78,9 @@ def remedy_of(code: str, details: str, *, over: bool) -> Remedy:
         return Remedy.FATAL
     if code in ("INTERNAL", "UNKNOWN") and any(text in details for text in _BROKEN_STREAM):
         return Remedy.ELSEWHERE
-    return BY_CODE.get(code, Remedy.FATAL)
+    if code == "ABORTED":  # by it a program asks for the call to be repeated
+        return Remedy.LATER
+    return _BY_ERROR.get(BY_STATUS.get(code, EndpointError), Remedy.FATAL)
 
 
 def hint_s(trailing: Mapping[str, str]) -> float:

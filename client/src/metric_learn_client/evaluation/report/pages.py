@@ -35,8 +35,8 @@ def png_uri(data: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-def search_page(title: str, about: str, results: Sequence[Result]) -> str:
-    return render("search.html.j2", title=title, about=about, results=results)
+def search_page(about: str, results: Sequence[Result]) -> str:
+    return render("search.html.j2", title="Nearest images", about=about, results=results)
 
 
 def render(template: str, **values: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Optional
 
 from metric_learn_client.contract import DEFAULT_MAX_IMAGE_BYTES, DEFAULT_MAX_IMAGE_PX
-from metric_learn_client.inputs import UnreadableError, read_image
+from metric_learn_client.inputs import read_image
 from metric_learn_client.printable import printable, unescaped
 
 SIDE_PX = 160
@@ -41,9 +41,6 @@ class Pictures:
                 upright.thumbnail((SIDE_PX, SIDE_PX))
                 made = io.BytesIO()
                 upright.save(made, "JPEG", quality=80)
-        except UnreadableError as error:
-            self._missing[path] = error.message
-            return None
         except Exception as error:  # a picture of any kind can be broken in any way, and the page is not about that
             self._missing[path] = str(error)
             return None

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from metric_learn_client.image_names import is_image_name
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked, planned_schema
+from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked
 from metric_learn_client.jobs.inputs.magic import LOOK_BYTES, other_kind
 from metric_learn_client.jobs.inputs.members import Member, members
 from metric_learn_client.jobs.inputs.skipped import HIDDEN, Skipped, hidden
@@ -49,7 +49,7 @@ class ArchiveInput(Input):
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         self.skipped = self._found.copy()
-        yield from chunked(self._rows(), planned_schema(self.columns))
+        yield from chunked(self._rows(), self.columns)
 
     def signature(self) -> Optional[list[Any]]:
         return [edges(name) for name in self.sources]

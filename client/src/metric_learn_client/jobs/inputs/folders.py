@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from metric_learn_client.image_names import IMAGE_SUFFIXES, as_text, is_image_name
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked, planned_schema
+from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked
 from metric_learn_client.jobs.inputs.skipped import HIDDEN, Skipped, hidden
 from metric_learn_client.jobs.patterns import glob_regex, has_wildcard, split_glob
 from metric_learn_client.jobs.storage import is_url, scan
@@ -34,7 +34,7 @@ class FolderInput(Input):
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         self.skipped = Skipped()
-        yield from chunked(self._rows(), planned_schema(self.columns))
+        yield from chunked(self._rows(), self.columns)
 
     def _rows(self) -> Iterator[Row]:
         for name in self._names:

@@ -75,11 +75,10 @@ def planned_schema(columns: pa.Schema) -> pa.Schema:
     return pa.schema([pa.field("image_path", pa.string()), *columns, *LOCATION])
 
 
-def chunked(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Rows as batches of `schema`."""
+def chunked(rows: Iterable[Row], columns: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Rows as batches of `planned_schema(columns)`."""
+    schema = planned_schema(columns)
     iterator = iter(rows)
     while chunk := list(islice(iterator, CHUNK_ROWS)):
-        columns: Sequence[Sequence[Any]] = list(zip(*chunk))
-        yield pa.RecordBatch.from_arrays(
-            [pa.array(column, field.type) for column, field in zip(columns, schema)], schema=schema
-        )
+        arrays = [pa.array(values, field.type) for values, field in zip(zip(*chunk), schema)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)

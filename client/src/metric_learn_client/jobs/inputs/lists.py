@@ -14,7 +14,7 @@ import pyarrow as pa
 from metric_learn_client.contract.digests import sha256_of
 from metric_learn_client.image_names import IMAGE_SUFFIXES, PATH_COLUMNS, SOP_HEADER, as_text, path_column
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked, planned_schema
+from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked
 from metric_learn_client.jobs.inputs.text import file_lines, stdin_lines
 from metric_learn_client.jobs.options import InputSpec
 from metric_learn_client.jobs.storage import is_url, open_file, require
@@ -73,7 +73,7 @@ class ListInput(Input):
         return pa.schema([pa.field(name, pa.string()) for name in self._kept()])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        yield from chunked(self._rows(), planned_schema(self.columns))
+        yield from chunked(self._rows(), self.columns)
 
     def signature(self) -> Optional[list[Any]]:
         if "-" in self._names:

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Optional
 
+from metric_learn_client._client.core.identity import ModelInfo
 from metric_learn_client._version import __version__
 from metric_learn_client.jobs.errors import OutputError, RefusedError
 from metric_learn_client.jobs.options import InputSpec, JobOptions, as_json, same_spelling
@@ -30,8 +31,9 @@ class JobRecord:
     generation: int = 0  # see plan/changes
 
 
-def new_record(spec: InputSpec, options: JobOptions, model: dict[str, Any], plan: Plan) -> JobRecord:
-    return of_plan(JobRecord(as_json(spec), as_json(options), model, []), plan)
+def new_record(spec: InputSpec, options: JobOptions, model: ModelInfo, plan: Plan) -> JobRecord:
+    facts = {name: getattr(model, name) for name in ("name", "version", "fingerprint", "dim", "weights")}
+    return of_plan(JobRecord(as_json(spec), as_json(options), facts, []), plan)
 
 
 def of_plan(record: JobRecord, plan: Plan) -> JobRecord:
@@ -69,7 +71,7 @@ def write(output: Output, record: JobRecord) -> None:
     output.write(NAME, (json.dumps(facts, indent=1) + "\n").encode())
 
 
-def check(output: Output, record: JobRecord, spec: InputSpec, options: JobOptions, model: dict[str, Any]) -> None:
+def check(output: Output, record: JobRecord, spec: InputSpec, options: JobOptions, model: ModelInfo) -> None:
     """Raises RefusedError where the record is another job's; the changed rows of the input are not looked at."""
     differences = [
         f"{name.replace('_', ' ')} was {json.dumps(was)}, now {json.dumps(now)}"
@@ -80,8 +82,8 @@ def check(output: Output, record: JobRecord, spec: InputSpec, options: JobOption
         for name, now in new.items()
         if (was := old.get(name)) != now
     ]
-    if model["fingerprint"] != record.model.get("fingerprint"):
-        differences.append(f"the model was {record.model.get('fingerprint')}, now {model['fingerprint']}")
+    if model.fingerprint != record.model.get("fingerprint"):
+        differences.append(f"the model was {record.model.get('fingerprint')}, now {model.fingerprint}")
     if differences:
         raise RefusedError(
             f"{output.name} holds another job: {'; '.join(differences)}. Name another directory, or give --overwrite"

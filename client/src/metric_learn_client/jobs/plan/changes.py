@@ -41,9 +41,9 @@ class Changes:
         return Changes(rows[order], generations[order], flags[order])
 
     def between(self, first: int, count: int) -> Changes:
-        """Those of the rows [first, first + count)."""
+        """Those of the rows [first, first + count), numbered from first."""
         start, end = np.searchsorted(self.rows, [first, first + count])
-        return Changes(self.rows[start:end], self.generations[start:end], self.gone[start:end])
+        return Changes(self.rows[start:end] - first, self.generations[start:end], self.gone[start:end])
 
     def gone_by(self, generation: int) -> Rows:
         return self.rows[self.gone & (self.generations <= generation)]

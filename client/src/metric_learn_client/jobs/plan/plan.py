@@ -98,8 +98,7 @@ class Plan:
 
     def gone(self, shard: int, by: Optional[int] = None) -> Rows:
         """Places in the shard, ascending, of the rows that are gone, or were so by that generation."""
-        first, count = self.span(shard)
-        return self.changes.between(first, count).gone_by(self.generation if by is None else by) - first
+        return self.changes.between(*self.span(shard)).gone_by(self.generation if by is None else by)
 
     def there(self, shard: int) -> Rows:
         """Places in the shard of the rows that are not gone."""
@@ -107,8 +106,7 @@ class Plan:
 
     def changed(self, shard: int, since: int) -> Rows:
         """Places in the shard, ascending, of the rows that are to be embedded anew where it is of that generation."""
-        first, count = self.span(shard)
-        return self.changes.between(first, count).changed_since(since) - first
+        return self.changes.between(*self.span(shard)).changed_since(since)
 
     def generation_of(self, shard: int) -> int:
         """The last one in which a row of the shard changed or went, 0 for none."""

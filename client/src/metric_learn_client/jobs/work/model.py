@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
+from metric_learn_client._client.core.identity import ModelInfo
 from metric_learn_client.errors import EndpointError, RejectedError
 from metric_learn_client.jobs.errors import RefusedError
 from metric_learn_client.jobs.observer import Observer
@@ -17,10 +17,8 @@ from metric_learn_client.jobs.work.sender import Patience
 from metric_learn_client.jobs.work.worker import Connect, WorkerSpec
 
 
-def job_model(
-    connect: Connect, max_outage_s: float, stop: threading.Event, observer: Observer
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(facts of the model for job.json, limits of the service); waits for a service that is not there yet.
+def job_model(connect: Connect, max_outage_s: float, stop: threading.Event, observer: Observer) -> ModelInfo:
+    """What the service serves; waits for one that is not there yet.
 
     Raises OutageError after max_outage_s, RejectedError, RefusedError where the service has no fingerprint.
     """
@@ -39,9 +37,7 @@ def job_model(
             "the service does not say which model it serves (no fingerprint), so that its embeddings could be "
             "mixed with another's; start it with servable.serving_server"
         )
-    facts = {name: getattr(info, name) for name in ("name", "version", "fingerprint", "dim", "weights")}
-    limits = {name: getattr(info.limits, name) for name in ("max_image_bytes", "max_image_px")}
-    return facts, {**limits, "preprocessing": info.preprocessing}
+    return info
 
 
 def worker_spec(
@@ -49,23 +45,24 @@ def worker_spec(
     options: JobOptions,
     run: RunOptions,
     connect: Connect,
-    model: dict[str, Any],
-    limits: dict[str, Any],
+    model: ModelInfo,
+    version: int,
     plan: Plan,
 ) -> WorkerSpec:
-    """What every worker gets. Raises RefusedError where preprocessing here is not the service's."""
+    """What every worker gets. version: of the model, as the job names it. Raises RefusedError where preprocessing here
+    is not the service's."""
     if run.sandbox and options.preprocess != "local":
         raise ValueError("--sandbox says where pictures are decoded here: it needs --preprocess local")
     if options.preprocess == "local":
-        _check_preprocessing(limits["preprocessing"])
+        _check_preprocessing(model.preprocessing)
     return WorkerSpec(
         output=output,
         options=options,
-        run=replace(run, max_image_bytes=min(run.max_image_bytes, limits["max_image_bytes"])),
+        run=replace(run, max_image_bytes=min(run.max_image_bytes, model.limits.max_image_bytes)),
         connect=connect,
-        fingerprint=model["fingerprint"],
-        version=str(model["version"]),
-        max_image_px=limits["max_image_px"],
+        fingerprint=model.fingerprint,
+        version=str(version),
+        max_image_px=model.limits.max_image_px,
         extents=len(plan.extents),
         generation=plan.generation,
     )

@@ -48,7 +48,7 @@ class Sent(NamedTuple):
 
 
 class Patience:
-    """What all senders of a worker know about the service: when a call last worked. Thread-safe."""
+    """What all senders of a worker know about the service: when a call last worked. Thread-safe. stop: ends the run."""
 
     def __init__(
         self,
@@ -58,8 +58,8 @@ class Patience:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.successes = 0
+        self.stop = stop
         self._max_outage_s = max_outage_s
-        self._stop = stop
         self._notify = notify
         self._clock = clock
         self._lock = threading.Lock()
@@ -93,17 +93,17 @@ class Patience:
                 self._notify(f"waiting up to {self._max_outage_s:g} s for the service: {error}")
             left_s = self._max_outage_s - down_s
             longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(self._failures, 10), left_s)
-        if self._stop.wait(longest * (0.5 + random.random() / 2)):
+        if self.stop.wait(longest * (0.5 + random.random() / 2)):
             raise Stopped
 
 
 class Sender:
     """Sends one batch at a time; many threads may. fingerprint: the job's; another one in a reply ends the job."""
 
-    def __init__(self, client: Any, patience: Patience, stop: threading.Event, fingerprint: str) -> None:
+    def __init__(self, client: Any, patience: Patience, fingerprint: str) -> None:
         self._client = client
         self._patience = patience
-        self._stop = stop
+        self._stop = patience.stop
         self._fingerprint = fingerprint
         self._known_good: Optional[Any] = None  # an image that was embedded: sent again to see whether any can be
 

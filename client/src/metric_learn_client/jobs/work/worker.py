@@ -80,12 +80,11 @@ def make_pipeline(
 ) -> Pipeline:
     """A pipeline with a client of its own, which it closes when it ends."""
     client = spec.connect()
-    patience = Patience(spec.run.max_outage_s, stop, notice)
     return Pipeline(
         plan,
         Reader(plan, spec.run.max_image_bytes, spec.run.read_timeout_s),
         preparation(spec.options.preprocess, spec.run.max_image_bytes, spec.max_image_px, spec.run.sandbox),
-        Sender(client, patience, stop, spec.fingerprint).send,
+        Sender(client, Patience(spec.run.max_outage_s, stop, notice), spec.fingerprint).send,
         write,
         run=spec.run,
         stop=stop,

@@ -71,7 +71,7 @@ class Clock:
 def sender(service, max_outage_s=100.0):
     clock = Clock()
     patience = Patience(max_outage_s, clock, clock=clock)
-    return Sender(service, patience, clock, "f"), clock
+    return Sender(service, patience, "f"), clock
 
 
 def images(*numbers):
@@ -150,7 +150,7 @@ def test_another_model_ends_the_job():
 def test_a_run_that_ends_stops_waiting_at_once():
     stop = threading.Event()
     service = Service(script=[UnreachableError("a", "UNAVAILABLE")] * 100)
-    send = Sender(service, Patience(100.0, stop), stop, "f")
+    send = Sender(service, Patience(100.0, stop), "f")
     threading.Timer(0.1, stop.set).start()
     with pytest.raises(Stopped):
         send.send(images(1))

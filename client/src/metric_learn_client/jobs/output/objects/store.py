@@ -85,24 +85,13 @@ class ObjectStore:
 
     def get(self, key: str) -> Optional[Object]:
         """The object, None where there is none."""
-
-        async def read(filesystem: Any, **where: str) -> Object:
-            reply = await filesystem._call_s3("get_object", **where)
-            async with reply["Body"] as body:
-                return Object(await body.read(), reply["ETag"])
-
-        found: Optional[Object] = self._call(read, key, "read")
-        return found
+        reply = self._call("get_object", key, "read")
+        return None if reply is None else Object(reply["Body"], reply["ETag"])
 
     def etag(self, key: str) -> Optional[str]:
         """Of the object as it is now, None where there is none."""
-
-        async def head(filesystem: Any, **where: str) -> str:
-            reply = await filesystem._call_s3("head_object", **where)
-            return str(reply["ETag"])
-
-        found: Optional[str] = self._call(head, key, "read")
-        return found
+        reply = self._call("head_object", key, "read")
+        return None if reply is None else str(reply["ETag"])
 
     def put(self, key: str, content: bytes, *, replaces: Optional[str]) -> Optional[str]:
         """Writes the object where it is not there (replaces None), or still has this ETag. Its new ETag, None where it
@@ -113,18 +102,12 @@ class ObjectStore:
                 "--shard-size"
             )
         condition = {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": replaces}
-
-        async def write(filesystem: Any, **where: str) -> str:
-            reply = await filesystem._call_s3("put_object", Body=content, **where, **condition)
-            return str(reply["ETag"])
-
-        written: Optional[str]
         try:
-            written = self._call(write, key, "written", size=len(content))
+            reply = self._call("put_object", key, "written", Body=content, **condition)
         except _RefusedWrite:
-            written = None
-        if written is not None:
-            return written
+            reply = None
+        if reply is not None:
+            return str(reply["ETag"])
         there = self.get(key)  # also where a try before this one succeeded and its answer was lost
         return there.etag if there is not None and there.content == content else None
 
@@ -138,11 +121,7 @@ class ObjectStore:
 
     def delete(self, key: str) -> None:
         """Nothing is said where it is gone already."""
-
-        async def remove(filesystem: Any, **where: str) -> None:
-            await filesystem._call_s3("delete_object", **where)
-
-        self._call(remove, key, "deleted")
+        self._call("delete_object", key, "deleted")
 
     def shown(self, key: str) -> str:
         return f"{self.url}/{key}"
@@ -171,27 +150,23 @@ class ObjectStore:
             )
 
     def _listed(self, folder: str) -> Iterator[str]:
-        token: Optional[str] = None
+        following: dict[str, str] = {}
         while True:
-
-            async def page(filesystem: Any, token: Optional[str] = token, **where: str) -> Any:
-                more = {} if token is None else {"ContinuationToken": token}
-                del where["Key"]
-                return await filesystem._call_s3("list_objects_v2", Prefix=self._prefix + folder, **more, **where)
-
-            found = self._call(page, folder, "listed") or {}
+            found = self._call("list_objects_v2", folder, "listed", **following) or {}
             yield from (each["Key"][len(self._prefix) :] for each in found.get("Contents", ()))
-            token = found.get("NextContinuationToken")
-            if token is None:
+            if found.get("NextContinuationToken") is None:
                 return
+            following = {"ContinuationToken": found["NextContinuationToken"]}
 
-    def _call(self, request: Callable[..., Any], key: str, verb: str, size: int = 0) -> Any:
-        """What the request returns, None where there is no such object. Raises what `_meaning` says."""
+    def _call(self, method: str, key: str, verb: str, **more: Any) -> Any:
+        """What the store answers, None where there is no such object. Raises what `_meaning` says."""
+        place = {"Prefix" if method == "list_objects_v2" else "Key": self._prefix + key}
+        limit_s = _TRY_S + len(more.get("Body", b"")) / _BYTES_PER_S
         started = time.monotonic()
         failures, told = 0, False
         while True:
             try:
-                result = self._once(request, key, _TRY_S + size / _BYTES_PER_S)
+                result = self._once(method, limit_s, Bucket=self.bucket, **place, **more)
                 if told:
                     self._notice(f"{self.url} answers again")
                 return result
@@ -215,13 +190,17 @@ class ObjectStore:
             if self._stop.wait(pause_s * (0.5 + random.random() / 2)):
                 raise Stopped
 
-    def _once(self, request: Callable[..., Any], key: str, limit_s: float) -> Any:
+    def _once(self, method: str, limit_s: float, **given: Any) -> Any:
         filesystem = self._connected()
 
-        async def within() -> Any:
-            return await asyncio.wait_for(request(filesystem, Bucket=self.bucket, Key=self._prefix + key), limit_s)
+        async def request() -> Any:
+            reply = await filesystem._call_s3(method, **given)
+            if method == "get_object":
+                async with reply["Body"] as body:
+                    reply["Body"] = await body.read()
+            return reply
 
-        running = asyncio.run_coroutine_threadsafe(within(), filesystem.loop)
+        running = asyncio.run_coroutine_threadsafe(asyncio.wait_for(request(), limit_s), filesystem.loop)
         ends: Optional[float] = None
         while True:
             try:
