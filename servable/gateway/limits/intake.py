@@ -15,8 +15,8 @@ from typing import Callable, Optional
 from servable.gateway.limits.sockets import Endpoint, bytes_received, endpoint_of, peer_of
 
 LOOK_S = 0.05
-MOST_BYTES = 4_000_000  # beyond BYTES_PER_S
-BYTES_PER_S = 4_000_000
+MOST_BYTES = 2_000_000  # beyond BYTES_PER_S
+BYTES_PER_S = 2_000_000
 LEAST_CPU = 0.1  # of a core, used by this process since the last look: below, there is no flood to look for
 TURNS = 32  # of a busy event loop between two looks, in which a call that has come begins to take its body
 REST = 20  # times as long as a look took, before the next: with thousands of connections they are rarer
