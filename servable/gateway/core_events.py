@@ -1,7 +1,7 @@
 """The events of gRPC's core on an event loop, many at a time.
 
 grpc.aio has a thread that takes each event and wakes the loop for it through a socket. Here the loop takes the events
-itself between its other work; only when it is about to sleep a thread begins to wait for the next one.
+itself between its other work, and a thread waits for the next one only where the loop is about to sleep.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CoreEvents:
         await self._ended
 
     def _wait(self) -> None:
-        """With one call or none the next event comes late enough: then each is handed over."""
+        """With one call or none the loop sleeps before each event anyway, and this thread hands them over one by one."""
         while True:
             event = self.queue.poll()
             rests = self.calls > 1

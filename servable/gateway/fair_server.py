@@ -6,7 +6,7 @@ thousand. Here gRPC is asked for many at a time, so that the line is where it ca
 address whose new connections have too many calls in that line opens no more until it is short again
 (limits/newcomers.py).
 
-It stands on the part of grpcio (1.80, 1.83) on which grpc.server stands too, and not on grpc.aio, which takes twice the
+It stands on the part of grpcio (1.80, 1.83) on which grpc.server stands too, and not on grpc.aio, which takes more
 processor time for a call (tests/benchmarks/README.md).
 """
 
