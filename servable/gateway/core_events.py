@@ -42,7 +42,7 @@ class CoreEvents:
         await self._ended
 
     def _wait(self) -> None:
-        """With one call or none the loop sleeps before each event anyway, and this thread hands them over one by one."""
+        """With one call or none the loop sleeps before each event anyway: they are handed over one by one."""
         while True:
             event = self.queue.poll()
             rests = self.calls > 1
