@@ -71,8 +71,7 @@ def make_server(
     )
     if reflection:
         enable_server_reflection(service_names(), server, POOL)
-    noting = {path: server.noting(handler) for path, handler in handlers.items()}
-    server.add_generic_rpc_handlers((_Handlers(noting, server.noting(unknown)),))
+    server.add_generic_rpc_handlers((_Handlers(handlers, unknown),))
     return server
 
 
@@ -85,8 +84,6 @@ def connections(wanted: int, ports: int) -> int:
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """grpcio 1.80 fails a path that is not UTF-8 before it asks here: UNKNOWN, in its own words."""
-
     def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler], unknown: grpc.RpcMethodHandler) -> None:
         self._handlers = handlers
         self._unknown = unknown

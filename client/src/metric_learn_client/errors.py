@@ -165,7 +165,7 @@ BY_STATUS: dict[str, type[EndpointError]] = {
 
 OK: never the status of a failure; here so that the table is whole.
 CANCELLED: the server or a proxy before it ended the call; the caller's own cancellation is never a status.
-UNKNOWN: a path that is not UTF-8, or a proxy's answer that is not gRPC.
+UNKNOWN: a proxy's answer that is not gRPC.
 INVALID_ARGUMENT: a field of the request is missing, unknown, of a wrong type or over a limit; the text starts with it.
 DEADLINE_EXCEEDED: no answer within the caller's deadline, or the server's `deadlines.max_s`.
 NOT_FOUND: a version of the model that is not served.

@@ -22,8 +22,7 @@ def connection_of(context: Any) -> str:
 def when_answered(then: Callable[[], None]) -> None:
     """Runs `then` when the caller has taken the whole answer of the call that runs here, or has gone.
 
-    grpc.aio's task of a call ends then. `context.add_done_callback` (grpcio 1.80) would say it too, but makes a circle
-    of objects that holds the call, and its HTTP/2 stream, until Python looks for circles.
+    The task of a call ends then (core_call.py).
     """
     task = asyncio.current_task()
     assert task is not None
@@ -31,11 +30,7 @@ def when_answered(then: Callable[[], None]) -> None:
 
 
 def fail(context: Any, error: CallError, metadata: Metadata = ()) -> None:
-    """The call's status is `error`; what the handler returns or yields after it is not sent.
-
-    Not `context.abort` (grpcio 1.80): its exception holds the call and its stream, as above, and a caller of a few
-    hundred refused calls would find no stream free.
-    """
+    """The call's status is `error`; what the handler returns after it is not sent."""
     context.set_code(error.status)
     context.set_details(error.message)
     context.set_trailing_metadata((*metadata, *error.trailing_metadata()))

@@ -93,7 +93,7 @@ def test_a_crowd_of_new_connections_waits_and_is_served_again_when_the_line_is_s
     own = [("grpc.use_local_subchannel_pool", 1)]
     with Harness(tmp_path) as harness, harness.channel() as channel, contextlib.ExitStack() as stack:
         predict(channel, request(b"good"))
-        core = harness.gateway._server._server
+        core = harness.gateway._server
         crowd = [stack.enter_context(harness.channel(options=own)) for _ in range(4)]
         for each in crowd:
             grpc.channel_ready_future(each).result(WAIT_S)

@@ -173,10 +173,10 @@ def test_the_body_for_an_unknown_path_is_not_read(tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [(b"/\xff\xfe", grpc.StatusCode.UNKNOWN), ("/" + "a" * 60_000, grpc.StatusCode.RESOURCE_EXHAUSTED)],
+    [(b"/\xff\xfe", grpc.StatusCode.UNIMPLEMENTED), ("/" + "a" * 60_000, grpc.StatusCode.RESOURCE_EXHAUSTED)],
     ids=["no UTF-8", "60 kB"],
 )
-def test_a_path_that_grpc_refuses_itself_has_the_status_of_the_page_and_costs_no_other_call(tmp_path, path, status):
+def test_a_path_that_is_no_path_has_the_status_of_the_page_and_costs_no_other_call(tmp_path, path, status):
     with Harness(tmp_path) as harness, harness.channel() as channel:
         assert refused(channel, path, b"").code() is status
         predict(channel, request(b"good"))

@@ -1,13 +1,10 @@
 """Calls begin in turn, connection by connection, whatever stands before them inside gRPC."""
 
-import asyncio
-
 import grpc
 import grpc.aio
 import pytest
 
 from metric_learn_client import wire
-from servable.gateway.fair_server import take_all_events
 from tests.integration.servable.gateway.harness import WAIT_S, Harness, predict, request, until
 
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
@@ -41,20 +38,9 @@ def test_a_server_with_hundreds_of_calls_that_wait_for_their_turn_stops(tmp_path
         until(lambda: all(each.done() for each in sent), "the end of the calls")
 
 
-def test_one_round_of_the_loop_takes_all_events_of_grpc(tmp_path):
-    async def of_a_plain_server():
-        grpc.aio.server()
-        loop = asyncio.get_running_loop()
-        return take_all_events(loop), take_all_events(loop)
-
-    with Harness(tmp_path) as harness:
-        assert harness.call(take_all_events, harness.loop) is False, "the reader is changed when the server is made"
-    assert asyncio.run(of_a_plain_server()) == (True, False)
-
-
 def test_a_connection_that_takes_back_its_calls_stands_aside_and_is_served_again_when_they_end(tmp_path, caplog):
     with Harness(tmp_path) as harness, harness.channel(options=OWN_CONNECTION) as channel:
-        turns = harness.gateway._server._server.turns
+        turns = harness.gateway._server.turns
         call = channel.unary_unary(wire.PREDICT_PATH)
         harness.serving.silent = True
 
