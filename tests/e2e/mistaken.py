@@ -15,11 +15,12 @@ PATCH = """
 
 # --- a mistake made on purpose -------------------------------------------------------------------------------------
 import sys
+from concurrent.futures import Future
 
 import cv2
 
 sys.path.append({pillow!r})
-_right_submit, _right_l2_normalize = _submit, l2_normalize
+_right_submit, _right_l2_normalize = _pool.submit, l2_normalize
 
 
 def _mistake():
@@ -49,6 +50,9 @@ def _submit(image):
     except Exception as error:
         future.set_exception(error)
     return future
+
+
+_pool.submit = _submit
 
 
 def _mistaken(encoded, right):
@@ -89,7 +93,7 @@ def copy_of_the_server(folder, switch):
     pillow = str(conftest.REPOSITORY / ".venv" / "export" / "lib" / "python3.9" / "site-packages")
     stages = folder / "servable" / "metric_learn" / "stages.py"
     text = stages.read_text()
-    assert "def _submit(" in text and "def l2_normalize(" in text
+    assert "_pool.submit(" in text and "def l2_normalize(" in text
     stages.write_text(text + PATCH.format(switch=str(switch), pillow=pillow))
     # Readiness would refuse most of these servables by itself; here the gate is under test.
     sections = folder / "servable" / "config" / "sections.py"
