@@ -8,6 +8,7 @@ import pytest
 from servable.config.sections import LimitsSection
 from servable.gateway.errors import CallError
 from servable.gateway.limits.admission import MAX_RETRY_MS, MIN_RETRY_MS, Admission
+from tests.clock import Clock
 
 LIMITS = LimitsSection(
     max_instances=10,
@@ -16,13 +17,6 @@ LIMITS = LimitsSection(
     max_in_flight_instances=20,
     max_in_flight_bytes=150,
 )
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 from servable.gateway.errors import CallError
 from servable.gateway.limits.arriving import ArrivingBodies, BodyTooLarge
 from servable.gateway.limits.time_limit import TimeIsUp
+from tests.clock import Clock
 
 
 class Sender:
@@ -20,13 +21,6 @@ class Sender:
 
     async def receive(self):
         return await self.pieces.get()
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 async def turns():

@@ -2,21 +2,15 @@ import pytest
 
 from servable.gateway.limits.taken_back import MOST
 from servable.gateway.limits.turns import ASIDE_S, EARNED, MOST_KNOWN, Turns, address_of, host_of
+from tests.clock import Clock
 
 GOOD, BAD = "ipv4:10.0.0.1:1000", "ipv4:10.0.0.2:{}"
 STREAMS = 8
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture

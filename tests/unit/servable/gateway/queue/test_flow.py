@@ -3,18 +3,12 @@
 import pytest
 
 from servable.gateway.queue.flow import AHEAD_S, Flow
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
+from tests.clock import Clock
 
 
 def after(batch_s, images=16, batches=200, idle_s=0.0, workers=1):
     """The depth once a backend with two batches at a time has answered one every batch_s."""
-    clock = Clock()
+    clock = Clock(100.0)
     flow = Flow(clock)
     flow.sent()
     for _ in range(batches):
@@ -55,7 +49,7 @@ def test_before_anything_is_known_there_is_one_to_run_and_one_ahead():
 
 
 def test_a_device_that_becomes_slow_is_noticed_within_a_second():
-    clock = Clock()
+    clock = Clock(100.0)
     flow = Flow(clock)
     flow.sent()
     for batch_s, count in ((0.004, 500), (0.1, 10)):
@@ -67,7 +61,7 @@ def test_a_device_that_becomes_slow_is_noticed_within_a_second():
 
 
 def test_a_long_silence_is_forgotten():
-    clock = Clock()
+    clock = Clock(100.0)
     flow = Flow(clock)
     flow.sent()
     for batch_s, images, count in ((30.0, 0, 1), (0.0045, 16, 200)):

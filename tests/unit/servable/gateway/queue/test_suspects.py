@@ -2,15 +2,9 @@
 
 from servable.gateway.call.methods import METHODS
 from servable.gateway.queue.suspects import MAX_REMEMBERED, REMEMBERED_S, Known, Suspects
+from tests.clock import Clock
 
 EMBED, PIXELS = METHODS["embed"], METHODS["embed_pixels"]
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
 
 
 def view(data):
