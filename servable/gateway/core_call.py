@@ -92,9 +92,8 @@ class CoreCall:
             if handler.response_streaming:
                 await self._answer_many(handler)
                 await self._end(None)
-            else:
-                if await self._end(await self._answer(handler)):
-                    answered(self.peer(), self._code is None)
+            elif await self._end(await self._answer(handler)):
+                answered(self.peer(), self._code is None)
         except (asyncio.CancelledError, _Gone):
             pass
         except Exception:
@@ -115,8 +114,7 @@ class CoreCall:
         replies = handle(await self._asked(handler), self)
         try:
             async for reply in replies:
-                head = () if self._head_sent else (cygrpc.SendInitialMetadataOperation(None, 0),)
-                self._head_sent = True
+                head, self._head_sent = self._head(), True
                 message = cygrpc.SendMessageOperation(_with(handler.response_serializer, reply), 0)
                 if not await self._batch((*head, message)):
                     raise _Gone
@@ -141,13 +139,16 @@ class CoreCall:
 
     async def _end(self, reply: Optional[bytes]) -> bool:
         """Returns when the caller has taken everything; False where it has gone."""
-        head = () if self._head_sent else (cygrpc.SendInitialMetadataOperation(None, 0),)
         message = () if reply is None else (cygrpc.SendMessageOperation(reply, 0),)
         code = 0 if self._code is None else self._code.value[0]
         status = cygrpc.SendStatusFromServerOperation(self._trailing, code, self._details, 0)
-        sent = self._batch((*head, *message, status))
+        sent = self._batch((*self._head(), *message, status))
         self._status_sent = True
         return await sent
+
+    def _head(self) -> tuple[Any, ...]:
+        """What stands before the first thing that is sent."""
+        return () if self._head_sent else (cygrpc.SendInitialMetadataOperation(None, 0),)
 
     def _batch(self, operations: tuple[Any, ...]) -> asyncio.Future[bool]:
         """Done when all of them are; False: the call ended before."""
