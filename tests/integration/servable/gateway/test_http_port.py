@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from servable.gateway.http import application, http_connection
-from servable.gateway.http.listener import TAKEN
+from servable.gateway.listener import TAKEN
 from tests.integration.servable.gateway.fake_serving import embedding_of
 from tests.integration.servable.gateway.harness import (
     WAIT_S,
