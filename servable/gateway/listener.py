@@ -1,4 +1,4 @@
-"""The listening sockets of a public port, and its connections: how many there are, and who goes when there are too many.
+"""The listening sockets of a public port, and its connections: how many there are, and who goes when too many are.
 
 A newcomer is served: the connection that waits longest for a complete request of its caller goes for it. Only where
 every connection has one is the newcomer refused.
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 _count = itertools.count()
 
 
-class Connection(Protocol):
+class ListenedTo(Protocol):
     """What a listener asks of a connection, which is a protocol of asyncio."""
 
     def abort(self) -> None:
@@ -41,7 +41,7 @@ class Connection(Protocol):
         """It waits for its caller, and goes for somebody else."""
 
 
-_C = TypeVar("_C", bound=Connection)
+_C = TypeVar("_C", bound=ListenedTo)
 
 
 class Listener(Generic[_C]):
@@ -132,7 +132,11 @@ class Listener(Generic[_C]):
         options: dict[str, Any] = {}
         if self._context is not None:
             options = {"ssl": self._context(), "ssl_handshake_timeout": HANDSHAKE_S}
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted, **options)
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: connection,  # type: ignore[type-var]
+            accepted,
+            **options,
+        )
 
     def _greeted(self, connection: _C, accepted: socket.socket, greeting: asyncio.Task[None]) -> None:
         """Also where the task was ended before it began."""

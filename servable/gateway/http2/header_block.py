@@ -21,8 +21,8 @@ from servable.gateway.errors import CallError
 from servable.gateway.http2.frames import ConnectionFault, Reason
 
 MOST_METADATA_BYTES = 16 * 1024  # names, values and 32 bytes more for each field, as section 6.5.2 of RFC 9113 counts
-# Beyond, the block is not read to its end, so that nobody can know what a later one means: the connection ends.
-MOST_BLOCK_BYTES = 2 * MOST_METADATA_BYTES
+# Beyond, a block is not read to its end, so that nobody can know what a later one means.
+MOST_READ_BYTES = 2 * MOST_METADATA_BYTES
 MOST_CACHED = 64  # blocks; those of a client's calls are often the same
 # Processor time in us, of a block that is not cached: itself, a byte (of Huffman's code), a field. Measured with hpack
 # 4.2 on Python 3.12.
@@ -30,7 +30,6 @@ BLOCK_US, BYTE_US, FIELD_US = 15.0, 0.7, 5.0
 _SECONDS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT = re.compile(r"[0-9]{1,8}[HMSmun]")
 _NAME = re.compile(rb":?[a-z0-9_.!#$%&'*+^`|~-]+")
-_VALUE = re.compile(rb"[^\0\r\n]*")
 # Of HTTP/1.1's connections; RFC 9113, section 8.2.2
 _OF_A_CONNECTION = (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 _NOT_METADATA = (b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding")
@@ -54,45 +53,49 @@ class RequestHead:
 
 
 class HeaderReader:
-    """The blocks of one connection, in order."""
+    """The blocks of one connection, in order. lost: one was too large to be read, so no later one can be."""
 
     def __init__(self) -> None:
-        self._decoder = hpack.Decoder(MOST_BLOCK_BYTES)
+        self.lost = False
+        self._decoder = hpack.Decoder(MOST_READ_BYTES)
         self._cached: dict[bytes, RequestHead] = {}
-        self._changed = False  # HPACK's table, by the latest block
 
     def read(self, block: bytes) -> tuple[RequestHead, float]:
         """The head, and what it took to read in us. Raises ConnectionFault."""
         found = self._cached.get(block)
         if found is not None:
             return found, 0.0
-        fields = self._fields(block)
+        fields, same_table = self._fields(block)
+        if self.lost:
+            return too_large(f"more than {MOST_READ_BYTES} bytes"), _cost_us(block, fields)
         found = request_head(fields)
-        if not self._changed and len(self._cached) < MOST_CACHED:
+        if same_table and len(self._cached) < MOST_CACHED:
             self._cached[block] = found
         return found, _cost_us(block, fields)
 
     def skip(self, block: bytes) -> float:
         """Trailers, which say nothing in gRPC; what it took to read in us. Raises ConnectionFault."""
-        if block in self._cached:
-            return 0.0
-        return _cost_us(block, self._fields(block))
+        return 0.0 if block in self._cached else _cost_us(block, self._fields(block)[0])
 
-    def _fields(self, block: bytes) -> Sequence[tuple[bytes, bytes]]:
+    def _fields(self, block: bytes) -> tuple[Sequence[tuple[bytes, bytes]], bool]:
+        """And whether HPACK's table is as it was. Raises ConnectionFault."""
+        self.lost = self.lost or len(block) > MOST_READ_BYTES
+        if self.lost:
+            return (), False
         table = self._decoder.header_table
-        first, entries, size = next(iter(table.dynamic_entries), None), len(table.dynamic_entries), table.maxsize
+        newest, entries, size = next(iter(table.dynamic_entries), None), len(table.dynamic_entries), table.maxsize
         try:
             fields = list(self._decoder.decode(block, raw=True))
         except hpack.OversizedHeaderListError:
-            words = f"more than {MOST_BLOCK_BYTES} bytes of metadata; the limit is {MOST_METADATA_BYTES}"
-            raise ConnectionFault(Reason.ENHANCE_YOUR_CALM, words) from None
+            self.lost = True
+            return (), False
         except hpack.HPACKError as error:
             raise ConnectionFault(Reason.COMPRESSION_ERROR, f"a header block that cannot be read: {error}") from None
-        newest = next(iter(table.dynamic_entries), None)
-        self._changed = newest is not first or len(table.dynamic_entries) != entries or table.maxsize != size
-        if self._changed:
+        after = next(iter(table.dynamic_entries), None)
+        same = after is newest and len(table.dynamic_entries) == entries and table.maxsize == size
+        if not same:
             self._cached.clear()  # an index means another field now
-        return fields
+        return fields, same
 
 
 def _cost_us(block: bytes, fields: Sequence[object]) -> float:
@@ -106,8 +109,8 @@ def request_head(fields: Iterable[tuple[bytes, bytes]]) -> RequestHead:
     size = 0
     for name, value in fields:
         size += len(name) + len(value) + 32
-        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-            return RequestHead(fault="a header whose name or value is none")
+        if not _NAME.fullmatch(name):
+            return RequestHead(fault="a header whose name is none")
         if not name.startswith(b":"):
             regular.append((name, value))
         elif regular or name in pseudo:
@@ -143,9 +146,7 @@ def _read(pseudo: dict[bytes, bytes], regular: Sequence[tuple[bytes, bytes]], si
     except ValueError:
         return RequestHead(path, refusal=_invalid("metadata that ends in -bin must be base64"))
     if size > MOST_METADATA_BYTES:
-        words = f"{size} bytes of metadata, each field with 32 bytes more; the limit is {MOST_METADATA_BYTES}"
-        kept = tuple(pair for pair in metadata if len(pair[1]) <= 256)
-        return RequestHead(path, kept, refusal=CallError(grpc.StatusCode.RESOURCE_EXHAUSTED, words))
+        return too_large(f"{size} bytes")
     if headers.get(b"grpc-encoding", b"identity") != b"identity":
         words = "messages are not unpacked here: send them without compression"
         return RequestHead(path, metadata, refusal=CallError(grpc.StatusCode.UNIMPLEMENTED, words))
@@ -153,6 +154,12 @@ def _read(pseudo: dict[bytes, bytes], regular: Sequence[tuple[bytes, bytes]], si
     if timeout and not _TIMEOUT.fullmatch(timeout):
         return RequestHead(path, metadata, refusal=_invalid(f"grpc-timeout {timeout[:20]!r} is no time"))
     return RequestHead(path, metadata, int(timeout[:-1]) * _SECONDS[timeout[-1]] if timeout else None)
+
+
+def too_large(what: str) -> RequestHead:
+    """A call with too much metadata."""
+    words = f"{what} of metadata, each field with 32 bytes more; the limit is {MOST_METADATA_BYTES}"
+    return RequestHead(refusal=CallError(grpc.StatusCode.RESOURCE_EXHAUSTED, words))
 
 
 def _invalid(words: str) -> CallError:

@@ -17,14 +17,21 @@ from servable.gateway.errors import CallError
 from servable.gateway.http2 import frames
 from servable.gateway.http2.frames import ConnectionFault, Reason
 from servable.gateway.http2.grpc_call import GrpcCall, refused
-from servable.gateway.http2.header_block import MOST_BLOCK_BYTES, HeaderReader, response_head
+from servable.gateway.http2.header_block import HeaderReader, response_head
 from servable.gateway.limits.allowance import Allowance
 
 if TYPE_CHECKING:
     from servable.gateway.http2.grpc_server import GrpcServer
 
 MOST_FRAME_BYTES = 256 * 1024  # of DATA; of other frames:
-MOST_OTHER_BYTES = MOST_BLOCK_BYTES
+MOST_OTHER_BYTES = 16 * 1024
+MOST_BLOCK_BYTES = 128 * 1024  # of a header block; long ones are refused without being read
+MOST_BYTES = {
+    frames.DATA: MOST_FRAME_BYTES,
+    frames.HEADERS: MOST_BLOCK_BYTES,
+    frames.CONTINUATION: MOST_BLOCK_BYTES,
+    frames.SETTINGS: 1024,
+}
 MOST_UNSENT_BYTES = 64 * 1024  # answers in our own buffer, beyond what the kernel holds
 # Prices in us (limits/allowance.py): a frame; a call that begins, until it is answered. DATA earns its own price from
 # 1.5 KB on.
@@ -180,7 +187,7 @@ class Http2Connection(asyncio.BufferedProtocol):
                 used += self._begin_data(stream, length, bool(flags & frames.END_STREAM))
                 position += frames.HEAD_BYTES
                 continue
-            if length > (MOST_FRAME_BYTES if kind == frames.DATA else MOST_OTHER_BYTES):
+            if length > MOST_BYTES.get(kind, MOST_OTHER_BYTES):
                 raise ConnectionFault(Reason.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
             if left < frames.HEAD_BYTES + length:
                 break
@@ -296,7 +303,9 @@ class Http2Connection(asyncio.BufferedProtocol):
                 self._reset(call, Reason.PROTOCOL_ERROR)
             elif call is not None:
                 call.no_more()
-            return self._headers.skip(block)
+            used = self._headers.skip(block)
+            self._leave_where_lost()
+            return used
         if not stream % 2:
             raise ConnectionFault(Reason.PROTOCOL_ERROR, f"a call on stream {stream}")
         self._last_stream = stream
@@ -311,12 +320,18 @@ class Http2Connection(asyncio.BufferedProtocol):
         call.half_closed = ends
         if head.refusal is not None:
             self.refuse(call, head.refusal)
+            self._leave_where_lost()
             return used + CALL_US / 10
         self._calls[stream] = call
         if len(self._calls) == 1:
             self._server.changed(self, waits=False)
         self._server.line_up(call)
         return used
+
+    def _leave_where_lost(self) -> None:
+        """No further call can be read here; those that are there are answered."""
+        if self._headers.lost and self._refused_from == frames.MOST_STREAM:
+            self.refuse_more()
 
     def _take_window(self, stream: int, more: int) -> None:
         if not stream:
@@ -382,7 +397,7 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def push(self, call: GrpcCall) -> bool:
         """Sends what the call has to send; False where the caller does not take it now: the call is told later."""
-        if not self._full and not self._stuck and self._send(call):
+        if not self._full and self._send(call):
             return True
         call.stuck_since = self.loop.time()
         self._stuck[call.stream] = call
@@ -409,10 +424,9 @@ class Http2Connection(asyncio.BufferedProtocol):
             call.stuck_since = self.loop.time()
             message = message[size:] if size < len(message) else None
         call.out = None
-        block = call.end_block
-        if block is not None:
+        if call.end_block is not None:
             flags = frames.END_HEADERS | frames.END_STREAM
-            out += (frames.head(frames.HEADERS, flags, call.stream, len(block)), block)
+            out += (frames.head(frames.HEADERS, flags, call.stream, len(call.end_block)), call.end_block)
         return True
 
     def _send_stuck(self) -> None:

@@ -1,7 +1,8 @@
 """New connections of an address wait in its own kernel while too many of its calls wait here.
 
-A flood of new connections takes the event loop with greetings alone. A filter on the listening socket drops what comes there from the addresses that are named; their TCP sends it again after a second.
-Connections that stand, and those of other addresses, are not touched.
+A flood of new connections takes the event loop with their greetings. A filter on the listening socket drops what comes
+there from the addresses that are named; their TCP sends it again after a second. Connections that stand, and those of
+other addresses, are not touched.
 """
 
 from __future__ import annotations

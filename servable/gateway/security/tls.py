@@ -121,10 +121,11 @@ def load_certificates(config: Config) -> Optional[LoadedCertificates]:
             warnings = _check_authorities(config, authorities, now)
     if problems or leaf is None:
         raise StartError(*problems)
-    for context in contexts.values() if authorities is not None else ():
-        context.load_verify_locations(cadata=authorities.decode("ascii", "ignore"))
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.verify_flags |= PARTIAL_CHAIN
+    if authorities is not None:
+        for context in contexts.values():
+            context.load_verify_locations(cadata=authorities.decode("ascii", "ignore"))
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.verify_flags |= PARTIAL_CHAIN
     return LoadedCertificates(contexts, leaf.not_valid_after_utc.timestamp(), warnings, stamp)
 
 
