@@ -58,7 +58,7 @@ class GrpcCalls(Generic[_Work]):
         return outcome
 
     async def _embed(self, call: Call, context: Any) -> bytes:
-        body = await self._calls.read(call, context.read)
+        body = await self._calls.read(call, context.come, context.read)
         if not isinstance(body, bytes):  # the end of the stream
             raise CallError(grpc.StatusCode.INVALID_ARGUMENT, "the call carries no message", field="request")
         call.bytes = len(body)

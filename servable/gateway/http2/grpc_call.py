@@ -46,7 +46,10 @@ class GrpcCall:
         self.peer = wire.peer
         self.deadline = None if head.timeout_s is None else now + head.timeout_s
         self.window = window
-        self.begun = self.over = self._expired = False
+        self.begun = self.over = False
+        self._ending: Optional[CallError] = None  # as which it is being ended
+        self._wanted = False  # the body: somebody reads it
+        self._once = False  # and one message of it is all that is read
         self.half_closed = False  # the caller's half: no more messages
         self._wire = wire
         self._metadata = head.metadata
@@ -87,15 +90,40 @@ class GrpcCall:
     def set_trailing_metadata(self, metadata: Iterable[tuple[str, Union[str, bytes]]]) -> None:
         self._trailing = metadata
 
-    async def read(self) -> Any:
-        """The caller's next message, bytes; grpc.aio.EOF at their end.
+    async def come(self) -> bool:
+        """Waits for the message as far as it comes without more room. True: there must be more; False: it is there."""
+        while not self._needs_room():
+            if self._is_there():
+                return False
+            self._arrived = self._wire.loop.create_future()
+            await self._arrived
+        return True
 
-        Raises CallError: INVALID_ARGUMENT for one that is too large, of which no more is taken, UNIMPLEMENTED for a
-        compressed one.
+    def _is_there(self) -> bool:
+        """All of the message, or as much as there will be."""
+        return self.half_closed or (self._held >= PREFIX.size and self._held >= PREFIX.size + self._prefix()[1])
+
+    def _needs_room(self) -> bool:
+        """Half of what may come is there, and the whole will not fit."""
+        return self._open < frames.FIRST_WINDOW // 2 and PREFIX.size + self._prefix()[1] > self._held + self._open
+
+    async def read(self, most_bytes: Optional[int] = None) -> Any:
+        """The caller's message, bytes; grpc.aio.EOF where there is none. What comes behind it is not kept.
+
+        most_bytes: of it; None: the server's. Raises CallError: INVALID_ARGUMENT for one that is too large, of which no
+        more is taken, UNIMPLEMENTED for a compressed one.
         """
+        message = await self._next(most_bytes or self._wire.most_message_bytes)
+        self._once = True
+        self._drop()
+        return message
+
+    async def _next(self, most_bytes: int) -> Any:
+        """One of several messages."""
+        self._want()
         while True:
             if self._size is None and self._held >= PREFIX.size:
-                self._size = self._read_prefix()
+                self._size = self._read_prefix(most_bytes)
             if self._size is not None and self._held >= self._size:
                 return self._take()
             if self.half_closed:
@@ -108,16 +136,19 @@ class GrpcCall:
             self._arrived = self._wire.loop.create_future()
             await self._arrived
 
-    def _read_prefix(self) -> int:
-        """Bytes of the message with its prefix."""
+    def _prefix(self) -> tuple[int, int]:
         if len(self._parts[0]) < PREFIX.size:
             self._parts = [b"".join(self._parts)]
         compressed, size = PREFIX.unpack_from(self._parts[0])
+        return compressed, size
+
+    def _read_prefix(self, most: int) -> int:
+        """Bytes of the message with its prefix."""
+        compressed, size = self._prefix()
         if compressed:
             raise CallError(grpc.StatusCode.UNIMPLEMENTED, "a compressed message; send it without compression")
-        most = self._wire.most_message_bytes
         if size > most:
-            raise invalid("request", f"{size} bytes; the most is {most}: send fewer or smaller images")
+            raise invalid("request", f"{size} bytes; the most is {most}: send less")
         return PREFIX.size + int(size)
 
     def _take(self) -> bytes:
@@ -137,7 +168,7 @@ class GrpcCall:
         self._open -= size
         if self._open < 0:
             return False
-        if self.over:
+        if self.over or self._once:
             return True
         parts = self._parts
         self._held += size
@@ -147,7 +178,11 @@ class GrpcCall:
             parts[-1] += piece
         else:
             parts.append(bytearray(piece))
-        if self._size is None or self._held >= self._size:
+        if not self._wanted:
+            self._wire.hold(size)
+            if self._arrived is not None and (self._is_there() or self._needs_room()):
+                self._wake()
+        elif self._size is None or self._held >= self._size:
             self._wake()
         return True
 
@@ -175,21 +210,43 @@ class GrpcCall:
 
     def expire(self) -> None:
         """Its deadline has passed, and its handler has not seen to that."""
+        self.end(CallError(grpc.StatusCode.DEADLINE_EXCEEDED, "not done within the caller's deadline"))
+
+    def end(self, error: CallError) -> None:
+        """Whether it has begun or not."""
         if self._task is None:
-            self.refuse(_late())
-        elif not self._expired:
-            self._expired = True
+            self.refuse(error)
+        elif self._ending is None:
+            self._ending = error
+            self._drop()
             self._task.cancel()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of a body that nobody reads yet."""
+        return 0 if self._wanted else self._held
+
+    def _want(self) -> None:
+        if not self._wanted:
+            self._wire.hold(-self._held)
+            self._wanted = True
+
+    def _drop(self) -> None:
+        """What has come of the body."""
+        self._want()
+        self._parts.clear()
+        self._held = 0
 
     def refuse(self, error: CallError) -> None:
         """Instead of its run."""
         if not self.over:
             self._wire.refuse(self, error)
+            self._drop()
 
     def gone(self) -> None:
         """The caller has ended it, or the connection is over."""
         self.over = True
-        self._parts.clear()
+        self._drop()
         self.out = None
         if self._task is not None:
             self._task.cancel()
@@ -216,8 +273,8 @@ class GrpcCall:
                 reply = _with(handler.response_serializer, await handler.stream_unary(messages, self))
             await self._finish(None if self._code is not None else reply)
         except asyncio.CancelledError:
-            if self._expired and not self.over:
-                await self._fail(_late())
+            if self._ending is not None and not self.over:
+                await self._fail(self._ending)
         except _Gone:
             pass
         except CallError as error:
@@ -226,11 +283,12 @@ class GrpcCall:
             log.exception("a call ended by an error of the gateway")
             await self._fail(CallError(grpc.StatusCode.INTERNAL, "the gateway failed"))
         finally:
+            self._drop()
             self._wire.ended(self, self._code is None)
 
     async def _messages(self, deserialize: Optional[Callable[[bytes], Any]]) -> AsyncIterator[Any]:
         while True:
-            message = await self.read()
+            message = await self._next(self._wire.most_message_bytes)
             if message is grpc.aio.EOF:
                 return
             yield _with(deserialize, message)
@@ -271,10 +329,6 @@ def _started(loop: asyncio.AbstractEventLoop, run: Any) -> asyncio.Task[None]:
         return asyncio.Task(run, loop=loop, eager_start=True)
     except TypeError:
         return loop.create_task(run)
-
-
-def _late() -> CallError:
-    return CallError(grpc.StatusCode.DEADLINE_EXCEEDED, "not done within the caller's deadline")
 
 
 def _with(transform: Optional[Callable[[Any], Any]], message: Any) -> Any:

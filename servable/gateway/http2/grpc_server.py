@@ -31,9 +31,11 @@ from servable.gateway.limits.turns import Turns, address_of
 from servable.gateway.listener import Listener
 
 RESERVED_DESCRIPTORS = 256  # files, probes, the pipes and sockets to MindSpore Serving
-READ_BYTES = 128 * 1024  # at once from a socket
+# At once from a socket: where a body comes, and else, since what is not read at once is kept meanwhile.
+READ_BYTES, READ_FEW_BYTES = 128 * 1024, 32 * 1024
 CONNECTION_WINDOW = 2**30  # what calls may send is bounded call by call
 MOST_WAITING = 1000  # calls that have not begun
+MOST_WAITING_BYTES = 32 * 1024 * 1024  # of bodies: of those calls, and of others that nobody reads yet
 CROWD, CALM = 256, 32  # calls of new connections of one address, beyond which it opens no more, and until when
 LOOK_S = 0.05  # between two looks at them
 CARE_S = 1.0  # between two looks at connections: deadlines, silence, age
@@ -77,10 +79,12 @@ class GrpcServer:
             }
         ) + frames.window_update(0, CONNECTION_WINDOW - frames.FIRST_WINDOW)
         self.buffer = memoryview(bytearray(READ_BYTES))  # of one connection at a time
+        self.small_buffer = self.buffer[:READ_FEW_BYTES]
         self.pace = Pace(self._loop)
         self.turns: Turns[GrpcCall] = Turns(MOST_WAITING)
         self.newcomers = Newcomers([])
         self._listener = Listener(self._connection, most_connections, context)
+        self._waiting_bytes = 0
         self._begun = self._round_due = False
         self._care: Optional[asyncio.Task[None]] = None
         self._told_at: dict[str, float] = {}
@@ -120,6 +124,15 @@ class GrpcServer:
             lost.refuse(overloaded("too many calls wait to begin; try again later", RETRY_AFTER_MS))
         if len(self.turns) > CROWD:
             self._look_at(address_of(call.connection))
+
+    def hold(self, size: int) -> None:
+        """So many bytes more, or less, of bodies are kept until somebody reads them. Beyond what is allowed, the
+        connection with most of them loses its latest."""
+        self._waiting_bytes += size
+        if size > 0 and self._waiting_bytes > MOST_WAITING_BYTES:
+            call = max(self._listener.open, key=lambda each: each.waiting_bytes).latest_waiting()
+            if call is not None:
+                call.end(overloaded("too many bodies wait to be read; try again later", RETRY_AFTER_MS))
 
     def turn(self) -> None:
         """A connection has read what there was: the first call begins at once, where none has in this turn of the

@@ -28,7 +28,7 @@ class Connection:
             self.socket = context.wrap_socket(self.socket)
         self._encoder = hpack.Encoder()
         self._next = 1
-        self._unread = b""
+        self._unread = self._unsent = b""
         self._initial = 65535  # RFC 9113, 6.9.2
         self._windows = {0: self._initial}
         if preface:
@@ -37,6 +37,18 @@ class Connection:
 
     def send(self, data):
         self.socket.sendall(data)
+
+    def send_some(self, data):
+        """As much as goes without waiting, of what was left the last time, or else of `data`."""
+        self._unsent = self._unsent or data
+        self.socket.setblocking(False)
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[self.socket.send(self._unsent) :]
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            pass
+        finally:
+            self.socket.settimeout(TIMEOUT_S)
 
     def drain(self):
         """Reads what is there; returns it. Raises ConnectionError when the server has closed."""
