@@ -125,7 +125,8 @@ class Supervisor:
 
     async def _until_serving(self, child: Child) -> None:
         arrival = asyncio.create_task(self._arrive(child))
-        end = asyncio.create_task(_ended(child))
+        hung: list[str] = []
+        end = asyncio.create_task(_ended(child, hung))
         reporting = asyncio.create_task(self._report(child))
         assert self._unhealthy is not None
         try:
@@ -148,7 +149,9 @@ class Supervisor:
             if arrival.done():
                 error = arrival.exception()
                 code = 5 if isinstance(error, WrongEmbedding) else 4
-                raise StartFailed(f"version {self.version} does not serve: {error}", code) from error
+                # Without its only worker MindSpore Serving says that there is no servable, and may end much later.
+                said = "; ".join(hung) if hung and isinstance(error, Unanswered) else error
+                raise StartFailed(f"version {self.version} does not serve: {said}", code) from error
             if self._unhealthy.done():
                 raise StartFailed(f"version {self.version} does not serve: {self._unhealthy.result()}")
             raise StartFailed(
@@ -295,8 +298,10 @@ def pause_s(ends_with_images: int, settings: SupervisionSection) -> float:
     return min(PAUSE_MAX_S, backoff_s(ends_with_images - FREE_ENDS_WITH_IMAGES, settings))
 
 
-async def _ended(child: Child) -> None:
+async def _ended(child: Child, hung: list[str]) -> None:
+    """Meanwhile the workers of devices that hang are ended, and said in `hung`."""
     while child.poll() is None:
-        for hung in child.end_hung_devices():
-            log.error(hung)
+        for device in child.end_hung_devices():
+            log.error(device)
+            hung.append(device)
         await asyncio.sleep(POLL_S)
