@@ -75,10 +75,6 @@ class Supervisor:
         self._keeper: Optional[asyncio.Task[None]] = None
 
     @property
-    def facts(self) -> Optional[BackendFacts]:
-        return self._child.facts if self._child else None
-
-    @property
     def pid(self) -> Optional[int]:
         return self._child.pid if self._child else None
 
@@ -125,7 +121,7 @@ class Supervisor:
 
     async def _until_serving(self, child: Child) -> None:
         arrival = asyncio.create_task(self._arrive(child))
-        end = asyncio.create_task(_ended(child))
+        end = asyncio.create_task(self._ended(child))
         reporting = asyncio.create_task(self._report(child))
         assert self._unhealthy is not None
         try:
@@ -236,12 +232,10 @@ class Supervisor:
         assert self._unhealthy is not None
         while not self._unhealthy.done():
             await asyncio.wait({self._unhealthy}, timeout=POLL_S)
-            self._tell_doubtful_rows(child)
+            self._look_at_devices(child)
             code = child.poll()
             if code is not None:
                 return f"MindSpore Serving ended with exit code {code}"
-            for hung in child.end_hung_devices():
-                log.error("version %d: %s", self.version, hung)
             alive = child.workers_alive()
             self._registry.set_missing_workers(child.facts, max(0, child.expected_workers - alive))
             if not alive:
@@ -266,8 +260,16 @@ class Supervisor:
                 said = True
         return self._unhealthy.result()
 
-    def _tell_doubtful_rows(self, child: Child) -> None:
-        for state in child.doubtful_rows():
+    async def _ended(self, child: Child) -> None:
+        while child.poll() is None:
+            self._look_at_devices(child)
+            await asyncio.sleep(POLL_S)
+
+    def _look_at_devices(self, child: Child) -> None:
+        hung, doubtful = child.look_at_devices()
+        for what in hung:
+            log.error("version %d: %s", self.version, what)
+        for state in doubtful:
             log.error(
                 "version %d: device %d was taken out; up to %d embeddings of the last %.1f s may be wrong, and are "
                 "among those of these calls",
@@ -293,10 +295,3 @@ def backoff_s(failures: int, settings: SupervisionSection) -> float:
 def pause_s(ends_with_images: int, settings: SupervisionSection) -> float:
     """Seconds before the next start after so many ends in a row with images in them."""
     return min(PAUSE_MAX_S, backoff_s(ends_with_images - FREE_ENDS_WITH_IMAGES, settings))
-
-
-async def _ended(child: Child) -> None:
-    while child.poll() is None:
-        for hung in child.end_hung_devices():
-            log.error(hung)
-        await asyncio.sleep(POLL_S)
