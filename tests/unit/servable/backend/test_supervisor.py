@@ -44,12 +44,9 @@ class Child:
     def progress(self):
         return self.compiling
 
-    def end_hung_devices(self):
+    def look_at_devices(self):
         hung, self.hung = self.hung, []
-        return hung
-
-    def doubtful_rows(self):
-        return []
+        return hung, []
 
     def workers_alive(self):
         return self.workers
