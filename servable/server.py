@@ -97,6 +97,9 @@ class Server:
         await self._control.start()
         await self._versions.start(self._examined.versions)
         say(self._ready_line())
+        self._tell_manager()
+
+    def _tell_manager(self) -> None:
         self._manager.ready(f"serving version {self._registry.default_version} on {self._gateway.address}")
 
     def _ready_line(self) -> str:
@@ -199,7 +202,7 @@ class Server:
             log.exception("the switch to version %d failed", default)
             message, code = f"{type(error).__name__}: {error}", int(ExitCode.UNEXPECTED)
         finally:
-            self._manager.ready(f"serving version {self._registry.default_version} on {self._gateway.address}")
+            self._tell_manager()
         log.error("not switched to version %d: %s", default, message)
         return {"exit_code": code, "message": message}
 
