@@ -21,7 +21,7 @@ from servable.doctor import Examined
 from servable.doctor.examine import default_version, open_configured
 from servable.doctor.resources import memory_problems
 from servable.exported_version import ExportedVersion
-from servable.gateway import Backends, Gateway, Served
+from servable.gateway import Backends, Gateway
 from servable.host.control import ControlServer
 from servable.host.memory import give_back_memory
 from servable.host.own_process import say
@@ -52,7 +52,7 @@ class Server:
         self._gateway = Gateway(
             config,
             self._registry,
-            on_unhealthy=self._unhealthy,
+            on_unhealthy=lambda served, reason: self._versions.unhealthy(served.version, reason),
             batch_runs=self._launcher.batch_runs,
             decoder_restarts=self._launcher.decoder_restarts,
             trial=self._launcher.image_trial,
@@ -68,7 +68,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
-        loop.add_signal_handler(signal.SIGHUP, self._spawn_reload)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload()))
         beside = [asyncio.create_task(each) for each in (self._manager.watch(), give_back_memory())]
         try:
             gave_up = await self._serve()
@@ -167,9 +167,6 @@ class Server:
             before_launch=self._launcher.look_for_devices,
         )
 
-    def _unhealthy(self, served: Served, reason: str) -> None:
-        self._versions.unhealthy(served.version, reason)
-
     def _signalled(self, number: int) -> None:
         self._signals.append(number)
         (self._forced if self._stopping.is_set() else self._stopping).set()
@@ -219,9 +216,6 @@ class Server:
             log.warning("SIGHUP: sections %s take effect at the next start", ", ".join(set(changed) - {"model"}))
         self._config = self._config.model_copy(update={"model": config.model})
         await self._switch(default, list(config.model.versions))
-
-    def _spawn_reload(self) -> None:
-        self._spawn(self._reload())
 
     def _spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that ends before the children do: none of them may start one more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 import grpc
 import numpy as np
@@ -32,33 +32,18 @@ def predict_pixels(
     deadline_s: float,
 ) -> npt.NDArray[np.float32]:
     """uint8 [224, 224, 3] each -> float32 [N, 2048]. Raises grpc.RpcError, or RuntimeError with the reply's error."""
-    request = pixels_request(pixels, servable=servable, method=method)
-    with grpc.insecure_channel(target, options=OPTIONS) as channel:
-        reply = predict_call(channel)(request, timeout=deadline_s, wait_for_ready=True)
-    return rows_of(reply, output)
-
-
-def predict_call(channel: Any) -> Any:
-    """The callable for Predict on a channel of grpc or grpc.aio."""
-    return channel.unary_unary(
-        wire.PREDICT_PATH,
-        request_serializer=wire.PredictRequest.SerializeToString,
-        response_deserializer=wire.PredictReply.FromString,
-    )
-
-
-def pixels_request(pixels: Sequence[npt.NDArray[np.uint8]], *, servable: str, method: str) -> wire.PredictRequest:
-    request = _request(servable, method)
+    request = wire.PredictRequest()
+    request.servable_spec.name = servable
+    request.servable_spec.method_name = method
     for image in pixels:
         tensor = request.instances.add().items[wire.ITEM_PIXELS]
         tensor.dtype = wire.DataType.MS_UINT8
         tensor.shape.dims.extend(image.shape)
         tensor.data = image.tobytes()
-    return request
-
-
-def rows_of(reply: wire.PredictReply, output: str) -> npt.NDArray[np.float32]:
-    """float32 [N, dim] of a reply. Raises RuntimeError with its first error."""
+    with grpc.insecure_channel(target, options=OPTIONS) as channel:
+        call = channel.unary_unary(wire.PREDICT_PATH)
+        answer = call(request.SerializeToString(), timeout=deadline_s, wait_for_ready=True)
+    reply = wire.PredictReply.FromString(answer)
     for error in reply.error_msg:
         if error.error_code:
             raise RuntimeError(error.error_msg.decode(errors="replace"))
@@ -84,10 +69,3 @@ def wait_until_serving(target: str, ended: Callable[[], Optional[int]], timeout_
                 if time.monotonic() > limit:
                     ready.cancel()
                     raise TimeoutError(f"MindSpore Serving was not ready within {timeout_s:.0f} s") from None
-
-
-def _request(servable: str, method: str) -> wire.PredictRequest:
-    request = wire.PredictRequest()
-    request.servable_spec.name = servable
-    request.servable_spec.method_name = method
-    return request

@@ -25,7 +25,7 @@ from servable.runtime.lite_runtime import lite_directory
 SERVABLE = "metric_learn_probe"
 START_S = 120.0
 CALL_S = 300.0
-PER_CALL = 8
+PER_CALL = 16  # pictures: a full batch of the largest size that the network is exported for
 
 
 def probe(version_directory: Path, pixels_file: Path, features_file: Path) -> None:

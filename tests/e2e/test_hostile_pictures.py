@@ -18,7 +18,7 @@ from metric_learn_client import EmbeddingClient
 from metric_learn_client.jobs import embed_dataset
 from tests.patience import patient
 
-from .conftest import REPOSITORY, stop
+from .conftest import ONE_SIZE, REPOSITORY, stop
 from .load import GOLDEN, IMAGES
 from .processes import assert_nothing_left, running, segments, server_in, tree_of, wait_until, worker_of
 from .test_jobs import make_pictures, read
@@ -221,7 +221,7 @@ def decoding_processes(server):
 
 def test_nothing_is_left_of_decoders_when_the_nursery_and_then_the_worker_is_killed(versions, tmp_path):
     before = segments()
-    with server_in(tmp_path / "run") as server, EmbeddingClient(server.endpoint, deadline_s=60) as client:
+    with server_in(tmp_path / "run", ONE_SIZE) as server, EmbeddingClient(server.endpoint, deadline_s=60) as client:
         assert server.ready_line.startswith("ready"), server.said()
         first, worker = decoding_processes(server), worker_of(server)
         first[0].kill()

@@ -17,7 +17,7 @@ from metric_learn_client.preprocess import preprocess
 from servable.backend.direct_calls import predict_pixels
 from tests.patience import patient
 
-from .conftest import REPOSITORY, start, stop
+from .conftest import ONE_SIZE, REPOSITORY, start, stop
 
 GOLDEN = REPOSITORY / "tests" / "golden"
 REFERENCE = np.load(GOLDEN / "reference.npz")
@@ -146,7 +146,7 @@ def test_a_damaged_mindir_is_refused_before_anything_starts(versions, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_stopped_server_leaves_no_process_socket_or_segment(versions, tmp_path, number, code):
     segments = set(Path("/dev/shm").iterdir())
-    server = start(tmp_path)
+    server = start(tmp_path, ONE_SIZE)
     assert server.ready_line.startswith("ready"), server.said()
     assert float(re.search(r"after ([\d.]+) s", server.ready_line).group(1)) <= patient(40)  # 20 s on an idle machine
     children = psutil.Process(server.process.pid).children(recursive=True)

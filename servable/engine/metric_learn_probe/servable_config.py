@@ -1,6 +1,6 @@
 """Servable of `export verify`: every MindIR of a version, with nothing before or behind the model."""
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def,no-untyped-call"
 # MindSpore Serving reads the signatures of methods and stages itself.
 
 import json
@@ -20,12 +20,22 @@ MODELS = [
 ]
 
 
-def features_of_every_size(pixels):
-    """uint8 [224, 224, 3] -> float32 [sizes, 2048]: the last row of a full batch of each size."""
-    return np.stack([model.call([[pixels]] * size)[-1][0] for size, model in MODELS])
+def features_of_every_size(instances):
+    """uint8 [224, 224, 3] each -> float32 [sizes, 2048] each: full batches of each size, of pictures as they come."""
+    pictures = [[pixels] for (pixels,) in instances]
+    yield from np.stack([list(rows_of(model, size, pictures)) for size, model in MODELS], axis=1)
+
+
+def rows_of(model, size, pictures):
+    for start in range(0, len(pictures), size):
+        batch = pictures[start : start + size]
+        filled = batch + batch[-1:] * (size - len(batch))
+        yield from (row for (row,) in model.call(filled)[: len(batch)])
 
 
 @register.register_method(output_names=["features"])
 def probe(pixels):
-    features = register.add_stage(features_of_every_size, pixels, outputs_count=1)
+    features = register.add_stage(
+        features_of_every_size, pixels, outputs_count=1, batch_size=max(WORKER["batch_sizes"])
+    )
     return features

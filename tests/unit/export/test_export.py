@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export import mindir, network
+from export import network
 from export.checkpoint import (
     Checkpoint,
     expected_shapes,
@@ -75,7 +75,7 @@ def test_folding_the_batch_norms_changes_nothing(weights, monkeypatch, wrong):
     assert len(folded) == 2 * 53 and all(value.dtype == np.float32 for value in folded.values())
     if wrong == "a bias":
         folded["layer4.2.conv3.bias"] = folded["layer4.2.conv3.bias"] * 1.01
-    monkeypatch.setattr(mindir, "fold_batch_norms", lambda _: folded)
+    monkeypatch.setattr(network, "fold_batch_norms", lambda _: folded)
     actual = build_graph(given, facts, folded=True)(pixels).asnumpy()
     assert (relative_distance(actual, expected).max() < 2e-6) == (wrong is None)
 

@@ -57,7 +57,7 @@ def show(output_dir: str, as_json: bool) -> ExitCode:
         if record is None:
             raise JobError(f"{output_dir}: no job here (no job.json)")
         plan = load_plan(output, len(record.extents), record.generation)
-        summary = summarise(output, plan, list(range(plan.shards)))
+        summary = summarise(output, plan, list(range(plan.shards)), output.committed())
     except JobError as error:
         raise click.ClickException(str(error)) from error
     if as_json:

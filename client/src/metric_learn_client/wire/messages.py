@@ -30,4 +30,6 @@ def service_names() -> tuple[str, ...]:
     return tuple(f"{file.package}.{service.name}" for file in _FILES for service in file.service)
 
 
-globals().update({m.name: _class(f"{file.package}.{m.name}") for file in _FILES for m in file.message_type})
+_CLASSES = {m.name: _class(f"{file.package}.{m.name}") for file in _FILES for m in file.message_type}
+globals().update(_CLASSES)
+__all__ = ["POOL", "service_names", *_CLASSES]

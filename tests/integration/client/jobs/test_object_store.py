@@ -102,6 +102,14 @@ def test_the_objects_are_the_files_of_a_run_into_a_folder_byte_for_byte(tmp_path
     assert left == []
 
 
+def test_a_job_that_is_done_lists_its_shards_before_and_after_and_no_third_time(tmp_path, fake, store, prefix):
+    images, lists = make_images(tmp_path / "in", 60), []
+    embed_dataset(images, url(prefix), endpoint=fake.endpoint, **FEW)
+    store.faults = lambda _method, _key, asked: lists.append(asked["QUERY_STRING"])
+    embed_dataset(images, url(prefix), endpoint=fake.endpoint, **FEW)
+    assert sum("list-type" in query and "stats" in query for query in lists) == 2
+
+
 def test_a_job_is_resumed_extended_retried_verified_and_begun_anew(tmp_path, fake, store, prefix):
     images, out = make_images(tmp_path / "in", 70), url(prefix)
     (images / "00003.jpg").write_bytes(b"corrupt")

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from metric_learn_client.contract.whole_file import write_whole
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.input_rows import Input, planned_schema
 from metric_learn_client.jobs.inputs.skipped import as_line
@@ -144,10 +145,7 @@ class Plan:
         }
         if self.generation:
             self.changes.save(self.folder / _changes_file(self.generation))
-        place = self.folder / _plan_file(self.generation)
-        aside = place.with_name(place.name + ".new")
-        aside.write_text(json.dumps(facts))
-        aside.replace(place)
+        write_whole(self.folder / _plan_file(self.generation), json.dumps(facts).encode())
 
 
 def load(folder: Path, generation: int = 0) -> Optional[Plan]:
