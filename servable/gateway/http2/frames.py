@@ -1,4 +1,4 @@
-"""Frames of HTTP/2 (RFC 9113, section 6): their numbers, and the bytes of those that a server sends. Pure."""
+"""Frames of HTTP/2 (RFC 9113, section 6): their numbers, and the bytes of those that are sent. Pure."""
 
 from __future__ import annotations
 
