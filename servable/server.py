@@ -48,7 +48,7 @@ class Server:
         self._manager = ServiceManager()
         self._launcher = Launcher(config, run_dir)
         self._registry = Backends(examined.default)
-        self._versions = Versions(self._registry, self._prepare, drain_s=config.server.drain_s)
+        self._versions = Versions(self._registry, self._open_version, self._supervisor, drain_s=config.server.drain_s)
         self._gateway = Gateway(
             config,
             self._registry,
@@ -142,14 +142,14 @@ class Server:
         await self._gateway.stop()
         self._launcher.log.close()
 
-    def _prepare(self, number: int) -> Callable[[], Supervisor]:
-        """Opens and checks the exported version; runs in a thread. The supervisor is made on the loop."""
+    def _open_version(self, number: int) -> ExportedVersion:
+        """Checked; runs in a thread."""
         version = self._fresh.pop(number, None)
         if version is None:
             version = open_configured(self._config, number)
             for problem in memory_problems(self._config, [version]):
                 raise StartFailed(str(problem))  # the kernel would end one of the two, perhaps the one that serves
-        return lambda: self._supervisor(version)
+        return version
 
     def _supervisor(self, version: ExportedVersion) -> Supervisor:
         if version.exported_for != version.preprocessing:

@@ -22,7 +22,7 @@ class Scene:
         self.registry = Backends(1)
         self.registry.default.listeners.append(self._pass)
         self.registry.on_added = lambda served: served.listeners.append(self._pass)
-        self.versions = Versions(self.registry, self.make, drain_s=0.5)
+        self.versions = Versions(self.registry, self.open, self.supervise, drain_s=0.5)
         self.children = {}
         self.defaults = []
         self.registry.on_default = self.defaults.append
@@ -31,17 +31,17 @@ class Scene:
         if served.state is State.PROBING:
             served.move(State.SERVING, "")
 
-    def make(self, number):
+    def open(self, number):
         if number == 4:
             raise ConfigError("damaged")
+        return number
 
+    def supervise(self, number):
         def launch():
             self.children[number] = Child(number, proof=WrongEmbedding("0.3 away") if number == 5 else None)
             return self.children[number]
 
-        return lambda: Supervisor(
-            number, launch, self.registry, SETTINGS, start_timeout_s=5, max_relative_distance=0.02
-        )
+        return Supervisor(number, launch, self.registry, SETTINGS, start_timeout_s=5, max_relative_distance=0.02)
 
     def served(self):
         return [served.version for served in self.registry.all()]
