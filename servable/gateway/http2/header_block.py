@@ -11,6 +11,7 @@ import re
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Callable, Generic, Optional, TypeVar, Union
 from urllib.parse import quote, unquote
 
@@ -242,6 +243,7 @@ def status_block(code: int, message: str, metadata: Iterable[tuple[str, Union[st
     return b"".join(parts)
 
 
+@lru_cache(maxsize=256)  # of four in an answer, three are those of the answer before
 def _field(name: str, value: Union[str, bytes]) -> bytes:
     """Literal, without indexing."""
     if isinstance(value, bytes):
