@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
@@ -17,12 +16,13 @@ import grpc.aio
 
 from servable.gateway.errors import CallError, invalid
 from servable.gateway.http2 import frames
+from servable.gateway.http2.frame_protocol import PREFIX, Stream
 from servable.gateway.http2.header_block import Pairs, RequestHead, response_head, status_block
 
 if TYPE_CHECKING:
     from servable.gateway.http2.http2_connection import Http2Connection
 
-PREFIX = struct.Struct(">BI")  # before each message: is it compressed, its length
+RESPONSE_HEAD = response_head()
 SMALL_BYTES = 4096  # pieces of a body that are joined as they come: each object takes 50 bytes
 log = logging.getLogger(__name__)
 
@@ -31,26 +31,24 @@ class _Gone(Exception):
     """The caller has gone, or the connection has ended."""
 
 
-class GrpcCall:
+class GrpcCall(Stream):
     """stream: its number; window: bytes that its caller takes now; now: seconds of the event loop's clock.
 
     `connection` is the key of the connection in whatever is shared out, `peer` the caller's address as gRPC writes it.
     """
 
     def __init__(self, wire: Http2Connection, stream: int, head: RequestHead, window: int, now: float) -> None:
-        self.stream = stream
+        super().__init__(stream, window, RESPONSE_HEAD)
         self.path = head.path
         self.refusal = head.refusal
         self.http_status = head.http_status
         self.connection = wire.key
         self.peer = wire.peer
         self.deadline = None if head.timeout_s is None else now + head.timeout_s
-        self.window = window
         self.begun = self.over = False
         self._ending: Optional[CallError] = None  # as which it is being ended
         self._wanted = False  # the body: somebody reads it
         self._once = False  # and one message of it is all that is read
-        self.half_closed = False  # the caller's half: no more messages
         self._wire = wire
         self._metadata = head.metadata
         self._parts: list[Union[bytes, bytearray]] = []  # of the body
@@ -61,10 +59,6 @@ class GrpcCall:
         self._code: Optional[grpc.StatusCode] = None
         self._details = ""
         self._trailing: Iterable[tuple[str, Union[str, bytes]]] = ()
-        self.head_sent = False
-        self.out: Optional[memoryview] = None  # of a message, what waits for the window
-        self.end_block: Optional[bytes] = None
-        self.stuck_since = 0.0  # nothing of it has been taken
         self._sent: Optional[asyncio.Future[None]] = None
         self._task: Optional[asyncio.Task[None]] = None
 
@@ -115,7 +109,7 @@ class GrpcCall:
         """
         message = await self._next(most_bytes or self._wire.most_message_bytes)
         self._once = True
-        self._drop()
+        self._drop_body()
         return message
 
     async def _next(self, most_bytes: int) -> Any:
@@ -218,7 +212,7 @@ class GrpcCall:
             self.refuse(error)
         elif self._ending is None:
             self._ending = error
-            self._drop()
+            self._drop_body()
             self._task.cancel()
 
     @property
@@ -231,7 +225,7 @@ class GrpcCall:
             self._wire.hold(-self._held)
             self._wanted = True
 
-    def _drop(self) -> None:
+    def _drop_body(self) -> None:
         """What has come of the body."""
         self._want()
         self._parts.clear()
@@ -241,13 +235,13 @@ class GrpcCall:
         """Instead of its run."""
         if not self.over:
             self._wire.refuse(self, error)
-            self._drop()
+            self._drop_body()
 
     def gone(self) -> None:
         """The caller has ended it, or the connection is over."""
         self.over = True
-        self._drop()
-        self.out = None
+        self._drop_body()
+        self.drop()
         if self._task is not None:
             self._task.cancel()
 
@@ -283,7 +277,7 @@ class GrpcCall:
             log.exception("a call ended by an error of the gateway")
             await self._fail(CallError(grpc.StatusCode.INTERNAL, "the gateway failed"))
         finally:
-            self._drop()
+            self._drop_body()
             self._wire.ended(self, self._code is None)
 
     async def _messages(self, deserialize: Optional[Callable[[bytes], Any]]) -> AsyncIterator[Any]:
@@ -303,14 +297,16 @@ class GrpcCall:
     def _end_block(self) -> bytes:
         code = 0 if self._code is None else self._code.value[0]
         block = status_block(code, self._details, self._trailing)
-        return block if self.head_sent or self._code is None else response_head() + block
+        if self._code is not None:  # without a message before it, one block is all
+            block, self.head_block = self.head_block + block, b""
+        return block
 
     async def _send(self, message: Optional[bytes], end_block: Optional[bytes]) -> None:
         """Returns when the caller has taken everything. Raises _Gone."""
         if self.over:
             raise _Gone
         if message is not None:
-            self.out = memoryview(PREFIX.pack(0, len(message)) + message)
+            self.put((message,))
         self.end_block = end_block
         if not self._wire.push(self):
             self._sent = self._wire.loop.create_future()

@@ -22,18 +22,17 @@ from servable.config.addresses import Address
 from servable.config.sections import DeadlinesSection, LimitsSection
 from servable.gateway.errors import overloaded
 from servable.gateway.http2 import frames
+from servable.gateway.http2.frame_protocol import CONNECTION_WINDOW, MOST_FRAME_BYTES, READ_BYTES
 from servable.gateway.http2.grpc_call import GrpcCall
 from servable.gateway.http2.header_block import MOST_METADATA_BYTES
-from servable.gateway.http2.http2_connection import MOST_FRAME_BYTES, TAKE_REPLY_S, Http2Connection
+from servable.gateway.http2.http2_connection import TAKE_REPLY_S, Http2Connection
 from servable.gateway.http2.pace import Pace
 from servable.gateway.limits.newcomers import Newcomers
 from servable.gateway.limits.turns import Turns, address_of
 from servable.gateway.listener import Listener
 
 RESERVED_DESCRIPTORS = 256  # files, probes, the pipes and sockets to MindSpore Serving
-# At once from a socket: where a body comes, and else, since what is not read at once is kept meanwhile.
-READ_BYTES, READ_FEW_BYTES = 128 * 1024, 32 * 1024
-CONNECTION_WINDOW = 2**30  # what calls may send is bounded call by call
+READ_FEW_BYTES = 32 * 1024  # at once from a socket, where no body comes: what is not read at once is kept meanwhile
 MOST_WAITING = 1000  # calls that have not begun
 MOST_WAITING_BYTES = 32 * 1024 * 1024  # of bodies: of those calls, and of others that nobody reads yet
 CROWD, CALM = 256, 32  # calls of new connections of one address, beyond which it opens no more, and until when

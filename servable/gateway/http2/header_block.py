@@ -11,9 +11,10 @@ import re
 import string
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Optional, Union
-from urllib.parse import quote
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Callable, Generic, Optional, TypeVar, Union
+from urllib.parse import quote, unquote
 
 import grpc
 import hpack
@@ -24,8 +25,8 @@ from servable.gateway.http2.frames import ConnectionFault, Reason
 MOST_METADATA_BYTES = 16 * 1024  # names, values and 32 bytes more for each field, as section 6.5.2 of RFC 9113 counts
 # Beyond, a block is not read to its end, so that nobody can know what a later one means.
 MOST_READ_BYTES = 2 * MOST_METADATA_BYTES
-# Blocks that are remembered: those of a client's calls are often the same. Only small ones, since 1,024 connections can
-# have as many each.
+# Blocks that are remembered: those of a client's calls are often the same. Only small ones, as they are and as they are
+# read, since 1,024 connections can have as many each.
 MOST_CACHED, MOST_CACHED_BYTES = 16, 2048
 _SECONDS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT = re.compile(r"[0-9]{1,8}[HMSmun]")
@@ -35,13 +36,14 @@ _OF_A_CONNECTION = (b"connection", b"keep-alive", b"proxy-connection", b"transfe
 _NOT_METADATA = (b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding")
 _AS_IT_IS = "".join(set(string.printable) - set("%\t\n\r\x0b\x0c"))  # in grpc-message
 Pairs = tuple[tuple[str, Union[str, bytes]], ...]
+Head = TypeVar("Head")
 
 
 @dataclass(frozen=True)
 class RequestHead:
     """What a header block asks for. fault: why it is no request at all; refusal: why it is none that is served here.
 
-    metadata: of `-bin` the bytes. timeout_s: None without one. size: of all fields, as MOST_METADATA_BYTES counts.
+    metadata: of `-bin` the bytes. timeout_s: None without one.
     """
 
     path: str = ""
@@ -50,18 +52,24 @@ class RequestHead:
     fault: str = ""
     refusal: Optional[CallError] = None
     http_status: int = 200
-    size: int = 0
 
 
-class HeaderReader:
-    """The blocks of one connection, in order. lost: one was too large to be read, so no later one can be."""
+class BlockReader(Generic[Head]):
+    """The blocks of one connection, in order. lost: one was too large to be read, so no later one can be.
 
-    def __init__(self) -> None:
+    read_fields: what a block means; unread: what one means that was not read, and why.
+    """
+
+    def __init__(
+        self, read_fields: Callable[[Iterable[tuple[bytes, bytes]]], Head], unread: Callable[[str], Head]
+    ) -> None:
         self.lost = False
+        self._read_fields = read_fields
+        self._unread = unread
         self._decoder = hpack.Decoder(MOST_READ_BYTES)
-        self._cached: dict[bytes, RequestHead] = {}
+        self._cached: dict[bytes, Head] = {}
 
-    def read(self, block: bytes) -> tuple[RequestHead, float]:
+    def read(self, block: bytes) -> tuple[Head, float]:
         """The head, and the processor time that it took, in us. Raises ConnectionFault."""
         found = self._cached.get(block)
         if found is not None:
@@ -78,13 +86,12 @@ class HeaderReader:
         self._fields(block)
         return 1e6 * (time.thread_time() - began)
 
-    def _read(self, block: bytes) -> RequestHead:
+    def _read(self, block: bytes) -> Head:
         fields, same_table = self._fields(block)
         if self.lost:
-            return too_large(f"more than {MOST_READ_BYTES} bytes")
-        found = request_head(fields)
-        size = len(block) + found.size
-        if same_table and len(self._cached) < MOST_CACHED and size <= MOST_CACHED_BYTES:
+            return self._unread(f"more than {MOST_READ_BYTES} bytes")
+        found = self._read_fields(fields)
+        if same_table and len(self._cached) < MOST_CACHED and len(block) + _size(fields) <= MOST_CACHED_BYTES:
             self._cached[block] = found
         return found
 
@@ -109,6 +116,17 @@ class HeaderReader:
         return fields, same
 
 
+class HeaderReader(BlockReader[RequestHead]):
+    """The blocks of a caller."""
+
+    def __init__(self) -> None:
+        super().__init__(request_head, too_large)
+
+
+def _size(fields: Iterable[tuple[bytes, bytes]]) -> int:
+    return sum(len(name) + len(value) for name, value in fields)
+
+
 def request_head(fields: Iterable[tuple[bytes, bytes]]) -> RequestHead:
     """Of the fields of a request."""
     pseudo: dict[bytes, bytes] = {}
@@ -125,7 +143,7 @@ def request_head(fields: Iterable[tuple[bytes, bytes]]) -> RequestHead:
         else:
             pseudo[name] = value
     fault = _fault(pseudo, regular)
-    return replace(RequestHead(fault=fault) if fault else _read(pseudo, regular, size), size=size)
+    return RequestHead(fault=fault) if fault else _read(pseudo, regular, size)
 
 
 def _fault(pseudo: dict[bytes, bytes], regular: Sequence[tuple[bytes, bytes]]) -> str:
@@ -182,6 +200,43 @@ def _binary(value: bytes) -> bytes:
         raise ValueError(str(error)) from None
 
 
+@dataclass(frozen=True)
+class ReplyHead:
+    """What a header block answers. status: of the call, in the block at its end; None in the one before a message.
+
+    fault: why it is no answer of gRPC.
+    """
+
+    status: Optional[grpc.StatusCode] = None
+    message: str = ""
+    fault: str = ""
+
+
+_STATUSES = {str(status.value[0]).encode(): status for status in grpc.StatusCode}
+
+
+def reply_head(fields: Iterable[tuple[bytes, bytes]]) -> ReplyHead:
+    """Of the fields of a reply, from a peer that is trusted."""
+    headers = dict(fields)
+    if headers.get(b":status", b"200") != b"200":
+        return ReplyHead(fault=f"HTTP status {headers[b':status'][:20]!r}")
+    if headers.get(b"grpc-encoding", b"identity") != b"identity":
+        return ReplyHead(fault="a compressed reply, which was not asked for")
+    said = headers.get(b"grpc-status")
+    if said is None:
+        return ReplyHead()
+    message = unquote(headers.get(b"grpc-message", b"").decode("utf-8", "replace"))
+    return ReplyHead(_STATUSES.get(said, grpc.StatusCode.UNKNOWN), message)
+
+
+def request_block(path: str, timeout_s: float) -> bytes:
+    """The block that asks for a call over a unix socket."""
+    pseudo = b"\x83\x86\x04" + _text(path.encode()) + b"\x01" + _text(b"localhost")  # POST, http, :path, :authority
+    timeout = f"{min(99_999_999, max(1, round(1000 * timeout_s)))}m"
+    regular = (("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", timeout))
+    return pseudo + b"".join(_field(name, value) for name, value in regular)
+
+
 def response_head(status: int = 200) -> bytes:
     """The block before the first message, or of a refusal in HTTP's own words."""
     pseudo = b"\x88" if status == 200 else b"\x08" + _text(str(status).encode())  # 8: the name :status
@@ -197,6 +252,7 @@ def status_block(code: int, message: str, metadata: Iterable[tuple[str, Union[st
     return b"".join(parts)
 
 
+@lru_cache(maxsize=256)  # of four in an answer, three are those of the answer before
 def _field(name: str, value: Union[str, bytes]) -> bytes:
     """Literal, without indexing."""
     if isinstance(value, bytes):

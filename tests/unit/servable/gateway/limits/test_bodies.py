@@ -114,18 +114,3 @@ def test_whoever_leaves_the_line_or_a_place_leaves_nothing_behind():
         assert await places.read("a", more, at_once) == b"body"
 
     run(scene())
-
-
-def test_connections_are_told_that_have_had_a_body_since_this_was_last_asked():
-    async def scene():
-        places = BodyPlaces(1, read_s=60, max_waiting=100)
-        await places.read("nobody asked", at_once)
-        places.lately()
-        await places.read("a", more, at_once)
-        tasks = [task for name in "bc" for task in await slow(places, name, 1)]
-        assert places.lately() == {"a", "b", "c"}
-        assert places.lately() == {"b", "c"}
-        await ended(tasks)
-        assert [places.lately(), places.lately()] == [{"b", "c"}, set()]
-
-    run(scene())
