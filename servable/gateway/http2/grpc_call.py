@@ -99,7 +99,7 @@ class GrpcCall(Stream):
 
     def _needs_room(self) -> bool:
         """Half of what may come is there, and the whole will not fit."""
-        return self._open < frames.FIRST_WINDOW // 2 and PREFIX.size + self._prefix()[1] > self._held + self._open
+        return self._open <= frames.FIRST_WINDOW // 2 and PREFIX.size + self._prefix()[1] > self._held + self._open
 
     async def read(self, most_bytes: Optional[int] = None) -> Any:
         """The caller's message, bytes; grpc.aio.EOF where there is none. What comes behind it is not kept.

@@ -26,6 +26,7 @@ MOST_UNSENT_BYTES = 64 * 1024  # answers in our own buffer, beyond what the kern
 # Prices in us, as in frame_protocol.py: a call that was begun and is taken back; one that was not begun. A header block
 # costs what it took.
 CALL_US, NO_CALL_US = 150.0, 10.0
+BYTES_PER_US = 1000  # of what is read, whatever it is: of a turn of the event loop, not of the connection's allowance
 ANSWER_US, GOOD_ANSWER_US = 100.0, 300.0  # what a connection earns by an answered call
 TURN_US = 300.0  # of one connection, before everything else on the event loop has its turn
 HANDSHAKE_S = 10.0  # TLS and HTTP/2's first frames
@@ -33,6 +34,7 @@ QUIET_S, ANSWER_S = 30.0, 20.0  # without a byte: a ping; without an answer to i
 # A connection is asked to go after this time, and ended when its calls had theirs.
 AGE_S = 300.0
 GOING_S = 1.0  # between the word and the last call that is taken
+ROOM_S = 0.1  # between the word and the end, of a connection without calls that goes for another one
 TAKE_REPLY_S = 30.0  # for a reply to be taken
 WRONG_PROTOCOL = (
     b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\n\r\nthis port speaks gRPC\n"
@@ -52,7 +54,6 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         self._pinged_at: Optional[float] = None
         self._age_s = AGE_S * random.uniform(0.9, 1.1)  # so that callers do not all come back at once
         self._going_at: Optional[float] = None
-        self._closed_at: Optional[float] = None
         self._preface_left = len(frames.PREFACE)
         self._waits = False  # to be read on from `_rest`
         self._headers = HeaderReader()
@@ -79,6 +80,7 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         self._stuck.clear()
         for call in calls.values():
             call.gone()
+        self._transport = None  # or both stay, with all that TLS keeps, until Python looks for circles
         self._server.gone(self)
 
     def get_buffer(self, _sizehint: int) -> memoryview:
@@ -136,7 +138,7 @@ class Http2Connection(FrameProtocol[GrpcCall]):
             return
         self._rest = bytes(data[position:])
         self._allowance.spend(used)
-        self._server.pace.spend(max(used, READ_US))
+        self._server.pace.spend(max(used, READ_US) + position / BYTES_PER_US)
         self._server.turn()
         if (position < len(data) and used >= TURN_US) or self._allowance.delay_s():
             self._wait()
@@ -266,11 +268,11 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         self._close()
 
     def _close(self) -> None:
-        self._closed_at = self.loop.time()
         self._pause()
         self._flush()
         if self._transport is not None:
             self._transport.close()
+            self.loop.call_later(GOING_S, self.abort)  # where the caller does not take the rest, or TLS's goodbye
 
     def finish(self) -> None:
         """The caller opens no further calls here: first it is told, and some time later what comes is refused."""
@@ -290,12 +292,11 @@ class Http2Connection(FrameProtocol[GrpcCall]):
 
     def make_room(self) -> None:
         self.refuse_more()
+        self.loop.call_later(ROOM_S, self.abort)
 
     def look(self, now: float) -> None:
         """From time to time: is somebody still there, does he take his answers, has the connection had its time."""
-        if self._closed_at is not None:
-            late = now - self._closed_at > GOING_S
-        elif not self._greeted:
+        if not self._greeted:
             late = now - self._began > HANDSHAKE_S
         elif self._pinged_at is not None:
             late = now - self._pinged_at > ANSWER_S
