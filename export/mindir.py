@@ -26,6 +26,7 @@ from metric_learn_client.contract.version_manifest import (
     write_manifest,
 )
 from metric_learn_client.contract.whole_file import whole_folder
+from metric_learn_client.verification.parity import unit_rows
 
 MINDIR_MB = 95  # of one batch size, measured; for the check of free space
 PROBE_FILE = "probe.npz"  # pixels and the checkpoint's own features of them, computed by MindSpore at export
@@ -148,8 +149,7 @@ def _write_golden(graph: PixelsToFeatures, folder: Path, facts: ModelFacts) -> d
     with Image.open(facts.golden_pixels) as image:
         pixels = np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
     for name, picture in ((GOLDEN_EMBEDDING_FILE, pixels), (GOLDEN_NEGATIVE_FILE, 255 - pixels)):
-        features = graph(ms.Tensor(picture[None])).asnumpy()[0].astype(np.float64)
-        np.save(folder / name, (features / np.linalg.norm(features)).astype(np.float32))
+        np.save(folder / name, unit_rows(graph(ms.Tensor(picture[None])).asnumpy())[0].astype(np.float32))
     return {
         part: {"file": name, "sha256": file_sha256(folder / name)}
         for part, name in (

@@ -48,7 +48,7 @@ class Server:
         self._manager = ServiceManager()
         self._launcher = Launcher(config, run_dir)
         self._registry = Backends(examined.default)
-        self._versions = Versions(self._registry, self._prepare, drain_s=config.server.drain_s)
+        self._versions = Versions(self._registry, self._open_version, self._supervisor, drain_s=config.server.drain_s)
         self._gateway = Gateway(
             config,
             self._registry,
@@ -97,6 +97,9 @@ class Server:
         await self._control.start()
         await self._versions.start(self._examined.versions)
         say(self._ready_line())
+        self._tell_manager()
+
+    def _tell_manager(self) -> None:
         self._manager.ready(f"serving version {self._registry.default_version} on {self._gateway.address}")
 
     def _ready_line(self) -> str:
@@ -139,14 +142,14 @@ class Server:
         await self._gateway.stop()
         self._launcher.log.close()
 
-    def _prepare(self, number: int) -> Callable[[], Supervisor]:
-        """Opens and checks the exported version; runs in a thread. The supervisor is made on the loop."""
+    def _open_version(self, number: int) -> ExportedVersion:
+        """Checked; runs in a thread."""
         version = self._fresh.pop(number, None)
         if version is None:
             version = open_configured(self._config, number)
             for problem in memory_problems(self._config, [version]):
                 raise StartFailed(str(problem))  # the kernel would end one of the two, perhaps the one that serves
-        return lambda: self._supervisor(version)
+        return version
 
     def _supervisor(self, version: ExportedVersion) -> Supervisor:
         if version.exported_for != version.preprocessing:
@@ -199,7 +202,7 @@ class Server:
             log.exception("the switch to version %d failed", default)
             message, code = f"{type(error).__name__}: {error}", int(ExitCode.UNEXPECTED)
         finally:
-            self._manager.ready(f"serving version {self._registry.default_version} on {self._gateway.address}")
+            self._tell_manager()
         log.error("not switched to version %d: %s", default, message)
         return {"exit_code": code, "message": message}
 

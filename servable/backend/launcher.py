@@ -22,7 +22,7 @@ from servable.backend.leftovers import note_workers, remove_segments
 from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
 from servable.backend.warm_up import occupy, prove
-from servable.config.sections import Config
+from servable.config.sections import REPOSITORY, Config
 from servable.engine import batch_stats, device_watch
 from servable.engine.device_watch import DeviceState
 from servable.engine.settings import MasterSettings, WatchSettings, WorkerSettings
@@ -245,7 +245,7 @@ class Launcher:
         directory = self._run_dir / f"serving-{version.number}-{self._count}"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700)
-        servables = stage(Path(__file__).parents[1] / wire.SERVABLE_NAME, version.folder, directory, wire.SERVABLE_NAME)
+        servables = stage(REPOSITORY / "servable" / wire.SERVABLE_NAME, version.folder, directory)
         settings = MasterSettings(
             servable_directory=str(servables),
             servable_name=wire.SERVABLE_NAME,

@@ -21,10 +21,9 @@ from metric_learn_client import wire
 from metric_learn_client.contract.distance import relative_distance
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.verification.parity import TOLERANCES, unit_rows
-from servable.backend.direct_calls import OPTIONS
 from servable.backend.launcher import ROUNDS, Child, Launcher
 from servable.backend.supervisor import LAST_WORDS_S, StartFailed
-from servable.backend.warm_up import GREY, Unanswered, embed_batch
+from servable.backend.warm_up import GREY, OPTIONS, Unanswered, embed_batch, embed_in_batches
 from servable.config.sections import REPOSITORY, Config
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import WrongEmbedding
@@ -131,10 +130,12 @@ async def _parity(config: Config, version: ExportedVersion, call: Any, say: Say)
     with np.load(version.folder / "probe.npz", allow_pickle=False) as probe:
         pixels, features = probe["pixels"], probe["features"]
     for size in version.batch_sizes:
-        chosen = [index % len(pixels) for index in range(size)]
-        rows = await _rows(call, wire.METHOD_EMBED_PIXELS, [pixels[index].tobytes() for index in chosen], version)
+        try:
+            rows = await embed_in_batches(call, pixels, size, version.embedding_dim, CALL_S)
+        except Unanswered as error:
+            raise StartFailed(str(error)) from error
         name = f"pixels of the export, {size} in a batch"
-        distances[name] = float(np.max(relative_distance(rows, unit_rows(features)[chosen])))
+        distances[name] = float(np.max(relative_distance(rows, unit_rows(features))))
     if version.weights == "stand-in" and (STAND_IN / "reference.npz").is_file():
         with np.load(STAND_IN / "reference.npz") as reference:
             names, features = [str(name) for name in reference["names"]], reference["features_f32"]

@@ -166,8 +166,6 @@ def _with_new_rows(
 
 
 def _stored(output: Output, record: JobRecord) -> Optional[Plan]:
-    """The plan on the disk, as far as the record knows it; an extension that was not finished is not counted."""
-    plan = load(output.plan(), record.generation)
-    if plan is None or [vars(extent) for extent in plan.extents][: len(record.extents)] != record.extents:
-        return None
-    return plan.truncated(len(record.extents))
+    """The plan on the disk, as far as the record knows it."""
+    plan = load(output.plan(), record.generation, len(record.extents))
+    return None if plan is None or [vars(extent) for extent in plan.extents] != record.extents else plan

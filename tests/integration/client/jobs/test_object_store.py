@@ -27,7 +27,19 @@ from metric_learn_client.jobs.output.objects.leases import Busy, Lease
 from metric_learn_client.jobs.output.objects.store import ObjectStore
 from metric_learn_client.jobs.output.shard_files import RowFailure, ShardContent, ShardIdentity, write_shard
 from metric_learn_client.testing import FakeServable, fake_embeddings
-from tests.integration.client.jobs.conftest import Job, data, kill, make_images, until
+from tests.integration.client.jobs.conftest import (
+    AHEAD,
+    BATCH,
+    FEW,
+    FLAGS,
+    SHARD,
+    Job,
+    data,
+    kill,
+    make_images,
+    until,
+    whole,
+)
 
 pytest.importorskip("moto", reason="the object store of these tests is moto's, which is not installed here")
 pytest.importorskip("s3fs", reason="objects are written with s3fs, which is not installed here")
@@ -36,11 +48,8 @@ import contextlib
 
 from tests.integration.client.jobs.object_store import BUCKET, Store, once
 
-SHARD, BATCH, AHEAD = 50, 10, 4
-FLAGS = ("--shard-size", SHARD, "--batch-size", BATCH, "--in-flight", 2, "--read-threads", 2)
 LONG = pytest.mark.long, pytest.mark.timeout(1800)
 SOME_STEPS = pytest.mark.parametrize("step", [13, pytest.param(1, marks=LONG)], ids=["some", "every one"])
-FEW = {"shard_size": SHARD, "batch_size": BATCH, "in_flight": 2, "read_threads": 2}
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +85,6 @@ def objects(store, prefix):
         for name, content in sorted(store.objects(prefix).items())
         if not name.startswith(".") and name != "runs.jsonl"
     }
-
-
-def whole(images, out, endpoint):
-    embed_dataset(images, out, endpoint=endpoint, shard_size=SHARD)
-    return data(out)
 
 
 def check_marks(store, prefix):
