@@ -89,10 +89,9 @@ class GrpcCall(Stream):
         compressed one.
         """
         while True:
-            if self._size is None and self._held >= PREFIX.size:
-                self._size = self._read_prefix()
-            if self._size is not None and self._held >= self._size:
-                return self._take()
+            message = self.read_now()
+            if message is not None:
+                return message
             if self.half_closed:
                 return grpc.aio.EOF
             wanted = max(PREFIX.size, self._size or 0) - self._held
@@ -102,6 +101,14 @@ class GrpcCall(Stream):
                 self._wire.send(frames.window_update(self.stream, more))
             self._arrived = self._wire.loop.create_future()
             await self._arrived
+
+    def read_now(self) -> Optional[bytes]:
+        """The next message where it is there already. Raises as `read` does."""
+        if self._size is None and self._held >= PREFIX.size:
+            self._size = self._read_prefix()
+        if self._size is None or self._held < self._size:
+            return None
+        return self._take()
 
     def _read_prefix(self) -> int:
         """Bytes of the message with its prefix."""
