@@ -125,11 +125,13 @@ class GrpcCall(Stream):
     def _take(self) -> bytes:
         size, self._size = self._size, None
         assert size is not None
-        whole = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        rest = bytes(whole[size:])
-        self._parts = [rest] if rest else []
-        self._held = len(rest)
-        return bytes(memoryview(whole)[PREFIX.size : size])
+        parts: list[Union[bytes, bytearray, memoryview]] = [*self._parts]
+        self._parts, self._held = [], self._held - size
+        if self._held:  # of the next message
+            whole = memoryview(b"".join(parts))
+            self._parts, parts = [bytes(whole[size:])], [whole[:size]]
+        parts[0] = memoryview(parts[0])[PREFIX.size :]
+        return b"".join(parts)  # the one copy
 
     # What its connection tells
 
