@@ -121,7 +121,8 @@ class Supervisor:
 
     async def _until_serving(self, child: Child) -> None:
         arrival = asyncio.create_task(self._arrive(child))
-        end = asyncio.create_task(self._ended(child))
+        hung: list[str] = []
+        end = asyncio.create_task(self._ended(child, hung))
         reporting = asyncio.create_task(self._report(child))
         assert self._unhealthy is not None
         try:
@@ -144,7 +145,9 @@ class Supervisor:
             if arrival.done():
                 error = arrival.exception()
                 code = 5 if isinstance(error, WrongEmbedding) else 4
-                raise StartFailed(f"version {self.version} does not serve: {error}", code) from error
+                # Without its only worker MindSpore Serving says that there is no servable, and may end much later.
+                said = "; ".join(hung) if hung and isinstance(error, Unanswered) else error
+                raise StartFailed(f"version {self.version} does not serve: {said}", code) from error
             if self._unhealthy.done():
                 raise StartFailed(f"version {self.version} does not serve: {self._unhealthy.result()}")
             raise StartFailed(
@@ -260,12 +263,14 @@ class Supervisor:
                 said = True
         return self._unhealthy.result()
 
-    async def _ended(self, child: Child) -> None:
+    async def _ended(self, child: Child, hung: list[str]) -> None:
+        """Meanwhile the workers of devices that hang are ended, and said in `hung`."""
         while child.poll() is None:
-            self._look_at_devices(child)
+            hung += self._look_at_devices(child)
             await asyncio.sleep(POLL_S)
 
-    def _look_at_devices(self, child: Child) -> None:
+    def _look_at_devices(self, child: Child) -> list[str]:
+        """What hung."""
         hung, doubtful = child.look_at_devices()
         for what in hung:
             log.error("version %d: %s", self.version, what)
@@ -276,6 +281,7 @@ class Supervisor:
                 *(self.version, state.device, state.doubtful, time.monotonic() - state.doubtful_since),
                 extra={"fields": {"request_ids": self._registry.answered_since(self.version, state.doubtful_since)}},
             )
+        return hung
 
     async def _end(self, *, at_once: bool) -> None:
         child, self._child = self._child, None

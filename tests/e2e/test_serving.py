@@ -5,19 +5,18 @@ import shutil
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import grpc
 import numpy as np
-import psutil
 import pytest
 
 from metric_learn_client import EmbeddingClient, wire
 from metric_learn_client.preprocess import preprocess
 from tests.patience import patient
 
-from .conftest import REPOSITORY, start, stop
+from .conftest import ONE_SIZE, REPOSITORY, start, stop
 from .load import predict_on
+from .processes import assert_nothing_left, running, segments, serving_in, tree_of
 
 GOLDEN = REPOSITORY / "tests" / "golden"
 REFERENCE = np.load(GOLDEN / "reference.npz")
@@ -135,19 +134,18 @@ def test_a_damaged_mindir_is_refused_before_anything_starts(versions, tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_a_stopped_server_leaves_no_process_socket_or_segment(versions, tmp_path, number, code):
-    segments = set(Path("/dev/shm").iterdir())
-    server = start(tmp_path)
-    assert server.ready_line.startswith("ready"), server.said()
-    assert float(re.search(r"after ([\d.]+) s", server.ready_line).group(1)) <= patient(40)  # 20 s on an idle machine
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    assert len(children) >= 2
-    began = time.monotonic()
-    assert stop(server, number) == code
-    # Half a second. A worker that waits for a child of its own is killed by MindSpore Serving after 10 s.
-    assert time.monotonic() - began < patient(8)
-    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-    assert not list(tmp_path.rglob("serving_*_[0-9]*")) or not (tmp_path / "unix_socket_files").exists()
-    assert set(Path("/dev/shm").iterdir()) <= segments
+    before = segments()
+    with serving_in(tmp_path, ONE_SIZE) as server:
+        # 20 s on an idle machine
+        assert float(re.search(r"after ([\d.]+) s", server.ready_line).group(1)) <= patient(40)
+        children = tree_of(server)[1:]
+        assert len(children) >= 2
+        began = time.monotonic()
+        assert stop(server, number) == code
+        # Half a second. A worker that waits for a child of its own is killed by MindSpore Serving after 10 s.
+        assert time.monotonic() - began < patient(8)
+        assert not running(children)
+        assert_nothing_left(tmp_path, before)
 
 
 def test_an_unknown_method_is_rejected_by_name(server):

@@ -24,11 +24,12 @@ class Child:
 
     numbers = itertools.count(1)
 
-    def __init__(self, version, proof=None, code=None, workers=1):
+    def __init__(self, version, proof=None, code=None, workers=1, hung=()):
         self.pid = next(self.numbers)
         self.facts = BackendFacts(version, "f", f"unix:/{self.pid}", 48, 16, 2048, "stand-in", "p", GOLDEN)
         self.proof, self.code, self.workers, self.expected_workers = proof, code, workers, workers
         self.lost = 0
+        self.hung: Sequence[str] = hung
         self.ended = None
 
     def poll(self):
@@ -39,7 +40,6 @@ class Child:
 
     goes_on_short = False
     compiling = ""
-    hung: Sequence[int] = ()
     words = "RuntimeError: the last words"
 
     def progress(self):
@@ -259,6 +259,7 @@ async def test_a_stable_time_forgives_earlier_failures():
     [
         (Child(1, proof=WrongEmbedding("0.3 away")), 5, "0.3 away"),
         (Child(1, proof=Unanswered("INTERNAL")), 4, "INTERNAL"),
+        (Child(1, proof=Unanswered("no servable"), hung=["device 0 hangs"]), 4, "does not serve: device 0 hangs"),
         (Child(1, proof="never", code=1), 4, "exit code 1 before version 1 served: RuntimeError: the last words"),
         (Child(1, proof="never"), 4, "backend.start_timeout_s = 0.3"),
         (OSError(28, "No space left on device"), 4, "No space left"),
