@@ -18,6 +18,7 @@ from servable.gateway.errors import CallError, invalid
 from servable.gateway.http2 import frames
 from servable.gateway.http2.frame_protocol import PREFIX, Stream
 from servable.gateway.http2.header_block import Pairs, RequestHead, response_head, status_block
+from servable.gateway.tasks import started
 
 if TYPE_CHECKING:
     from servable.gateway.http2.http2_connection import Http2Connection
@@ -193,7 +194,7 @@ class GrpcCall(Stream):
     def begin(self, handler: grpc.RpcMethodHandler) -> None:
         """Runs the handler to its end."""
         self.begun = True
-        self._task = _started(self._wire.loop, self._run(handler))
+        self._task = started(self._wire.loop, self._run(handler))
 
     async def _run(self, handler: grpc.RpcMethodHandler) -> None:
         try:
@@ -259,14 +260,6 @@ def refused(call: GrpcCall, error: CallError) -> bytes:
     """The block that answers a call which no handler sees."""
     status, metadata = error.status.value[0], error.trailing_metadata()
     return response_head(call.http_status) + status_block(status, error.message, metadata)
-
-
-def _started(loop: asyncio.AbstractEventLoop, run: Any) -> asyncio.Task[None]:
-    """Its first steps are taken at once where Python can (3.12): most calls are half done then."""
-    try:
-        return asyncio.Task(run, loop=loop, eager_start=True)
-    except TypeError:
-        return loop.create_task(run)
 
 
 def _late() -> CallError:
