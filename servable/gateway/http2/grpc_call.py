@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from servable.gateway.errors import CallError, invalid
 from servable.gateway.http2 import frames
@@ -54,11 +55,12 @@ class GrpcCall:
         self._held = 0  # bytes in them
         self._open = frames.FIRST_WINDOW  # bytes that may come now
         self._size: Optional[int] = None  # of the message that comes
+        self._taken = False  # one has been read
         self._arrived: Optional[asyncio.Future[None]] = None
         self._code: Optional[grpc.StatusCode] = None
         self._details = ""
         self._trailing: Iterable[tuple[str, Union[str, bytes]]] = ()
-        self.head_sent = False
+        self.head_sent = self.end_sent = False
         self.out: Optional[memoryview] = None  # of a message, what waits for the window
         self.end_block: Optional[bytes] = None
         self.stuck_since = 0.0  # nothing of it has been taken
@@ -97,8 +99,13 @@ class GrpcCall:
             if self._size is None and self._held >= PREFIX.size:
                 self._size = self._read_prefix()
             if self._size is not None and self._held >= self._size:
+                if self._taken:  # thousands of small messages may be there
+                    await asyncio.sleep(0)
+                self._taken = True
                 return self._take()
             if self.half_closed:
+                if self._held:
+                    raise invalid("request", f"its body ends after {self._held} bytes of a message that is longer")
                 return grpc.aio.EOF
             wanted = max(PREFIX.size, self._size or 0) - self._held
             if self._open < wanted or (self._size is None and self._open < frames.FIRST_WINDOW // 2):
@@ -169,8 +176,7 @@ class GrpcCall:
         """Bytes of padding came, and as many more may come at once. False: more than may come."""
         if self._open < size:
             return False
-        if size:
-            self._wire.send(frames.window_update(self.stream, size))
+        self._wire.send(frames.window_update(self.stream, size))
         return True
 
     def expire(self) -> None:
@@ -233,19 +239,25 @@ class GrpcCall:
             message = await self.read()
             if message is grpc.aio.EOF:
                 return
-            yield _with(deserialize, message)
+            try:
+                yield _with(deserialize, message)
+            except DecodeError:
+                raise invalid("request", "a body that is not the message which this call takes") from None
 
     async def _fail(self, error: CallError) -> None:
+        if self.over or self.end_sent:
+            return
         self._code, self._details, self._trailing = error.status, error.message, error.trailing_metadata()
         await self._finish(None)
 
     async def _finish(self, reply: Optional[bytes]) -> None:
-        await self._send(reply, self._end_block())
+        await self._send(reply, self._end_block(alone=reply is None and not self.head_sent))
 
-    def _end_block(self) -> bytes:
+    def _end_block(self, *, alone: bool) -> bytes:
+        """alone: no message has been sent before it, or goes with it."""
         code = 0 if self._code is None else self._code.value[0]
         block = status_block(code, self._details, self._trailing)
-        return block if self.head_sent or self._code is None else response_head() + block
+        return response_head() + block if alone else block
 
     async def _send(self, message: Optional[bytes], end_block: Optional[bytes]) -> None:
         """Returns when the caller has taken everything. Raises _Gone."""
