@@ -22,7 +22,7 @@ import numpy.typing as npt
 from export.checkpoint import Checkpoint, weights_digest
 from export.errors import ExportError, UnusableInputError
 from export.facts import REPOSITORY, ModelFacts, fingerprint_of, weights_kind
-from export.network import ResNet50
+from export.network import ResNet50, backbone_of
 
 BATCH = 8
 Images = npt.NDArray[np.float32]
@@ -48,7 +48,7 @@ def record_golden(
         progress(f"pixels of {len(pictures)} pictures")
         _run(["pixels", str(scratch), *map(str, pictures)])
         pixels = np.load(scratch / "pixels.npy")
-        backbone = _backbone(checkpoint)
+        backbone = backbone_of(checkpoint.weights)
         for name, images in network_inputs(pixels, facts).items():
             if name != "features" and not with_mistakes:
                 continue
@@ -90,15 +90,6 @@ def features_of(backbone: ResNet50, images: Images) -> npt.NDArray[np.float32]:
         padded[: len(part)] = part
         made.append(backbone(ms.Tensor(padded)).asnumpy()[: len(part)])
     return np.concatenate(made)
-
-
-def _backbone(checkpoint: Checkpoint) -> ResNet50:
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
-    backbone = ResNet50()
-    for parameter in backbone.get_parameters():
-        parameter.set_data(ms.Tensor(checkpoint.weights[parameter.name]))
-    backbone.set_train(False)
-    return backbone
 
 
 def _run(arguments: list[str]) -> None:

@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import ssl
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Callable, Generic, Optional, Protocol, TypeVar
@@ -27,6 +28,7 @@ TAKEN = 4  # new connections before everything else on the event loop has its tu
 HANDSHAKE_S = 10.0
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 NO_DESCRIPTOR_S = 0.5  # until the next try
+TOLD_A_SECOND = 5  # handshakes that failed
 log = logging.getLogger(__name__)
 _count = itertools.count()
 
@@ -68,6 +70,7 @@ class Listener(Generic[_C]):
         self._greeting: dict[_C, asyncio.Task[None]] = {}
         self._waiting: dict[_C, None] = {}  # without a complete request, the longest first
         self._unix_path: Optional[str] = None
+        self._second = self._told = 0  # handshakes that failed, told in this second
 
     async def start(self, address: Address) -> int:
         """Listens; returns the port, 0 on a unix socket. Raises OSError."""
@@ -126,7 +129,7 @@ class Listener(Generic[_C]):
             self._waiting[connection] = None
             greeting = asyncio.ensure_future(self._greet(connection, accepted))
             self._greeting[connection] = greeting
-            greeting.add_done_callback(functools.partial(self._greeted, connection, accepted))
+            greeting.add_done_callback(functools.partial(self._greeted, connection, accepted, peer))
 
     async def _greet(self, connection: _C, accepted: socket.socket) -> None:
         options: dict[str, Any] = {}
@@ -138,15 +141,26 @@ class Listener(Generic[_C]):
             **options,
         )
 
-    def _greeted(self, connection: _C, accepted: socket.socket, greeting: asyncio.Task[None]) -> None:
+    def _greeted(self, connection: _C, accepted: socket.socket, peer: str, greeting: asyncio.Task[None]) -> None:
         """Also where the task was ended before it began."""
         del self._greeting[connection]
         error = None if greeting.cancelled() else greeting.exception()
         if greeting.cancelled() or error is not None:
             accepted.close()
             self.gone(connection)
-        if error is not None and not isinstance(error, OSError):  # gone, slow, or no TLS: nobody's fault here
+        if isinstance(error, ssl.SSLError):
+            self._tell(peer, error)
+        elif error is not None and not isinstance(error, OSError):  # gone, slow, or no TLS: nobody's fault here
             log.error("a connection ended by an error of the gateway", exc_info=error)
+
+    def _tell(self, peer: str, error: ssl.SSLError) -> None:
+        """Why a handshake failed, as often as somebody can read it."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._told = second, 0
+        self._told += 1
+        if self._told <= TOLD_A_SECOND:
+            log.warning("a TLS handshake of %s failed: %s", peer, error)
 
     def _make_room(self) -> bool:
         """The connection that waits longest for its caller goes."""

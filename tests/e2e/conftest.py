@@ -17,6 +17,7 @@ from tests.patience import patient
 REPOSITORY = Path(__file__).parents[2]
 VERSIONS = REPOSITORY / ".runtime" / "stand-in"
 READY_S = 60
+ONE_SIZE = "backend.batch_sizes=[1]"  # half the time to start, for tests to which batches are all one
 
 
 @dataclass

@@ -8,6 +8,7 @@ import subprocess
 from .conftest import REPOSITORY, VERSIONS
 
 TWO = REPOSITORY / ".runtime" / "two-versions"
+ALTERED = TWO / "altered.ckpt"  # what version 2 was exported from
 # Runs in the export environment: the stand-in weights, the last stage's BatchNorm scaled channel by channel.
 ALTER = """
 import sys
@@ -29,7 +30,7 @@ def two_versions():
     with (TWO / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         made = TWO / ".exported-by"
-        if not made.is_file() or made.read_text() != wanted:
+        if not made.is_file() or made.read_text() != wanted or not ALTERED.is_file():
             _export()
             made.write_text(wanted)
     return TWO
@@ -51,10 +52,8 @@ def _export():
     shutil.copytree(VERSIONS / "1", TWO / "1", copy_function=os.link)
     python = str(REPOSITORY / ".venv" / "export" / "bin" / "python")
     environment = {**os.environ, "GLOG_v": "3"}
-    altered = TWO / "altered.ckpt"
     for arguments in (
-        ["-c", ALTER, str(VERSIONS / "metric_learn_stand_in.ckpt"), str(altered)],
-        ["-m", "export", "convert", "--checkpoint", str(altered), "--version", "2", "--directory", str(TWO)],
+        ["-c", ALTER, str(VERSIONS / "metric_learn_stand_in.ckpt"), str(ALTERED)],
+        ["-m", "export", "convert", "--checkpoint", str(ALTERED), "--version", "2", "--directory", str(TWO)],
     ):
         subprocess.run([python, *arguments], cwd=REPOSITORY, env=environment, check=True)
-    altered.unlink()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.patience import patient
 
-from .conftest import stop
+from .conftest import ONE_SIZE, stop
 from .load import EXPECTED, IMAGES, OPTIONS, Load, predict_on, request_of, wrong_rows
 from .processes import (
     assert_nothing_left,
@@ -28,7 +28,7 @@ from .service_manager import ServiceManager
 READY_AGAIN_S = 30  # of an idle machine, where it takes 5 to 8
 ROUNDS = 20
 # stable_s = 0: hits that follow each other at once are no reason to wait longer and longer before a restart.
-QUICK = ("supervision.stable_s=0", "readiness.interval_s=1")
+QUICK = (ONE_SIZE, "supervision.stable_s=0", "readiness.interval_s=1")
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
 
 

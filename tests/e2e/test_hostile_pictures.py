@@ -18,7 +18,7 @@ from metric_learn_client import EmbeddingClient
 from metric_learn_client.jobs import embed_dataset
 from tests.patience import patient
 
-from .conftest import REPOSITORY, stop
+from .conftest import ONE_SIZE, REPOSITORY, stop
 from .load import GOLDEN, IMAGES
 from .processes import assert_nothing_left, running, segments, server_in, tree_of, wait_until, worker_of
 from .test_jobs import make_pictures, read
@@ -138,11 +138,11 @@ def embed_folder(server, pictures, out):
     return embed_dataset(pictures, out, endpoint=server.endpoint, engine="local", batch_size=8, in_flight=1)
 
 
-def test_a_job_of_two_hundred_has_one_failure_row_for_each_and_others_are_served_meanwhile(
+def test_a_job_of_a_hundred_has_one_failure_row_for_each_and_others_are_served_meanwhile(
     untouched, server, client, tmp_path
 ):
-    pictures = make_pictures(tmp_path / "in", 200)
-    hostile = {f"{10 + 20 * index:05d}.jpg": name for index, name in enumerate(CASES)}
+    pictures = make_pictures(tmp_path / "in", 100)
+    hostile = {f"{5 + 10 * index:05d}.jpg": name for index, name in enumerate(CASES)}
     for place, name in hostile.items():
         (pictures / place).write_bytes((HOSTILE / name).read_bytes())
     with another_caller(server) as beside_good:
@@ -150,9 +150,9 @@ def test_a_job_of_two_hundred_has_one_failure_row_for_each_and_others_are_served
     with another_caller(server) as took:
         summary = embed_folder(server, pictures, tmp_path / "out")
     codes = Counter(code for code in CASES.values() if code)
-    assert (summary.succeeded, summary.codes) == (200 - sum(codes.values()), dict(codes))
+    assert (summary.succeeded, summary.codes) == (100 - sum(codes.values()), dict(codes))
     paths, embeddings = read(tmp_path / "out")
-    some = [place for place, path in enumerate(paths) if path.rpartition("/")[2] not in hostile][::12]
+    some = [place for place, path in enumerate(paths) if path.rpartition("/")[2] not in hostile][::6]
     direct = client.embed([paths[place] for place in some]).embeddings
     assert np.abs(embeddings[some] - direct).max() <= SAME
     print(f"beside the job: p99 {np.quantile(took, 0.99):.2f} s, beside good pictures {max(beside_good):.2f} s")
@@ -221,7 +221,7 @@ def decoding_processes(server):
 
 def test_nothing_is_left_of_decoders_when_the_nursery_and_then_the_worker_is_killed(versions, tmp_path):
     before = segments()
-    with server_in(tmp_path / "run") as server, EmbeddingClient(server.endpoint, deadline_s=60) as client:
+    with server_in(tmp_path / "run", ONE_SIZE) as server, EmbeddingClient(server.endpoint, deadline_s=60) as client:
         assert server.ready_line.startswith("ready"), server.said()
         first, worker = decoding_processes(server), worker_of(server)
         first[0].kill()

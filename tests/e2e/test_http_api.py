@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import trustme
 
-from .conftest import REPOSITORY, start, stop
+from .conftest import ONE_SIZE, REPOSITORY, start, stop
 from .load import IMAGES, OPTIONS, predict_on, request_of, rows_of
 
 TOKEN = "a-token-of-16-or-more"
@@ -109,6 +109,7 @@ def test_tokens_and_client_certificates_are_those_of_grpc(versions, tmp_path):
         (tmp_path / name).write_bytes(content)
     server = start(
         tmp_path / "run",
+        ONE_SIZE,
         f"security.tls_certificate={tmp_path}/tls.crt",
         f"security.tls_private_key={tmp_path}/tls.key",
         f"security.tls_client_ca={tmp_path}/ca.pem",

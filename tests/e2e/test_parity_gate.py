@@ -8,19 +8,38 @@ import pytest
 
 from . import conftest
 from .mistaken import command_line, copy_of_the_export, copy_of_the_server
+from .processes import serving_in
+from .second_version import ALTERED, two_versions
 
 GOLDEN = conftest.REPOSITORY / "tests" / "golden"
+# Enough to tell every mistake from the others: large and small, tall and wide, turned by EXIF.
+PICTURES = [
+    GOLDEN / "images" / name
+    for name in (
+        "astronaut_420_q90.jpg",
+        "astronaut_tall_90x1200.jpg",
+        "cat_exif2.jpg",
+        "cat_progressive.jpg",
+        "coffee_444_q95.jpg",
+        "coffee_exif6.jpg",
+        "coffee_rgb.png",
+        "coffee_wide_1500x90.jpg",
+    )
+]
+
+
+def record_golden(checkpoint, output, *options):
+    python = str(conftest.REPOSITORY / ".venv" / "export" / "bin" / "python")
+    command = [python, "-m", "export", "golden", *PICTURES, "--checkpoint", checkpoint, "--output", output]
+    environment = {**os.environ, "GLOG_v": "3"}
+    subprocess.run([*map(str, command), *options], cwd=conftest.REPOSITORY, env=environment, check=True)
 
 
 @pytest.fixture(scope="module")
 def recorded(versions, tmp_path_factory):
     """A golden set from the stand-in checkpoint, by the command that users have."""
     folder = tmp_path_factory.mktemp("golden") / "set"
-    python = str(conftest.REPOSITORY / ".venv" / "export" / "bin" / "python")
-    checkpoint = str(versions / "metric_learn_stand_in.ckpt")
-    command = [python, "-m", "export", "golden", str(GOLDEN / "images"), "--checkpoint", checkpoint]
-    environment = {**os.environ, "GLOG_v": "3"}
-    subprocess.run([*command, "--output", str(folder)], cwd=conftest.REPOSITORY, env=environment, check=True)
+    record_golden(versions / "metric_learn_stand_in.ckpt", folder)
     return folder
 
 
@@ -34,10 +53,8 @@ def switch(tmp_path_factory):
 @pytest.fixture(scope="module")
 def mistaken(versions, switch, tmp_path_factory):
     folder = copy_of_the_server(tmp_path_factory.mktemp("copy"), switch)
-    started = conftest.start(tmp_path_factory.mktemp("run"), repository=folder)
-    assert started.ready_line.startswith("ready"), started.said()
-    yield started
-    conftest.stop(started)
+    with serving_in(tmp_path_factory.mktemp("run"), conftest.ONE_SIZE, repository=folder) as started:
+        yield started
 
 
 def gate(endpoint, golden, *options):
@@ -76,11 +93,11 @@ def test_a_mistake_in_a_servable_fails_the_gate_and_is_named(mistaken, recorded,
     assert (first["mistake"], first["certain"]) == (mistake, True), verdict["diagnosis"]
 
 
-def test_two_endpoints_are_compared_by_the_same_command(server, mistaken, switch):
+def test_two_endpoints_are_compared_by_the_same_command(server, mistaken, recorded, switch):
     switch.write_text("none")
-    assert gate(server.endpoint, GOLDEN, "--against", mistaken.endpoint)[0] == 0
+    assert gate(server.endpoint, recorded, "--against", mistaken.endpoint)[0] == 0
     switch.write_text("rgb")
-    code, verdict = gate(mistaken.endpoint, GOLDEN, "--against", server.endpoint)
+    code, verdict = gate(mistaken.endpoint, recorded, "--against", server.endpoint)
     assert code == 5 and verdict["diagnosis"][0]["mistake"] == "rgb"
     assert verdict["reference"]["name"] == server.endpoint
 
@@ -95,39 +112,24 @@ def test_a_set_of_ones_own_pictures_is_recorded_from_an_endpoint(server, tmp_pat
     assert again.returncode == 2 and "exists" in again.stderr
 
 
-def serve_wrong_network(tmp_path, edits, checkpoint):
-    """The server on a MindIR that a patched export made."""
-    export = copy_of_the_export(tmp_path / "export-copy", edits)
-    if not checkpoint.exists():
-        export("stand-in", "--output", checkpoint)
-    export("convert", "--checkpoint", checkpoint, "--version", 1, "--directory", tmp_path / "versions")
-    return export, conftest.start(tmp_path / "run", f"model.directory={tmp_path / 'versions'}")
-
-
 def test_a_mindir_without_normalisation_fails_the_gate_and_is_named(versions, recorded, tmp_path):
     edits = [("export/network.py", "x * self.scale - self.shift", "x * ms.Tensor(np.float32(1 / 255))")]
-    _, started = serve_wrong_network(tmp_path, edits, versions / "metric_learn_stand_in.ckpt")
-    try:
-        assert started.ready_line.startswith("ready"), started.said()
+    export = copy_of_the_export(tmp_path / "export-copy", edits)
+    checkpoint = versions / "metric_learn_stand_in.ckpt"
+    export("convert", "--checkpoint", checkpoint, "--version", 1, "--directory", tmp_path / "versions")
+    with serving_in(tmp_path / "run", f"model.directory={tmp_path / 'versions'}") as started:
         code, verdict = gate(started.endpoint, recorded)
-    finally:
-        conftest.stop(started)
     assert code == 5
     first = verdict["diagnosis"][0]
     assert (first["mistake"], first["certain"]) == ("missing-normalisation", True)
 
 
 def test_another_versions_weights_fail_the_gate_and_the_version_is_named(versions, recorded, tmp_path):
-    edits = [("export/checkpoint.py", "zlib.crc32(name.encode())", "zlib.crc32(name.encode() + b'2')")]
-    checkpoint = tmp_path / "other.ckpt"
-    export, started = serve_wrong_network(tmp_path, edits, checkpoint)
-    try:
-        assert started.ready_line.startswith("ready"), started.said()
+    flags = (f"model.directory={two_versions()}", "model.version=2", conftest.ONE_SIZE)
+    with serving_in(tmp_path / "run", *flags) as started:
         code, verdict = gate(started.endpoint, recorded)
-        export("golden", GOLDEN / "images", "--checkpoint", checkpoint, "--output", tmp_path / "golden-v2")
+        record_golden(ALTERED, tmp_path / "golden-v2", "--references-only")
         named = gate(started.endpoint, recorded, "--other-version", tmp_path / "golden-v2")[1]
-    finally:
-        conftest.stop(started)
     assert code == 5 and verdict["diagnosis"][0]["mistake"] == "wrong-version"
     assert "golden-v2" in named["diagnosis"][0]["sentence"] and named["diagnosis"][0]["certain"]
 

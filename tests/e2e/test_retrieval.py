@@ -18,7 +18,7 @@ from tests.patience import patient
 from . import conftest
 from .mistaken import command_line
 
-PAIRS = 60
+PAIRS = 40
 
 
 def photos():
@@ -96,7 +96,7 @@ def evaluated(job, pairs, tmp_path_factory):
     return folder, done.stdout
 
 
-@pytest.mark.timeout(900)  # 120 pictures through MindSpore on a busy machine
+@pytest.mark.timeout(900)  # 80 pictures through MindSpore on a busy machine
 def test_the_served_recall_is_that_of_the_checkpoints_network(versions, pairs, evaluated, tmp_path):
     """The same files through the network in MindSpore, without the server; Recall@1 must be equal, not near."""
     files = sorted(pairs.rglob("*.jpg"))
@@ -108,7 +108,7 @@ def test_the_served_recall_is_that_of_the_checkpoints_network(versions, pairs, e
     expected = retrieval_metrics(read_golden(tmp_path / "set").embeddings, [file.parent.name for file in files])
     measured = json.loads((evaluated[0] / "numbers.json").read_text())["metrics"]
     assert measured["queries"] == 2 * PAIRS
-    assert 0.1 < measured["recall"]["1"] < 1  # neither chance (1 in 127) nor too easy to tell anything
+    assert 0.1 < measured["recall"]["1"] < 1  # neither chance (1 in 79) nor too easy to tell anything
     assert measured["recall"]["1"] == expected.recall[1]
     assert measured["recall"]["10"] == expected.recall[10]
 

@@ -17,7 +17,7 @@ import trustme
 from metric_learn_client import EmbeddingClient, EndpointError, TlsOptions, wire
 from tests.patience import patient
 
-from .conftest import REPOSITORY, VERSIONS, start, stop
+from .conftest import ONE_SIZE, REPOSITORY, VERSIONS, start, stop
 from .load import EXPECTED, IMAGES
 from .processes import wait_until
 
@@ -68,7 +68,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def secured(versions, files, tmp_path_factory):
-    server = start(tmp_path_factory.mktemp("run"), *files.flags())
+    server = start(tmp_path_factory.mktemp("run"), ONE_SIZE, *files.flags())
     assert server.ready_line.startswith("ready"), server.said()
     yield server
     assert stop(server) == 0

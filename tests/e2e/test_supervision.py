@@ -12,7 +12,7 @@ import pytest
 from metric_learn_client import wire
 from tests.patience import patient
 
-from .conftest import REPOSITORY, free_port, start, stop
+from .conftest import ONE_SIZE, REPOSITORY, free_port, start, stop
 from .load import OPTIONS, Load, predict_on, request_of
 from .processes import (
     assert_nothing_left,
@@ -27,7 +27,7 @@ from .processes import (
 )
 
 READY_AGAIN_S = 30
-QUICK = ("log.backend_max_mb=1", "supervision.stable_s=1", "readiness.interval_s=1")
+QUICK = (ONE_SIZE, "log.backend_max_mb=1", "supervision.stable_s=1", "readiness.interval_s=1")
 
 
 def run_dir_of(server):
@@ -86,7 +86,7 @@ def test_two_thousand_bad_images_leave_no_traceback_in_the_log(supervised):
 @pytest.mark.long
 def test_giving_up_ends_with_4_and_the_reason(versions, tmp_path):
     """A MindSpore Serving that cannot stay up, restarted once, then given up."""
-    with server_in(tmp_path, "supervision.max_failures=1", "supervision.stable_s=600") as server:
+    with server_in(tmp_path, ONE_SIZE, "supervision.max_failures=1", "supervision.stable_s=600") as server:
         tree = tree_of(server)
         master_of(server).kill()
         wait_until(lambda: master_of(server).pid not in [process.pid for process in tree], 60, "the first restart")
@@ -99,7 +99,7 @@ def test_giving_up_ends_with_4_and_the_reason(versions, tmp_path):
 
 
 def test_a_terminated_server_finishes_calls_in_flight(versions, tmp_path):
-    with server_in(tmp_path) as server:
+    with server_in(tmp_path, ONE_SIZE) as server:
         with Load(server.endpoint, threads=4, images=4) as load:
             load.wait_for_good(8, time.monotonic(), 30)
             at = time.monotonic()
@@ -117,7 +117,7 @@ def test_a_terminated_server_finishes_calls_in_flight(versions, tmp_path):
 
 
 def test_a_second_sigterm_ends_at_once(versions, tmp_path):
-    with server_in(tmp_path) as server:
+    with server_in(tmp_path, ONE_SIZE) as server:
         tree = tree_of(server)
         worker_of(server).send_signal(signal.SIGSTOP)  # a call in flight will not come back
         with Load(server.endpoint, threads=2, deadline_s=30) as load:

@@ -22,7 +22,7 @@ from .test_metrics import samples, total
 
 METRIC_LEARN = [sys.executable, "-c", "from metric_learn_client.cli import main; main()"]
 DEADLINE_S = 120.0  # two restarts on a busy machine
-QUICK = ("readiness.interval_s=0.5",)
+QUICK = ("readiness.interval_s=0.5", "backend.batch_sizes=[1,4]")
 numbers = iter(range(10_000))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from metric_learn_client import wire
 
-from .conftest import REPOSITORY, stop
+from .conftest import ONE_SIZE, REPOSITORY, stop
 from .load import EXPECTED, IMAGES, OPTIONS, Load, predict_on, request_of
 from .processes import assert_nothing_left, masters_of, segments, server_in, wait_until
 from .second_version import copy_version, two_versions
@@ -77,7 +77,7 @@ def test_two_versions_at_once_each_by_its_number(directory, fingerprints, tmp_pa
 
 def test_switch_and_roll_back_under_load_without_a_failed_call(directory, fingerprints, tmp_path):
     before = segments()
-    with server_in(tmp_path, f"model.directory={directory}", "model.version=1") as server:
+    with server_in(tmp_path, f"model.directory={directory}", "model.version=1", ONE_SIZE) as server:
         by_version = {}
         with Load(server.endpoint, threads=3, expected=None) as load:
             for target in ("2", "1"):
@@ -135,7 +135,7 @@ def test_a_bad_new_version_never_takes_traffic(directory, fingerprints, tmp_path
         manifest = json.loads((bad / "manifest.json").read_text())
         manifest["golden"]["embedding"]["sha256"] = hashlib.sha256((bad / "golden.npy").read_bytes()).hexdigest()
         (bad / "manifest.json").write_text(json.dumps(manifest))
-    with server_in(tmp_path / "run", f"model.directory={versions}", "model.version=1") as server:
+    with server_in(tmp_path / "run", f"model.directory={versions}", "model.version=1", ONE_SIZE) as server:
         with Load(server.endpoint, threads=2) as load:
             load.wait_for_good(4, time.monotonic(), 30)
             done = order(tmp_path / "run", "--switch-version", "2")
@@ -160,7 +160,7 @@ def test_a_server_whose_only_version_is_wrong_does_not_start(directory, tmp_path
     manifest = json.loads((bad / "manifest.json").read_text())
     manifest["golden"]["embedding"]["sha256"] = hashlib.sha256((bad / "golden.npy").read_bytes()).hexdigest()
     (bad / "manifest.json").write_text(json.dumps(manifest))
-    with server_in(tmp_path / "run", f"model.directory={versions}") as server:
+    with server_in(tmp_path / "run", f"model.directory={versions}", ONE_SIZE) as server:
         assert stop(server) == 5
         assert not server.ready_line
 

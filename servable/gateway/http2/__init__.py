@@ -1,1 +1,1 @@
-"""The gRPC port: HTTP/2 (RFC 9113) as gRPC speaks it, read frame by frame on the event loop."""
+"""gRPC on HTTP/2 (RFC 9113), frame by frame on the event loop: the public port, and the calls to MindSpore Serving."""

@@ -1,4 +1,4 @@
-"""Frames of HTTP/2 (RFC 9113, section 6): their numbers, and the bytes of those that a server sends. Pure."""
+"""Frames of HTTP/2 (RFC 9113, section 6): their numbers, and the bytes of those that are sent. Pure."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ FIRST_WINDOW = 65_535  # of a connection and of each stream, until something els
 LEAST_FRAME, MOST_FRAME = 2**14, 2**24 - 1
 MOST_WINDOW = MOST_STREAM = 2**31 - 1
 
+_FIXED_BYTES = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
 _HEAD = struct.Struct(">HBBBI")  # the length is 24 bits: its upper part first
 _WINDOW_UPDATE = struct.Struct(">HBBBII")
 
@@ -115,10 +116,7 @@ def error_of(kind: int, length: int, stream: int) -> Optional[ConnectionFault]:
     if kind != WINDOW_UPDATE and kind <= CONTINUATION and on_connection != (stream == 0):
         return ConnectionFault(Reason.PROTOCOL_ERROR, f"a frame of kind {kind} on stream {stream}")
     if stream and not stream % 2 and kind <= CONTINUATION and kind != PRIORITY:
-        return ConnectionFault(
-            Reason.PROTOCOL_ERROR, f"stream {stream}, which a server would open, and this one does not"
-        )
-    fixed = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}.get(kind, length)
-    if length != fixed or (kind == GOAWAY and length < 8):
+        return ConnectionFault(Reason.PROTOCOL_ERROR, f"stream {stream}: a server would open it, and none does here")
+    if length != _FIXED_BYTES.get(kind, length) or (kind == GOAWAY and length < 8):
         return ConnectionFault(Reason.FRAME_SIZE_ERROR, f"a frame of kind {kind} with {length} bytes")
     return None

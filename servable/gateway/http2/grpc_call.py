@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
@@ -18,12 +17,13 @@ from google.protobuf.message import DecodeError
 
 from servable.gateway.errors import CallError, invalid
 from servable.gateway.http2 import frames
+from servable.gateway.http2.frame_protocol import PREFIX, Stream
 from servable.gateway.http2.header_block import Pairs, RequestHead, response_head, status_block
 
 if TYPE_CHECKING:
     from servable.gateway.http2.http2_connection import Http2Connection
 
-PREFIX = struct.Struct(">BI")  # before each message: is it compressed, its length
+RESPONSE_HEAD = response_head()
 SMALL_BYTES = 4096  # pieces of a body that are joined as they come: each object takes 50 bytes
 log = logging.getLogger(__name__)
 
@@ -32,23 +32,21 @@ class _Gone(Exception):
     """The caller has gone, or the connection has ended."""
 
 
-class GrpcCall:
+class GrpcCall(Stream):
     """stream: its number; window: bytes that its caller takes now; now: seconds of the event loop's clock.
 
     `connection` is the key of the connection in whatever is shared out, `peer` the caller's address as gRPC writes it.
     """
 
     def __init__(self, wire: Http2Connection, stream: int, head: RequestHead, window: int, now: float) -> None:
-        self.stream = stream
+        super().__init__(stream, window, RESPONSE_HEAD)
         self.path = head.path
         self.refusal = head.refusal
         self.http_status = head.http_status
         self.connection = wire.key
         self.peer = wire.peer
         self.deadline = None if head.timeout_s is None else now + head.timeout_s
-        self.window = window
         self.begun = self.over = self._expired = False
-        self.half_closed = False  # the caller's half: no more messages
         self._wire = wire
         self._metadata = head.metadata
         self._parts: list[Union[bytes, bytearray]] = []  # of the body
@@ -60,10 +58,6 @@ class GrpcCall:
         self._code: Optional[grpc.StatusCode] = None
         self._details = ""
         self._trailing: Iterable[tuple[str, Union[str, bytes]]] = ()
-        self.head_sent = self.end_sent = False
-        self.out: Optional[memoryview] = None  # of a message, what waits for the window
-        self.end_block: Optional[bytes] = None
-        self.stuck_since = 0.0  # nothing of it has been taken
         self._sent: Optional[asyncio.Future[None]] = None
         self._task: Optional[asyncio.Task[None]] = None
 
@@ -99,8 +93,8 @@ class GrpcCall:
             if self._size is None and self._held >= PREFIX.size:
                 self._size = self._read_prefix()
             if self._size is not None and self._held >= self._size:
-                if self._taken:  # thousands of small messages may be there
-                    await asyncio.sleep(0)
+                if self._taken:
+                    await asyncio.sleep(0)  # thousands of small messages may be there
                 self._taken = True
                 return self._take()
             if self.half_closed:
@@ -196,7 +190,7 @@ class GrpcCall:
         """The caller has ended it, or the connection is over."""
         self.over = True
         self._parts.clear()
-        self.out = None
+        self.drop()
         if self._task is not None:
             self._task.cancel()
 
@@ -240,9 +234,10 @@ class GrpcCall:
             if message is grpc.aio.EOF:
                 return
             try:
-                yield _with(deserialize, message)
+                content = _with(deserialize, message)
             except DecodeError:
                 raise invalid("request", "a body that is not the message which this call takes") from None
+            yield content
 
     async def _fail(self, error: CallError) -> None:
         if self.over or self.end_sent:
@@ -251,20 +246,21 @@ class GrpcCall:
         await self._finish(None)
 
     async def _finish(self, reply: Optional[bytes]) -> None:
-        await self._send(reply, self._end_block(alone=reply is None and not self.head_sent))
+        await self._send(reply, self._end_block())
 
-    def _end_block(self, *, alone: bool) -> bytes:
-        """alone: no message has been sent before it, or goes with it."""
+    def _end_block(self) -> bytes:
         code = 0 if self._code is None else self._code.value[0]
         block = status_block(code, self._details, self._trailing)
-        return response_head() + block if alone else block
+        if self._code is not None and not self.left:  # without a message before it, one block is all
+            block, self.head_block = self.head_block + block, b""
+        return block
 
     async def _send(self, message: Optional[bytes], end_block: Optional[bytes]) -> None:
         """Returns when the caller has taken everything. Raises _Gone."""
         if self.over:
             raise _Gone
         if message is not None:
-            self.out = memoryview(PREFIX.pack(0, len(message)) + message)
+            self.put((message,))
         self.end_block = end_block
         if not self._wire.push(self):
             self._sent = self._wire.loop.create_future()

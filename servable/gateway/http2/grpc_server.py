@@ -22,17 +22,16 @@ from servable.config.addresses import Address
 from servable.config.sections import DeadlinesSection, LimitsSection
 from servable.gateway.errors import overloaded
 from servable.gateway.http2 import frames
+from servable.gateway.http2.frame_protocol import CONNECTION_WINDOW, MOST_FRAME_BYTES, READ_BYTES
 from servable.gateway.http2.grpc_call import GrpcCall
 from servable.gateway.http2.header_block import MOST_METADATA_BYTES
-from servable.gateway.http2.http2_connection import MOST_FRAME_BYTES, TAKE_REPLY_S, Http2Connection
+from servable.gateway.http2.http2_connection import TAKE_REPLY_S, Http2Connection
 from servable.gateway.http2.pace import Pace
 from servable.gateway.limits.newcomers import Newcomers
 from servable.gateway.limits.turns import Turns, address_of
 from servable.gateway.listener import Listener
 
 RESERVED_DESCRIPTORS = 256  # files, probes, the pipes and sockets to MindSpore Serving
-READ_BYTES = 128 * 1024  # at once from a socket
-CONNECTION_WINDOW = 2**30  # what calls may send is bounded call by call
 MOST_WAITING = 1000  # calls that have not begun
 CROWD, CALM = 256, 32  # calls of new connections of one address, beyond which it opens no more, and until when
 LOOK_S = 0.05  # between two looks at them

@@ -11,8 +11,9 @@ import re
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Optional, Union
-from urllib.parse import quote
+from functools import lru_cache
+from typing import Callable, Generic, Optional, TypeVar, Union
+from urllib.parse import quote, unquote
 
 import grpc
 import hpack
@@ -37,6 +38,7 @@ _OF_A_CONNECTION = (b"connection", b"keep-alive", b"proxy-connection", b"transfe
 _NOT_METADATA = (b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding")
 _AS_IT_IS = "".join(set(string.printable) - set("%\t\n\r\x0b\x0c"))  # in grpc-message
 Pairs = tuple[tuple[str, Union[str, bytes]], ...]
+Head = TypeVar("Head")
 
 
 @dataclass(frozen=True)
@@ -54,23 +56,30 @@ class RequestHead:
     http_status: int = 200
 
 
-class HeaderReader:
-    """The blocks of one connection, in order. lost: one was too large to be read, so no later one can be."""
+class BlockReader(Generic[Head]):
+    """The blocks of one connection, in order. lost: one was too large to be read, so no later one can be.
 
-    def __init__(self) -> None:
+    read_fields: what a block means; unread: what one means that was not read, and why.
+    """
+
+    def __init__(
+        self, read_fields: Callable[[Iterable[tuple[bytes, bytes]]], Head], unread: Callable[[str], Head]
+    ) -> None:
         self.lost = False
+        self._read_fields = read_fields
+        self._unread = unread
         self._decoder = hpack.Decoder(MOST_READ_BYTES)
-        self._cached: dict[bytes, RequestHead] = {}
+        self._cached: dict[bytes, Head] = {}
 
-    def read(self, block: bytes) -> tuple[RequestHead, float]:
+    def read(self, block: bytes) -> tuple[Head, float]:
         """The head, and what it took to read in us. Raises ConnectionFault."""
         found = self._cached.get(block)
         if found is not None:
             return found, 0.0
         fields, same_table = self._fields(block)
         if self.lost:
-            return too_large(f"more than {MOST_READ_BYTES} bytes"), _cost_us(block, fields)
-        found = request_head(fields)
+            return self._unread(f"more than {MOST_READ_BYTES} bytes"), _cost_us(block, fields)
+        found = self._read_fields(fields)
         if same_table and len(self._cached) < MOST_CACHED:
             self._cached[block] = found
         return found, _cost_us(block, fields)
@@ -98,6 +107,13 @@ class HeaderReader:
         if not same:
             self._cached.clear()  # an index means another field now
         return fields, same
+
+
+class HeaderReader(BlockReader[RequestHead]):
+    """The blocks of a caller."""
+
+    def __init__(self) -> None:
+        super().__init__(request_head, too_large)
 
 
 def _cost_us(block: bytes, fields: Sequence[object]) -> float:
@@ -173,13 +189,48 @@ def _invalid(words: str) -> CallError:
 
 def _binary(value: bytes) -> list[bytes]:
     """Raises ValueError. With padding or without; several may be joined by commas."""
+    parts = value.replace(b" ", b"").split(b",")
     try:
-        return [
-            base64.b64decode(each + b"=" * (-len(each) % 4), validate=True)
-            for each in value.replace(b" ", b"").split(b",")
-        ]
+        return [base64.b64decode(part + b"=" * (-len(part) % 4), validate=True) for part in parts]
     except binascii.Error as error:
         raise ValueError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class ReplyHead:
+    """What a header block answers. status: of the call, in the block at its end; None in the one before a message.
+
+    fault: why it is no answer of gRPC.
+    """
+
+    status: Optional[grpc.StatusCode] = None
+    message: str = ""
+    fault: str = ""
+
+
+_STATUSES = {str(status.value[0]).encode(): status for status in grpc.StatusCode}
+
+
+def reply_head(fields: Iterable[tuple[bytes, bytes]]) -> ReplyHead:
+    """Of the fields of a reply, from a peer that is trusted."""
+    headers = dict(fields)
+    if headers.get(b":status", b"200") != b"200":
+        return ReplyHead(fault=f"HTTP status {headers[b':status'][:20]!r}")
+    if headers.get(b"grpc-encoding", b"identity") != b"identity":
+        return ReplyHead(fault="a compressed reply, which was not asked for")
+    said = headers.get(b"grpc-status")
+    if said is None:
+        return ReplyHead()
+    message = unquote(headers.get(b"grpc-message", b"").decode("utf-8", "replace"))
+    return ReplyHead(_STATUSES.get(said, grpc.StatusCode.UNKNOWN), message)
+
+
+def request_block(path: str, timeout_s: float) -> bytes:
+    """The block that asks for a call over a unix socket."""
+    pseudo = b"\x83\x86\x04" + _text(path.encode()) + b"\x01" + _text(b"localhost")  # POST, http, :path, :authority
+    timeout = f"{min(99_999_999, max(1, round(1000 * timeout_s)))}m"
+    regular = (("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", timeout))
+    return pseudo + b"".join(_field(name, value) for name, value in regular)
 
 
 # HPACK's table is made empty. Who lowers its size waits for that word (RFC 7541, section 4.2), and then for no other.
@@ -201,6 +252,7 @@ def status_block(code: int, message: str, metadata: Iterable[tuple[str, Union[st
     return b"".join(parts)
 
 
+@lru_cache(maxsize=256)  # of four in an answer, three are those of the answer before
 def _field(name: str, value: Union[str, bytes]) -> bytes:
     """Literal, without indexing."""
     if isinstance(value, bytes):

@@ -1,8 +1,8 @@
 """One connection of HTTP/2 (RFC 9113): frames to calls and back, with bounds on what a stranger can make it hold.
 
 Of what has come a little is read at each turn of the event loop, as much as the connection may cost
-(limits/allowance.py); what is not read stays with its sender. Nothing is kept for a frame but what a call will be
-given, and where the caller does not take our answers nothing more is read.
+(limits/allowance.py); what is not read stays with its sender, and where the caller does not take our answers nothing
+more is read.
 """
 
 from __future__ import annotations
@@ -10,33 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import struct
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Optional, Union
+from typing import TYPE_CHECKING, Optional
 
 from servable.gateway.errors import CallError
 from servable.gateway.http2 import frames
+from servable.gateway.http2.frame_protocol import FrameProtocol
 from servable.gateway.http2.frames import ConnectionFault, Reason
 from servable.gateway.http2.grpc_call import GrpcCall, refused
-from servable.gateway.http2.header_block import TABLE_OF_NOTHING, HeaderReader, RequestHead, response_head
+from servable.gateway.http2.header_block import HeaderReader, RequestHead
 from servable.gateway.limits.allowance import Allowance
 
 if TYPE_CHECKING:
     from servable.gateway.http2.grpc_server import GrpcServer
 
-MOST_FRAME_BYTES = 256 * 1024  # of DATA; of other frames:
-MOST_OTHER_BYTES = 16 * 1024
-MOST_BLOCK_BYTES = 128 * 1024  # of a header block; long ones are refused without being read
-MOST_BYTES = {
-    frames.DATA: MOST_FRAME_BYTES,
-    frames.HEADERS: MOST_BLOCK_BYTES,
-    frames.CONTINUATION: MOST_BLOCK_BYTES,
-    frames.SETTINGS: 1024,
-}
 MOST_UNSENT_BYTES = 64 * 1024  # answers in our own buffer, beyond what the kernel holds
-# Prices in us (limits/allowance.py): a frame; a call that begins, until it is answered. DATA earns its own price from
-# 1.5 KB on.
-FRAME_US, CALL_US, DATA_BYTES_PER_US = 3.0, 300.0, 500
+CALL_US = 300.0  # the price (limits/allowance.py) of a call that begins, until it is answered
 ANSWER_US, GOOD_ANSWER_US = 100.0, 1_000.0  # what a connection earns by an answered call
 TURN_US = 300.0  # of one connection, before everything else on the event loop has its turn
 HANDSHAKE_S = 10.0  # TLS and HTTP/2's first frames
@@ -48,50 +36,28 @@ TAKE_REPLY_S = 30.0  # for a reply to be taken
 WRONG_PROTOCOL = (
     b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\n\r\nthis port speaks gRPC\n"
 )
-_HEAD = struct.Struct(">HBBBI")
-WINDOW_STEP = 64 * 1024 * 1024  # DATA of all calls, after which the window of the connection is made larger again
 
 
-class Http2Connection(asyncio.BufferedProtocol):
+class Http2Connection(FrameProtocol[GrpcCall]):
     """peer: the caller's address as gRPC writes it; key: whose share it uses. Both are told to its calls."""
 
     def __init__(self, server: GrpcServer, loop: asyncio.AbstractEventLoop, peer: str, key: str) -> None:
+        super().__init__(loop, MOST_UNSENT_BYTES)
         self.peer = peer
         self.key = key
-        self.loop = loop
         self.most_message_bytes = server.most_message_bytes
         self._server = server
-        self._transport: Optional[asyncio.Transport] = None
         self._began = self._heard_at = loop.time()
         self._pinged_at: Optional[float] = None
         self._age_s = AGE_S * random.uniform(0.9, 1.1)  # so that callers do not all come back at once
         self._going_at: Optional[float] = None
-        self._closed = False  # nothing more is read or written
         self._closing: Optional[asyncio.TimerHandle] = None
-        self._greeted = False  # the caller's preface and SETTINGS are there
         self._preface_left = len(frames.PREFACE)
-        self._rest = b""  # of what came, not read yet
         self._waits = False  # to be read on from `_rest`
-        self._held = False  # it is its turn to be read on, but the caller takes no answers
-        self._data_of: Optional[GrpcCall] = None  # DATA that is coming, how much of it, and of its padding
-        self._data_left = self._padding_left = 0
-        self._data_ends = False
-        self._came = 0  # bytes of DATA since the window of the connection was made larger
-        self._block: Optional[tuple[int, int, bytearray]] = None  # a header block that goes on: stream, flags, bytes
+        self._held = False  # it was its turn, but the caller took no answers
         self._headers = HeaderReader()
         self._allowance = Allowance(loop.time)
-        self._last_stream = 0
         self._refused_from = frames.MOST_STREAM
-        self._calls: dict[int, GrpcCall] = {}
-        self._window = frames.FIRST_WINDOW  # of the connection, towards the caller
-        self._first_window = frames.FIRST_WINDOW  # of a stream, the same
-        self._most_frame = frames.LEAST_FRAME
-        self._due: OrderedDict[int, GrpcCall] = OrderedDict()  # calls whose own windows let them send, in turn
-        self._sent_at = self._began  # DATA of any call
-        self._out: list[Union[bytes, memoryview]] = []
-        self._out_bytes = 0  # of DATA in it
-        self._block_start = TABLE_OF_NOTHING
-        self._full = False  # the transport
 
     # The transport's
 
@@ -107,12 +73,12 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._closed = True
         if self._closing is not None:
             self._closing.cancel()
-        self._transport = None  # that of TLS knows us, and keeps its buffers as long as we know it
+        self._transport = None  # that of TLS knows us, so it and its buffers would stay as long as we are known to it
         self._rest = b""
-        self._out.clear()
         self._data_of = None
-        calls, self._calls = self._calls, {}
+        self._out.clear()
         self._due.clear()
+        calls, self._calls = self._calls, {}
         for call in calls.values():
             call.gone()
         self._server.gone(self)
@@ -145,7 +111,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         if self._held:
             self._held = False
             self._server.pace.wait(self, 0.0)
-        elif not self._waits and not self._full:
+        elif not self._waits:
             self._resume()
 
     # Reading
@@ -160,14 +126,16 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._heard_at = self.loop.time()
         rest, self._rest, self._waits = self._rest, b"", False
         used = self._read(memoryview(rest))
-        if not self._waits and not self._full and not self._closed:
+        if not self._waits and not self._full:
             self._resume()
         return used
 
     def _read(self, data: memoryview) -> float:
         used = 0.0
         try:
-            position, used = self._take(data)
+            skipped = self._take_preface(data) if self._preface_left else 0
+            position, used = self._take(data[skipped:], TURN_US)
+            position += skipped
         except ConnectionFault as fault:
             self._end(fault)
             return used
@@ -185,49 +153,6 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._pause()
         self._server.pace.wait(self, self._allowance.delay_s())
 
-    def _take(self, data: memoryview) -> tuple[int, float]:
-        """Where it stopped, and what it took. Raises ConnectionFault."""
-        position, end, used = 0, len(data), 0.0
-        if self._preface_left:
-            position = self._take_preface(data)
-        while used < TURN_US and not self._closed:
-            left = end - position
-            if self._data_left:
-                if not left:
-                    break
-                piece = data[position : position + self._data_left]
-                self._take_data(piece)
-                position += len(piece)
-                continue
-            if self._padding_left:
-                if not left:
-                    break
-                size = min(self._padding_left, left)
-                self._padding_left -= size
-                position += size
-                continue
-            if left < frames.HEAD_BYTES:
-                break
-            upper, lower, kind, flags, stream = _HEAD.unpack_from(data, position)
-            length, stream = upper << 8 | lower, stream & frames.MOST_STREAM
-            if kind == frames.DATA:
-                padding = 0
-                if flags & frames.PADDED:
-                    if left == frames.HEAD_BYTES and length:
-                        break
-                    padding = frames.padding_of(data[position + frames.HEAD_BYTES :], length)
-                used += self._begin_data(stream, length, padding, bool(flags & frames.END_STREAM))
-                position += frames.HEAD_BYTES + bool(padding)
-                continue
-            if length > MOST_BYTES.get(kind, MOST_OTHER_BYTES):
-                raise ConnectionFault(Reason.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-            if left < frames.HEAD_BYTES + length:
-                break
-            position += frames.HEAD_BYTES
-            used += FRAME_US + self._frame(kind, flags, stream, data[position : position + length])
-            position += length
-        return position, used
-
     def _take_preface(self, data: memoryview) -> int:
         done = len(frames.PREFACE) - self._preface_left
         size = min(self._preface_left, len(data))
@@ -239,92 +164,6 @@ class Http2Connection(asyncio.BufferedProtocol):
         if not self._preface_left:  # not before: who speaks another protocol hears nothing of this one
             self.send(self._server.greeting)
         return size
-
-    def _frame(self, kind: int, flags: int, stream: int, payload: memoryview) -> float:
-        """What it took in us, beside FRAME_US."""
-        if not self._greeted and (kind != frames.SETTINGS or flags & frames.ACK):
-            raise ConnectionFault(Reason.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-        if self._block is not None and (kind != frames.CONTINUATION or stream != self._block[0]):
-            raise ConnectionFault(Reason.PROTOCOL_ERROR, "another frame within a header block")
-        fault = frames.error_of(kind, len(payload), stream)
-        if fault is not None:
-            raise fault
-        if kind == frames.HEADERS:
-            return self._take_headers(flags, stream, payload)
-        if kind == frames.WINDOW_UPDATE:
-            self._take_window(stream, int.from_bytes(payload, "big") & frames.MOST_WINDOW)
-        elif kind == frames.PING:
-            if not flags & frames.ACK:
-                self.send(frames.ping(bytes(payload), answer=True))
-        elif kind == frames.SETTINGS:
-            return self._take_settings(flags, bytes(payload))
-        elif kind == frames.RST_STREAM:
-            return self._take_reset(stream)
-        elif kind == frames.CONTINUATION:
-            return self._take_continuation(flags, stream, payload)
-        elif kind == frames.PUSH_PROMISE:
-            raise ConnectionFault(Reason.PROTOCOL_ERROR, "PUSH_PROMISE of a client")
-        return 0.0  # PRIORITY, GOAWAY (the caller closes the connection when it has its answers), and unknown ones
-
-    def _begin_data(self, stream: int, length: int, padding: int, ends: bool) -> float:
-        """length: with `padding`, which is the byte that tells it and what it tells."""
-        if not self._greeted or self._block is not None or not stream % 2 or stream > self._last_stream:
-            raise ConnectionFault(Reason.PROTOCOL_ERROR, f"DATA on stream {stream}, where no call is")
-        if length > MOST_FRAME_BYTES:
-            raise ConnectionFault(Reason.FRAME_SIZE_ERROR, f"DATA of {length} bytes")
-        call = self._calls.get(stream)  # None: it is over; what was on its way is left
-        if call is not None and call.half_closed:
-            self._reset(call, Reason.STREAM_CLOSED)
-            call = None
-        self._data_of, self._data_left, self._data_ends = call, length - padding, ends
-        self._padding_left = max(0, padding - 1)
-        self._came += length
-        if self._came >= WINDOW_STEP:
-            self.send(frames.window_update(0, self._came))
-            self._came = 0
-        if padding and call is not None and not call.padded(padding):
-            self._reset(call, Reason.FLOW_CONTROL_ERROR)
-            self._data_of = call = None
-        if not self._data_left:
-            self._take_data(memoryview(b""))
-        return max(0.0, FRAME_US - (length / DATA_BYTES_PER_US if call is not None else 0.0))
-
-    def _take_data(self, piece: memoryview) -> None:
-        self._data_left -= len(piece)
-        call = self._data_of
-        if not self._data_left:
-            self._data_of = None
-        if call is None:
-            return
-        if piece and not call.arrived(piece):
-            self._reset(call, Reason.FLOW_CONTROL_ERROR)
-            self._data_of = None
-        elif not self._data_left and self._data_ends:
-            call.no_more()
-
-    def _take_headers(self, flags: int, stream: int, payload: memoryview) -> float:
-        if flags & frames.PADDED:
-            payload = payload[1 : len(payload) - frames.padding_of(payload, len(payload)) + 1]
-        if flags & frames.WITH_PRIORITY:
-            if len(payload) < 5:
-                raise ConnectionFault(Reason.FRAME_SIZE_ERROR, "HEADERS with less than a priority")
-            payload = payload[5:]
-        if not flags & frames.END_HEADERS:
-            self._block = (stream, flags, bytearray(payload))
-            return 0.0
-        return self._headers_of(flags, stream, bytes(payload))
-
-    def _take_continuation(self, flags: int, stream: int, payload: memoryview) -> float:
-        if self._block is None:
-            raise ConnectionFault(Reason.PROTOCOL_ERROR, "CONTINUATION of nothing")
-        block = self._block[2]
-        block += payload
-        if len(block) > MOST_BLOCK_BYTES:
-            raise ConnectionFault(Reason.ENHANCE_YOUR_CALM, f"a header block of more than {MOST_BLOCK_BYTES} bytes")
-        if not flags & frames.END_HEADERS:
-            return 0.0
-        first_flags, self._block = self._block[1], None
-        return self._headers_of(first_flags, stream, bytes(block))
 
     def _headers_of(self, flags: int, stream: int, block: bytes) -> float:
         ends = bool(flags & frames.END_STREAM)
@@ -344,6 +183,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         return used
 
     def _take_call(self, stream: int, head: RequestHead, ends: bool) -> float:
+        """What it took in us, beside the reading of its head."""
         refused = stream > self._refused_from or len(self._calls) >= self._server.streams
         if refused or head.fault:
             self.send(frames.reset(stream, Reason.REFUSED_STREAM if refused else Reason.PROTOCOL_ERROR))
@@ -364,124 +204,13 @@ class Http2Connection(asyncio.BufferedProtocol):
         if self._headers.lost and self._refused_from == frames.MOST_STREAM:
             self.refuse_more()
 
-    def _take_window(self, stream: int, more: int) -> None:
-        if not stream:
-            if not more:
-                raise ConnectionFault(Reason.PROTOCOL_ERROR, "a window that is larger by nothing")
-            self._window += more
-            if self._window > frames.MOST_WINDOW:
-                raise ConnectionFault(Reason.FLOW_CONTROL_ERROR, "a window beyond 2 GB")
-            self._send_due()
-            return
-        if stream > self._last_stream:
-            raise ConnectionFault(Reason.PROTOCOL_ERROR, f"a window for stream {stream}, where no call is")
-        call = self._calls.get(stream)
-        if call is None:
-            return
-        call.window += more
-        if not more or call.window > frames.MOST_WINDOW:
-            self._reset(call, Reason.FLOW_CONTROL_ERROR if more else Reason.PROTOCOL_ERROR)
-        else:
-            self._line_up(call)
-            self._send_due()
-
-    def _take_settings(self, flags: int, payload: bytes) -> float:
-        if flags & frames.ACK:
-            if payload:
-                raise ConnectionFault(Reason.FRAME_SIZE_ERROR, "an acknowledgement with settings")
-            return 0.0
-        values = frames.read_settings(payload)
-        self._greeted = True
-        self._most_frame = values.get(frames.MAX_FRAME_SIZE, self._most_frame)
-        self.send(frames.SETTINGS_TAKEN)
-        first = values.get(frames.INITIAL_WINDOW_SIZE, self._first_window)
-        if first == self._first_window:
-            return len(payload) / 12
-        more, self._first_window = first - self._first_window, first
-        for call in list(self._calls.values()):
-            call.window += more
-            if call.window > frames.MOST_WINDOW:
-                raise ConnectionFault(Reason.FLOW_CONTROL_ERROR, "a window beyond 2 GB")
-            self._line_up(call)
-        self._send_due()
-        return len(payload) / 12 + len(self._calls)
-
-    def _take_reset(self, stream: int) -> float:
-        if stream > self._last_stream:
-            raise ConnectionFault(Reason.PROTOCOL_ERROR, f"the end of stream {stream}, where no call is")
-        call = self._calls.get(stream)
-        if call is None:
-            return 0.0
+    def _ended_by_peer(self, call: GrpcCall, _reason: int) -> float:
         call.gone()
         self._leave(call)
         return CALL_US if call.begun else 0.0
 
-    # Writing
-
-    def send(self, data: bytes) -> None:
-        """When everything else that is under way in this turn of the event loop has been done."""
-        if not self._out:
-            self.loop.call_soon(self._flush)
-        self._out.append(data)
-
-    def _flush(self) -> None:
-        out, self._out, self._out_bytes = self._out, [], 0
-        if out and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
-            self._send_due()
-
-    def _send_headers(self, stream: int, block: bytes, flags: int = 0) -> None:
-        block, self._block_start = self._block_start + block, b""
-        kind = frames.HEADERS
-        while len(block) > self._most_frame:
-            self.send(frames.head(kind, flags, stream, self._most_frame) + block[: self._most_frame])
-            kind, flags, block = frames.CONTINUATION, 0, block[self._most_frame :]
-        self.send(frames.head(kind, flags | frames.END_HEADERS, stream, len(block)) + block)
-
-    def push(self, call: GrpcCall) -> bool:
-        """Sends what the call has to send; False where the caller does not take it now: the call is told later."""
-        if call.out is None:
-            self._send_end(call)
-            return True
-        if not call.head_sent:
-            call.head_sent = True
-            self._send_headers(call.stream, RESPONSE_HEAD)
-        call.stuck_since = self.loop.time()
-        self._line_up(call)
-        self._send_due()
-        return call.out is None
-
-    def _send_end(self, call: GrpcCall) -> None:
-        if call.end_block is not None:
-            call.end_sent = True
-            self._send_headers(call.stream, call.end_block, frames.END_STREAM)
-
-    def _line_up(self, call: GrpcCall) -> None:
-        if call.out is not None and call.window > 0:
-            self._due[call.stream] = call
-
-    def _send_due(self) -> None:
-        """A frame of each call in turn, until the caller's windows or our buffer are full."""
-        due = self._due
-        while due and self._window > 0 and not self._full and self._out_bytes < MOST_UNSENT_BYTES:
-            stream, call = due.popitem(last=False)
-            message = call.out
-            if message is None or call.window <= 0:
-                continue  # SETTINGS have made its window smaller
-            size = min(len(message), self._window, call.window, self._most_frame)
-            self.send(frames.head(frames.DATA, 0, stream, size))
-            self._out.append(message[:size])
-            self._out_bytes += size
-            self._window -= size
-            call.window -= size
-            self._sent_at = call.stuck_since = self.loop.time()
-            if size < len(message):
-                call.out = message[size:]
-                self._line_up(call)
-            else:
-                call.out = None
-                self._send_end(call)
-                call.sent()
+    def _take_go_away(self, last_stream: int) -> None:
+        """The caller closes the connection when it has its answers."""
 
     # Ends
 
@@ -495,12 +224,15 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._allowance.earn(GOOD_ANSWER_US if good else ANSWER_US)
         if good:
             self._server.answered(self)
-        # The rest of the body is not wanted
-        self._leave(call, b"" if call.half_closed else frames.reset(call.stream, Reason.NO_ERROR))
+        self._leave_answered(call)
 
     def refuse(self, call: GrpcCall, error: CallError) -> None:
         """Answers a call that was not begun."""
         self._send_headers(call.stream, refused(call, error), frames.END_STREAM)
+        self._leave_answered(call)
+
+    def _leave_answered(self, call: GrpcCall) -> None:
+        """The rest of the body, if there is one, is not wanted."""
         self._leave(call, b"" if call.half_closed else frames.reset(call.stream, Reason.NO_ERROR))
 
     def _reset(self, call: GrpcCall, reason: Reason) -> None:
@@ -581,8 +313,8 @@ class Http2Connection(asyncio.BufferedProtocol):
             self.refuse_more()
         stands = now - self._sent_at > TAKE_REPLY_S
         for call in list(self._calls.values()):
-            # A call waits as long as it has to where others are served.
-            if call.out is not None and now - call.stuck_since > TAKE_REPLY_S and (stands or call.window <= 0):
+            # Where others are served, a call may wait for its turn.
+            if call.left and now - call.stuck_since > TAKE_REPLY_S and (stands or call.window <= 0):
                 self._reset(call, Reason.CANCEL)
         for call in list(self._calls.values()):
             if call.deadline is not None and now > call.deadline + GOING_S:
@@ -599,6 +331,3 @@ class Http2Connection(asyncio.BufferedProtocol):
         with contextlib.suppress(RuntimeError, AttributeError):
             if self._transport is not None and not self._transport.is_closing() and not self._transport.is_reading():
                 self._transport.resume_reading()
-
-
-RESPONSE_HEAD = response_head()

@@ -66,7 +66,6 @@ class Dispatcher:
         self._channel: Optional[Channel] = None
         self._generation = 0
         self._ran = False  # the last end: a suspect was alone in it, in a run of a device
-        self._closing: set[asyncio.Task[None]] = set()
         self._pump_due = False
         self._closed = False
         self.sent = 0  # images that the backend works on
@@ -110,7 +109,7 @@ class Dispatcher:
         trying = [] if self._trying is None else [self._trying]
         for task in trying:
             task.cancel()
-        await asyncio.gather(*self._batches, *self._closing, *trying, return_exceptions=True)
+        await asyncio.gather(*self._batches, *trying, return_exceptions=True)
 
     def _changed(self, served: Served) -> None:
         if served.generation != self._generation and served.backend is not None:
@@ -133,9 +132,7 @@ class Dispatcher:
     def _drop_channel(self) -> None:
         """Batches on the old channel end with an error and go back to their calls."""
         if self._channel is not None:
-            closing = asyncio.ensure_future(self._channel.close())
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._channel.close()
             self._channel = None
 
     def _fail_all(self) -> None:

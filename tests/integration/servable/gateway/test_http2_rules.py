@@ -194,7 +194,7 @@ def test_priorities_are_left_wherever_they_come(peer):
         (frame(HEADERS, END_HEADERS, 0, b"\x88"), PROTOCOL_ERROR),
         (frame(CONTINUATION, END_HEADERS, 1, b"\x88"), PROTOCOL_ERROR),
         (frame(CONTINUATION, END_HEADERS, 0, b"\x88"), PROTOCOL_ERROR),
-        (struct.pack(">HBBBI", 256 * 4, 1, DATA, 0, 1), PROTOCOL_ERROR),
+        (struct.pack(">HBBBI", 1024, 1, DATA, 0, 1), FRAME_SIZE_ERROR),
         (struct.pack(">HBBBI", 1024, 1, HEADERS, END_HEADERS, 1), FRAME_SIZE_ERROR),
     ],
 )

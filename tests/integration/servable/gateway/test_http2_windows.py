@@ -6,7 +6,7 @@ import threading
 import grpc
 import pytest
 
-from servable.gateway.http2 import http2_connection
+from servable.gateway.http2 import frame_protocol, http2_connection
 from tests.integration.servable.gateway.harness import until
 from tests.integration.servable.gateway.http2_peer import (
     CANCEL,
@@ -199,7 +199,6 @@ def test_a_caller_that_reads_slowly_gets_all_of_many_large_replies(served):
     peer.send(window(0, LARGE - DEFAULT))
     for stream in range(1, 41, 2):
         peer.call(stream, "/t/Big", b"1000000")
-    served.until_begun("/t/Big", 20)
     until(lambda: any(each._full for each in served.connections), "a caller that does not read")
     held = next(each for each in served.connections if each._full)
     assert held._transport.get_write_buffer_size() < 2 * http2_connection.MOST_UNSENT_BYTES
@@ -294,7 +293,7 @@ def test_padding_beyond_a_calls_window_ends_the_call(served):
 @pytest.mark.parametrize("to", ["a call", "a call that is over", "padding"])
 def test_the_connections_window_does_not_run_out(served, monkeypatch, to):
     """It is 1 GB, and made larger long before: here with steps of 100 KB."""
-    monkeypatch.setattr(http2_connection, "WINDOW_STEP", 100_000)
+    monkeypatch.setattr(frame_protocol, "WINDOW_STEP", 100_000)
     peer = served.peer()
     peer.send(peer.head(1, "/t/No" if to == "a call that is over" else "/t/Hold"))
     peer.settle()
