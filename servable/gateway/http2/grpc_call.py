@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from servable.gateway.errors import CallError, invalid
 from servable.gateway.http2 import frames
@@ -53,6 +54,7 @@ class GrpcCall(Stream):
         self._held = 0  # bytes in them
         self._open = frames.FIRST_WINDOW  # bytes that may come now
         self._size: Optional[int] = None  # of the message that comes
+        self._taken = False  # one has been read
         self._arrived: Optional[asyncio.Future[None]] = None
         self._code: Optional[grpc.StatusCode] = None
         self._details = ""
@@ -91,8 +93,13 @@ class GrpcCall(Stream):
         while True:
             message = self.read_now()
             if message is not None:
+                if self._taken:
+                    await asyncio.sleep(0)  # thousands of small messages may be there
+                self._taken = True
                 return message
             if self.half_closed:
+                if self._held:
+                    raise invalid("request", f"its body ends after {self._held} bytes of a message that is longer")
                 return grpc.aio.EOF
             wanted = max(PREFIX.size, self._size or 0) - self._held
             if self._open < wanted or (self._size is None and self._open < frames.FIRST_WINDOW // 2):
@@ -173,8 +180,7 @@ class GrpcCall(Stream):
         """Bytes of padding came, and as many more may come at once. False: more than may come."""
         if self._open < size:
             return False
-        if size:
-            self._wire.send(frames.window_update(self.stream, size))
+        self._wire.send(frames.window_update(self.stream, size))
         return True
 
     def expire(self) -> None:
@@ -237,9 +243,15 @@ class GrpcCall(Stream):
             message = await self.read()
             if message is grpc.aio.EOF:
                 return
-            yield _with(deserialize, message)
+            try:
+                content = _with(deserialize, message)
+            except DecodeError:
+                raise invalid("request", "a body that is not the message which this call takes") from None
+            yield content
 
     async def _fail(self, error: CallError) -> None:
+        if self.over or self.end_sent:
+            return
         self._code, self._details, self._trailing = error.status, error.message, error.trailing_metadata()
         await self._finish(None)
 
@@ -249,7 +261,7 @@ class GrpcCall(Stream):
     def _end_block(self) -> bytes:
         code = 0 if self._code is None else self._code.value[0]
         block = status_block(code, self._details, self._trailing)
-        if self._code is not None:  # without a message before it, one block is all
+        if self._code is not None and not self.left:  # without a message before it, one block is all
             block, self.head_block = self.head_block + block, b""
         return block
 

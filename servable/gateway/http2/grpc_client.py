@@ -78,7 +78,7 @@ class GrpcClient(FrameProtocol[_Call]):
     """One connection. `takes_calls` tells whether there can be further ones."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most_reply_bytes: int) -> None:
-        super().__init__(loop)
+        super().__init__(loop, frames.MOST_WINDOW)
         self.most_reply_bytes = most_reply_bytes
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._blocks = BlockReader(reply_head, lambda why: ReplyHead(fault=why))
@@ -142,7 +142,7 @@ class GrpcClient(FrameProtocol[_Call]):
 
     def _over(self, call: _Call) -> None:
         self._calls.pop(call.stream, None)
-        self._stuck.pop(call.stream, None)
+        self._due.pop(call.stream, None)
         if call.left or not call.half_closed:
             self.send(frames.reset(call.stream, Reason.CANCEL))
         call.drop()
@@ -206,12 +206,10 @@ class GrpcClient(FrameProtocol[_Call]):
     def _reset(self, call: _Call, reason: Reason) -> None:
         self.fail(call, grpc.StatusCode.INTERNAL, f"a reply that is too large, or no gRPC ({reason.name})")
 
-    def _take_reset(self, stream: int, reason: int) -> float:
-        call = self._ended_by_peer(stream)
-        if call is not None:
-            call.half_closed = True
-            call.drop()
-            self.fail(call, _STATUS_OF.get(reason, grpc.StatusCode.INTERNAL), f"the peer ended the call ({reason})")
+    def _ended_by_peer(self, call: _Call, reason: int) -> float:
+        call.half_closed = True
+        call.drop()
+        self.fail(call, _STATUS_OF.get(reason, grpc.StatusCode.INTERNAL), f"the peer ended the call ({reason})")
         return 0.0
 
     def _take_go_away(self, last_stream: int) -> None:
