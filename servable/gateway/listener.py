@@ -224,4 +224,7 @@ def _peer(accepted: socket.socket) -> str:
         name = accepted.getpeername()
     except OSError:
         return "gone"
-    return f"ipv6:[{name[0]}]:{name[1]}" if accepted.family == socket.AF_INET6 else f"ipv4:{name[0]}:{name[1]}"
+    host = name[0]
+    if host.startswith("::ffff:") and "." in host:  # of IPv4, on a socket of both
+        host = host[len("::ffff:") :]
+    return f"ipv6:[{host}]:{name[1]}" if ":" in host else f"ipv4:{host}:{name[1]}"

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from servable.gateway.errors import CallError, invalid
 from servable.gateway.http2 import frames
 from servable.gateway.http2.frame_protocol import PREFIX, Stream
 from servable.gateway.http2.header_block import Pairs, RequestHead, response_head, status_block
+from servable.gateway.tasks import started
 
 if TYPE_CHECKING:
     from servable.gateway.http2.http2_connection import Http2Connection
@@ -52,6 +54,7 @@ class GrpcCall(Stream):
         self._held = 0  # bytes in them
         self._open = frames.FIRST_WINDOW  # bytes that may come now
         self._size: Optional[int] = None  # of the message that comes
+        self._taken = False  # one has been read
         self._arrived: Optional[asyncio.Future[None]] = None
         self._code: Optional[grpc.StatusCode] = None
         self._details = ""
@@ -91,8 +94,13 @@ class GrpcCall(Stream):
             if self._size is None and self._held >= PREFIX.size:
                 self._size = self._read_prefix()
             if self._size is not None and self._held >= self._size:
+                if self._taken:
+                    await asyncio.sleep(0)  # thousands of small messages may be there
+                self._taken = True
                 return self._take()
             if self.half_closed:
+                if self._held:
+                    raise invalid("request", f"its body ends after {self._held} bytes of a message that is longer")
                 return grpc.aio.EOF
             wanted = max(PREFIX.size, self._size or 0) - self._held
             if self._open < wanted or (self._size is None and self._open < frames.FIRST_WINDOW // 2):
@@ -163,8 +171,7 @@ class GrpcCall(Stream):
         """Bytes of padding came, and as many more may come at once. False: more than may come."""
         if self._open < size:
             return False
-        if size:
-            self._wire.send(frames.window_update(self.stream, size))
+        self._wire.send(frames.window_update(self.stream, size))
         return True
 
     def expire(self) -> None:
@@ -193,7 +200,7 @@ class GrpcCall(Stream):
     def begin(self, handler: grpc.RpcMethodHandler) -> None:
         """Runs the handler to its end."""
         self.begun = True
-        self._task = _started(self._wire.loop, self._run(handler))
+        self._task = started(self._wire.loop, self._run(handler))
 
     async def _run(self, handler: grpc.RpcMethodHandler) -> None:
         try:
@@ -227,9 +234,15 @@ class GrpcCall(Stream):
             message = await self.read()
             if message is grpc.aio.EOF:
                 return
-            yield _with(deserialize, message)
+            try:
+                content = _with(deserialize, message)
+            except DecodeError:
+                raise invalid("request", "a body that is not the message which this call takes") from None
+            yield content
 
     async def _fail(self, error: CallError) -> None:
+        if self.over or self.end_sent:
+            return
         self._code, self._details, self._trailing = error.status, error.message, error.trailing_metadata()
         await self._finish(None)
 
@@ -239,7 +252,7 @@ class GrpcCall(Stream):
     def _end_block(self) -> bytes:
         code = 0 if self._code is None else self._code.value[0]
         block = status_block(code, self._details, self._trailing)
-        if self._code is not None:  # without a message before it, one block is all
+        if self._code is not None and not self.left:  # without a message before it, one block is all
             block, self.head_block = self.head_block + block, b""
         return block
 
@@ -259,14 +272,6 @@ def refused(call: GrpcCall, error: CallError) -> bytes:
     """The block that answers a call which no handler sees."""
     status, metadata = error.status.value[0], error.trailing_metadata()
     return response_head(call.http_status) + status_block(status, error.message, metadata)
-
-
-def _started(loop: asyncio.AbstractEventLoop, run: Any) -> asyncio.Task[None]:
-    """Its first steps are taken at once where Python can (3.12): most calls are half done then."""
-    try:
-        return asyncio.Task(run, loop=loop, eager_start=True)
-    except TypeError:
-        return loop.create_task(run)
 
 
 def _late() -> CallError:

@@ -160,7 +160,11 @@ class GrpcServer:
             await asyncio.sleep(CARE_S)
             now = self._loop.time()
             for number, connection in enumerate(list(self._listener.open)):
-                connection.look(now)
+                try:
+                    connection.look(now)
+                except Exception:
+                    log.exception("a connection ended by an error of the gateway")
+                    connection.abort()
                 if number % 64 == 63:
                     await asyncio.sleep(0)
 

@@ -33,9 +33,11 @@ class Pace:
 
     def _round(self) -> None:
         used, waiting = 0.0, len(self._line)
-        while waiting and used < ROUND_US:
-            waiting -= 1
-            used += self._line.popleft().go_on()
-        self._due = bool(self._line)
-        if self._due:
-            self._loop.call_soon(self._round)
+        try:
+            while waiting and used < ROUND_US:
+                waiting -= 1
+                used += self._line.popleft().go_on()
+        finally:  # a fault of one connection stops no other
+            self._due = bool(self._line)
+            if self._due:
+                self._loop.call_soon(self._round)
