@@ -16,7 +16,7 @@ from export.aipp import aipp_config
 from export.checkpoint import Checkpoint, weights_digest
 from export.errors import ExportError, UnusableInputError
 from export.facts import ModelFacts, fingerprint_of, weights_kind
-from export.network import PixelsToFeatures, ResNet50, fold_batch_norms
+from export.network import PixelsToFeatures, backbone_of
 from metric_learn_client.contract.digests import file_sha256
 from metric_learn_client.contract.version_manifest import (
     SCHEMA_VERSION,
@@ -25,6 +25,8 @@ from metric_learn_client.contract.version_manifest import (
     Manifest,
     write_manifest,
 )
+from metric_learn_client.contract.whole_file import whole_folder
+from metric_learn_client.verification.parity import unit_rows
 
 MINDIR_MB = 95  # of one batch size, measured; for the check of free space
 PROBE_FILE = "probe.npz"  # pixels and the checkpoint's own features of them, computed by MindSpore at export
@@ -38,12 +40,7 @@ Progress = Callable[[str], None]  # told what begins
 
 def build_graph(checkpoint: Checkpoint, facts: ModelFacts, *, folded: bool = False) -> PixelsToFeatures:
     """The graph of the checkpoint as it was trained; folded: as it is exported, with no BatchNorm left."""
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
-    backbone = ResNet50(folded=folded)
-    weights = fold_batch_norms(checkpoint.weights) if folded else checkpoint.weights
-    for parameter in backbone.get_parameters():
-        parameter.set_data(ms.Tensor(weights[parameter.name]))
-    graph = PixelsToFeatures(backbone, facts.mean, facts.std)
+    graph = PixelsToFeatures(backbone_of(checkpoint.weights, folded=folded), facts.mean, facts.std)
     graph.set_train(False)
     return graph
 
@@ -72,23 +69,8 @@ def convert(
     free_mb = shutil.disk_usage(folder.parent).free // 10**6
     if free_mb < needed_mb:
         raise ExportError(f"{folder.parent} has {free_mb} MB free; the export needs {needed_mb} MB")
-    aside = folder.parent / f".{folder.name}.partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
-        with _write_errors(folder):
-            manifest = _write(checkpoint, source, aside, int(folder.name), facts, progress, aipp)
-        if folder.exists():
-            replaced = folder.parent / f".{folder.name}.replaced"
-            shutil.rmtree(replaced, ignore_errors=True)
-            folder.replace(replaced)
-            aside.replace(folder)
-            shutil.rmtree(replaced)
-        else:
-            aside.replace(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return manifest
+    with _write_errors(folder), whole_folder(folder) as aside:
+        return _write(checkpoint, source, aside, int(folder.name), facts, progress, aipp)
 
 
 def _write(
@@ -167,8 +149,7 @@ def _write_golden(graph: PixelsToFeatures, folder: Path, facts: ModelFacts) -> d
     with Image.open(facts.golden_pixels) as image:
         pixels = np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
     for name, picture in ((GOLDEN_EMBEDDING_FILE, pixels), (GOLDEN_NEGATIVE_FILE, 255 - pixels)):
-        features = graph(ms.Tensor(picture[None])).asnumpy()[0].astype(np.float64)
-        np.save(folder / name, (features / np.linalg.norm(features)).astype(np.float32))
+        np.save(folder / name, unit_rows(graph(ms.Tensor(picture[None])).asnumpy())[0].astype(np.float32))
     return {
         part: {"file": name, "sha256": file_sha256(folder / name)}
         for part, name in (

@@ -101,6 +101,17 @@ def fold_batch_norms(weights: Weights) -> Weights:
     return folded
 
 
+def backbone_of(weights: Weights, *, folded: bool = False) -> ResNet50:
+    """The network with the weights of a checkpoint, for use on a CPU; folded: with no BatchNorm left."""
+    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+    backbone = ResNet50(folded=folded)
+    weights = fold_batch_norms(weights) if folded else weights
+    for parameter in backbone.get_parameters():
+        parameter.set_data(ms.Tensor(weights[parameter.name]))
+    backbone.set_train(False)
+    return backbone
+
+
 class PixelsToFeatures(nn.Cell):  # type: ignore[misc]
     """uint8 [N, 224, 224, 3] BGR -> float32 [N, 2048]: the graph inside each MindIR.
 

@@ -1,7 +1,7 @@
 """Proof that the exported MindIR files are the checkpoint's network, in the runtime that serves them.
 
-Sends probe pixels through every MindIR on MindSpore Lite (servable.runtime.parity_probe, in the server environment) and
-compares with the features that MindSpore computed from the checkpoint at export. No MindSpore import.
+Sends probe pixels through every MindIR, served on MindSpore Lite (servable.runtime.parity_probe, in the server
+environment), and compares with what MindSpore computed from the checkpoint at export. No MindSpore import.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from metric_learn_client.contract.version_manifest import (
     read_manifest,
     write_manifest,
 )
+from metric_learn_client.verification.parity import unit_rows
 
 TOLERANCE = 1e-4  # worst relative distance of a row, float32; golden data: one pixel level already gives 2e-3
 GOLDEN = REPOSITORY / "tests" / "golden" / "reference.npz"
-Features = npt.NDArray[np.float32]
+Embeddings = npt.NDArray[np.float32]
 
 
 def whole_manifest(folder: Path) -> Manifest:
@@ -58,8 +59,8 @@ def verify(folder: Path, progress: Callable[[str], None]) -> dict[str, float]:
             pixels = np.concatenate([pixels, golden["pixels_bgr_u8"]])
             expected = np.concatenate([expected, golden["features_f32"]])
     worst = {}
-    for batch, features in _run_lite(folder, pixels, progress).items():
-        worst[batch] = float(relative_distance(features, expected).max())
+    for batch, embeddings in _run_lite(folder, pixels, progress).items():
+        worst[batch] = float(relative_distance(embeddings, unit_rows(expected)).max())
     manifest["parity"] = {
         "worst_relative_distance": worst,
         "tolerance": TOLERANCE,
@@ -70,12 +71,12 @@ def verify(folder: Path, progress: Callable[[str], None]) -> dict[str, float]:
     return worst
 
 
-def _run_lite(folder: Path, pixels: npt.NDArray[np.uint8], progress: Callable[[str], None]) -> dict[str, Features]:
+def _run_lite(folder: Path, pixels: npt.NDArray[np.uint8], progress: Callable[[str], None]) -> dict[str, Embeddings]:
     python = Path(os.environ.get("METRIC_LEARN_SERVER_PYTHON", REPOSITORY / ".venv" / "server" / "bin" / "python"))
     if not python.exists():
         raise ExportError(f"{python} does not exist: verify needs the server environment; run `make server-env`")
     with tempfile.TemporaryDirectory(prefix="metric-learn-verify-") as scratch:
-        given, made = Path(scratch, "pixels.npy"), Path(scratch, "features.npz")
+        given, made = Path(scratch, "pixels.npy"), Path(scratch, "embeddings.npz")
         np.save(given, pixels)
         command = [str(python), "-m", "servable.runtime.parity_probe", str(folder.resolve()), str(given), str(made)]
         with Path(scratch, "errors").open("w+") as errors:
@@ -87,5 +88,5 @@ def _run_lite(folder: Path, pixels: npt.NDArray[np.uint8], progress: Callable[[s
                 errors.seek(0)
                 said = errors.read().strip().splitlines() or ["no message"]
                 raise ExportError(f"the Lite runtime failed: {said[-1]}")
-        with np.load(made) as features:
-            return {batch: features[batch] for batch in features.files}
+        with np.load(made) as embeddings:
+            return {batch: embeddings[batch] for batch in embeddings.files}

@@ -21,7 +21,7 @@ from servable.doctor import Examined
 from servable.doctor.examine import default_version, open_configured
 from servable.doctor.resources import memory_problems
 from servable.exported_version import ExportedVersion
-from servable.gateway import Backends, Gateway, Served
+from servable.gateway import Backends, Gateway
 from servable.host.control import ControlServer
 from servable.host.memory import give_back_memory
 from servable.host.own_process import say
@@ -48,11 +48,11 @@ class Server:
         self._manager = ServiceManager()
         self._launcher = Launcher(config, run_dir)
         self._registry = Backends(examined.default)
-        self._versions = Versions(self._registry, self._prepare, drain_s=config.server.drain_s)
+        self._versions = Versions(self._registry, self._open_version, self._supervisor, drain_s=config.server.drain_s)
         self._gateway = Gateway(
             config,
             self._registry,
-            on_unhealthy=self._unhealthy,
+            on_unhealthy=lambda served, reason: self._versions.unhealthy(served.version, reason),
             batch_runs=self._launcher.batch_runs,
             decoder_restarts=self._launcher.decoder_restarts,
             trial=self._launcher.image_trial,
@@ -68,7 +68,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
-        loop.add_signal_handler(signal.SIGHUP, self._spawn_reload)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload()))
         beside = [asyncio.create_task(each) for each in (self._manager.watch(), give_back_memory())]
         try:
             gave_up = await self._serve()
@@ -97,6 +97,9 @@ class Server:
         await self._control.start()
         await self._versions.start(self._examined.versions)
         say(self._ready_line())
+        self._tell_manager()
+
+    def _tell_manager(self) -> None:
         self._manager.ready(f"serving version {self._registry.default_version} on {self._gateway.address}")
 
     def _ready_line(self) -> str:
@@ -139,14 +142,14 @@ class Server:
         await self._gateway.stop()
         self._launcher.log.close()
 
-    def _prepare(self, number: int) -> Callable[[], Supervisor]:
-        """Opens and checks the exported version; runs in a thread. The supervisor is made on the loop."""
+    def _open_version(self, number: int) -> ExportedVersion:
+        """Checked; runs in a thread."""
         version = self._fresh.pop(number, None)
         if version is None:
             version = open_configured(self._config, number)
             for problem in memory_problems(self._config, [version]):
                 raise StartFailed(str(problem))  # the kernel would end one of the two, perhaps the one that serves
-        return lambda: self._supervisor(version)
+        return version
 
     def _supervisor(self, version: ExportedVersion) -> Supervisor:
         if version.exported_for != version.preprocessing:
@@ -166,9 +169,6 @@ class Server:
             max_relative_distance=self._config.readiness.max_relative_distance,
             before_launch=self._launcher.look_for_devices,
         )
-
-    def _unhealthy(self, served: Served, reason: str) -> None:
-        self._versions.unhealthy(served.version, reason)
 
     def _signalled(self, number: int) -> None:
         self._signals.append(number)
@@ -202,7 +202,7 @@ class Server:
             log.exception("the switch to version %d failed", default)
             message, code = f"{type(error).__name__}: {error}", int(ExitCode.UNEXPECTED)
         finally:
-            self._manager.ready(f"serving version {self._registry.default_version} on {self._gateway.address}")
+            self._tell_manager()
         log.error("not switched to version %d: %s", default, message)
         return {"exit_code": code, "message": message}
 
@@ -219,9 +219,6 @@ class Server:
             log.warning("SIGHUP: sections %s take effect at the next start", ", ".join(set(changed) - {"model"}))
         self._config = self._config.model_copy(update={"model": config.model})
         await self._switch(default, list(config.model.versions))
-
-    def _spawn_reload(self) -> None:
-        self._spawn(self._reload())
 
     def _spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that ends before the children do: none of them may start one more."""

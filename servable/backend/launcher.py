@@ -22,7 +22,7 @@ from servable.backend.leftovers import note_workers, remove_segments
 from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
 from servable.backend.warm_up import occupy, prove
-from servable.config.sections import Config
+from servable.config.sections import REPOSITORY, Config
 from servable.engine import batch_stats, device_watch
 from servable.engine.device_watch import DeviceState
 from servable.engine.settings import MasterSettings, WatchSettings, WorkerSettings
@@ -70,7 +70,6 @@ class Child:
         self._ids: set[int] = set()
         self._alive: Optional[int] = None  # when it was last known
         self._devices_ended: set[int] = set()  # workers whose device was taken out
-        self._told: set[int] = set()  # workers whose doubtful rows were
         self._hung: list[str] = []
         self._devices = devices
         self._dead = dead
@@ -150,11 +149,15 @@ class Child:
             )
         log.warning("version %d: not every device had work to prove itself with yet", self._version.number)
 
-    def end_hung_devices(self) -> list[str]:
-        """Ends each worker whose device hangs, for MindSpore Serving to go on without it; says which they were."""
+    def look_at_devices(self) -> tuple[list[str], list[DeviceState]]:
+        """Ends each worker whose device hangs, for MindSpore Serving to go on without it. Says which they were; and of
+        which devices, taken out since the last time, rows that they gave shortly before may be wrong."""
         ended: list[str] = []
+        doubtful: list[DeviceState] = []
         for state in device_watch.read(self.directory) if self._devices else ():
             if state.taken_out:
+                if state.doubtful and state.pid not in self._devices_ended:
+                    doubtful.append(state)
                 self._devices_ended.add(state.pid)
                 continue
             limit_s = self._hang_s if state.proved else self._hang_s * FIRST_RUNS_FACTOR
@@ -163,14 +166,7 @@ class Child:
                 self._devices_ended.add(state.pid)
                 ended.append(f"device {state.device} hangs: its run took more than {limit_s:g} s; its worker was ended")
         self._hung += ended
-        return ended
-
-    def doubtful_rows(self) -> list[DeviceState]:
-        """Of each device that was taken out since the last time: rows that it gave shortly before may be wrong."""
-        states = device_watch.read(self.directory) if self._devices else []
-        new = [state for state in states if state.doubtful and state.pid not in self._told]
-        self._told.update(state.pid for state in new)
-        return new
+        return ended, doubtful
 
     def _is_worker(self, pid: int) -> bool:
         try:
@@ -249,7 +245,7 @@ class Launcher:
         directory = self._run_dir / f"serving-{version.number}-{self._count}"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700)
-        servables = stage(Path(__file__).parents[1] / wire.SERVABLE_NAME, version.folder, directory, wire.SERVABLE_NAME)
+        servables = stage(REPOSITORY / "servable" / wire.SERVABLE_NAME, version.folder, directory)
         settings = MasterSettings(
             servable_directory=str(servables),
             servable_name=wire.SERVABLE_NAME,

@@ -16,13 +16,12 @@ import psutil
 
 from servable.backend.bounded_log import BoundedLog, Carrier
 from servable.backend.leftovers import MARKER
-from servable.engine.settings import WORKER_VARIABLE, MasterSettings, ProbeSettings
+from servable.engine.settings import WORKER_VARIABLE, MasterSettings, WorkerSettings
 from servable.runtime.cann import Cann
 from servable.runtime.child_environment import child_environment
 
 STOP_S = 15.0  # MindSpore Serving gives its workers 10 s, then kills them
 WORKERS_END_S = 5.0  # after SIGKILL: the kernel gives their memory back
-LOG_BYTES = 16 * 1024 * 1024
 WORKER_SCRIPTS = ("start_worker.py", "start_extra_worker.py")  # of mindspore_serving/server
 
 
@@ -38,13 +37,11 @@ class ServingProcess:
         settings: MasterSettings,
         directory: Path,
         library_path: Path,
-        worker: ProbeSettings,
-        log: Optional[BoundedLog] = None,
-        run_dir: Optional[Path] = None,
-        cann: Optional[Cann] = None,
+        worker: WorkerSettings,
+        log: BoundedLog,
+        run_dir: Path,
+        cann: Optional[Cann],
     ) -> None:
-        self._log = log or BoundedLog(directory / "backend.log", LOG_BYTES)
-        self.log = self._log.path
         self._workers: list[psutil.Process] = []
         self._compilers: set[int] = set()
         settings_file = directory / "backend.json"
@@ -55,7 +52,7 @@ class ServingProcess:
             self.process = subprocess.Popen(
                 [str(python), "-m", "servable.engine.master", str(settings_file), str(os.getpid())],
                 cwd=directory,
-                env=worker_environment(library_path, cann, worker, run_dir or directory),
+                env=worker_environment(library_path, cann, worker, run_dir),
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=writing,
@@ -66,7 +63,7 @@ class ServingProcess:
             raise
         finally:
             os.close(writing)
-        self._carrier = Carrier(reading, self._log)
+        self._carrier = Carrier(reading, log)
 
     def poll(self) -> Optional[int]:
         return self.process.poll()
@@ -139,7 +136,7 @@ class ServingProcess:
 
 
 def worker_environment(
-    library_path: Path, cann: Optional[Cann], worker: ProbeSettings, run_dir: Path
+    library_path: Path, cann: Optional[Cann], worker: WorkerSettings, run_dir: Path
 ) -> dict[str, str]:
     """Of the processes that run the servable's code, and what marks them as this server's."""
     environment = child_environment(library_path, cann)

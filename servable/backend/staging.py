@@ -9,17 +9,18 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from metric_learn_client.contract import SERVABLE_NAME
 
-def stage(code: Path, version_directory: Path, run_dir: Path, servable_name: str) -> Path:
-    """Makes run_dir/servables/<name>/ with the *.py of `code` and the version as "1". Returns run_dir/servables."""
+STAGED_VERSION = 1
+
+
+def stage(code: Path, version_directory: Path, run_dir: Path) -> Path:
+    """Makes run_dir/servables/metric_learn/ with the *.py of `code` and the version. Returns run_dir/servables."""
     root = run_dir / "servables"
     shutil.rmtree(root, ignore_errors=True)
-    target = root / servable_name
+    target = root / SERVABLE_NAME
     target.mkdir(parents=True)
     for file in code.glob("*.py"):
         shutil.copyfile(file, target / file.name)
-    (target / "1").symlink_to(version_directory.resolve(), target_is_directory=True)
+    (target / str(STAGED_VERSION)).symlink_to(version_directory.resolve(), target_is_directory=True)
     return root
-
-
-STAGED_VERSION = 1

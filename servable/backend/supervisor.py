@@ -75,10 +75,6 @@ class Supervisor:
         self._keeper: Optional[asyncio.Task[None]] = None
 
     @property
-    def facts(self) -> Optional[BackendFacts]:
-        return self._child.facts if self._child else None
-
-    @property
     def pid(self) -> Optional[int]:
         return self._child.pid if self._child else None
 
@@ -126,7 +122,7 @@ class Supervisor:
     async def _until_serving(self, child: Child) -> None:
         arrival = asyncio.create_task(self._arrive(child))
         hung: list[str] = []
-        end = asyncio.create_task(_ended(child, hung))
+        end = asyncio.create_task(self._ended(child, hung))
         reporting = asyncio.create_task(self._report(child))
         assert self._unhealthy is not None
         try:
@@ -239,12 +235,10 @@ class Supervisor:
         assert self._unhealthy is not None
         while not self._unhealthy.done():
             await asyncio.wait({self._unhealthy}, timeout=POLL_S)
-            self._tell_doubtful_rows(child)
+            self._look_at_devices(child)
             code = child.poll()
             if code is not None:
                 return f"MindSpore Serving ended with exit code {code}"
-            for hung in child.end_hung_devices():
-                log.error("version %d: %s", self.version, hung)
             alive = child.workers_alive()
             self._registry.set_missing_workers(child.facts, max(0, child.expected_workers - alive))
             if not alive:
@@ -269,14 +263,25 @@ class Supervisor:
                 said = True
         return self._unhealthy.result()
 
-    def _tell_doubtful_rows(self, child: Child) -> None:
-        for state in child.doubtful_rows():
+    async def _ended(self, child: Child, hung: list[str]) -> None:
+        """Meanwhile the workers of devices that hang are ended, and said in `hung`."""
+        while child.poll() is None:
+            hung += self._look_at_devices(child)
+            await asyncio.sleep(POLL_S)
+
+    def _look_at_devices(self, child: Child) -> list[str]:
+        """What hung."""
+        hung, doubtful = child.look_at_devices()
+        for what in hung:
+            log.error("version %d: %s", self.version, what)
+        for state in doubtful:
             log.error(
                 "version %d: device %d was taken out; up to %d embeddings of the last %.1f s may be wrong, and are "
                 "among those of these calls",
                 *(self.version, state.device, state.doubtful, time.monotonic() - state.doubtful_since),
                 extra={"fields": {"request_ids": self._registry.answered_since(self.version, state.doubtful_since)}},
             )
+        return hung
 
     async def _end(self, *, at_once: bool) -> None:
         child, self._child = self._child, None
@@ -296,12 +301,3 @@ def backoff_s(failures: int, settings: SupervisionSection) -> float:
 def pause_s(ends_with_images: int, settings: SupervisionSection) -> float:
     """Seconds before the next start after so many ends in a row with images in them."""
     return min(PAUSE_MAX_S, backoff_s(ends_with_images - FREE_ENDS_WITH_IMAGES, settings))
-
-
-async def _ended(child: Child, hung: list[str]) -> None:
-    """Meanwhile the workers of devices that hang are ended, and said in `hung`."""
-    while child.poll() is None:
-        for device in child.end_hung_devices():
-            log.error(device)
-            hung.append(device)
-        await asyncio.sleep(POLL_S)

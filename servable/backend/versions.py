@@ -13,24 +13,27 @@ from collections.abc import Collection
 from typing import Any, Callable, Optional
 
 from servable.backend.supervisor import StartFailed, Supervisor
+from servable.exported_version import ExportedVersion
 from servable.gateway.backends import BackendFacts, Backends, UnknownVersion
 
 log = logging.getLogger(__name__)
 
 
 class Versions:
-    """`make(number)` checks the exported version (in a thread; ConfigError) and returns its supervisor's maker."""
+    """`open_version(number)` checks the exported version, in a thread, and raises ConfigError; `supervise` keeps it."""
 
     def __init__(
         self,
         registry: Backends,
-        make: Callable[[int], Callable[[], Supervisor]],
+        open_version: Callable[[int], ExportedVersion],
+        supervise: Callable[[ExportedVersion], Supervisor],
         *,
         drain_s: float,
     ) -> None:
         self.gave_up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._registry = registry
-        self._make = make
+        self._open_version = open_version
+        self._supervise = supervise
         self._drain_s = drain_s
         self._running: dict[int, Supervisor] = {}
         self._switching = asyncio.Lock()
@@ -105,8 +108,8 @@ class Versions:
 
     async def _add(self, numbers: Collection[int]) -> None:
         """All of them or none."""
-        makers = [await asyncio.to_thread(self._make, number) for number in sorted(numbers)]
-        added = {supervisor.version: supervisor for supervisor in (maker() for maker in makers)}
+        opened = [await asyncio.to_thread(self._open_version, number) for number in sorted(numbers)]
+        added = {supervisor.version: supervisor for supervisor in map(self._supervise, opened)}
         self._running.update(added)  # before they serve: the gateway may report on them
         try:
             results = await asyncio.gather(*(s.start() for s in added.values()), return_exceptions=True)

@@ -14,12 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client import wire
-from servable.backend.direct_calls import OPTIONS
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import Golden, WrongEmbedding
 from servable.gateway.call.reply import FailedImage, Fault, read_reply
 from servable.gateway.queue.backend_request import LANES, encode_batch
 
+OPTIONS = [  # of a channel straight to a MindSpore Serving
+    ("grpc.max_receive_message_length", wire.MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", wire.MAX_MESSAGE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.use_local_subchannel_pool", 1),  # a successor on the same path must not inherit a broken connection
+]
 GREY = bytes([128]) * int(np.prod(wire.PIXELS_SHAPE))
 
 
@@ -53,6 +59,17 @@ async def occupy(target: str, batches: int, size: int, dim: int, *, deadline_s: 
         call = channel.unary_unary(wire.PREDICT_PATH)
         work = [embed_batch(call, wire.METHOD_EMBED_PIXELS, [GREY] * size, dim, deadline_s) for _ in range(batches)]
         await asyncio.gather(*work)
+
+
+async def embed_in_batches(
+    call: Any, pixels: npt.NDArray[np.uint8], size: int, dim: int, deadline_s: float
+) -> npt.NDArray[np.float32]:
+    """uint8 [N, 224, 224, 3] -> float32 [N, dim], all of them in full batches of `size`. Raises Unanswered."""
+    rows = []
+    for start in range(0, len(pixels), size):
+        batch = [pixels[place % len(pixels)].tobytes() for place in range(start, start + size)]
+        rows.append(await embed_batch(call, wire.METHOD_EMBED_PIXELS, batch, dim, deadline_s))
+    return np.concatenate(rows)[: len(pixels)]
 
 
 async def embed_batch(

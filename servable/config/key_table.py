@@ -57,7 +57,7 @@ def _allowed(key: str, field: FieldInfo) -> str:
     if get_origin(given) is Literal:
         return ", ".join(f"`{choice}`" for choice in parts)
     if type(None) in parts:  # Optional
-        return KINDS[parts[0]]
+        return KINDS[get_args(parts[0])[0]]
     unit = next((unit for end, unit in UNITS.items() if key.endswith(end)), None)
     if get_origin(given) is tuple:
         item, *constraints = get_args(parts[0]) or parts[:1]

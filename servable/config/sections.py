@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from metric_learn_client.wire import (
     DEFAULT_MAX_IMAGE_BYTES,
@@ -30,13 +30,25 @@ ASCEND_START_S = 900.0  # every batch size is compiled for the chip at every sta
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+def _absolute(path: Path) -> Path:
+    return path if path.is_absolute() else REPOSITORY / path
+
+
+def _address(value: str) -> str:
+    parse_address(value)
+    return value
+
+
+_Address = Annotated[str, AfterValidator(_address)]
+_AddressOrNone = Annotated[  # YAML reads a value that is not there as None
+    str,
+    BeforeValidator(lambda value: "" if value is None else value),
+    AfterValidator(lambda value: value and _address(value)),
+]
+_PathFromRepository = Annotated[Path, AfterValidator(_absolute)]
 _BatchSize = Annotated[int, Field(ge=1)]
 _DeviceId = Annotated[int, Field(ge=0)]
 _VersionNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
-
-
-def _absolute(path: Path) -> Path:
-    return path if path.is_absolute() else REPOSITORY / path
 
 
 class _Section(BaseModel):
@@ -71,7 +83,7 @@ class BackendSection(_Section):
     target: Literal["cpu", "ascend310", "ascend910"] = Field(
         default="cpu", description="the device; `ascend310` is 310 and 310P, `ascend910` 910A; never falls back to CPU"
     )
-    engine_python: Optional[Path] = Field(
+    engine_python: Optional[_PathFromRepository] = Field(
         default=None,
         description="the Python 3.9 that runs MindSpore Serving; without a value that of the environment `engine` "
         "beside the server's own (`.venv/engine`)",
@@ -119,11 +131,6 @@ class BackendSection(_Section):
         description="from start to serving; without a value 120 on a CPU, 900 on Ascend, which compiles",
     )
 
-    @field_validator("engine_python")
-    @classmethod
-    def _from_repository(cls, value: Optional[Path]) -> Optional[Path]:
-        return None if value is None else _absolute(value)
-
     @property
     def processes(self) -> int:
         """Of MindSpore Serving, for each version: one for a device, and the rest of `workers` beside them."""
@@ -140,15 +147,15 @@ class BackendSection(_Section):
 class ServerSection(_Section):
     """Addresses, the private directory, the end."""
 
-    address: str = Field(
+    address: _Address = Field(
         default="127.0.0.1:5500",
         description="gRPC: `host:port`, `[ipv6]:port` or `unix:/path`; port 0 takes a free one",
     )
-    http_address: str = Field(
+    http_address: _Address = Field(
         default="127.0.0.1:5501",
         description="`/livez` `/readyz` `/metrics`: plain HTTP without secrets; `host:port` or `[ipv6]:port`",
     )
-    api_address: str = Field(
+    api_address: _AddressOrNone = Field(
         default="127.0.0.1:5502",
         description="the API over HTTP/1.1, with gRPC's TLS, tokens and limits: `host:port`, `[ipv6]:port` or "
         "`unix:/path`; empty = off",
@@ -180,22 +187,6 @@ class ServerSection(_Section):
     drain_s: float = Field(
         default=20.0, ge=0, le=3600, description="after that: how long calls in flight may take to end"
     )
-
-    @field_validator("address", "http_address")
-    @classmethod
-    def _form(cls, value: str) -> str:
-        parse_address(value)
-        return value
-
-    @field_validator("api_address", mode="before")
-    @classmethod
-    def _off(cls, value: Any) -> Any:
-        return "" if value is None else value  # how YAML reads a value that is not there
-
-    @field_validator("api_address")
-    @classmethod
-    def _form_or_off(cls, value: str) -> str:
-        return cls._form(value) if value else value
 
 
 class LimitsSection(_Section):
@@ -275,15 +266,17 @@ class DeadlinesSection(_Section):
 class SecuritySection(_Section):
     """TLS, mutual TLS, bearer tokens. Files are read again when they change."""
 
-    tls_certificate: Optional[Path] = Field(default=None, description="PEM, leaf first; read again when it changes")
-    tls_private_key: Optional[Path] = Field(
+    tls_certificate: Optional[_PathFromRepository] = Field(
+        default=None, description="PEM, leaf first; read again when it changes"
+    )
+    tls_private_key: Optional[_PathFromRepository] = Field(
         default=None, description="PEM without passphrase, not readable by everybody; read again when it changes"
     )
-    tls_client_ca: Optional[Path] = Field(
+    tls_client_ca: Optional[_PathFromRepository] = Field(
         default=None,
         description="PEM, one CA or several; set: callers must show a certificate of a CA in it that has not expired",
     )
-    tokens_file: Optional[Path] = Field(
+    tokens_file: Optional[_PathFromRepository] = Field(
         default=None,
         description="bearer tokens, one a line, all valid, `#` starts a comment; not readable by everybody; read "
         "again when it changes",
@@ -291,11 +284,6 @@ class SecuritySection(_Section):
     allow_insecure: bool = Field(
         default=False, description="plain text on an address that others can reach (a mesh encrypts it)"
     )
-
-    @field_validator("tls_certificate", "tls_private_key", "tls_client_ca", "tokens_file")
-    @classmethod
-    def _from_repository(cls, value: Optional[Path]) -> Optional[Path]:
-        return None if value is None else _absolute(value)
 
 
 class ReadinessSection(_Section):

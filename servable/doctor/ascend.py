@@ -133,15 +133,12 @@ def _loading(config: Config, cann: Cann) -> Iterator[Problem]:
         remedy = f"install CANN {BUILT_FOR} (RC1 to RC3)"
         yield wrong(config, "backend.target", f"{where} no longer compiles for a 310", remedy, exit_code=NOT_READY)
         return
-    for name in LOADED:
+    for name in (*LOADED, *IMPORTED):
         error, _ = steps.get(name, ("it ended the interpreter", None))
         if error:
-            yield Problem(_load_problem(where, name, error), NOT_READY)
-            return
-    for name in IMPORTED:
-        error, _ = steps.get(name, ("it ended the interpreter", None))
-        if error:
-            yield Problem(_import_problem(python, where, cann, name, error), NOT_READY)
+            loading = name in LOADED
+            what = _load_problem(where, name, error) if loading else _import_problem(python, where, cann, name, error)
+            yield Problem(what, NOT_READY)
             return
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from servable.config import ConfigError
-from servable.config.problem import CONFIGURATION, Problem, exit_code
+from servable.config.problem import CONFIGURATION, Problem
 from servable.config.sections import Config
 from servable.device_models import for_device
 from servable.doctor.ascend import ascend_problems, ascend_warnings
@@ -32,11 +32,6 @@ class Examined:
     warnings: tuple[str, ...] = ()
     versions: dict[int, ExportedVersion] = field(default_factory=dict)
     default: int = 0
-
-    @property
-    def exit_code(self) -> int:
-        """2 where the configuration is wrong, else 4 where the host is; 0 without problems."""
-        return exit_code(self.problems)
 
 
 def examine(config: Config) -> Examined:

@@ -75,13 +75,13 @@ def unpack_rows(packed: Union[Buffer, Array]) -> tuple[Array, list[Optional[str]
     stop = start + count * dim * _FLOAT.itemsize
     if magic != _ROWS or not count or not dim or stop > len(packed):
         raise MalformedBatch("no batch of rows")
-    lengths = np.frombuffer(packed, _NUMBER, count, _ROWS_HEAD.size)
-    if stop + int(lengths.sum(dtype=np.int64)) != len(packed):
+    lengths = struct.unpack_from(f"<{count}I", packed, _ROWS_HEAD.size)  # few, and NumPy takes 3 us longer
+    if stop + sum(lengths) != len(packed):
         raise MalformedBatch("errors of another length than was said")
     rows = np.frombuffer(packed, _FLOAT, count * dim, start).reshape(count, dim)
     errors: list[Optional[str]] = [None] * count
-    for index in np.flatnonzero(lengths).tolist():
-        length = int(lengths[index])
-        errors[index] = bytes(packed[stop : stop + length]).decode("utf-8", "replace")
-        stop += length
+    for index, length in enumerate(lengths):
+        if length:
+            errors[index] = bytes(packed[stop : stop + length]).decode("utf-8", "replace")
+            stop += length
     return rows, errors

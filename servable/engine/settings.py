@@ -24,13 +24,6 @@ class MasterSettings:
     workers: int
 
 
-class ProbeSettings(TypedDict):
-    """threads: of the network, in each worker. batch_sizes: the MindIRs that are loaded."""
-
-    threads: int
-    batch_sizes: list[int]
-
-
 class WatchSettings(TypedDict):
     """What a device's worker proves itself with. directory: where its state goes (device_watch)."""
 
@@ -42,8 +35,10 @@ class WatchSettings(TypedDict):
     row_check_s: float  # between golden rows of one Model
 
 
-class _EveryWorker(ProbeSettings):
+class _EveryWorker(TypedDict):
     device: str  # "cpu", "ascend"
+    threads: int  # of the network
+    batch_sizes: list[int]  # of the MindIRs that are loaded
     models: dict[str, str]  # batch size, as JSON writes it -> file that is loaded
     preprocess_threads: int
     run_overhead_images: float

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Optional
 
 import grpc
-import grpc.aio
 
 from metric_learn_client.wire import MAX_MESSAGE_BYTES, PREDICT_PATH
-
-_OPTIONS = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A successor may listen on the same path: it must not inherit its predecessor's connection back-off.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.enable_retries", 0),
-    ("grpc.enable_http_proxy", 0),
-)
+from servable.gateway.errors import CallError
+from servable.gateway.http2.frame_protocol import Buffer
+from servable.gateway.http2.grpc_client import GrpcClient
 
 
 class BackendError(Exception):
@@ -27,25 +19,43 @@ class BackendError(Exception):
 
 
 class Channel:
-    """To `target`, "unix:/path". Closing it ends every call on it."""
+    """To `target`, "unix:/path". It is opened by the first call, and again by the next one where it has ended.
+
+    Closing it ends every call on it.
+    """
 
     def __init__(self, target: str) -> None:
-        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        self._path = target.partition(":")[2]
+        self._client: Optional[GrpcClient] = None
+        self._opening = asyncio.Lock()
         self._closed = False
-        self._predict = self._channel.unary_unary(PREDICT_PATH)  # no serializers: bytes both ways
 
-    async def predict(self, body: bytes, timeout_s: float) -> bytes:
-        """One Predict call. Raises BackendError."""
+    async def predict(self, body: Sequence[Buffer], timeout_s: float) -> Buffer:
+        """One Predict call; body: the message in pieces. Raises BackendError."""
         try:
-            reply: bytes = await self._predict(body, timeout=timeout_s)
-            return reply
-        except grpc.RpcError as error:
-            raise BackendError(f"{error.code().name}: {error.details()}") from error
-        except asyncio.CancelledError:
-            if self._closed:  # how grpc.aio ends the calls of a closed channel
-                raise BackendError("CANCELLED: the connection was closed") from None
-            raise
+            client = self._client
+            if client is None or not client.takes_calls:
+                client = await self._open()
+            return await client.call(PREDICT_PATH, body, timeout_s)
+        except CallError as error:
+            raise BackendError(f"{error.status.name}: {error.message}") from error
 
-    async def close(self) -> None:
+    async def _open(self) -> GrpcClient:
+        loop = asyncio.get_running_loop()
+        async with self._opening:
+            if self._client is None or not self._client.takes_calls:
+                try:
+                    _, self._client = await loop.create_unix_connection(
+                        lambda: GrpcClient(loop, MAX_MESSAGE_BYTES), self._path
+                    )
+                except OSError as error:
+                    raise CallError(grpc.StatusCode.UNAVAILABLE, f"{self._path}: {error}") from error
+            if self._closed:
+                self.close()
+                raise CallError(grpc.StatusCode.CANCELLED, "the connection was closed")
+            return self._client
+
+    def close(self) -> None:
         self._closed = True
-        await self._channel.close()
+        if self._client is not None:
+            self._client.end(grpc.StatusCode.CANCELLED, "the connection was closed")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
 import grpc
-import grpc.aio
 
 from metric_learn_client.wire import (
     GET_MODEL_PATH,
@@ -18,7 +18,6 @@ from metric_learn_client.wire import (
     PREDICT_PATH,
 )
 from servable.config.addresses import Address, parse_address
-from servable.config.problem import wrong
 from servable.config.sections import Config
 from servable.gateway.backends import Backends, Served
 from servable.gateway.bind import API, GRPC, HTTP, cannot_bind, usable_hosts, write_address
@@ -27,11 +26,11 @@ from servable.gateway.call.model_service import describe_model
 from servable.gateway.call.predict import predict
 from servable.gateway.call.questions import Questions
 from servable.gateway.errors import CallError, StartError
-from servable.gateway.grpc_server import connections, make_server
 from servable.gateway.http.application import Application
 from servable.gateway.http.forms import api
 from servable.gateway.http.forms.page import PageState
-from servable.gateway.http.listener import HttpServer
+from servable.gateway.http.http_server import HttpServer
+from servable.gateway.http2.grpc_server import GrpcServer, connections
 from servable.gateway.inference.grpc_service import InferenceService
 from servable.gateway.limits.admission import Admission
 from servable.gateway.observe.health import HealthService
@@ -42,7 +41,7 @@ from servable.gateway.preparation import prepare
 from servable.gateway.queue.dispatcher import Dispatcher
 from servable.gateway.queue.suspects import Trial
 from servable.gateway.readiness import Readiness
-from servable.gateway.security.tls import Certificates
+from servable.gateway.security.tls import HTTP_1, HTTP_2, Certificates
 from servable.gateway.security.tokens import Tokens
 
 HEALTH_WATCH_PATH = HEALTH_CHECK_PATH.replace("/Check", "/Watch")
@@ -84,7 +83,7 @@ class Gateway:
         self._health = HealthService(lambda: not self._not_ready())
         self._questions = Questions()
         self._draining = False
-        self._server: Optional[Any] = None
+        self._server: Optional[GrpcServer] = None
         self._http: Optional[HttpPages] = None
         self._api: Optional[HttpServer] = None
         self._calls: Optional[Calls] = None
@@ -139,7 +138,7 @@ class Gateway:
         """Ends everything that is left. Calls in flight are cancelled: `drain` first."""
         self._draining = True
         if self._server is not None:
-            await self._server.stop(grace=0.2)  # replies on their way still leave
+            await self._server.stop(0.2)  # replies on their way still leave
             self._server = None
         if self._api is not None:
             await self._api.stop()
@@ -173,7 +172,7 @@ class Gateway:
         application = Application(
             settings, self._calls, api(settings, self._backends, self._tokens, state, self._is_ready), self._tokens
         )
-        context = None if certificates is None else certificates.context
+        context = None if certificates is None else functools.partial(certificates.context, HTTP_1)
         server = HttpServer(application, self._most_connections(), context)
         try:
             port = await server.start(address)
@@ -189,26 +188,21 @@ class Gateway:
     async def _start_grpc(self, address: Address, certificates: Optional[Certificates]) -> str:
         settings = self._settings
         assert self._calls is not None
-        server = make_server(
+        server = GrpcServer(
             self._handlers(),
             self._unknown(),
             settings.limits,
             settings.deadlines,
             most_connections=self._most_connections(),
-            with_bodies=self._calls.connections_with_bodies,
             reflection=settings.server.reflection,
+            context=None if certificates is None else functools.partial(certificates.context, HTTP_2),
         )
-        where = write_address(address)
         try:
-            if certificates is None:
-                port = server.add_insecure_port(where)
-            else:
-                port = server.add_secure_port(where, certificates.credentials())
-        except RuntimeError as error:
-            raise StartError(wrong(self._settings, GRPC, "cannot listen there", "choose another")) from error
-        await server.start()
+            port = await server.start(address)
+        except OSError as error:
+            raise StartError(cannot_bind(settings, GRPC, error)) from error
         self._server = server
-        return where if address.path is not None else write_address(Address(address.host, port))
+        return write_address(address if address.path is not None else Address(address.host, port))
 
     def _handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
         assert self._calls is not None

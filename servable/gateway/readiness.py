@@ -21,7 +21,7 @@ from servable.gateway.call.methods import METHODS
 from servable.gateway.call.reply import FailedImage, Fault, read_reply
 from servable.gateway.channel import BackendError, Channel
 from servable.gateway.observe.metrics import GatewayMetrics
-from servable.gateway.queue.backend_request import LANES, encode_batch
+from servable.gateway.queue.backend_request import LANES, batch_pieces
 from servable.gateway.queue.dispatcher import Dispatcher
 
 RETRY_S = 0.25  # after a quick failure: a restarting worker answers with one at once
@@ -153,7 +153,7 @@ class Readiness:
     async def _probe(self, backend: BackendFacts, channel: Channel, deadline_s: float) -> None:
         method = METHODS["embed"]
         golden = backend.golden
-        body = encode_batch(method.name, LANES[0], [golden.image])
+        body = batch_pieces(method.name, LANES[0], [golden.image])
         reply = await channel.predict(body, deadline_s)
         outcome = read_reply(reply, 1, backend.embedding_dim)[0]
         if isinstance(outcome, FailedImage):

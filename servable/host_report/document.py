@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metric_learn_client.contract.exit_codes import ExitCode
+from servable.config.problem import exit_code
 from servable.config.sections import Config
 from servable.doctor import examine
 from servable.host_report import findings, trial
@@ -36,7 +37,7 @@ def write_report(config: Config, say: Callable[[str], None]) -> tuple[str, int]:
         "check": [str(problem) for problem in found.problems],
         "warnings": list(found.warnings),
     }
-    code = found.exit_code
+    code = exit_code(found.problems)
     if not found.problems:
         version = found.versions[found.default]
         document["model"] = findings.model(version)

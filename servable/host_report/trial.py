@@ -20,11 +20,10 @@ import psutil
 from metric_learn_client import wire
 from metric_learn_client.contract.distance import relative_distance
 from metric_learn_client.contract.exit_codes import ExitCode
-from metric_learn_client.verification.parity import TOLERANCES
-from servable.backend.direct_calls import OPTIONS
+from metric_learn_client.verification.parity import TOLERANCES, unit_rows
 from servable.backend.launcher import ROUNDS, Child, Launcher
-from servable.backend.supervisor import LAST_WORDS_S
-from servable.backend.warm_up import GREY, Unanswered, embed_batch
+from servable.backend.supervisor import LAST_WORDS_S, StartFailed
+from servable.backend.warm_up import GREY, OPTIONS, Unanswered, embed_batch, embed_in_batches
 from servable.config.sections import REPOSITORY, Config
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import WrongEmbedding
@@ -36,14 +35,6 @@ STAND_IN = REPOSITORY / "tests" / "golden"  # pictures whose embeddings are know
 LAST_LINES = 40
 Say = Callable[[str], None]
 Rows = npt.NDArray[np.float32]
-
-
-class Failed(Exception):
-    """exit_code: 5 for wrong embeddings, else 4."""
-
-    def __init__(self, reason: str, exit_code: int) -> None:
-        super().__init__(reason)
-        self.exit_code = exit_code
 
 
 async def run(config: Config, version: ExportedVersion, run_dir: Path, say: Say) -> tuple[dict[str, Any], int]:
@@ -63,8 +54,8 @@ async def run(config: Config, version: ExportedVersion, run_dir: Path, say: Say)
             seen["speed"] = await _speed(config, version, call, say)
         seen["memory_mb"] = _memory(child.pid)
         return seen, ExitCode.DONE if right else ExitCode.GATE_FAILED
-    except (Failed, OSError) as error:
-        code = error.exit_code if isinstance(error, Failed) else ExitCode.NOT_REACHABLE
+    except (StartFailed, OSError) as error:
+        code = error.exit_code if isinstance(error, StartFailed) else ExitCode.NOT_REACHABLE
         lines = launcher.log.path.read_text(errors="replace").splitlines() if launcher.log.path.exists() else []
         return {**seen, "failed": str(error), "log": lines[-LAST_LINES:]}, code
     finally:
@@ -74,7 +65,7 @@ async def run(config: Config, version: ExportedVersion, run_dir: Path, say: Say)
 
 
 async def _start(config: Config, child: Child, began: float, parts: list[dict[str, Any]], say: Say) -> None:
-    """Until every device has given the right embedding at every batch size. Raises Failed."""
+    """Until every device has given the right embedding at every batch size. Raises StartFailed."""
 
     def reached(what: str) -> None:
         if not parts or parts[-1]["part"] != what:
@@ -86,23 +77,23 @@ async def _start(config: Config, child: Child, began: float, parts: list[dict[st
     try:
         while not proof.done():
             if time.monotonic() - began > config.backend.start_timeout_s:
-                raise Failed(f"not ready after backend.start_timeout_s = {config.backend.start_timeout_s:g}", 4)
+                raise StartFailed(f"not ready after backend.start_timeout_s = {config.backend.start_timeout_s:g}")
             await _stop_at_its_end(child)
-            for hung in child.end_hung_devices():
-                raise Failed(hung, 4)
+            for hung in child.look_at_devices()[0]:
+                raise StartFailed(hung)
             progress = await asyncio.to_thread(child.progress)
             if progress and not listening.done():  # a compile that was looked up meanwhile is over
                 reached(progress)
             await asyncio.wait({proof}, timeout=POLL_S)
         proof.result()
     except WrongEmbedding as error:
-        raise Failed(str(error), ExitCode.GATE_FAILED) from error
+        raise StartFailed(str(error), ExitCode.GATE_FAILED) from error
     except Unanswered as error:
         limit = time.monotonic() + LAST_WORDS_S  # it may be at its end, and its log knows why
         while time.monotonic() < limit:
             await _stop_at_its_end(child)
             await asyncio.sleep(POLL_S)
-        raise Failed(str(error), ExitCode.NOT_REACHABLE) from error
+        raise StartFailed(str(error)) from error
     finally:
         for task in (listening, proof):
             task.cancel()
@@ -110,12 +101,12 @@ async def _start(config: Config, child: Child, began: float, parts: list[dict[st
 
 
 async def _stop_at_its_end(child: Child) -> None:
-    """Raises Failed where MindSpore Serving has ended."""
+    """Raises StartFailed where MindSpore Serving has ended."""
     if child.poll() is not None:
         why = await asyncio.to_thread(child.why)
         wrong = "WrongEmbeddingError" in why
         text = f"MindSpore Serving ended with exit code {child.poll()}: {why}"
-        raise Failed(text, ExitCode.GATE_FAILED if wrong else ExitCode.NOT_REACHABLE)
+        raise StartFailed(text, ExitCode.GATE_FAILED if wrong else ExitCode.NOT_REACHABLE)
 
 
 async def _listening(target: str) -> None:
@@ -139,15 +130,17 @@ async def _parity(config: Config, version: ExportedVersion, call: Any, say: Say)
     with np.load(version.folder / "probe.npz", allow_pickle=False) as probe:
         pixels, features = probe["pixels"], probe["features"]
     for size in version.batch_sizes:
-        chosen = [index % len(pixels) for index in range(size)]
-        rows = await _rows(call, wire.METHOD_EMBED_PIXELS, [pixels[index].tobytes() for index in chosen], version)
+        try:
+            rows = await embed_in_batches(call, pixels, size, version.embedding_dim, CALL_S)
+        except Unanswered as error:
+            raise StartFailed(str(error)) from error
         name = f"pixels of the export, {size} in a batch"
-        distances[name] = float(np.max(relative_distance(rows, _unit(features)[chosen])))
+        distances[name] = float(np.max(relative_distance(rows, unit_rows(features))))
     if version.weights == "stand-in" and (STAND_IN / "reference.npz").is_file():
         with np.load(STAND_IN / "reference.npz") as reference:
             names, features = [str(name) for name in reference["names"]], reference["features_f32"]
         rows = await _embed(call, version, [(STAND_IN / "images" / name).read_bytes() for name in names])
-        for name, distance in zip(names, relative_distance(rows, _unit(features))):
+        for name, distance in zip(names, relative_distance(rows, unit_rows(features))):
             distances[name] = float(distance)
     worst = max(distances.values())
     shown = {"worst_relative_distance": worst, "limit": limit, "relative_distance": distances}
@@ -206,13 +199,7 @@ async def _rows(call: Any, method: str, images: list[bytes], version: ExportedVe
     try:
         return await embed_batch(call, method, images, version.embedding_dim, CALL_S)
     except Unanswered as error:
-        raise Failed(str(error), ExitCode.NOT_REACHABLE) from error
-
-
-def _unit(features: Rows) -> Rows:
-    norms = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
-    unit: Rows = (features / norms).astype(np.float32)
-    return unit
+        raise StartFailed(str(error)) from error
 
 
 def _memory(master: int) -> dict[str, int]:

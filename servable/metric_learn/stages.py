@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from typing import Any, Optional
 import numpy as np
 import numpy.typing as npt
 
+from metric_learn_client.contract import EMBEDDING_DIM, PIXELS_SHAPE
 from metric_learn_client.preprocess import DecodeLimits, ImageError
 from metric_learn_client.preprocess.sandbox.decoder_pool import DecoderPool
 from servable.engine.batch_stats import BatchStats
@@ -35,9 +37,6 @@ from .batching import plan
 from .device import Device, call_with_retry
 from .golden_row import GoldenRow
 from .runs import Picture, Runs
-
-SIDE_PX = 224
-EMBEDDING_DIM = 2048
 
 Array = npt.NDArray[Any]
 Instances = tuple[tuple[Array, ...], ...]  # what MindSpore Serving hands a batched stage
@@ -101,9 +100,9 @@ def l2_normalize(instances: Instances) -> Iterator[Array]:
 
 
 def _pixels(image: Array) -> Picture:
-    if len(image) != SIDE_PX * SIDE_PX * 3:
+    if len(image) != math.prod(PIXELS_SHAPE):
         return StageError("E_SHAPE: pixels must be uint8 [224, 224, 3], channels BGR")
-    return image.reshape(SIDE_PX, SIDE_PX, 3)
+    return image.reshape(PIXELS_SHAPE)
 
 
 def _describe(error: Exception) -> str:

@@ -1,77 +1,72 @@
-"""Runs pixels through every MindIR of a version in the real serving runtime: what `export verify` compares.
+"""Runs pixels through every MindIR of a version, in MindSpore Serving as the server starts it: for `export verify`.
 
-python -m servable.runtime.parity_probe VERSION_DIRECTORY PIXELS.npy FEATURES.npz     names each step on stdout
+python -m servable.runtime.parity_probe VERSION_DIRECTORY PIXELS.npy EMBEDDINGS.npz     names each step on stdout
 """
 
 from __future__ import annotations
 
-import os
+import asyncio
 import sys
 import tempfile
+import time
 from pathlib import Path
-from typing import Any
 
+import grpc.aio
 import numpy as np
+import numpy.typing as npt
 
-from metric_learn_client.contract.version_manifest import read_manifest
-from servable.backend.direct_calls import predict_pixels, wait_until_serving
-from servable.backend.serving_process import ServingProcess
-from servable.backend.staging import STAGED_VERSION, stage
+from metric_learn_client import wire
+from servable.backend.launcher import PROOF_CALL_S, Child, Launcher
+from servable.backend.warm_up import OPTIONS, Unanswered, embed_in_batches
 from servable.config import REPOSITORY, load_config
-from servable.engine.settings import MasterSettings, ProbeSettings
-from servable.runtime.engine_python import engine_python
-from servable.runtime.lite_runtime import lite_directory
+from servable.exported_version import ExportedVersion, open_version
 
-SERVABLE = "metric_learn_probe"
-START_S = 120.0
-CALL_S = 300.0
-PER_CALL = 16  # pictures: a full batch of the largest size that the network is exported for
+POLL_S = 0.1
+
+Rows = npt.NDArray[np.float32]
 
 
-def probe(version_directory: Path, pixels_file: Path, features_file: Path) -> None:
-    """Writes one float32 [N, 2048] array per batch size, named by it."""
-    sizes = [entry["batch_size"] for entry in read_manifest(version_directory)["mindir"]]
-    pixels = np.load(pixels_file)
+def probe(version_directory: Path, pixels_file: Path, embeddings_file: Path) -> None:
+    """Writes one float32 [N, 2048] array of unit rows per batch size, named by it; NaN where the network gives none."""
+    config = load_config(REPOSITORY / "configs" / "cpu.yaml", ["backend.target=cpu"])
+    version, pixels = open_version(version_directory), np.load(pixels_file)
+    print("starting MindSpore Serving with the Lite runtime", flush=True)
     with tempfile.TemporaryDirectory(prefix="metric-learn-probe-") as scratch:
-        run_dir = Path(scratch)
-        servables = stage(REPOSITORY / "servable" / "engine" / SERVABLE, version_directory, run_dir, SERVABLE)
-        settings = MasterSettings(
-            servable_directory=str(servables),
-            servable_name=SERVABLE,
-            version_number=STAGED_VERSION,
-            address=f"unix:{run_dir}/probe.sock",
-            device_type="cpu",
-            device_ids=(),
-            workers=1,
-        )
-        threads = os.cpu_count() or 1
-        print("starting MindSpore Serving with the Lite runtime", flush=True)
-        python = engine_python(load_config(REPOSITORY / "configs" / "cpu.yaml"))
-        worker: ProbeSettings = {"threads": threads, "batch_sizes": sizes}
-        backend = ServingProcess(python, settings, run_dir, lite_directory(), worker)
+        launcher = Launcher(config, Path(scratch))
+        child = launcher.launch(version)
         try:
-            wait_until_serving(settings.address, backend.poll, START_S)
-            parts = []
-            for start in range(0, len(pixels), PER_CALL):
-                print(f"images {start + 1} to {min(start + PER_CALL, len(pixels))} of {len(pixels)}", flush=True)
-                parts.append(
-                    predict_pixels(
-                        settings.address,
-                        pixels[start : start + PER_CALL],
-                        servable=SERVABLE,
-                        method="probe",
-                        output="features",
-                        deadline_s=CALL_S,
-                    )
-                )
+            embeddings = asyncio.run(_embed(child, version, pixels, config.backend.start_timeout_s))
         except Exception:
-            sys.stderr.write(backend.log.read_text(errors="replace")[-2000:])
+            sys.stderr.write(launcher.log.path.read_text(errors="replace")[-2000:])
             raise
         finally:
-            backend.stop()
-    features = np.concatenate(parts).reshape(len(pixels), len(sizes), -1)
-    rows: dict[str, Any] = {str(size): features[:, index] for index, size in enumerate(sizes)}
-    np.savez(features_file, **rows)
+            child.stop(at_once=False)
+            launcher.log.close()
+    np.savez(embeddings_file, **embeddings)  # type: ignore[arg-type]  # one of its own arguments is no array
+
+
+async def _embed(
+    child: Child, version: ExportedVersion, pixels: npt.NDArray[np.uint8], start_s: float
+) -> dict[str, Rows]:
+    """Raises RuntimeError where it ends, or does not come to serve; Unanswered."""
+    limit, made = time.monotonic() + start_s, {}
+    async with grpc.aio.insecure_channel(child.facts.target, options=OPTIONS) as channel:
+        ready = asyncio.ensure_future(channel.channel_ready())
+        while not ready.done():
+            if child.poll() is not None or time.monotonic() > limit:
+                raise RuntimeError(f"MindSpore Serving does not come to serve within {start_s:g} s: {child.why()}")
+            await asyncio.wait({ready}, timeout=POLL_S)
+        call = channel.unary_unary(wire.PREDICT_PATH)
+        for size in version.batch_sizes:
+            print(f"{len(pixels)} images, {size} in a batch", flush=True)
+            try:
+                rows = await embed_in_batches(call, pixels, size, version.embedding_dim, PROOF_CALL_S)
+            except Unanswered as error:
+                if "E_NON_FINITE" not in str(error):
+                    raise
+                rows = np.full((len(pixels), version.embedding_dim), np.nan, np.float32)
+            made[str(size)] = rows
+    return made
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ import signal
 import sys
 from pathlib import Path
 
+import grpc
 import numpy as np
 
-from servable.backend.direct_calls import wait_until_serving
+from servable.backend.bounded_log import BoundedLog
 from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
+from servable.backend.warm_up import OPTIONS
 from servable.config.sections import Config, LogSection, ServerSection
 from servable.engine.settings import MasterSettings, WorkerSettings
 from servable.gateway import Backends, Gateway, configure_logging
@@ -29,6 +31,7 @@ from tests.integration.servable.gateway.fake_serving import FakeBackend, Golden
 
 HERE = Path(__file__).resolve().parent
 START_S = 120.0
+LOG_BYTES = 16 * 1024 * 1024
 FRONTED = ("no-network", "echo")  # with a gateway
 
 
@@ -42,7 +45,7 @@ def start(kind: str, version: Path, scratch: Path) -> tuple[ServingProcess, str]
         code = HERE.parents[1] / "servable" / "metric_learn"
     else:
         code = HERE / "servables" / kind
-    servables = stage(code, version, scratch, name)
+    servables = stage(code, version, scratch)
     address = f"unix:{scratch}/{kind}.sock"
     settings = MasterSettings(
         servable_directory=str(servables),
@@ -63,8 +66,10 @@ def start(kind: str, version: Path, scratch: Path) -> tuple[ServingProcess, str]
         "limits": {},
         "run_dir": str(scratch),
     }
-    backend = ServingProcess(engine_python(Config()), settings, scratch, lite_directory(), worker)
-    wait_until_serving(address, backend.poll, START_S)
+    log = BoundedLog(scratch / "backend.log", LOG_BYTES)
+    backend = ServingProcess(engine_python(Config()), settings, scratch, lite_directory(), worker, log, scratch, None)
+    with grpc.insecure_channel(address, options=OPTIONS) as channel:
+        grpc.channel_ready_future(channel).result(START_S)
     return backend, address
 
 

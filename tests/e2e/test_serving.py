@@ -12,10 +12,10 @@ import pytest
 
 from metric_learn_client import EmbeddingClient, wire
 from metric_learn_client.preprocess import preprocess
-from servable.backend.direct_calls import predict_pixels
 from tests.patience import patient
 
 from .conftest import ONE_SIZE, REPOSITORY, start, stop
+from .load import predict_on
 from .processes import assert_nothing_left, running, segments, serving_in, tree_of
 
 GOLDEN = REPOSITORY / "tests" / "golden"
@@ -39,24 +39,15 @@ def test_golden_pictures_give_the_reference_embeddings(client):
     assert np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
 
 
-def test_the_gate_sees_swapped_channels(server):
+def test_the_gate_sees_swapped_channels(client):
     """The comparison above can fail: pixels in RGB order are far off."""
     pixels = [preprocess(image)[:, :, ::-1].copy() for image in IMAGES[:4]]
-    rows = predict_pixels(
-        server.endpoint, pixels, servable="metric_learn", method="embed_pixels", output="embedding", deadline_s=60
-    )
+    rows = client.embed_pixels(pixels).embeddings
     assert distance(rows, REFERENCE["embeddings_f32"][:4]).max() > 1e-2
 
 
-def test_pixels_and_files_give_the_same_embeddings(client, server):
-    rows = predict_pixels(
-        server.endpoint,
-        [preprocess(image) for image in IMAGES],
-        servable="metric_learn",
-        method="embed_pixels",
-        output="embedding",
-        deadline_s=60,
-    )
+def test_pixels_and_files_give_the_same_embeddings(client):
+    rows = client.embed_pixels([preprocess(image) for image in IMAGES]).embeddings
     assert distance(rows, client.embed(IMAGES).embeddings).max() <= 1e-5
 
 
@@ -85,15 +76,14 @@ def test_all_corrupt_files_fail_each_with_its_code(client):
 
 
 def test_pixels_of_another_shape_are_refused(server):
-    with pytest.raises(grpc.RpcError, match=r"INVALID_ARGUMENT.*pixels.*shape"):
-        predict_pixels(
-            server.endpoint,
-            [np.zeros((3, 224, 224), np.uint8)],
-            servable="metric_learn",
-            method="embed_pixels",
-            output="embedding",
-            deadline_s=60,
-        )
+    request = wire.PredictRequest()
+    request.servable_spec.name, request.servable_spec.method_name = wire.SERVABLE_NAME, wire.METHOD_EMBED_PIXELS
+    tensor = request.instances.add().items[wire.ITEM_PIXELS]
+    tensor.dtype, tensor.data = wire.DataType.MS_UINT8, bytes(3 * 224 * 224)
+    tensor.shape.dims.extend((3, 224, 224))
+    with grpc.insecure_channel(server.endpoint) as channel:
+        with pytest.raises(grpc.RpcError, match=r"INVALID_ARGUMENT.*pixels.*shape"):
+            predict_on(channel)(request, timeout=60)
 
 
 def test_the_command_writes_rows_in_the_order_given(server, tmp_path):

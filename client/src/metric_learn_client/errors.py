@@ -207,7 +207,8 @@ def from_status(code: str, details: str, endpoint: str, deadline_s: float) -> En
         )
     if kind is UnreachableError:
         remedy = "is the server started and ready?"
-        if "socket closed" in details.lower():  # TLS 1.3: the client has finished before its certificate is refused
+        # TLS 1.3: the client has finished before its certificate is refused.
+        if any(text in details.lower() for text in ("socket closed", "connection reset")):
             remedy += " If it asks for client certificates: check cert_file and key_file"
         if " through the proxy " in endpoint:
             remedy += " If it should be reached without the proxy: name its host in no_proxy"

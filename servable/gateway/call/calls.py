@@ -169,10 +169,6 @@ class Calls:
         with self.reading():
             return await self._bodies.read(call.connection, receive)
 
-    def connections_with_bodies(self) -> set[str]:
-        """Those that have a body on its way in `read`, or had one since this was last asked."""
-        return self._bodies.lately()
-
     def reading(self) -> AbstractContextManager[None]:
         """While a body comes whose bytes the wire counts itself. Raises CallError (RESOURCE_EXHAUSTED) at its end."""
         return self._admission.body()

@@ -16,7 +16,7 @@ from servable.gateway.call.calls import Call, Calls, Embedded
 from servable.gateway.call.reply import encode_reply
 from servable.gateway.call.request import PredictWork, read_request
 from servable.gateway.errors import CallError
-from servable.gateway.limits.connections import connection_of, fail, when_answered
+from servable.gateway.limits.connections import fail, when_answered
 
 SPAN = "mindspore.serving.proto.MSService/Predict"
 VERSION_FIELD = "servable_spec.version_number"
@@ -47,9 +47,9 @@ class GrpcCalls(Generic[_Work]):
 
     async def handle(self, _bodies: Any, context: Any) -> bytes:
         pairs: Sequence[Any] = context.invocation_metadata() or ()
-        connection = connection_of(context)
-        peer = connection.partition("#")[0]
-        call = Call(self._wire, self._span, pairs, dict(pairs), connection, peer, context.time_remaining)
+        call = Call(
+            self._wire, self._span, pairs, dict(pairs), context.connection, context.peer, context.time_remaining
+        )
         outcome = await self._calls.answer(call, lambda: self._embed(call, context))
         if isinstance(outcome, CallError):
             fail(context, outcome, call.identity())
@@ -58,7 +58,10 @@ class GrpcCalls(Generic[_Work]):
         return outcome
 
     async def _embed(self, call: Call, context: Any) -> bytes:
-        body = await self._calls.read(call, context.read)
+        # One that came with its call, as those of small images do, needs no place to wait in.
+        body = context.read_now()
+        if body is None:
+            body = await self._calls.read(call, context.read)
         if not isinstance(body, bytes):  # the end of the stream
             raise CallError(grpc.StatusCode.INVALID_ARGUMENT, "the call carries no message", field="request")
         call.bytes = len(body)

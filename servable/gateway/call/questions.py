@@ -16,7 +16,7 @@ from metric_learn_client.wire import METADATA_REQUEST_ID
 from servable.gateway.call.calls import refuse_repeated, request_id_of
 from servable.gateway.errors import CallError
 from servable.gateway.limits.bodies import BodyPlaces
-from servable.gateway.limits.connections import Share, connection_of, fail, when_answered
+from servable.gateway.limits.connections import Share, fail, when_answered
 
 # Not answered, or answered and not read: gRPC keeps the reply of a caller that does not take it.
 OPEN, OPEN_EACH = 2048, 32
@@ -80,7 +80,7 @@ class Questions:
     def _admit(self, context: Any) -> str:
         """The connection. Raises CallError."""
         refuse_repeated(context.invocation_metadata() or ())
-        connection = connection_of(context)
+        connection: str = context.connection
         self._share.take(connection)
         when_answered(lambda: self._share.give_back(connection))
         return connection

@@ -70,10 +70,10 @@ _SAFE = re.compile(r"[A-Za-z0-9 ,.;:_\-]{1,160}")
 _TRANSIENT = (ServingCode.INVALID_INPUTS, ServingCode.WORKER_UNAVAILABLE, ServingCode.SERVABLE_UNAVAILABLE)
 
 
-def read_reply(body: bytes, count: int, dim: int) -> list[Outcome]:
+def read_reply(body: Row, count: int, dim: int) -> list[Outcome]:
     """One outcome for each of the `count` images of a batch, in order. A reply that does not fit is a Fault."""
     try:
-        reply = PredictReply.FromString(body)
+        reply = PredictReply.FromString(body)  # type: ignore[arg-type]  # a view will do
     except DecodeError:
         return [Fault("the reply is no PredictReply", nonsense=True)] * count
     if len(reply.error_msg) == 1 and not reply.instances:

@@ -143,6 +143,9 @@ class Connection(HttpToolsProtocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def make_room(self) -> None:
+        self.abort()
+
     def finish(self) -> None:
         """After the answer that is being given; at once where there is none."""
         self.closing = True

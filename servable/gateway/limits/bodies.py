@@ -46,7 +46,6 @@ class BodyPlaces:
         self._fair_s = fair_s
         self._held: dict[str, list[_Reader]] = {}  # connection -> its bodies, the oldest first
         self._waiting: dict[str, list[_Reader]] = {}  # the same; the connection whose turn is next stands first
-        self._lately: Optional[set[str]] = None  # until somebody asks, and asks again
 
     async def read(self, peer: str, receive: Callable[[], Awaitable[_T]]) -> _T:
         """What `receive` returns. peer: the connection.
@@ -54,8 +53,6 @@ class BodyPlaces:
         Raises CallError: DEADLINE_EXCEEDED after read_s, RESOURCE_EXHAUSTED if slow or if too many wait.
         """
         budget = TimeLimit(self._read_s)
-        if self._lately is not None:
-            self._lately.add(peer)
         try:
             with budget:
                 reader = _Reader(peer, budget, asyncio.get_running_loop().create_future())
@@ -73,11 +70,6 @@ class BodyPlaces:
             raise CallError(
                 grpc.StatusCode.DEADLINE_EXCEEDED, f"the request's body did not arrive within {self._read_s:g} s"
             ) from None
-
-    def lately(self) -> set[str]:
-        """Connections that have had a body here since this was last asked."""
-        found, self._lately = self._lately or set(), {*self._held, *self._waiting}
-        return found
 
     async def _take(self, reader: _Reader) -> None:
         if sum(map(len, self._waiting.values())) >= self._max_waiting:

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections import Counter
 from typing import Any, Callable
 
 from servable.gateway.errors import CallError, Metadata, overloaded
 
 RETRY_AFTER_MS = 1000
-_count = itertools.count()
-
-
-def connection_of(context: Any) -> str:
-    """The caller's address and port. On a unix socket all look alike, so there each call stands for itself."""
-    peer: str = context.peer()
-    return peer if peer.startswith("ip") else f"{peer}#{next(_count)}"
 
 
 def when_answered(then: Callable[[], None]) -> None:
     """Runs `then` when the caller has taken the whole answer of the call that runs here, or has gone.
 
-    The task of a call ends then (core_call.py).
+    The task of a call ends then (http2/grpc_call.py).
     """
     task = asyncio.current_task()
     assert task is not None

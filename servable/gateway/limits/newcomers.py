@@ -1,21 +1,21 @@
 """New connections of an address wait in its own kernel while too many of its calls wait here.
 
-A flood of new connections takes the cores in gRPC's own threads, before anything here sees a call. A filter on the
-listening socket drops what comes there from the addresses that are named; their TCP sends it again after a second.
-Connections that stand, and those of other addresses, are not touched.
+A flood of new connections takes the event loop with their greetings. A filter on the listening socket drops what comes
+there from the addresses that are named; their TCP sends it again after a second. Connections that stand, and those of
+other addresses, are not touched.
 """
 
 from __future__ import annotations
 
+import ctypes
 import ipaddress
 import logging
 import socket
 import struct
-from collections.abc import Iterable
-
-from servable.gateway.limits.sockets import set_filter
+from collections.abc import Iterable, Sequence
 
 MOST = 16  # addresses at one time
+_ATTACH, _DETACH = 26, 27  # SO_ATTACH_FILTER, SO_DETACH_FILTER of Linux; Python has no names for them
 # Classic BPF (linux/filter.h): what each instruction is, with the header of the network layer at SKF_NET_OFF.
 _LOAD_WORD, _LOAD_BYTE, _SHIFT_RIGHT, _JUMP_EQUAL, _RETURN = 0x20, 0x30, 0x74, 0x15, 0x06
 _NETWORK = 0xFFF00000
@@ -41,9 +41,9 @@ def program(addresses: Iterable[str]) -> bytes:
 
 
 class Newcomers:
-    """sockets: where strangers connect; TCP, listening. They are closed with `close`."""
+    """sockets: where strangers connect; listening."""
 
-    def __init__(self, sockets: list[socket.socket]) -> None:
+    def __init__(self, sockets: Sequence[socket.socket]) -> None:
         self._sockets = sockets
         self.held: set[str] = set()
 
@@ -55,12 +55,6 @@ class Newcomers:
     def let_go(self, address: str) -> None:
         self._set(self.held - {address})
 
-    def close(self) -> None:
-        self._set(set())
-        for each in self._sockets:
-            each.close()
-        self._sockets = []
-
     def _set(self, addresses: set[str]) -> None:
         if addresses == self.held:
             return
@@ -71,4 +65,13 @@ class Newcomers:
                 set_filter(each, steps)
         except OSError as error:
             log.warning("new connections cannot be made to wait when too many come: %s", error)
-            self._sockets = []
+            self._sockets = ()
+
+
+def set_filter(on: socket.socket, steps: bytes) -> None:
+    """Steps of classic BPF decide what is kept of each packet; b"": all is. Raises OSError."""
+    if steps:
+        kept = ctypes.create_string_buffer(steps)
+        on.setsockopt(socket.SOL_SOCKET, _ATTACH, struct.pack("HP", len(steps) // 8, ctypes.addressof(kept)))
+    else:
+        on.setsockopt(socket.SOL_SOCKET, _DETACH, 0)

@@ -20,7 +20,7 @@ from metric_learn_client.wire import (
     ServingStatus,
 )
 from servable.gateway.errors import CallError, invalid
-from servable.gateway.limits.connections import Share, connection_of
+from servable.gateway.limits.connections import Share
 
 SERVICES = (HEALTH_SERVICE_ALL, HEALTH_SERVICE_PREDICT)
 WATCHERS, WATCHERS_EACH = 1024, 8  # in all, of one connection; a client needs one for each service
@@ -51,7 +51,7 @@ class HealthService:
         Raises CallError: INVALID_ARGUMENT, RESOURCE_EXHAUSTED.
         """
         service = _service(body)
-        connection = connection_of(context)
+        connection = context.connection
         self._share.take(connection)
         event = asyncio.Event()
         self._watchers.add(event)

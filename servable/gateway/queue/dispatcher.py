@@ -29,6 +29,7 @@ from servable.gateway.queue.backend_request import LANES
 from servable.gateway.queue.flow import LEAST, Flow
 from servable.gateway.queue.pending import RETRY_AFTER_FAULT_MS, PendingCall, SharedBatch
 from servable.gateway.queue.suspects import REMEMBERED_S, Known, Suspects, Trial
+from servable.gateway.tasks import started
 
 # MindSpore Serving's master sends a worker what waits for it in one message of at most 512 MB, and takes the worker for
 # dead where it is larger. It keeps three messages a method under way, so the first batches of a worker go alone.
@@ -66,7 +67,6 @@ class Dispatcher:
         self._channel: Optional[Channel] = None
         self._generation = 0
         self._ran = False  # the last end: a suspect was alone in it, in a run of a device
-        self._closing: set[asyncio.Task[None]] = set()
         self._pump_due = False
         self._closed = False
         self.sent = 0  # images that the backend works on
@@ -110,7 +110,7 @@ class Dispatcher:
         trying = [] if self._trying is None else [self._trying]
         for task in trying:
             task.cancel()
-        await asyncio.gather(*self._batches, *self._closing, *trying, return_exceptions=True)
+        await asyncio.gather(*self._batches, *trying, return_exceptions=True)
 
     def _changed(self, served: Served) -> None:
         if served.generation != self._generation and served.backend is not None:
@@ -133,9 +133,7 @@ class Dispatcher:
     def _drop_channel(self) -> None:
         """Batches on the old channel end with an error and go back to their calls."""
         if self._channel is not None:
-            closing = asyncio.ensure_future(self._channel.close())
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._channel.close()
             self._channel = None
 
     def _fail_all(self) -> None:
@@ -169,7 +167,8 @@ class Dispatcher:
                 return
             self.sent += len(batch.images)
             self._flow.sent()
-            task = asyncio.ensure_future(self._send(batch, channel, backend.fingerprint, backend.embedding_dim))
+            run = self._send(batch, channel, backend.fingerprint, backend.embedding_dim)
+            task = started(asyncio.get_running_loop(), run)
             self._batches[task] = batch
             task.add_done_callback(self._batch_ended)
 

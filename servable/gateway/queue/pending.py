@@ -14,7 +14,7 @@ from servable.gateway.call.methods import Method
 from servable.gateway.call.reply import FailedImage, Row
 from servable.gateway.call.request import Payload
 from servable.gateway.errors import CallError, unavailable
-from servable.gateway.queue.backend_request import encode_batch
+from servable.gateway.queue.backend_request import batch_pieces
 
 RETRY_AFTER_FAULT_MS = 1000
 
@@ -87,5 +87,6 @@ class SharedBatch:
         """Bytes of its images."""
         return sum(len(call.payload(index)) for call, index in self.images)
 
-    def encode(self, lane: str) -> bytes:
-        return encode_batch(self.method.name, lane, [call.payload(index) for call, index in self.images])
+    def encode(self, lane: str) -> tuple[Payload, ...]:
+        """The request in pieces."""
+        return batch_pieces(self.method.name, lane, [call.payload(index) for call, index in self.images])

@@ -8,13 +8,11 @@ from __future__ import annotations
 import datetime
 import logging
 import ssl
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-import grpc
 from cryptography import x509
 
 from servable.config.problem import Problem, wrong
@@ -27,6 +25,7 @@ CERTIFICATE, PRIVATE_KEY, CLIENT_CA = (
     "security.tls_private_key",
     "security.tls_client_ca",
 )
+HTTP_1, HTTP_2 = "http/1.1", "h2"  # as ALPN calls them (RFC 7301)
 # X509_V_FLAG_PARTIAL_CHAIN: a CA in the file need not be a root, as with gRPC. `ssl` names it from Python 3.10 on.
 PARTIAL_CHAIN = 0x80000
 RETRY_S = 1.0  # files that could not be used are read again: a lack of descriptors or a half copied file passes
@@ -35,28 +34,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedCertificates:
-    """What the files held, as gRPC takes it and as HTTP does.
+    """What the files held, for each protocol that a port speaks.
 
     expires_at: Unix time at which the server's own certificate ends. stamp: of the files.
     """
 
-    configuration: grpc.ServerCertificateConfiguration
-    context: ssl.SSLContext
+    contexts: Mapping[str, ssl.SSLContext]
     expires_at: float
     warnings: tuple[str, ...]
     stamp: Stamp
 
 
 class Certificates:
-    """`credentials` for gRPC, `context` for HTTP; the files are looked at before every handshake."""
+    """The files are looked at before every handshake."""
 
     def __init__(
         self, config: Config, loaded: LoadedCertificates, on_reload: Callable[[bool], None] = lambda ok: None
     ) -> None:
         self._config = config
         self._on_reload = on_reload
-        self._lock = threading.Lock()  # gRPC asks on threads of its own
-        self._loaded = self._given = loaded  # the latest; what gRPC has
+        self._loaded = loaded  # the latest
         self._failed: tuple[Optional[Stamp], float] = (None, 0.0)  # what could not be used, and when
         self._complaint = ""  # said once, not with every handshake
         _warn(loaded)
@@ -65,26 +62,10 @@ class Certificates:
     def expires_at(self) -> float:
         return self._loaded.expires_at
 
-    def credentials(self) -> grpc.ServerCredentials:
-        mutual = self._config.security.tls_client_ca is not None
-        return grpc.dynamic_ssl_server_credentials(
-            self._given.configuration, self._changed, require_client_authentication=mutual
-        )
-
-    def context(self) -> ssl.SSLContext:
-        """Of the next handshake."""
-        with self._lock:
-            self._reload()
-            return self._loaded.context
-
-    def _changed(self) -> Optional[grpc.ServerCertificateConfiguration]:
-        """None: as before. Called by gRPC before each handshake, on a thread of its own."""
-        with self._lock:
-            self._reload()
-            if self._given is self._loaded:
-                return None
-            self._given = self._loaded
-            return self._given.configuration
+    def context(self, protocol: str) -> ssl.SSLContext:
+        """Of the next handshake. protocol: HTTP_1 or HTTP_2."""
+        self._reload()
+        return self._loaded.contexts[protocol]
 
     def _reload(self) -> None:
         stamp = _stamp(self._config)
@@ -123,7 +104,7 @@ def load_certificates(config: Config) -> Optional[LoadedCertificates]:
     now = datetime.datetime.now(datetime.timezone.utc)
     problems = list(_incomplete(config))
     chain, key, authorities, leaf = b"", b"", None, None
-    context: Optional[ssl.SSLContext] = None
+    contexts: dict[str, ssl.SSLContext] = {}
     warnings: tuple[str, ...] = ()
     if not problems:
         with gathered(problems):
@@ -133,19 +114,19 @@ def load_certificates(config: Config) -> Optional[LoadedCertificates]:
         with gathered(problems):
             key = read_credential(config, PRIVATE_KEY, secret=True)
             if leaf is not None:
-                context = _check_pair(config, key)
+                contexts = {protocol: _check_pair(config, key, protocol) for protocol in (HTTP_1, HTTP_2)}
     if security.tls_client_ca is not None:
         with gathered(problems):
             authorities = read_credential(config, CLIENT_CA)
             warnings = _check_authorities(config, authorities, now)
-    if problems or leaf is None or context is None:
+    if problems or leaf is None:
         raise StartError(*problems)
     if authorities is not None:
-        context.load_verify_locations(cadata=authorities.decode("ascii", "ignore"))
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.verify_flags |= PARTIAL_CHAIN
-    configuration = grpc.ssl_server_certificate_configuration([(key, chain)], authorities)
-    return LoadedCertificates(configuration, context, leaf.not_valid_after_utc.timestamp(), warnings, stamp)
+        for context in contexts.values():
+            context.load_verify_locations(cadata=authorities.decode("ascii", "ignore"))
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.verify_flags |= PARTIAL_CHAIN
+    return LoadedCertificates(contexts, leaf.not_valid_after_utc.timestamp(), warnings, stamp)
 
 
 def _incomplete(config: Config) -> Iterator[Problem]:
@@ -179,12 +160,12 @@ def _check_dates(config: Config, leaf: x509.Certificate, now: datetime.datetime)
         raise StartError(wrong(config, CERTIFICATE, what, "check this host's clock"))
 
 
-def _check_pair(config: Config, key: bytes) -> ssl.SSLContext:
+def _check_pair(config: Config, key: bytes, protocol: str) -> ssl.SSLContext:
     """The pair as TLS itself takes it; a password would be asked for on the terminal, so an empty one is given."""
     certificate_file, key_file = path_of(config, CERTIFICATE), path_of(config, PRIVATE_KEY)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([protocol])
     try:
         context.load_cert_chain(certificate_file, key_file, password=lambda: "")
         return context

@@ -30,7 +30,6 @@ ALIKE = {
     "metrics": "of an evaluation, and of the gateway: both fields call theirs so",
     "options": "of a client, and of a job",
     "search": "a command, beside the package that it calls",
-    "servable_config": "MindSpore Serving asks for this name",
     "verify": "a command of the client, and one of the export",
 }
 TEST_FOLDERS = {"servable/deploy": "configs/deploy, which has no source"}

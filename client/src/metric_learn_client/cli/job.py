@@ -53,11 +53,9 @@ def verify(output_dir: str, complete: bool, as_json: bool) -> ExitCode:
 def show(output_dir: str, as_json: bool) -> ExitCode:
     try:
         output = open_output(output_dir)
-        record = records.read(output)
-        if record is None:
-            raise JobError(f"{output_dir}: no job here (no job.json)")
+        record = records.read_there(output)
         plan = load_plan(output, len(record.extents), record.generation)
-        summary = summarise(output, plan, list(range(plan.shards)))
+        summary = summarise(output, plan, list(range(plan.shards)), output.committed())
     except JobError as error:
         raise click.ClickException(str(error)) from error
     if as_json:

@@ -56,35 +56,6 @@ DEFAULT_MAX_IMAGE_PX: Final = 50_000_000
 MAX_MESSAGE_BYTES: Final = 512 * 1024 * 1024
 
 
-class DataType(enum.IntEnum):
-    """Element type of a tensor; numbers as in MindSpore Serving's ms_service.proto."""
-
-    MS_UNKNOWN = 0
-    MS_BOOL = 1
-    MS_INT8 = 2
-    MS_UINT8 = 3
-    MS_INT16 = 4
-    MS_UINT16 = 5
-    MS_INT32 = 6
-    MS_UINT32 = 7
-    MS_INT64 = 8
-    MS_UINT64 = 9
-    MS_FLOAT16 = 10
-    MS_FLOAT32 = 11
-    MS_FLOAT64 = 12
-    MS_STRING = 13
-    MS_BYTES = 14
-
-
-class ServingStatus(enum.IntEnum):
-    """Answer of grpc.health.v1.Health/Check."""
-
-    UNKNOWN = 0
-    SERVING = 1
-    NOT_SERVING = 2
-    SERVICE_UNKNOWN = 3
-
-
 class ServingCode(enum.IntEnum):
     """error_code inside a reply (MindSpore Serving 2.0.2, ccsrc/common/status.h)."""
 

@@ -26,13 +26,18 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to be filled, which takes its name when the block ends, and is gone where it raises. Raises OSError."""
-    aside = folder.with_name(f".{folder.name}.partial")
+    """A folder to be filled, which takes its name when the block ends, also from one that is there, and is gone where
+    it raises. Raises OSError."""
+    aside, replaced = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "replaced"))
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir(parents=True)
         yield aside
+        if folder.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.replace(replaced)
         aside.replace(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -78,14 +78,16 @@ def run_job(
             find = partial(_changes, output, run, sync_by)
             same_rows = not retry_failed
             plan, record, sync = open_job(output, spec, options, model, if_exists, same_rows, find)
-        if if_exists == "resume" and same_rows:
-            _check_files(output, run, plan)
         mine = list(range(run.shard_index, plan.shards, run.num_shards))
         output.recover(mine if run.num_shards > 1 else None)
+        committed = output.committed()
+        if if_exists == "resume" and same_rows and committed:
+            _check_files(output, run, plan, committed[0])
         worker = worker_spec(output, options, run, connect, model, record.model["version"], plan)
-        tasks = list(_tasks(output, plan, mine, retry_failed))
+        tasks = list(_tasks(output, plan, mine, committed, retry_failed))
         _check_space(output, options, plan, tasks)
-        summary = _run(output, plan, mine, worker, tasks, stop, observer)
+        before = summarise(output, plan, mine, committed)
+        summary = _run(output, plan, mine, before, worker, tasks, stop, observer)
         if not summary.complete and not retry_failed:
             raise OutputError(
                 f"{output.name}: only {summary.done_shards} of {summary.shards} shards are there although all were "
@@ -100,12 +102,12 @@ def _run(
     output: Output,
     plan: Plan,
     mine: list[int],
+    before: JobSummary,
     worker: WorkerSpec,
     tasks: list[ShardTask],
     stop: threading.Event,
     observer: Observer,
 ) -> JobSummary:
-    before = summarise(output, plan, mine)
     redone = {task.shard: task.places for task in tasks if task.places is not None and task.merges}
     again = sum(len(places) for places in redone.values())
     done = before.succeeded + before.failed - again
@@ -133,7 +135,7 @@ def _run(
         elapsed_s = time.monotonic() - begun
         if tasks:
             _log_run(output, worker.run, outcome, started, elapsed_s, sent)
-    return replace(summarise(output, plan, mine), sent=sent, elapsed_s=elapsed_s)
+    return replace(summarise(output, plan, mine, output.committed()), sent=sent, elapsed_s=elapsed_s)
 
 
 def _check_space(output: Output, options: JobOptions, plan: Plan, tasks: list[ShardTask]) -> None:
@@ -148,11 +150,13 @@ def _check_space(output: Output, options: JobOptions, plan: Plan, tasks: list[Sh
         )
 
 
-def _tasks(output: Output, plan: Plan, mine: list[int], retry_failed: bool) -> Iterator[ShardTask]:
+def _tasks(
+    output: Output, plan: Plan, mine: list[int], committed: list[int], retry_failed: bool
+) -> Iterator[ShardTask]:
     """What is missing, or with retry_failed the failures; in both cases also what a sync left to do."""
-    committed = set(output.committed())
+    there = set(committed)
     for shard in mine:
-        if shard not in committed:
+        if shard not in there:
             if not retry_failed:
                 yield ShardTask(shard, plan.there(shard) if len(plan.gone(shard)) else None)
             continue
@@ -168,11 +172,10 @@ def _tasks(output: Output, plan: Plan, mine: list[int], retry_failed: bool) -> I
             yield ShardTask(shard, places, merges=True)
 
 
-def _check_files(output: Output, run: RunOptions, plan: Plan) -> None:
-    """Raises RefusedError where no picture of the first that were embedded has the size that it had: other files under
-    the same names, of which a run that goes on would take some for embedded."""
-    shard = next(iter(output.committed()), None)
-    if shard is None or plan.in_sources:
+def _check_files(output: Output, run: RunOptions, plan: Plan, shard: int) -> None:
+    """Raises RefusedError where no picture of the first that were embedded, in `shard`, has the size that it had: other
+    files under the same names, of which a run that goes on would take some for embedded."""
+    if plan.in_sources:
         return
     with suppress(pa.ArrowException, OSError):  # damaged, or not to be read: nothing to compare with
         seen = read_seen(output, shard)

@@ -42,7 +42,7 @@ def open_job(
     Raises RefusedError with the difference, InputError, OutputError. A list, table or archive that looks as it did is
     not listed again; folders and standard input are, without planning them.
     """
-    check_possible(options)
+    _check_possible(options)
     if if_exists == "overwrite" and output.read(records.NAME) is not None:
         output.clear()
     record = records.read(output)
@@ -56,18 +56,23 @@ def open_job(
         return plan, record, _counted(0, 0, plan.rows, 0) if if_exists == "sync" else None
     records.check(output, record, spec, options, model)
     spec = records.spec_of(record)  # `img` goes on as `img/` where it began so: its paths are spelled like that
-    if if_exists == "extend":
-        return (*_extended(output, spec, record), None)
-    if if_exists == "sync":
-        return _synced(output, spec, record, find)
-    if not same_rows and (stored := _stored(output, record)) is not None:
+    stored = _stored(output, record)
+    if if_exists in ("extend", "sync"):
+        if spec.limit is not None:
+            raise RefusedError(f"--{if_exists} does not go with --limit")
+        if stored is None:
+            raise JobError(f"{output.name}: its plan is gone: without it --{if_exists} cannot tell what changed")
+        if if_exists == "sync":
+            return _synced(output, spec, record, stored, find)
+        return (*_with_new_rows(output, spec, record, stored, after_sync=False), None)
+    if not same_rows and stored is not None:
         if stored.in_sources:
             check_places(open_input(spec), stored)
         return stored, record, None
-    return _found(output, spec, record), record, None
+    return _found(output, spec, record, stored), record, None
 
 
-def check_possible(options: JobOptions) -> None:
+def _check_possible(options: JobOptions) -> None:
     """Raises RefusedError for files that the installed pyarrow cannot write."""
     half_in_parquet = options.output_format == "parquet" and options.dtype == "float16"
     if half_in_parquet and int(pa.__version__.split(".")[0]) < _FLOAT16_SINCE:
@@ -101,8 +106,8 @@ def _is_there(place: bytes) -> bool:
     return b"\0" not in place and os.path.lexists(place)
 
 
-def _found(output: Output, spec: InputSpec, record: JobRecord) -> Plan:
-    stored = _stored(output, record)
+def _found(output: Output, spec: InputSpec, record: JobRecord, stored: Optional[Plan]) -> Plan:
+    """The plan, once its input is seen to be what it was."""
     source = open_input(spec)
     if stored is None:
         if len(record.extents) > 1:
@@ -126,14 +131,11 @@ def _found(output: Output, spec: InputSpec, record: JobRecord) -> Plan:
     return stored
 
 
-def _synced(output: Output, spec: InputSpec, record: JobRecord, find: Find) -> tuple[Plan, JobRecord, dict[str, int]]:
-    if spec.limit is not None:
-        raise RefusedError("--sync does not go with --limit")
+def _synced(
+    output: Output, spec: InputSpec, record: JobRecord, stored: Plan, find: Find
+) -> tuple[Plan, JobRecord, dict[str, int]]:
     if "-" in spec.inputs:
         raise RefusedError("--sync lists the input again, and standard input cannot be read twice")
-    stored = _stored(output, record)
-    if stored is None:
-        raise JobError(f"{output.name}: its plan is gone: without it --sync cannot tell what changed")
     source = open_input(spec)
     check_kind(source, stored)
     found = find(stored, source)
@@ -151,15 +153,6 @@ def _counted(changed: int, removed: int, added: int, unchanged: int) -> dict[str
     return {"changed": changed, "removed": removed, "added": added, "unchanged": unchanged}
 
 
-def _extended(output: Output, spec: InputSpec, record: JobRecord) -> tuple[Plan, JobRecord]:
-    if spec.limit is not None:
-        raise RefusedError("--extend does not go with --limit")
-    stored = _stored(output, record)
-    if stored is None:
-        raise JobError(f"{output.name}: its plan is gone: without it --extend cannot tell which rows are new")
-    return _with_new_rows(output, spec, record, stored, after_sync=False)
-
-
 def _with_new_rows(
     output: Output, spec: InputSpec, record: JobRecord, before: Plan, after_sync: bool
 ) -> tuple[Plan, JobRecord]:
@@ -173,8 +166,6 @@ def _with_new_rows(
 
 
 def _stored(output: Output, record: JobRecord) -> Optional[Plan]:
-    """The plan on the disk, as far as the record knows it; an extension that was not finished is not counted."""
-    plan = load(output.plan(), record.generation)
-    if plan is None or [vars(extent) for extent in plan.extents][: len(record.extents)] != record.extents:
-        return None
-    return plan.truncated(len(record.extents))
+    """The plan on the disk, as far as the record knows it."""
+    plan = load(output.plan(), record.generation, len(record.extents))
+    return None if plan is None or [vars(extent) for extent in plan.extents] != record.extents else plan

@@ -1,4 +1,4 @@
-"""The message classes, made at import from wire.desc, which client/proto gives (client/proto/generate.py).
+"""The messages and enumerations, made at import from wire.desc, which client/proto gives (client/proto/generate.py).
 
 They live in a descriptor pool of their own, and so work with every protobuf from 3.20 on, and beside MindSpore
 Serving's own generated module in one process: that one registers the same message names in the default pool.
@@ -6,6 +6,7 @@ Serving's own generated module in one process: that one registers the same messa
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Any
 
@@ -30,4 +31,8 @@ def service_names() -> tuple[str, ...]:
     return tuple(f"{file.package}.{service.name}" for file in _FILES for service in file.service)
 
 
-globals().update({m.name: _class(f"{file.package}.{m.name}") for file in _FILES for m in file.message_type})
+_ENUMS = [each for file in _FILES for holder in (file, *file.message_type) for each in holder.enum_type]
+_MADE = {m.name: _class(f"{file.package}.{m.name}") for file in _FILES for m in file.message_type}
+_MADE.update({e.name: enum.IntEnum(e.name, {v.name: v.number for v in e.value}, module=__name__) for e in _ENUMS})
+globals().update(_MADE)
+__all__ = ["POOL", "service_names", *_MADE]

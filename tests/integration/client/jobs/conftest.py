@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
+from metric_learn_client.jobs import embed_dataset
 from metric_learn_client.jobs.output.output import open_output
 from metric_learn_client.jobs.output.shard_files import read_shard, read_stats
-from metric_learn_client.testing import FakeServable
 from tests.integration.client.commands import Command
+
+SHARD, BATCH, AHEAD = 50, 10, 4  # rows of a shard; images of a call; calls on their way (in flight and read ahead)
+FLAGS = ("--shard-size", SHARD, "--batch-size", BATCH, "--in-flight", 2, "--read-threads", 2)
+FEW = {"shard_size": SHARD, "batch_size": BATCH, "in_flight": 2, "read_threads": 2}
 
 
 class Job:
@@ -38,6 +40,12 @@ class Job:
                 process.kill()
                 raise
         return process.returncode, [json.loads(line) for line in out.splitlines()], err
+
+
+def whole(images, out, endpoint):
+    """What an uninterrupted run leaves, as `data`."""
+    embed_dataset(images, out, endpoint=endpoint, shard_size=SHARD)
+    return data(out)
 
 
 def until(process, event):
@@ -70,12 +78,6 @@ def make_images(folder, count):
     for index in range(count):
         (folder / f"{index:05d}.jpg").write_bytes(b"image %d" % index)
     return folder
-
-
-@pytest.fixture
-def fake():
-    with FakeServable() as server:
-        yield server
 
 
 def shard_contents(out):

@@ -22,17 +22,19 @@ from metric_learn_client.jobs.errors import OutageError
 from metric_learn_client.jobs.output.shard_files import file_digest
 from metric_learn_client.testing import FakeServable, Faults
 from tests.integration.client.conftest import fake_process
-from tests.integration.client.jobs.conftest import Job, data, kill, make_images, until
-
-SHARD, BATCH, AHEAD = 50, 10, 4  # rows of a shard; images of a call; calls on their way (in flight and read ahead)
-FLAGS = ("--shard-size", SHARD, "--batch-size", BATCH, "--in-flight", 2, "--read-threads", 2)
-FEW = {"shard_size": SHARD, "batch_size": BATCH, "in_flight": 2, "read_threads": 2}
-
-
-def whole(images, out, endpoint):
-    """What an uninterrupted run leaves."""
-    embed_dataset(images, out, endpoint=endpoint, shard_size=SHARD)
-    return data(out)
+from tests.integration.client.jobs.conftest import (
+    AHEAD,
+    BATCH,
+    FEW,
+    FLAGS,
+    SHARD,
+    Job,
+    data,
+    kill,
+    make_images,
+    until,
+    whole,
+)
 
 
 def test_sigkill_at_twenty_random_points_changes_nothing_in_the_files(tmp_path, fake):

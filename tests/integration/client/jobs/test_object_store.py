@@ -27,7 +27,19 @@ from metric_learn_client.jobs.output.objects.leases import Busy, Lease
 from metric_learn_client.jobs.output.objects.store import ObjectStore
 from metric_learn_client.jobs.output.shard_files import RowFailure, ShardContent, ShardIdentity, write_shard
 from metric_learn_client.testing import FakeServable, fake_embeddings
-from tests.integration.client.jobs.conftest import Job, data, kill, make_images, until
+from tests.integration.client.jobs.conftest import (
+    AHEAD,
+    BATCH,
+    FEW,
+    FLAGS,
+    SHARD,
+    Job,
+    data,
+    kill,
+    make_images,
+    until,
+    whole,
+)
 
 pytest.importorskip("moto", reason="the object store of these tests is moto's, which is not installed here")
 pytest.importorskip("s3fs", reason="objects are written with s3fs, which is not installed here")
@@ -36,11 +48,8 @@ import contextlib
 
 from tests.integration.client.jobs.object_store import BUCKET, Store, once
 
-SHARD, BATCH, AHEAD = 50, 10, 4
-FLAGS = ("--shard-size", SHARD, "--batch-size", BATCH, "--in-flight", 2, "--read-threads", 2)
 LONG = pytest.mark.long, pytest.mark.timeout(1800)
 SOME_STEPS = pytest.mark.parametrize("step", [13, pytest.param(1, marks=LONG)], ids=["some", "every one"])
-FEW = {"shard_size": SHARD, "batch_size": BATCH, "in_flight": 2, "read_threads": 2}
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +87,6 @@ def objects(store, prefix):
     }
 
 
-def whole(images, out, endpoint):
-    embed_dataset(images, out, endpoint=endpoint, shard_size=SHARD)
-    return data(out)
-
-
 def check_marks(store, prefix):
     """As a reader sees it who knows of no protocol: what a mark stands for is there."""
     found = store.objects(prefix)
@@ -100,6 +104,14 @@ def test_the_objects_are_the_files_of_a_run_into_a_folder_byte_for_byte(tmp_path
     assert objects(store, prefix) == data(tmp_path / "out")
     left = [name for name in store.objects(prefix) if name.startswith((".partial", ".commit", ".locks/probe"))]
     assert left == []
+
+
+def test_a_job_that_is_done_lists_its_shards_before_and_after_and_no_third_time(tmp_path, fake, store, prefix):
+    images, lists = make_images(tmp_path / "in", 60), []
+    embed_dataset(images, url(prefix), endpoint=fake.endpoint, **FEW)
+    store.faults = lambda _method, _key, asked: lists.append(asked["QUERY_STRING"])
+    embed_dataset(images, url(prefix), endpoint=fake.endpoint, **FEW)
+    assert sum("list-type" in query and "stats" in query for query in lists) == 2
 
 
 def test_a_job_is_resumed_extended_retried_verified_and_begun_anew(tmp_path, fake, store, prefix):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from servable.gateway.http import application, http_connection
-from servable.gateway.http.listener import TAKEN
+from servable.gateway.listener import TAKEN
 from tests.integration.servable.gateway.fake_serving import embedding_of
 from tests.integration.servable.gateway.harness import (
     WAIT_S,
@@ -236,7 +236,7 @@ def test_no_more_of_a_body_in_tiny_chunks_is_read_than_can_be_taken(tmp_path):
         connected.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n")
         for _ in range(50):
             connected.sendall(b"1\r\nx\r\n" * 20_000)
-            waiting = harness.call(lambda: [len(each._rest) for each in harness.gateway._api._open])
+            waiting = harness.call(lambda: [len(each._rest) for each in harness.gateway._api._listener.open])
             most = max([most, *waiting])
     assert 0 < most <= 512 * 1024
 
@@ -463,14 +463,14 @@ def test_a_thousand_silent_connections_keep_nobody_out(tmp_path):
             silent.sendall(b"POST /embed HTTP/1.1\r\n"[: number % 20])
             if number % 100 == 99:
                 assert harness.api("POST", "/embed", b"abc")[0] == 200
-        assert len(harness.gateway._api._open) <= 64
+        assert len(harness.gateway._api._listener.open) <= 64
 
 
 def test_many_connections_that_come_at_once_leave_the_event_loop_to_others_in_between(tmp_path):
     counts = []
 
     def count(server, loop):
-        counts.append(len(server._open))
+        counts.append(len(server._listener.open))
         if counts[-1] < 200:
             loop.call_soon(count, server, loop)
 
@@ -490,7 +490,7 @@ def test_where_every_connection_has_a_call_the_newcomer_is_told_to_come_again(tm
         for each in busy:
             each.sendall(PICTURE)
         api = harness.gateway._api
-        until(lambda: len(api._open) == 2 and not api._waiting, "both calls")
+        until(lambda: len(api._listener.open) == 2 and not api._listener._waiting, "both calls")
         answer = sent(harness)
         assert status_of(answer) == 503 and b"retry-after: 1" in answer
         harness.call(harness.serving.release)
@@ -556,7 +556,7 @@ def test_an_answer_that_is_not_taken_ends_with_its_connection(tmp_path, monkeypa
         unread = harness.gateway._calls.unread
         until(lambda: unread._sum > 1_000_000, "the answer")
         until(lambda: unread._sum == 0, "its end")
-        until(lambda: not harness.gateway._api._open, "the end of its connection")
+        until(lambda: not harness.gateway._api._listener.open, "the end of its connection")
 
 
 def test_while_the_server_drains_calls_end_and_new_ones_are_sent_elsewhere(tmp_path):

@@ -9,7 +9,7 @@ import warnings
 import pytest
 import trustme
 
-from servable.gateway.http import listener
+from servable.gateway import listener
 from tests.integration.servable.gateway.harness import Harness, config_of, until
 from tests.integration.servable.gateway.test_security import Files, call, client_credentials, replace
 
@@ -91,11 +91,11 @@ def test_connections_that_never_greet_give_way_and_end(tmp_path, files, monkeypa
         with contextlib.ExitStack() as stack:
             silent = [stack.enter_context(harness.api_socket()) for _ in range(40)]
             assert embedded(harness, trusting(files.authority)) == 200
-            assert len(harness.gateway._api._open) <= 16
+            assert len(harness.gateway._api._listener.open) <= 16
             for each in silent[:20]:
                 with contextlib.suppress(ConnectionError):
                     assert each.recv(1) == b""
-            until(lambda: not harness.gateway._api._open, "the end of all handshakes", 5)
+            until(lambda: not harness.gateway._api._listener.open, "the end of all handshakes", 5)
 
 
 def test_plain_text_on_a_tls_port_gets_no_answer_and_ends(tmp_path, files):

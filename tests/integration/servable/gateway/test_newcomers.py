@@ -7,9 +7,8 @@ import grpc
 import pytest
 
 from metric_learn_client import wire
-from servable.gateway import fair_server
+from servable.gateway.http2 import grpc_server
 from servable.gateway.limits.newcomers import Newcomers, program
-from servable.gateway.limits.sockets import listening_sockets
 from servable.gateway.limits.turns import address_of
 from tests.integration.servable.gateway.harness import WAIT_S, Harness, predict, request, until
 
@@ -46,7 +45,7 @@ def connects(listening, source):
     ids=lambda each: " ".join(each) or "none",
 )
 def test_only_the_addresses_that_are_held_cannot_connect_until_they_are_let_go(listening, held, open_from, not_from):
-    newcomers = Newcomers(listening_sockets(listening.getsockname()[1]))
+    newcomers = Newcomers([listening])
     for each in held:
         newcomers.hold(each)
     assert [connects(listening, source) for source in open_from] == [True] * len(open_from)
@@ -54,18 +53,16 @@ def test_only_the_addresses_that_are_held_cannot_connect_until_they_are_let_go(l
     for each in held:
         newcomers.let_go(each)
     assert all(connects(listening, source) for source in [*open_from, *not_from])
-    newcomers.close()
 
 
 def test_a_connection_that_stands_goes_on_while_its_address_is_held(listening):
-    newcomers = Newcomers(listening_sockets(listening.getsockname()[1]))
+    newcomers = Newcomers([listening])
     with socket.create_connection((FOUR, listening.getsockname()[1]), 5) as near:
         far, _ = listening.accept()
         with far:
             newcomers.hold("ipv4:127.0.0.1")
             near.sendall(b"on")
             assert far.recv(2) == b"on"
-    newcomers.close()
 
 
 def test_a_refusal_of_the_kernel_is_said_once_and_changes_nothing(caplog):
@@ -78,18 +75,17 @@ def test_a_refusal_of_the_kernel_is_said_once_and_changes_nothing(caplog):
 
 
 def test_the_program_of_the_most_addresses_is_one_that_the_kernel_takes(listening):
-    newcomers = Newcomers(listening_sockets(listening.getsockname()[1]))
+    newcomers = Newcomers([listening])
     for number in range(20):
         newcomers.hold(f"ipv4:10.0.0.{number}")
         newcomers.hold(address_of(f"ipv6:%5B2001:db8:0:{number}::1%5D:1"))
     assert len(newcomers.held) == 16 and newcomers._sockets
     assert len(program(newcomers.held)) % 8 == 0
-    newcomers.close()
 
 
 def test_a_crowd_of_new_connections_waits_and_is_served_again_when_the_line_is_short(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(fair_server, "CROWD", 20)
-    monkeypatch.setattr(fair_server, "CALM", 2)
+    monkeypatch.setattr(grpc_server, "CROWD", 20)
+    monkeypatch.setattr(grpc_server, "CALM", 2)
     own = [("grpc.use_local_subchannel_pool", 1)]
     with Harness(tmp_path) as harness, harness.channel() as channel, contextlib.ExitStack() as stack:
         predict(channel, request(b"good"))

@@ -9,9 +9,9 @@ import pytest
 
 from metric_learn_client import wire
 from servable.config.sections import DeadlinesSection, LimitsSection, SecuritySection
-from servable.gateway import grpc_server
 from servable.gateway.call import questions
 from servable.gateway.call.calls import LEAST_UNREAD_BYTES, UNREAD_SHARES
+from servable.gateway.http2 import http2_connection
 from servable.gateway.observe.health import WATCHERS_EACH
 from tests.integration.servable.gateway.harness import WAIT_S, Harness, config_of, predict, request, until
 
@@ -77,6 +77,16 @@ def test_calls_that_wait_for_bodies_take_no_places_from_calls_that_have_theirs(t
                 predict(channel, request(b"good"))
 
 
+def test_a_body_that_comes_with_its_call_waits_for_no_place_and_takes_none_from_others(tmp_path):
+    settings = config_of(limits=LimitsSection(max_reading_calls=2))
+    with Harness(tmp_path, settings) as harness, contextlib.ExitStack() as stack:
+        slow = [*stack.enter_context(trickling(harness, 1)), *stack.enter_context(trickling(harness, 1))]
+        with harness.channel(options=OWN_CONNECTION) as channel:
+            for _ in range(20):
+                predict(channel, request(b"good"))
+        assert not any(call.done() for call in slow)
+
+
 @pytest.mark.parametrize("in_flight_mb", [1, 8, 256])
 def test_replies_that_one_connection_does_not_read_are_bounded_and_leave_room_for_others(tmp_path, in_flight_mb):
     """Also where few bytes may be in flight: the share of one connection was all that there was."""
@@ -101,8 +111,8 @@ def test_many_connections_that_read_no_reply_leave_room_for_one_that_does(tmp_pa
 
 
 def test_a_reply_that_is_not_read_ends_with_its_connection_and_nobody_loses_a_call(tmp_path, monkeypatch):
-    monkeypatch.setattr(grpc_server, "AGE_MS", 1000)
-    monkeypatch.setattr(grpc_server, "TAKE_REPLY_MS", 500)
+    monkeypatch.setattr(http2_connection, "AGE_S", 1.0)
+    monkeypatch.setattr(http2_connection, "TAKE_REPLY_S", 0.5)
     settings = config_of(deadlines=DeadlinesSection(default_s=1, max_s=1))
     with Harness(tmp_path, settings) as harness, unread_replies(harness):
         with harness.channel(options=OWN_CONNECTION) as channel:

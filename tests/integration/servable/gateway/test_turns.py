@@ -1,4 +1,4 @@
-"""Calls begin in turn, connection by connection, whatever stands before them inside gRPC."""
+"""Calls begin in turn, connection by connection."""
 
 import grpc
 import grpc.aio
@@ -36,33 +36,3 @@ def test_a_server_with_hundreds_of_calls_that_wait_for_their_turn_stops(tmp_path
             stopping = harness.start(harness.gateway.stop())
         stopping.result(WAIT_S)
         until(lambda: all(each.done() for each in sent), "the end of the calls")
-
-
-def test_a_connection_that_takes_back_its_calls_stands_aside_and_is_served_again_when_they_end(tmp_path, caplog):
-    with Harness(tmp_path) as harness, harness.channel(options=OWN_CONNECTION) as channel:
-        turns = harness.gateway._server.turns
-        call = channel.unary_unary(wire.PREDICT_PATH)
-        harness.serving.silent = True
-
-        def take_back(count):
-            sent = [call.future(request(b"good").SerializeToString(), timeout=WAIT_S) for _ in range(count)]
-            for each in sent:
-                each.cancel()
-
-        take_back(256)
-        assert channel.unary_unary(wire.GET_MODEL_PATH)(b"", timeout=WAIT_S)
-        assert "takes back most of its calls" not in caplog.text
-
-        def flooded():
-            take_back(100)
-            return "takes back most of its calls" in caplog.text
-
-        until(flooded, "the line in the log")
-        harness.serving.silent = False
-        (peer,) = turns._taken_back._counts
-
-        def forgiven():
-            channel.unary_unary(wire.GET_MODEL_PATH)(b"", timeout=WAIT_S)
-            return not turns._taken_back.too_many(peer)
-
-        until(forgiven, "the end of it")

@@ -15,17 +15,6 @@ from metric_learn_client.wire.instances import (
 from metric_learn_client.wire.messages import POOL
 from metric_learn_client.wire.rows import join_rows, pack_rows, unpack_rows
 
-NUMBERS = {
-    "mindspore.serving.proto.DataType": wire.DataType,
-    "grpc.health.v1.HealthCheckResponse.ServingStatus": wire.ServingStatus,
-}
-
-
-@pytest.mark.parametrize("name", NUMBERS)
-def test_the_numbers_of_an_enum_are_those_of_the_proto_file(name):
-    assert {v.name: v.number for v in POOL.FindEnumTypeByName(name).values} == {m.name: m for m in NUMBERS[name]}
-
-
 PATHS = [wire.PREDICT_PATH, wire.HEALTH_CHECK_PATH, wire.GET_MODEL_PATH]
 
 

@@ -59,14 +59,26 @@ def test_counts_of_ended_workers_stay_and_those_of_an_earlier_server_go(tmp_path
     assert launcher.batch_runs() == {1: (0, 0), 4: (2, 6)}
 
 
+def child_of_two_devices(folder):
+    folder.mkdir()
+    workers = SimpleNamespace(worker_ids={os.getpid(), 1}, workers_alive=lambda: 1, find_workers=lambda: 1)
+    return Child(workers, VERSION, None, folder, workers=2, devices=2, hang_s=10.0)
+
+
+def test_rows_that_may_be_wrong_are_told_once(tmp_path):
+    child = child_of_two_devices(tmp_path / "child")
+    DeviceWatch(child.directory, 1).took_out(5.0, 3)
+    (told,) = child.look_at_devices()[1]
+    assert (told.device, told.doubtful, told.doubtful_since) == (1, 3, 5.0)
+    assert child.look_at_devices() == ([], [])
+
+
 @pytest.mark.parametrize("taken_out", [True, False])
 def test_a_worker_that_took_its_device_out_is_no_worker_lost_with_images(tmp_path, taken_out):
     """Two of those in a row replace the whole backend, healthy devices and all."""
-    (tmp_path / "child").mkdir()
-    workers = SimpleNamespace(worker_ids={os.getpid(), 1}, workers_alive=lambda: 1, find_workers=lambda: 1)
-    child = Child(workers, VERSION, None, tmp_path / "child", workers=2, devices=2, hang_s=10.0)
+    child = child_of_two_devices(tmp_path / "child")
     watch = DeviceWatch(child.directory, 1)
     if taken_out:
         watch.took_out(0.0, 0)
-    assert child.end_hung_devices() == [] and child.workers_alive() == 1
+    assert child.look_at_devices() == ([], []) and child.workers_alive() == 1
     assert child.workers_ended() == (0 if taken_out else 1)

@@ -22,7 +22,7 @@ class Scene:
         self.registry = Backends(1)
         self.registry.default.listeners.append(self._pass)
         self.registry.on_added = lambda served: served.listeners.append(self._pass)
-        self.versions = Versions(self.registry, self.make, drain_s=0.5)
+        self.versions = Versions(self.registry, self.open, self.supervise, drain_s=0.5)
         self.children = {}
         self.defaults = []
         self.registry.on_default = self.defaults.append
@@ -31,23 +31,25 @@ class Scene:
         if served.state is State.PROBING:
             served.move(State.SERVING, "")
 
-    def make(self, number):
+    def open(self, number):
         if number == 4:
             raise ConfigError("damaged")
+        return number
 
+    def supervise(self, number):
         def launch():
             self.children[number] = Child(number, proof=WrongEmbedding("0.3 away") if number == 5 else None)
             return self.children[number]
 
-        return lambda: Supervisor(
-            number, launch, self.registry, SETTINGS, start_timeout_s=5, max_relative_distance=0.02
-        )
+        return Supervisor(number, launch, self.registry, SETTINGS, start_timeout_s=5, max_relative_distance=0.02)
 
     def served(self):
         return [served.version for served in self.registry.all()]
 
 
-def play(scenario):
+def played(scenario):
+    """The test that runs a coroutine with a scene, whose version 1 serves."""
+
     async def run():
         scene = Scene()
         await scene.versions.start([1])
@@ -57,43 +59,37 @@ def play(scenario):
             await scene.versions.stop()
         assert all(child.ended for child in scene.children.values())
 
-    asyncio.run(run())
+    return lambda: asyncio.run(run())
 
 
-def test_the_new_version_takes_over_before_the_old_one_ends_and_back_again():
-    async def scenario(scene):
-        await scene.versions.switch(2)
-        assert scene.served() == [2] and scene.versions.default == 2
-        assert scene.children[1].ended == "in order" and scene.children[2].ended is None
-        await scene.versions.switch(1)
-        assert scene.served() == [1] and scene.defaults == [2, 1]
-
-    play(scenario)
+@played
+async def test_the_new_version_takes_over_before_the_old_one_ends_and_back_again(scene):
+    await scene.versions.switch(2)
+    assert scene.served() == [2] and scene.versions.default == 2
+    assert scene.children[1].ended == "in order" and scene.children[2].ended is None
+    await scene.versions.switch(1)
+    assert scene.served() == [1] and scene.defaults == [2, 1]
 
 
-def test_calls_in_flight_keep_the_old_version_until_they_end():
-    async def scenario(scene):
-        old = scene.registry.default
-        with old:
-            switching = asyncio.create_task(scene.versions.switch(2))
-            while scene.versions.default != 2:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)
-            assert scene.children[1].ended is None and not switching.done()
-        await switching
-        assert scene.children[1].ended == "in order"
-
-    play(scenario)
+@played
+async def test_calls_in_flight_keep_the_old_version_until_they_end(scene):
+    old = scene.registry.default
+    with old:
+        switching = asyncio.create_task(scene.versions.switch(2))
+        while scene.versions.default != 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert scene.children[1].ended is None and not switching.done()
+    await switching
+    assert scene.children[1].ended == "in order"
 
 
-def test_several_versions_stay_when_they_are_wanted():
-    async def scenario(scene):
-        await scene.versions.switch(2, [1, 2, 3])
-        assert scene.served() == [1, 2, 3]
-        await scene.versions.switch(3, [3])
-        assert scene.served() == [3]
-
-    play(scenario)
+@played
+async def test_several_versions_stay_when_they_are_wanted(scene):
+    await scene.versions.switch(2, [1, 2, 3])
+    assert scene.served() == [1, 2, 3]
+    await scene.versions.switch(3, [3])
+    assert scene.served() == [3]
 
 
 @pytest.mark.parametrize(("bad", "error"), [(4, ConfigError), (5, StartFailed)])
@@ -105,32 +101,27 @@ def test_a_bad_version_changes_nothing_even_beside_a_good_one(bad, error):
         assert scene.versions.numbers == (1,) and scene.children[1].ended is None
         assert scene.defaults == []
 
-    play(scenario)
+    played(scenario)()
 
 
-def test_a_switch_that_is_cut_short_leaves_no_child_behind():
+@played
+async def test_a_switch_that_is_cut_short_leaves_no_child_behind(scene):
     """The end of the server may come while the old version is drained."""
-
-    async def scenario(scene):
-        with scene.registry.default:
-            switching = asyncio.create_task(scene.versions.switch(2))
-            while scene.versions.default != 2:
-                await asyncio.sleep(0.01)
-            switching.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await switching
-
-    play(scenario)
+    with scene.registry.default:
+        switching = asyncio.create_task(scene.versions.switch(2))
+        while scene.versions.default != 2:
+            await asyncio.sleep(0.01)
+        switching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await switching
 
 
-def test_only_the_defaults_end_is_the_servers():
-    async def scenario(scene):
-        await scene.versions.switch(1, [1, 2])
-        for number in (2, 1):
-            supervisor = scene.versions._running[number]
-            supervisor.gave_up.set_result("it cannot be kept running")
-            await asyncio.sleep(0)
-            assert scene.versions.gave_up.done() == (number == 1)
-        assert "version 1" in scene.versions.gave_up.result()
-
-    play(scenario)
+@played
+async def test_only_the_defaults_end_is_the_servers(scene):
+    await scene.versions.switch(1, [1, 2])
+    for number in (2, 1):
+        supervisor = scene.versions._running[number]
+        supervisor.gave_up.set_result("it cannot be kept running")
+        await asyncio.sleep(0)
+        assert scene.versions.gave_up.done() == (number == 1)
+    assert "version 1" in scene.versions.gave_up.result()

@@ -12,6 +12,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 from servable.config import ConfigError, load_config
+from servable.config.problem import exit_code
 from servable.doctor import examine
 from tests.unit.servable.doctor.scene import authority
 
@@ -29,7 +30,7 @@ def check(scene):
         found = examine(load(scene))
     except ConfigError as error:
         return 2, str(error).splitlines()
-    return found.exit_code, [str(problem) for problem in found.problems]
+    return exit_code(found.problems), [str(problem) for problem in found.problems]
 
 
 CASES = {}

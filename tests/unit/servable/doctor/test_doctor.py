@@ -13,11 +13,10 @@ import pytest
 
 from metric_learn_client import __version__
 from servable.config import load_config
-from servable.config.problem import Problem
+from servable.config.problem import Problem, exit_code
 from servable.doctor import ascend, directories, interpreter
 from servable.doctor import resources as host
 from servable.doctor.consistency import inconsistencies
-from servable.doctor.examine import Examined
 from servable.exported_version import ExportedVersion
 from servable.runtime.device_probe import target_of
 
@@ -98,9 +97,9 @@ def test_linked_servable_code_is_named(monkeypatch, tmp_path):
 
 
 def test_a_wrong_configuration_comes_before_an_unready_host():
-    assert Examined([Problem("host", 4), Problem("key", 2)]).exit_code == 2
-    assert Examined([Problem("host", 4)]).exit_code == 4
-    assert Examined().exit_code == 0
+    assert exit_code([Problem("host", 4), Problem("key", 2)]) == 2
+    assert exit_code([Problem("host", 4)]) == 4
+    assert exit_code([]) == 0
 
 
 @pytest.mark.parametrize(

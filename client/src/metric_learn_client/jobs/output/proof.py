@@ -13,7 +13,7 @@ from typing import Any, Optional, Union
 import numpy as np
 import pyarrow as pa
 
-from metric_learn_client.jobs.errors import InputError, JobError, OutputError
+from metric_learn_client.jobs.errors import InputError, OutputError
 from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.output import record as records
 from metric_learn_client.jobs.output.output import Output, open_output
@@ -53,14 +53,9 @@ def verify(output_dir: Union[str, Path], *, with_input: bool = False) -> Verific
     """Reads everything below `output_dir`; with_input: lists the input again, too, and looks whether each of its rows
     is one of the job's. Raises JobError where there is no job."""
     output = open_output(output_dir)
-    record = records.read(output)
-    if record is None:
-        raise JobError(f"{output.name}: no job here (no job.json)")
-    plan = load(output.plan(), record.generation)
-    if plan is not None and len(plan.extents) >= len(record.extents):
-        plan = plan.truncated(len(record.extents))
-    else:
-        plan = None  # a copy without the hidden folders: rows can be counted, not compared with the input's
+    record = records.read_there(output)
+    # None in a copy without the hidden folders: rows can be counted, not compared with the input's
+    plan = load(output.plan(), record.generation, len(record.extents))
     spans = list(_spans(record))
     problems: list[str] = []
     succeeded = failed = expected = current = 0

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 from metric_learn_client._client.core.identity import ModelInfo
 from metric_learn_client._version import __version__
-from metric_learn_client.jobs.errors import OutputError, RefusedError
+from metric_learn_client.jobs.errors import JobError, OutputError, RefusedError
 from metric_learn_client.jobs.options import InputSpec, JobOptions, as_json, same_spelling
 from metric_learn_client.jobs.output.output import Output
 from metric_learn_client.jobs.plan.plan import Plan
@@ -64,6 +64,14 @@ def read(output: Output) -> Optional[JobRecord]:
         return JobRecord(**facts)
     except (ValueError, TypeError, AttributeError) as error:
         raise OutputError(f"{output.name}/{NAME}: not a job's record: {error}; --overwrite begins anew") from error
+
+
+def read_there(output: Output) -> JobRecord:
+    """As read. Raises JobError where the directory has none."""
+    record = read(output)
+    if record is None:
+        raise JobError(f"{output.name}: no job here (no {NAME})")
+    return record
 
 
 def write(output: Output, record: JobRecord) -> None:

@@ -54,10 +54,10 @@ class JobSummary:
         return "\n".join(lines)
 
 
-def summarise(output: Output, plan: Plan, shards: list[int]) -> JobSummary:
-    """shards: those to count, done or not."""
-    committed = set(output.committed())
-    done = [shard for shard in shards if shard in committed]
+def summarise(output: Output, plan: Plan, shards: list[int], committed: list[int]) -> JobSummary:
+    """shards: those to count, done or not; committed: those that are there."""
+    there = set(committed)
+    done = [shard for shard in shards if shard in there]
     succeeded = failed = current = 0
     codes: Counter[str] = Counter()
     fingerprint: Optional[str] = None

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from metric_learn_client.contract.whole_file import write_whole
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.input_rows import Input, planned_schema
 from metric_learn_client.jobs.inputs.skipped import as_line
@@ -125,10 +126,6 @@ class Plan:
             rows = self.read(shard)
             yield rows.take(pa.array(self.there(shard))) if len(self.gone(shard)) else rows
 
-    def truncated(self, extents: int) -> Plan:
-        """The plan with its first extents only."""
-        return replace(self, extents=self.extents[:extents], _open={})
-
     def save(self) -> None:
         """Writes the plan's facts; whole or not at all."""
         facts = {
@@ -144,20 +141,20 @@ class Plan:
         }
         if self.generation:
             self.changes.save(self.folder / _changes_file(self.generation))
-        place = self.folder / _plan_file(self.generation)
-        aside = place.with_name(place.name + ".new")
-        aside.write_text(json.dumps(facts))
-        aside.replace(place)
+        write_whole(self.folder / _plan_file(self.generation), json.dumps(facts).encode())
 
 
-def load(folder: Path, generation: int = 0) -> Optional[Plan]:
-    """The plan in `folder` as it was in a generation, None where there is none."""
+def load(folder: Path, generation: int, extents: int) -> Optional[Plan]:
+    """The plan in `folder` as it was in a generation, with its first extents: one that was not finished does not count.
+    None where there is none, or it has fewer."""
     try:
         facts = json.loads((folder / _plan_file(generation)).read_text())
         changes = Changes.load(folder / _changes_file(generation)) if generation else Changes.none()
     except (FileNotFoundError, ValueError):
         return None
-    facts["extents"] = tuple(Extent(**each) for each in facts["extents"])
+    if len(facts["extents"]) < extents:
+        return None
+    facts["extents"] = tuple(Extent(**each) for each in facts["extents"][:extents])
     return Plan(folder, **facts, changes=changes, generation=generation)
 
 

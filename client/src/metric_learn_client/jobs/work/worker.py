@@ -95,10 +95,10 @@ def make_pipeline(
 
 def load_plan(output: Output, extents: int, generation: int) -> Plan:
     """The plan as far as job.json knows it. Raises JobError where it is gone."""
-    plan = load(output.plan(), generation)
-    if plan is None or len(plan.extents) < extents:
+    plan = load(output.plan(), generation, extents)
+    if plan is None:
         raise JobError(f"{output.name}: its plan is gone; run the command again without --retry-failed to make it anew")
-    return plan.truncated(extents)
+    return plan
 
 
 def rewrite(spec: WorkerSpec, plan: Plan, shard: int, merges: bool) -> dict[str, Any]:

@@ -133,10 +133,6 @@ class DecoderPool:
                 self._waiting.append(job)
         return job.future
 
-    def decode(self, image: Union[bytes, Pixels]) -> Pixels:
-        """`submit`, and wait. Raises ImageError."""
-        return self.submit(image).result()
-
     def close(self) -> None:
         """Ends the processes; what is not decoded fails with RuntimeError. May be called twice."""
         with self._lock:

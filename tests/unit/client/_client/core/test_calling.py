@@ -15,19 +15,12 @@ from metric_learn_client._client.core.steps import Failure, Reply, Resolve, Send
 from metric_learn_client._client.core.window import CallWindow
 from metric_learn_client._client.daemon_threads import Workers
 from metric_learn_client.options import ClientOptions
+from tests.clock import Clock
 
 
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def __call__(self):
-        return self.now
-
-
-def core_of(*endpoints, clock=None, **changes):
+def core_of(*endpoints, **changes):
     options = {"deadline_s": 10.0, "retries": 3, **changes}
-    core = Core(ClientOptions(endpoints, **options), now=clock or Clock())
+    core = Core(ClientOptions(endpoints, **options), now=Clock(1000.0))
     core.dice = lambda: 0.0
     return core
 

@@ -102,6 +102,11 @@ def test_every_grpc_status_has_an_error_that_names_it(status):
     assert type(error).__name__ in errors.__doc__ and status.name in errors.__doc__ + "OK"
 
 
+@pytest.mark.parametrize("details", ["Socket closed", "recvmsg:Connection reset by peer (104)"])
+def test_a_connection_that_ends_at_once_may_want_a_client_certificate(details):
+    assert "check cert_file" in str(errors.from_status("UNAVAILABLE", details, "host:1", 2.0))
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -17,6 +17,7 @@ from metric_learn_client.errors import (
 )
 from metric_learn_client.jobs.errors import OutageError, RefusedError, RowError, Stopped
 from metric_learn_client.jobs.work.sender import Patience, Sender
+from tests.clock import Clock
 
 
 @dataclass
@@ -49,15 +50,12 @@ class Service:
         return Result(rows, failed)
 
 
-class Clock:
+class Waits(Clock):
     """Time passes by waiting alone."""
 
     def __init__(self):
-        self.now = 0.0
+        super().__init__()
         self.waits = []
-
-    def __call__(self):
-        return self.now
 
     def wait(self, seconds):
         self.waits.append(seconds)
@@ -69,7 +67,7 @@ class Clock:
 
 
 def sender(service, max_outage_s=100.0):
-    clock = Clock()
+    clock = Waits()
     patience = Patience(max_outage_s, clock, clock=clock)
     return Sender(service, patience, "f"), clock
 

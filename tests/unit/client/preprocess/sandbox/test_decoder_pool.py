@@ -283,7 +283,7 @@ def test_a_pool_that_is_closed_leaves_no_process_and_fails_what_waits():
         with pytest.raises(RuntimeError, match="closed"):
             future.result(5)
     with pytest.raises(RuntimeError, match="closed"):
-        pool.decode(GOOD[0])
+        pool.submit(GOOD[0]).result()
     assert not psutil.wait_procs(mine, 10)[1]
 
 
@@ -307,12 +307,12 @@ def test_a_forked_child_has_a_pool_of_its_own():
         "import os, sys\nfrom metric_learn_client.preprocess import DecodeLimits\n"
         "from metric_learn_client.preprocess.sandbox.shared_pool import shared_pool\n"
         "image = open(sys.argv[1], 'rb').read()\n"
-        "mine = shared_pool(DecodeLimits()).decode(image).sum()\n"
+        "mine = shared_pool(DecodeLimits()).submit(image).result().sum()\n"
         "child = os.fork()\n"
         "if child == 0:\n"
-        "    os._exit(0 if shared_pool(DecodeLimits()).decode(image).sum() == mine else 1)\n"
+        "    os._exit(0 if shared_pool(DecodeLimits()).submit(image).result().sum() == mine else 1)\n"
         "assert os.waitpid(child, 0)[1] == 0\n"
-        "assert shared_pool(DecodeLimits()).decode(image).sum() == mine\n"
+        "assert shared_pool(DecodeLimits()).submit(image).result().sum() == mine\n"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", program, IMAGES / "coffee.webp"], check=True, timeout=60)
 
@@ -379,4 +379,4 @@ def largest_pictures():
 def test_the_largest_pictures_of_every_kind_stay_within_the_limits_of_a_decoder():
     with DecoderPool(1) as pool:
         for image in largest_pictures():
-            assert np.array_equal(pool.decode(image), preprocess(image))
+            assert np.array_equal(pool.submit(image).result(), preprocess(image))

@@ -1,4 +1,4 @@
-"""The listening sockets of the API, and its connections: how many there are, and who goes when there are too many.
+"""The listening sockets of a public port, and its connections: how many there are, and who goes when too many are.
 
 A newcomer is served: the connection that waits longest for a complete request of its caller goes for it. Only where
 every connection has one is the newcomer refused.
@@ -14,16 +14,13 @@ import logging
 import os
 import socket
 import ssl
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable, Optional
-
-from uvicorn.config import Config
+from typing import Any, Callable, Generic, Optional, Protocol, TypeVar
 
 from servable.config.addresses import Address
 from servable.gateway.bind import usable_hosts
-from servable.gateway.http.application import Application
-from servable.gateway.http.http_connection import Connection
 
 # Connections that the kernel keeps while many come at once. Beyond, the caller's kernel tries again a second later.
 WAITING = 1024
@@ -31,63 +28,84 @@ TAKEN = 4  # new connections before everything else on the event loop has its tu
 HANDSHAKE_S = 10.0
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 NO_DESCRIPTOR_S = 0.5  # until the next try
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n"
+TOLD_A_SECOND = 5  # handshakes that failed
 log = logging.getLogger(__name__)
 _count = itertools.count()
 
 
-class HttpServer:
-    """most: connections at one time. context: gives the TLS context of the next handshake; None: plain text."""
+class ListenedTo(Protocol):
+    """What a listener asks of a connection, which is a protocol of asyncio."""
+
+    def abort(self) -> None:
+        """At once; what was not sent is lost."""
+
+    def make_room(self) -> None:
+        """It waits for its caller, and goes for somebody else."""
+
+
+_C = TypeVar("_C", bound=ListenedTo)
+
+
+class Listener(Generic[_C]):
+    """make: the connection of a peer, as gRPC writes it, with the key under which it uses its shares.
+
+    most: connections at one time. context: gives the TLS context of the next handshake; None: plain text. busy: what a
+    newcomer is told that cannot be taken.
+    """
 
     def __init__(
-        self, application: Application, most: int, context: Optional[Callable[[], ssl.SSLContext]] = None
+        self,
+        make: Callable[[str, str], _C],
+        most: int,
+        context: Optional[Callable[[], ssl.SSLContext]] = None,
+        busy: bytes = b"",
     ) -> None:
-        self.application = application
-        self._config = Config(
-            application,
-            http=Connection,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-        )
-        self._config.load()
+        self._make = make
         self._most = most
         self._context = context
-        self._listening: list[socket.socket] = []
+        self._busy = busy
+        self.listening: list[socket.socket] = []
+        self.open: set[_C] = set()
         self._accepting: list[asyncio.Task[None]] = []
-        self._greeting: dict[Connection, asyncio.Task[None]] = {}
-        self._open: set[Connection] = set()
-        self._waiting: dict[Connection, None] = {}  # without a complete request, the longest first
+        self._greeting: dict[_C, asyncio.Task[None]] = {}
+        self._waiting: dict[_C, None] = {}  # without a complete request, the longest first
         self._unix_path: Optional[str] = None
+        self._second = self._told = 0  # handshakes that failed, told in this second
 
     async def start(self, address: Address) -> int:
         """Listens; returns the port, 0 on a unix socket. Raises OSError."""
-        self._listening = _listen(address)
+        self.listening = _listen(address)
         self._unix_path = address.path
-        for each in self._listening:
+        for each in self.listening:
             self._accepting.append(asyncio.ensure_future(self._accept(each)))
-        return 0 if address.path is not None else int(self._listening[0].getsockname()[1])
+        return 0 if address.path is not None else int(self.listening[0].getsockname()[1])
 
-    def finish(self) -> None:
-        """Connections end with the answer that they get; those that wait end now."""
-        for connection in list(self._open):
-            connection.finish()
+    def changed(self, connection: _C, waits: bool) -> None:
+        """waits: for a complete request of its caller."""
+        self._waiting.pop(connection, None)
+        if waits and connection in self.open:
+            self._waiting[connection] = None
 
-    async def stop(self) -> None:
-        """Ends everything; calls are cancelled."""
+    def gone(self, connection: _C) -> None:
+        self.open.discard(connection)
+        self._waiting.pop(connection, None)
+
+    async def close(self) -> None:
+        """No further connections."""
         for task in self._accepting:
             task.cancel()
         await asyncio.gather(*self._accepting, return_exceptions=True)
-        for listening in self._listening:
+        for listening in self.listening:
             listening.close()
         if self._unix_path is not None:
             Path(self._unix_path).unlink(missing_ok=True)
-        tasks = [task for connection in self._open for task in connection.tasks]
-        for connection in list(self._open):
+
+    async def stop(self) -> None:
+        """Ends everything."""
+        await self.close()
+        for connection in list(self.open):
             self._end(connection)
-        await asyncio.gather(*tasks, *self._greeting.values(), return_exceptions=True)
+        await asyncio.gather(*self._greeting.values(), return_exceptions=True)
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -98,45 +116,65 @@ class HttpServer:
                 accepted, _ = await loop.sock_accept(listening)
             except OSError as error:
                 if error.errno in NO_DESCRIPTOR:  # else it was gone before it was taken
-                    log.warning("a connection of HTTP could not be taken: %s", os.strerror(error.errno))
+                    log.warning("a connection could not be taken: %s", os.strerror(error.errno))
                     await asyncio.sleep(NO_DESCRIPTOR_S)
                 continue
-            if len(self._open) >= self._most and not self._make_room():
+            if len(self.open) >= self._most and not self._make_room():
                 self._turn_away(accepted)
                 continue
             peer = _peer(accepted)
             key = peer if accepted.family != socket.AF_UNIX else f"{peer}#{next(_count)}"
-            connection = Connection(self._config, loop, peer, key, self._changed, self._gone)
-            self._open.add(connection)
+            connection = self._make(peer, key)
+            self.open.add(connection)
             self._waiting[connection] = None
             greeting = asyncio.ensure_future(self._greet(connection, accepted))
             self._greeting[connection] = greeting
-            greeting.add_done_callback(functools.partial(self._greeted, connection, accepted))
+            greeting.add_done_callback(functools.partial(self._greeted, connection, accepted, peer))
 
-    async def _greet(self, connection: Connection, accepted: socket.socket) -> None:
+    async def _greet(self, connection: _C, accepted: socket.socket) -> None:
         options: dict[str, Any] = {}
         if self._context is not None:
             options = {"ssl": self._context(), "ssl_handshake_timeout": HANDSHAKE_S}
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted, **options)
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: connection,  # type: ignore[type-var]
+            accepted,
+            **options,
+        )
 
-    def _greeted(self, connection: Connection, accepted: socket.socket, greeting: asyncio.Task[None]) -> None:
+    def _greeted(self, connection: _C, accepted: socket.socket, peer: str, greeting: asyncio.Task[None]) -> None:
         """Also where the task was ended before it began."""
         del self._greeting[connection]
         error = None if greeting.cancelled() else greeting.exception()
         if greeting.cancelled() or error is not None:
             accepted.close()
-            self._gone(connection)
-        if error is not None and not isinstance(error, OSError):  # gone, slow, or no TLS: nobody's fault here
-            log.error("a connection of HTTP ended by an error of the gateway", exc_info=error)
+            self.gone(connection)
+        if isinstance(error, ssl.SSLError):
+            self._tell(peer, error)
+        elif error is not None and not isinstance(error, OSError):  # gone, slow, or no TLS: nobody's fault here
+            log.error("a connection ended by an error of the gateway", exc_info=error)
+
+    def _tell(self, peer: str, error: ssl.SSLError) -> None:
+        """Why a handshake failed, as often as somebody can read it."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._told = second, 0
+        self._told += 1
+        if self._told <= TOLD_A_SECOND:
+            log.warning("a TLS handshake of %s failed: %s", peer, error)
 
     def _make_room(self) -> bool:
+        """The connection that waits longest for its caller goes."""
         for connection in self._waiting:
-            self._end(connection)
+            self.gone(connection)
+            if connection in self._greeting:
+                self._end(connection)
+            else:
+                connection.make_room()
             return True
         return False
 
-    def _end(self, connection: Connection) -> None:
-        self._gone(connection)
+    def _end(self, connection: _C) -> None:
+        self.gone(connection)
         greeting = self._greeting.get(connection)
         if greeting is not None:
             greeting.cancel()
@@ -145,20 +183,11 @@ class HttpServer:
     def _turn_away(self, accepted: socket.socket) -> None:
         try:
             if self._context is None:
-                accepted.send(BUSY)
+                accepted.send(self._busy)
         except OSError:
             pass
         finally:
             accepted.close()
-
-    def _changed(self, connection: Connection, waits: bool) -> None:
-        self._waiting.pop(connection, None)
-        if waits and connection in self._open:
-            self._waiting[connection] = None
-
-    def _gone(self, connection: Connection) -> None:
-        self._open.discard(connection)
-        self._waiting.pop(connection, None)
 
 
 def _listen(address: Address) -> list[socket.socket]:
@@ -195,4 +224,7 @@ def _peer(accepted: socket.socket) -> str:
         name = accepted.getpeername()
     except OSError:
         return "gone"
-    return f"ipv6:[{name[0]}]:{name[1]}" if accepted.family == socket.AF_INET6 else f"ipv4:{name[0]}:{name[1]}"
+    host = name[0]
+    if host.startswith("::ffff:") and "." in host:  # of IPv4, on a socket of both
+        host = host[len("::ffff:") :]
+    return f"ipv6:[{host}]:{name[1]}" if ":" in host else f"ipv4:{host}:{name[1]}"
