@@ -19,6 +19,7 @@ from servable.gateway.errors import CallError, invalid
 from servable.gateway.http2 import frames
 from servable.gateway.http2.frame_protocol import PREFIX, Stream
 from servable.gateway.http2.header_block import Pairs, RequestHead, response_head, status_block
+from servable.gateway.tasks import started
 
 if TYPE_CHECKING:
     from servable.gateway.http2.http2_connection import Http2Connection
@@ -90,13 +91,12 @@ class GrpcCall(Stream):
         compressed one.
         """
         while True:
-            if self._size is None and self._held >= PREFIX.size:
-                self._size = self._read_prefix()
-            if self._size is not None and self._held >= self._size:
+            message = self.read_now()
+            if message is not None:
                 if self._taken:
                     await asyncio.sleep(0)  # thousands of small messages may be there
                 self._taken = True
-                return self._take()
+                return message
             if self.half_closed:
                 if self._held:
                     raise invalid("request", f"its body ends after {self._held} bytes of a message that is longer")
@@ -108,6 +108,14 @@ class GrpcCall(Stream):
                 self._wire.send(frames.window_update(self.stream, more))
             self._arrived = self._wire.loop.create_future()
             await self._arrived
+
+    def read_now(self) -> Optional[bytes]:
+        """The next message where it is there already. Raises as `read` does."""
+        if self._size is None and self._held >= PREFIX.size:
+            self._size = self._read_prefix()
+        if self._size is None or self._held < self._size:
+            return None
+        return self._take()
 
     def _read_prefix(self) -> int:
         """Bytes of the message with its prefix."""
@@ -124,11 +132,13 @@ class GrpcCall(Stream):
     def _take(self) -> bytes:
         size, self._size = self._size, None
         assert size is not None
-        whole = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        rest = bytes(whole[size:])
-        self._parts = [rest] if rest else []
-        self._held = len(rest)
-        return bytes(memoryview(whole)[PREFIX.size : size])
+        parts: list[Union[bytes, bytearray, memoryview]] = [*self._parts]
+        self._parts, self._held = [], self._held - size
+        if self._held:  # of the next message
+            whole = memoryview(b"".join(parts))
+            self._parts, parts = [bytes(whole[size:])], [whole[:size]]
+        parts[0] = memoryview(parts[0])[PREFIX.size :]
+        return b"".join(parts)  # the one copy
 
     # What its connection tells
 
@@ -199,7 +209,7 @@ class GrpcCall(Stream):
     def begin(self, handler: grpc.RpcMethodHandler) -> None:
         """Runs the handler to its end."""
         self.begun = True
-        self._task = _started(self._wire.loop, self._run(handler))
+        self._task = started(self._wire.loop, self._run(handler))
 
     async def _run(self, handler: grpc.RpcMethodHandler) -> None:
         try:
@@ -271,14 +281,6 @@ def refused(call: GrpcCall, error: CallError) -> bytes:
     """The block that answers a call which no handler sees."""
     status, metadata = error.status.value[0], error.trailing_metadata()
     return response_head(call.http_status) + status_block(status, error.message, metadata)
-
-
-def _started(loop: asyncio.AbstractEventLoop, run: Any) -> asyncio.Task[None]:
-    """Its first steps are taken at once where Python can (3.12): most calls are half done then."""
-    try:
-        return asyncio.Task(run, loop=loop, eager_start=True)
-    except TypeError:
-        return loop.create_task(run)
 
 
 def _late() -> CallError:

@@ -56,6 +56,7 @@ class _Call(Stream):
         self.end_block = b""
         self.reply: asyncio.Future[Buffer] = client.loop.create_future()
         self.body = bytearray()
+        self.deadline = 0.0  # of the event loop's clock
         self._client = client
 
     def sent(self) -> None:
@@ -83,6 +84,7 @@ class GrpcClient(FrameProtocol[_Call]):
         self._blocks = BlockReader(reply_head, lambda why: ReplyHead(fault=why))
         self._next_stream = 1
         self._going = False  # no further calls
+        self._timer: Optional[asyncio.TimerHandle] = None  # one for all: a call has its reply long before it is late
 
     @property
     def takes_calls(self) -> bool:
@@ -95,18 +97,18 @@ class GrpcClient(FrameProtocol[_Call]):
         what is no reply. Cancelled: the peer is told.
         """
         call = _Call(self, self._next_stream, self._first_window, _block(path, timeout_s))
+        call.deadline = self.loop.time() + timeout_s
         self._last_stream = call.stream
         self._next_stream += 2
         self._going = self._next_stream > frames.MOST_STREAM
         self._calls[call.stream] = call
         call.put(message)
         self.push(call)
-        self._flush()
-        timer = self.loop.call_later(timeout_s, self.fail, call, grpc.StatusCode.DEADLINE_EXCEEDED, "no reply in time")
+        if self._timer is None or call.deadline < self._timer.when():
+            self._expire_at(call.deadline)
         try:
             return await call.reply
         finally:
-            timer.cancel()
             if call.stream in self._calls:  # cancelled
                 self._over(call)
 
@@ -117,11 +119,26 @@ class GrpcClient(FrameProtocol[_Call]):
 
     def end(self, status: grpc.StatusCode, words: str) -> None:
         """All calls fail, and the connection is closed."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._going = True
         if self._transport is not None:
             self._transport.abort()
         for call in list(self._calls.values()):
             self.fail(call, status, words)
+
+    def _expire_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_at(when, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self.loop.time()
+        for call in [each for each in self._calls.values() if each.deadline <= now]:
+            self.fail(call, grpc.StatusCode.DEADLINE_EXCEEDED, "no reply in time")
+        if self._calls:
+            self._expire_at(min(each.deadline for each in self._calls.values()))
 
     def _over(self, call: _Call) -> None:
         self._calls.pop(call.stream, None)

@@ -128,7 +128,7 @@ def test_slow_senders_do_not_keep_others_out(tmp_path):
         until(lambda: in_flight(harness)[0] == 3, "the slow calls")
         began = time.monotonic()
         for _ in range(5):
-            predict(channel, request(b"quick"))
+            predict(channel, request(b"quick" * 20_000))  # 100 KB do not come with the call
         assert time.monotonic() - began < 5
         codes = {future.code() for future in held if future.done()}
         ended.set()
