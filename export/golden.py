@@ -7,13 +7,11 @@ preprocessing that is served; its pixels are held to the model zoo's by tests/go
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -23,6 +21,8 @@ from export.checkpoint import Checkpoint, weights_digest
 from export.errors import ExportError, UnusableInputError
 from export.facts import REPOSITORY, ModelFacts, fingerprint_of, weights_kind
 from export.network import ResNet50, backbone_of
+from metric_learn_client.verification.golden import GoldenSet, safe_names, write_golden
+from metric_learn_client.verification.parity import unit_rows
 
 BATCH = 8
 Images = npt.NDArray[np.float32]
@@ -43,31 +43,30 @@ def record_golden(
     """
     if output.exists():
         raise UnusableInputError(f"{output} exists; record into a new directory, references are never overwritten")
-    with tempfile.TemporaryDirectory(prefix="metric-learn-golden-") as folder:
-        scratch = Path(folder)
-        progress(f"pixels of {len(pictures)} pictures")
-        _run(["pixels", str(scratch), *map(str, pictures)])
-        pixels = np.load(scratch / "pixels.npy")
-        backbone = backbone_of(checkpoint.weights)
-        for name, images in network_inputs(pixels, facts).items():
-            if name != "features" and not with_mistakes:
-                continue
+    progress(f"pixels of {len(pictures)} pictures")
+    pixels = _pixels(pictures)
+    backbone = backbone_of(checkpoint.weights)
+    rows: dict[str, Images] = {}
+    for name, images in network_inputs(pixels, facts).items():
+        if name == "features" or with_mistakes:
             progress(f"{name} by MindSpore")
-            np.save(scratch / f"{name}.npy", features_of(backbone, images))
-        weights_sha256 = weights_digest(checkpoint.weights)
-        about: dict[str, Any] = {
-            "recorded_from": "checkpoint",
-            "checkpoint_sha256": checkpoint.sha256,
-            "fingerprint": fingerprint_of(facts, weights_sha256),
-            "weights": weights_kind(facts, checkpoint.sha256, weights_sha256),
-            "precision": "float32",
-            "tools": {"mindspore": ms.__version__},
-        }
-        _run(["write", str(scratch), str(output), json.dumps(about), *map(str, pictures)])
+            rows[name] = unit_rows(features_of(backbone, images)).astype(np.float32)
+    embeddings = rows.pop("features")
+    weights_sha256 = weights_digest(checkpoint.weights)
+    about = {
+        "recorded_from": "checkpoint",
+        "checkpoint_sha256": checkpoint.sha256,
+        "fingerprint": fingerprint_of(facts, weights_sha256),
+        "weights": weights_kind(facts, checkpoint.sha256, weights_sha256),
+        "precision": "float32",
+        "tools": {"mindspore": ms.__version__},
+    }
+    files = tuple(picture.read_bytes() for picture in pictures)
+    write_golden(output, GoldenSet(tuple(safe_names(pictures)), files, embeddings, pixels, rows, about))
 
 
 def network_inputs(pixels: npt.NDArray[np.uint8], facts: ModelFacts) -> dict[str, Images]:
-    """File stem -> float32 [N, 3, H, W]: as training normalised, and as mistakes would."""
+    """float32 [N, 3, H, W] as training normalised ("features"), and as each mistake would, by its name."""
     raw = pixels.transpose(0, 3, 1, 2).astype(np.float32)
     shape = (1, 3, 1, 1)
     mean = np.array(facts.mean, np.float32).reshape(shape)
@@ -75,9 +74,9 @@ def network_inputs(pixels: npt.NDArray[np.uint8], facts: ModelFacts) -> dict[str
     scaled = raw * np.float32(1 / 255)
     return {
         "features": (scaled - mean) / deviation,
-        "wrong_missing_normalisation": scaled,
-        "wrong_deviation_missing": scaled - mean,
-        "wrong_raw_pixels": raw,
+        "missing_normalisation": scaled,
+        "deviation_missing": scaled - mean,
+        "raw_pixels": raw,
     }
 
 
@@ -92,18 +91,19 @@ def features_of(backbone: ResNet50, images: Images) -> npt.NDArray[np.float32]:
     return np.concatenate(made)
 
 
-def _run(arguments: list[str]) -> None:
-    """metric_learn_client.verification in the engine's environment."""
+def _pixels(pictures: list[Path]) -> npt.NDArray[np.uint8]:
+    """uint8 [N, 224, 224, 3], BGR, by metric_learn_client.verification in the engine's environment."""
     own = REPOSITORY / ".venv" / "engine" / "bin" / "python"
     python = Path(os.environ.get("METRIC_LEARN_BACKEND__ENGINE_PYTHON", own))
     if not python.exists():
         raise ExportError(f"{python} does not exist: golden needs the engine's environment; run `make engine-env`")
-    command = [str(python), "-m", "metric_learn_client.verification", *arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        message = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise (
-            UnusableInputError(message)
-            if done.returncode == 2
-            else ExportError(f"preparing the pictures failed: {message}")
-        )
+    with tempfile.TemporaryDirectory(prefix="metric-learn-golden-") as scratch:
+        made = Path(scratch, "pixels.npy")
+        command = [str(python), "-m", "metric_learn_client.verification", str(made), *map(str, pictures)]
+        done = subprocess.run(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            message = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            unusable = done.returncode == 2
+            raise UnusableInputError(message) if unusable else ExportError(f"preparing the pictures failed: {message}")
+        pixels: npt.NDArray[np.uint8] = np.load(made)
+        return pixels

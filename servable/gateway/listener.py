@@ -126,15 +126,18 @@ class Listener(Generic[_C]):
                 continue
             if len(self.open) >= self._most and not self._make_room():
                 self._turn_away(accepted)
-                continue
-            peer = _peer(accepted)
-            key = peer if accepted.family != socket.AF_UNIX else f"{peer}#{next(_count)}"
-            connection = self._make(peer, key)
-            self.open.add(connection)
-            self._waiting[connection] = None
-            greeting = asyncio.ensure_future(self._greet(connection, accepted))
-            self._greeting[connection] = greeting
-            greeting.add_done_callback(functools.partial(self._greeted, connection, accepted, peer))
+            else:
+                self._take(accepted)
+
+    def _take(self, accepted: socket.socket) -> None:
+        peer = _peer(accepted)
+        key = peer if accepted.family != socket.AF_UNIX else f"{peer}#{next(_count)}"
+        connection = self._make(peer, key)
+        self.open.add(connection)
+        self._waiting[connection] = None
+        greeting = asyncio.ensure_future(self._greet(connection, accepted))
+        self._greeting[connection] = greeting
+        greeting.add_done_callback(functools.partial(self._greeted, connection, accepted, peer))
 
     async def _greet(self, connection: _C, accepted: socket.socket) -> None:
         options: dict[str, Any] = {}
@@ -229,4 +232,7 @@ def _peer(accepted: socket.socket) -> str:
         name = accepted.getpeername()
     except OSError:
         return "gone"
-    return f"ipv6:[{name[0]}]:{name[1]}" if accepted.family == socket.AF_INET6 else f"ipv4:{name[0]}:{name[1]}"
+    host = name[0]
+    if host.startswith("::ffff:") and "." in host:  # of IPv4, on a socket of both
+        host = host[len("::ffff:") :]
+    return f"ipv6:[{host}]:{name[1]}" if ":" in host else f"ipv4:{host}:{name[1]}"

@@ -1,11 +1,12 @@
 """`--check` on a simulated Ascend host: what would keep it from serving is one line, with the remedy."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from .simulated_host import SERVER_PYTHON
+from .simulated_host import SERVER_PYTHON, SimulatedHost
 
 OWN = "/usr/local/Ascend/own"
 NO_MORE_THAN_OTHERS = "--bounding-set=-dac_override,-dac_read_search"  # what root may without these
@@ -127,11 +128,23 @@ def test_two_problems_of_the_hosts_resources_are_a_line_each(host, versions):
         assert any(all(word in line for word in words) for line in said), said
 
 
+@pytest.fixture(scope="module")
+def checked(libraries, versions, tmp_path_factory):
+    """What `--check` says of each case, two hosts at a time: a check is one process after the other."""
+
+    def check(host, name):
+        function, config, flags, _ = CASES[name]
+        function(host)
+        return host.check(f"model.directory={versions}", *flags, config=config)
+
+    hosts = [SimulatedHost(libraries, tmp_path_factory.mktemp(name)) for name in CASES]
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(CASES, pool.map(check, hosts, CASES)))
+
+
 @pytest.mark.parametrize("name", CASES)
-def test_it_names_the_problem_in_one_line(host, versions, name):
-    function, config, flags, words = CASES[name]
-    function(host)
-    done = host.check(f"model.directory={versions}", *flags, config=config)
+def test_it_names_the_problem_in_one_line(checked, name):
+    done, words = checked[name], CASES[name][-1]
     assert done.returncode == 4, done.stdout + done.stderr
     (line,) = done.stderr.splitlines()
     assert all(word in line for word in words), line

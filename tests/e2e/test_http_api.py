@@ -1,22 +1,19 @@
-"""The API over HTTP of the real server: golden pictures by each form, curl as people type it, TLS and mutual TLS."""
+"""The API over HTTP of the real server: golden pictures by each form, curl as people type it."""
 
 import base64
 import http.client
 import io
 import json
 import shutil
-import ssl
 import subprocess
 
 import grpc
 import numpy as np
 import pytest
-import trustme
 
-from .conftest import ONE_SIZE, REPOSITORY, start, stop
+from .conftest import REPOSITORY
 from .load import IMAGES, OPTIONS, predict_on, request_of, rows_of
 
-TOKEN = "a-token-of-16-or-more"
 PICTURES = IMAGES[:4]
 
 
@@ -93,36 +90,3 @@ def test_curl_embeds_a_file_and_several_as_people_type_it(server):
     ):
         done = subprocess.run(["curl", "-sS", "--fail", *arguments, url], capture_output=True, timeout=60, check=True)
         assert len(json.loads(done.stdout)[key]) == count
-
-
-def test_tokens_and_client_certificates_are_those_of_grpc(versions, tmp_path):
-    authority = trustme.CA()
-    leaf, client = authority.issue_cert("127.0.0.1"), authority.issue_cert("caller@example.org")
-    contents = {
-        "tls.crt": leaf.cert_chain_pems[0].bytes(),
-        "tls.key": leaf.private_key_pem.bytes(),
-        "ca.pem": authority.cert_pem.bytes(),
-        "tokens": f"{TOKEN}\n".encode(),
-    }
-    for name, content in contents.items():
-        (tmp_path / name).touch(0o600)
-        (tmp_path / name).write_bytes(content)
-    server = start(
-        tmp_path / "run",
-        ONE_SIZE,
-        f"security.tls_certificate={tmp_path}/tls.crt",
-        f"security.tls_private_key={tmp_path}/tls.key",
-        f"security.tls_client_ca={tmp_path}/ca.pem",
-        f"security.tokens_file={tmp_path}/tokens",
-    )
-    try:
-        assert server.ready_line.endswith(f"; HTTP: https://{server.api_endpoint}")
-        context = ssl.create_default_context(cadata=contents["ca.pem"].decode())
-        with pytest.raises((ssl.SSLError, ConnectionError)):
-            ask(server, "GET", "/v1/models", context=context)
-        client.configure_cert(context)
-        assert ask(server, "POST", "/embed", IMAGES[0], context=context)[0] == 401
-        good = {"authorization": f"Bearer {TOKEN}"}
-        assert ask(server, "POST", "/embed", IMAGES[0], good, context=context)[0] == 200
-    finally:
-        assert stop(server) == 0

@@ -73,7 +73,7 @@ class Questions:
         return grpc.stream_unary_rpc_method_handler(handle)
 
     async def _read(self, context: Any) -> bytes:
-        body = await self._bodies.read(self._admit(context), context.come, lambda: context.read(MOST_BYTES))
+        body = await self._bodies.read(self._admit(context), context.come, lambda: context.read_one(MOST_BYTES))
         if not isinstance(body, bytes):  # the end of the stream
             raise CallError(grpc.StatusCode.INVALID_ARGUMENT, "the call carries no message", field="request")
         return body

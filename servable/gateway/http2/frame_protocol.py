@@ -10,12 +10,12 @@ import asyncio
 import struct
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Generic, Optional, TypeVar, Union
 
 from servable.gateway.http2 import frames
 from servable.gateway.http2.frames import ConnectionFault, Reason
-from servable.gateway.http2.header_block import MOST_READ_BYTES
+from servable.gateway.http2.header_block import MOST_READ_BYTES, TABLE_OF_NOTHING
 
 MOST_FRAME_BYTES = 256 * 1024  # of DATA; of other frames:
 MOST_OTHER_BYTES = 16 * 1024
@@ -31,7 +31,8 @@ READ_BYTES = 128 * 1024  # at once from a socket
 # Prices in us (limits/allowance.py), about twice what was measured (Python 3.13): what comes at once, whatever it is; a
 # frame. DATA pays for its frame from 1 KB on, and for having come from 3 KB on.
 READ_US, FRAME_US, DATA_BYTES_PER_US = 6.0, 3.0, 340
-STUCK_US, WINDOW_US, SETTING_US = 3.0, 0.2, 0.3  # a call that is tried again; whose window changes; an entry
+WINDOW_US, SETTING_US = 0.3, 0.3  # a call whose window changes; an entry of SETTINGS
+CALL_WINDOW = 256 * 1024  # what comes of a body before it is asked for: most pictures come with their call
 CONNECTION_WINDOW = 2**30  # what calls may send is bounded call by call
 WINDOW_STEP = 64 * 1024 * 1024  # DATA of all calls, after which the window of the connection is made larger again
 PREFIX = struct.Struct(">BI")  # before each message of gRPC: is it compressed, its length
@@ -43,7 +44,7 @@ class Stream(ABC):
     """A call on its stream: what it sends, and what it is told.
 
     window: bytes that the peer takes now. head_block: goes before all else; b"" once it has gone. end_block: ends the
-    stream; b"": it ends with its message; None: another message follows.
+    stream; b"": it ends with its message; None: another message follows. end_sent: nothing more is to be sent.
     """
 
     def __init__(self, stream: int, window: int, head_block: bytes) -> None:
@@ -51,6 +52,7 @@ class Stream(ABC):
         self.window = window
         self.head_block = head_block
         self.end_block: Optional[bytes] = None
+        self.end_sent = False
         self.out: deque[memoryview] = deque()  # of a message, what waits for the window
         self.left = 0  # bytes of it
         self.stuck_since = 0.0  # nothing of it has been taken
@@ -63,6 +65,16 @@ class Stream(ABC):
         self.out.append(memoryview(PREFIX.pack(0, size)))
         self.out += pieces
         self.left = PREFIX.size + size
+
+    def pieces(self, size: int) -> Iterator[memoryview]:
+        """The next `size` bytes of what waits."""
+        while size:
+            piece = self.out.popleft()
+            if len(piece) > size:
+                self.out.appendleft(piece[size:])
+                piece = piece[:size]
+            size -= len(piece)
+            yield piece
 
     def drop(self) -> None:
         """What has not been sent is not wanted any more."""
@@ -90,13 +102,17 @@ _Stream = TypeVar("_Stream", bound=Stream)
 
 
 class FrameProtocol(asyncio.BufferedProtocol, ABC, Generic[_Stream]):
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    """most_unsent_bytes: of messages that are given to the transport at once; further ones when it has taken those."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most_unsent_bytes: int) -> None:
         self.loop = loop
+        self._most_unsent_bytes = most_unsent_bytes
         self._transport: Optional[asyncio.Transport] = None
+        self._closed = False  # nothing more is read
         self._greeted = False  # the peer's SETTINGS are there
         self._rest = b""  # of what came, not read yet
-        self._data_of: Optional[_Stream] = None  # DATA that is coming, and how much of it
-        self._data_left = 0
+        self._data_of: Optional[_Stream] = None  # DATA that is coming, how much of it, and of its padding
+        self._data_left = self._padding_left = 0
         self._data_ends = False
         self._came = 0  # bytes of DATA since the window of the connection was made larger
         self._block: Optional[tuple[int, int, bytearray]] = None  # a header block that goes on: stream, flags, bytes
@@ -106,8 +122,11 @@ class FrameProtocol(asyncio.BufferedProtocol, ABC, Generic[_Stream]):
         self._window = frames.FIRST_WINDOW  # of the connection, towards the peer
         self._first_window = frames.FIRST_WINDOW  # of a stream, the same
         self._most_frame = frames.LEAST_FRAME
-        self._stuck: OrderedDict[int, _Stream] = OrderedDict()  # calls with something to send, in turn
+        self._due: OrderedDict[int, _Stream] = OrderedDict()  # calls whose own windows let them send, in turn
+        self._sent_at = loop.time()  # the latest of any call's message
         self._out: list[Buffer] = []
+        self._unsent = 0  # bytes of messages in it
+        self._block_start = TABLE_OF_NOTHING
         self._full = False  # the transport
 
     # Reading
@@ -115,26 +134,29 @@ class FrameProtocol(asyncio.BufferedProtocol, ABC, Generic[_Stream]):
     def _take(self, data: memoryview, most_us: float) -> tuple[int, float]:
         """Reads on until that was worth `most_us`. Where it stopped, and what it took. Raises ConnectionFault."""
         position, end, used = 0, len(data), 0.0
-        while used < most_us:
+        while used < most_us and not self._closed:
             left = end - position
-            if self._data_left:
-                size = min(self._data_left, left)
-                if not size:
+            if self._data_left or self._padding_left:
+                if not left:
                     break
-                self._take_data(data[position : position + size])
-                position += size
+                position += self._go_on_with_data(data[position:])
                 continue
             if left < frames.HEAD_BYTES:
                 break
             upper, lower, kind, flags, stream = _HEAD.unpack_from(data, position)
             length, stream = upper << 8 | lower, stream & frames.MOST_STREAM
-            if kind == frames.DATA and not flags & frames.PADDED:
-                used += self._begin_data(stream, length, bool(flags & frames.END_STREAM))
-                position += frames.HEAD_BYTES
-                continue
             if length > MOST_BYTES.get(kind, MOST_OTHER_BYTES):
                 raise ConnectionFault(Reason.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-            if kind in (frames.HEADERS, frames.CONTINUATION) and length > MOST_READ_BYTES:
+            if kind == frames.DATA:
+                padding = 0
+                if flags & frames.PADDED:
+                    if left == frames.HEAD_BYTES and length:
+                        break
+                    padding = frames.padding_of(data[position + frames.HEAD_BYTES :], length)
+                used += self._begin_data(stream, length, padding, bool(flags & frames.END_STREAM))
+                position += frames.HEAD_BYTES + bool(padding)
+                continue
+            if kind in (frames.HEADERS, frames.CONTINUATION) and length > MOST_READ_BYTES:  # nothing of it is kept
                 used += FRAME_US + self._frame(kind, flags & (frames.END_STREAM | frames.END_HEADERS), stream, UNREAD)
                 position += frames.HEAD_BYTES
                 self._data_of, self._data_left = None, length
@@ -148,7 +170,7 @@ class FrameProtocol(asyncio.BufferedProtocol, ABC, Generic[_Stream]):
 
     def _frame(self, kind: int, flags: int, stream: int, payload: memoryview) -> float:
         """What it took in us, beside FRAME_US."""
-        if not self._greeted and kind != frames.SETTINGS:
+        if not self._greeted and (kind != frames.SETTINGS or flags & frames.ACK):
             raise ConnectionFault(Reason.PROTOCOL_ERROR, "the first frame is not SETTINGS")
         if self._block is not None and (kind != frames.CONTINUATION or stream != self._block[0]):
             raise ConnectionFault(Reason.PROTOCOL_ERROR, "another frame within a header block")
@@ -158,8 +180,8 @@ class FrameProtocol(asyncio.BufferedProtocol, ABC, Generic[_Stream]):
         if kind == frames.HEADERS:
             return self._take_headers(flags, stream, payload)
         if kind == frames.WINDOW_UPDATE:
-            return self._take_window(stream, int.from_bytes(payload, "big") & frames.MOST_WINDOW)
-        if kind == frames.PING:
+            self._take_window(stream, int.from_bytes(payload, "big") & frames.MOST_WINDOW)
+        elif kind == frames.PING:
             if not flags & frames.ACK:
                 self.send(frames.ping(bytes(payload), answer=True))
         elif kind == frames.SETTINGS:
@@ -168,53 +190,57 @@ class FrameProtocol(asyncio.BufferedProtocol, ABC, Generic[_Stream]):
             return self._take_reset(stream, int.from_bytes(payload, "big"))
         elif kind == frames.CONTINUATION:
             return self._take_continuation(flags, stream, payload)
-        elif kind == frames.DATA:  # with padding
-            padded = len(payload)
-            payload = frames.without_padding(payload, flags)
-            used = self._begin_data(stream, padded, bool(flags & frames.END_STREAM))
-            self._data_left = len(payload)
-            if self._data_of is not None and not self._data_of.padded(padded - len(payload)):
-                self._reset(self._data_of, Reason.FLOW_CONTROL_ERROR)
-                self._data_of = None
-            self._take_data(payload)
-            return used
         elif kind == frames.PUSH_PROMISE:
             raise ConnectionFault(Reason.PROTOCOL_ERROR, "PUSH_PROMISE, which nobody may send here")
         elif kind == frames.GOAWAY:
             self._take_go_away(int.from_bytes(payload[:4], "big") & frames.MOST_STREAM)
         return 0.0  # PRIORITY, and unknown ones
 
-    def _begin_data(self, stream: int, length: int, ends: bool) -> float:
-        if not self._greeted or self._block is not None or not 0 < stream <= self._last_stream:
+    def _begin_data(self, stream: int, length: int, padding: int, ends: bool) -> float:
+        """length: of the payload, with its padding and the byte that tells that."""
+        if not self._greeted or self._block is not None or not stream % 2 or stream > self._last_stream:
             raise ConnectionFault(Reason.PROTOCOL_ERROR, f"DATA on stream {stream}, where no call is")
-        if length > MOST_FRAME_BYTES:
-            raise ConnectionFault(Reason.FRAME_SIZE_ERROR, f"DATA of {length} bytes")
         call = self._calls.get(stream)  # None: it is over; what was on its way is left
         if call is not None and call.half_closed:
             self._reset(call, Reason.STREAM_CLOSED)
             call = None
-        self._data_of, self._data_left, self._data_ends = call, length, ends
+        self._data_of, self._data_left, self._data_ends = call, length - padding, ends
+        self._padding_left = max(0, padding - 1)
         self._came += length
         if self._came >= WINDOW_STEP:
             self.send(frames.window_update(0, self._came))
             self._came = 0
-        if not length and ends and call is not None:
-            call.no_more()
+        if padding and call is not None and not call.padded(padding):
+            self._reset(call, Reason.FLOW_CONTROL_ERROR)
+            self._data_of = call = None
+        if not self._data_left:
+            self._end_data()
         return max(-READ_US, FRAME_US - (length / DATA_BYTES_PER_US if call is not None else 0.0))
 
-    def _take_data(self, piece: memoryview) -> None:
+    def _go_on_with_data(self, data: memoryview) -> int:
+        """How much of what came belongs to it."""
+        if not self._data_left:
+            size = min(self._padding_left, len(data))
+            self._padding_left -= size
+            return size
+        piece = data[: self._data_left]
         self._data_left -= len(piece)
         call = self._data_of
-        if call is None:
-            return
-        if not call.arrived(piece):
+        if call is not None and not call.arrived(piece):
             self._reset(call, Reason.FLOW_CONTROL_ERROR)
             self._data_of = None
-        elif not self._data_left and self._data_ends:
+        if not self._data_left:
+            self._end_data()
+        return len(piece)
+
+    def _end_data(self) -> None:
+        call, self._data_of = self._data_of, None
+        if call is not None and self._data_ends:
             call.no_more()
 
     def _take_headers(self, flags: int, stream: int, payload: memoryview) -> float:
-        payload = frames.without_padding(payload, flags)
+        if flags & frames.PADDED:
+            payload = payload[1 : len(payload) + 1 - frames.padding_of(payload, len(payload))]
         if flags & frames.WITH_PRIORITY:
             if len(payload) < 5:
                 raise ConnectionFault(Reason.FRAME_SIZE_ERROR, "HEADERS with less than a priority")
@@ -249,34 +275,36 @@ class FrameProtocol(asyncio.BufferedProtocol, ABC, Generic[_Stream]):
     def _take_go_away(self, last_stream: int) -> None:
         """The peer ends; streams after `last_stream` were not begun."""
 
-    def _ended_by_peer(self, stream: int) -> Optional[_Stream]:
-        """The call that RST_STREAM ends; None where it is over already. Raises ConnectionFault."""
+    @abstractmethod
+    def _ended_by_peer(self, call: _Stream, reason: int) -> float:
+        """By RST_STREAM; what it took in us."""
+
+    def _take_reset(self, stream: int, reason: int) -> float:
         if stream > self._last_stream:
             raise ConnectionFault(Reason.PROTOCOL_ERROR, f"the end of stream {stream}, where no call is")
-        self._stuck.pop(stream, None)
-        return self._calls.pop(stream, None)
+        call = self._calls.get(stream)  # None: it is over already
+        return 0.0 if call is None else self._ended_by_peer(call, reason)
 
-    @abstractmethod
-    def _take_reset(self, stream: int, reason: int) -> float:
-        """What it took in us. Raises ConnectionFault."""
-
-    def _take_window(self, stream: int, more: int) -> float:
+    def _take_window(self, stream: int, more: int) -> None:
         if not stream:
+            if not more:
+                raise ConnectionFault(Reason.PROTOCOL_ERROR, "a window that is larger by nothing")
             self._window += more
-            if not more or self._window > frames.MOST_WINDOW:
-                raise ConnectionFault(Reason.FLOW_CONTROL_ERROR, "a window of nothing, or beyond 2 GB")
-            return self._send_stuck()
+            if self._window > frames.MOST_WINDOW:
+                raise ConnectionFault(Reason.FLOW_CONTROL_ERROR, "a window beyond 2 GB")
+            self._send_due()
+            return
         if stream > self._last_stream:
             raise ConnectionFault(Reason.PROTOCOL_ERROR, f"a window for stream {stream}, where no call is")
         call = self._calls.get(stream)
         if call is None:
-            return 0.0
+            return
         call.window += more
         if not more or call.window > frames.MOST_WINDOW:
             self._reset(call, Reason.FLOW_CONTROL_ERROR if more else Reason.PROTOCOL_ERROR)
-        elif stream in self._stuck and not self._full:
-            self._send_again(call)
-        return 0.0
+        else:
+            self._line_up(call)
+            self._send_due()
 
     def _take_settings(self, flags: int, payload: bytes) -> float:
         if flags & frames.ACK:
@@ -284,8 +312,7 @@ class FrameProtocol(asyncio.BufferedProtocol, ABC, Generic[_Stream]):
                 raise ConnectionFault(Reason.FRAME_SIZE_ERROR, "an acknowledgement with settings")
             return 0.0
         values = frames.read_settings(payload)
-        if not self._greeted:
-            self._greeted = True
+        self._greeted = True
         self._most_frame = values.get(frames.MAX_FRAME_SIZE, self._most_frame)
         self.send(frames.SETTINGS_TAKEN)
         first = values.get(frames.INITIAL_WINDOW_SIZE, self._first_window)
@@ -297,7 +324,9 @@ class FrameProtocol(asyncio.BufferedProtocol, ABC, Generic[_Stream]):
             call.window += more
             if call.window > frames.MOST_WINDOW:
                 raise ConnectionFault(Reason.FLOW_CONTROL_ERROR, "a window beyond 2 GB")
-        return price + WINDOW_US * len(self._calls) + self._send_stuck()
+            self._line_up(call)
+        self._send_due()
+        return price + WINDOW_US * len(self._calls)
 
     # Writing
 
@@ -308,65 +337,65 @@ class FrameProtocol(asyncio.BufferedProtocol, ABC, Generic[_Stream]):
         self._out.append(data)
 
     def _flush(self) -> None:
-        out, self._out = self._out, []
+        out, self._out, self._unsent = self._out, [], 0
         if out and self._transport is not None and not self._transport.is_closing():
             self._write(out)
+            self._send_due()
 
     def _write(self, out: list[Buffer]) -> None:
         assert self._transport is not None
         self._transport.write(out[0] if len(out) == 1 else b"".join(out))
 
+    def _send_headers(self, stream: int, block: bytes, flags: int = 0) -> None:
+        block, self._block_start = self._block_start + block, b""
+        kind = frames.HEADERS
+        while len(block) > self._most_frame:
+            self.send(frames.head(kind, flags, stream, self._most_frame) + block[: self._most_frame])
+            kind, flags, block = frames.CONTINUATION, 0, block[self._most_frame :]
+        self.send(frames.head(kind, flags | frames.END_HEADERS, stream, len(block)) + block)
+
     def push(self, call: _Stream) -> bool:
-        """Sends what the call has to send; False where the peer does not take it now: the call is told later."""
-        if not self._full and self._send(call):
+        """Sends what the call has to send; False where the peer does not take it now: the call is told later.
+
+        Header blocks are under no window, and sent at once.
+        """
+        if call.head_block:
+            self._send_headers(call.stream, call.head_block)
+            call.head_block = b""
+        if not call.left:
+            self._send_end(call)
             return True
         call.stuck_since = self.loop.time()
-        self._stuck[call.stream] = call
-        return False
+        self._line_up(call)
+        self._send_due()
+        return not call.left
 
-    def _send(self, call: _Stream) -> bool:
-        """As much as the windows let. False where something is left."""
-        out, stream = self._out, call.stream
-        if not out:
-            self.loop.call_soon(self._flush)
-        if call.head_block:
-            out += (frames.head(frames.HEADERS, frames.END_HEADERS, stream, len(call.head_block)), call.head_block)
-            call.head_block = b""
-        while call.left:
+    def _send_end(self, call: _Stream) -> None:
+        if call.end_block:
+            self._send_headers(call.stream, call.end_block, frames.END_STREAM)
+        call.end_sent = call.end_block is not None
+
+    def _line_up(self, call: _Stream) -> None:
+        if call.left and call.window > 0:
+            self._due[call.stream] = call
+
+    def _send_due(self) -> None:
+        """A frame of each call in turn, until the peer's windows or our buffer are full."""
+        due = self._due
+        while due and self._window > 0 and self._unsent < self._most_unsent_bytes and not self._full:
+            _, call = due.popitem(last=False)
             size = min(call.left, self._window, call.window, self._most_frame)
             if size <= 0:
-                return False
+                continue  # SETTINGS have made its window smaller
             call.left -= size
-            self._window -= size
             call.window -= size
-            call.stuck_since = self.loop.time()
+            self._window -= size
+            self._unsent += size
+            self._sent_at = call.stuck_since = self.loop.time()
             flags = frames.END_STREAM if not call.left and call.end_block == b"" else 0
-            out.append(frames.head(frames.DATA, flags, stream, size))
-            while size:
-                piece = call.out.popleft()
-                if len(piece) > size:
-                    call.out.appendleft(piece[size:])
-                    piece = piece[:size]
-                out.append(piece)
-                size -= len(piece)
-        if call.end_block:
-            flags = frames.END_HEADERS | frames.END_STREAM
-            out += (frames.head(frames.HEADERS, flags, stream, len(call.end_block)), call.end_block)
-        return True
-
-    def _send_stuck(self) -> float:
-        """In turn; what it took in us."""
-        tried = 0
-        for call in list(self._stuck.values()):
-            if self._full or self._window <= 0:
-                break
-            tried += 1
-            self._send_again(call)
-        return STUCK_US * tried
-
-    def _send_again(self, call: _Stream) -> None:
-        if self._send(call):
-            self._stuck.pop(call.stream, None)
-            call.sent()
-        else:
-            self._stuck.move_to_end(call.stream)
+            self.send(frames.head(frames.DATA, flags, call.stream, size))
+            self._out += call.pieces(size)
+            self._line_up(call)
+            if not call.left:
+                self._send_end(call)
+                call.sent()

@@ -97,14 +97,17 @@ def read_settings(payload: bytes) -> dict[int, int]:
     return values
 
 
-def without_padding(payload: memoryview, flags: int) -> memoryview:
-    """Of DATA or HEADERS. Raises ConnectionFault where the padding is longer than the frame."""
-    if not flags & PADDED:
-        return payload
-    padding = payload[0] if len(payload) else 0
-    if padding >= len(payload):
-        raise ConnectionFault(Reason.PROTOCOL_ERROR, f"{padding} bytes of padding in a frame of {len(payload)}")
-    return payload[1 : len(payload) - padding]
+def padding_of(payload: memoryview, length: int) -> int:
+    """Bytes of padding in DATA or HEADERS of `length` bytes, with the one at its beginning that tells how many.
+
+    payload: at least its first byte, where there is one. Raises ConnectionFault where the padding is longer.
+    """
+    if not length:
+        raise ConnectionFault(Reason.FRAME_SIZE_ERROR, "a padded frame without a word of its padding")
+    padding = 1 + payload[0]
+    if padding > length:
+        raise ConnectionFault(Reason.PROTOCOL_ERROR, f"{padding} bytes of padding in a frame of {length}")
+    return padding
 
 
 def error_of(kind: int, length: int, stream: int) -> Optional[ConnectionFault]:
@@ -112,6 +115,8 @@ def error_of(kind: int, length: int, stream: int) -> Optional[ConnectionFault]:
     on_connection = kind in (SETTINGS, PING, GOAWAY)
     if kind != WINDOW_UPDATE and kind <= CONTINUATION and on_connection != (stream == 0):
         return ConnectionFault(Reason.PROTOCOL_ERROR, f"a frame of kind {kind} on stream {stream}")
+    if stream and not stream % 2 and kind <= CONTINUATION and kind != PRIORITY:
+        return ConnectionFault(Reason.PROTOCOL_ERROR, f"stream {stream}: a server would open it, and none does here")
     if length != _FIXED_BYTES.get(kind, length) or (kind == GOAWAY and length < 8):
         return ConnectionFault(Reason.FRAME_SIZE_ERROR, f"a frame of kind {kind} with {length} bytes")
     return None

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from servable.gateway.errors import CallError, invalid
 from servable.gateway.http2 import frames
-from servable.gateway.http2.frame_protocol import PREFIX, Stream
+from servable.gateway.http2.frame_protocol import CALL_WINDOW, PREFIX, Stream
 from servable.gateway.http2.header_block import Pairs, RequestHead, response_head, status_block
+from servable.gateway.tasks import started
 
 if TYPE_CHECKING:
     from servable.gateway.http2.http2_connection import Http2Connection
@@ -53,8 +55,9 @@ class GrpcCall(Stream):
         self._metadata = head.metadata
         self._parts: list[Union[bytes, bytearray]] = []  # of the body
         self._held = 0  # bytes in them
-        self._open = frames.FIRST_WINDOW  # bytes that may come now
+        self._open = CALL_WINDOW  # bytes that may come now
         self._size: Optional[int] = None  # of the message that comes
+        self._taken = False  # one has been read
         self._arrived: Optional[asyncio.Future[None]] = None
         self._code: Optional[grpc.StatusCode] = None
         self._details = ""
@@ -99,36 +102,55 @@ class GrpcCall(Stream):
 
     def _needs_room(self) -> bool:
         """Half of what may come is there, and the whole will not fit."""
-        return self._open <= frames.FIRST_WINDOW // 2 and PREFIX.size + self._prefix()[1] > self._held + self._open
+        return self._open <= CALL_WINDOW // 2 and PREFIX.size + self._prefix()[1] > self._held + self._open
 
-    async def read(self, most_bytes: Optional[int] = None) -> Any:
-        """The caller's message, bytes; grpc.aio.EOF where there is none. What comes behind it is not kept.
+    async def read_one(self, most_bytes: Optional[int] = None) -> Any:
+        """The caller's only message, as `read` gives it. What comes behind it is not kept. most_bytes: of it."""
+        return self._only(await self.read(most_bytes))
 
-        most_bytes: of it; None: the server's. Raises CallError: INVALID_ARGUMENT for one that is too large, of which no
-        more is taken, UNIMPLEMENTED for a compressed one.
-        """
-        message = await self._next(most_bytes or self._wire.most_message_bytes)
+    def read_one_now(self) -> Optional[bytes]:
+        """The same where it is there already."""
+        message = self.read_now()
+        return None if message is None else self._only(message)
+
+    def _only(self, message: Any) -> Any:
         self._once = True
         self._drop_body()
         return message
 
-    async def _next(self, most_bytes: int) -> Any:
-        """One of several messages."""
+    async def read(self, most_bytes: Optional[int] = None) -> Any:
+        """The caller's next message, bytes; grpc.aio.EOF at their end.
+
+        Raises CallError: INVALID_ARGUMENT for one that is too large, of which no more is taken, UNIMPLEMENTED for a
+        compressed one.
+        """
         self._want()
         while True:
-            if self._size is None and self._held >= PREFIX.size:
-                self._size = self._read_prefix(most_bytes)
-            if self._size is not None and self._held >= self._size:
-                return self._take()
+            message = self.read_now(most_bytes)
+            if message is not None:
+                if self._taken:
+                    await asyncio.sleep(0)  # thousands of small messages may be there
+                self._taken = True
+                return message
             if self.half_closed:
+                if self._held:
+                    raise invalid("request", f"its body ends after {self._held} bytes of a message that is longer")
                 return grpc.aio.EOF
             wanted = max(PREFIX.size, self._size or 0) - self._held
-            if self._open < wanted or (self._size is None and self._open < frames.FIRST_WINDOW // 2):
-                more = max(wanted, frames.FIRST_WINDOW) - self._open
+            if self._open < wanted or (self._size is None and self._open < CALL_WINDOW // 2):
+                more = max(wanted, CALL_WINDOW) - self._open
                 self._open += more
                 self._wire.send(frames.window_update(self.stream, more))
             self._arrived = self._wire.loop.create_future()
             await self._arrived
+
+    def read_now(self, most_bytes: Optional[int] = None) -> Optional[bytes]:
+        """The next message where it is there already. Raises as `read` does."""
+        if self._size is None and self._held >= PREFIX.size:
+            self._size = self._read_prefix(most_bytes or self._wire.most_message_bytes)
+        if self._size is None or self._held < self._size:
+            return None
+        return self._take()
 
     def _prefix(self) -> tuple[int, int]:
         if len(self._parts[0]) < PREFIX.size:
@@ -143,16 +165,19 @@ class GrpcCall(Stream):
             raise CallError(grpc.StatusCode.UNIMPLEMENTED, "a compressed message; send it without compression")
         if size > most:
             raise invalid("request", f"{size} bytes; the most is {most}: send less")
-        return PREFIX.size + int(size)
+        return PREFIX.size + size
 
     def _take(self) -> bytes:
+        self._want()
         size, self._size = self._size, None
         assert size is not None
-        whole = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        rest = bytes(whole[size:])
-        self._parts = [rest] if rest else []
-        self._held = len(rest)
-        return bytes(memoryview(whole)[PREFIX.size : size])
+        parts: list[Union[bytes, bytearray, memoryview]] = [*self._parts]
+        self._parts, self._held = [], self._held - size
+        if self._held:  # of the next message
+            whole = memoryview(b"".join(parts))
+            self._parts, parts = [bytes(whole[size:])], [whole[:size]]
+        parts[0] = memoryview(parts[0])[PREFIX.size :]
+        return b"".join(parts)  # the one copy
 
     # What its connection tells
 
@@ -198,8 +223,7 @@ class GrpcCall(Stream):
         """Bytes of padding came, and as many more may come at once. False: more than may come."""
         if self._open < size:
             return False
-        if size:
-            self._wire.send(frames.window_update(self.stream, size))
+        self._wire.send(frames.window_update(self.stream, size))
         return True
 
     def expire(self) -> None:
@@ -226,7 +250,7 @@ class GrpcCall(Stream):
             self._wanted = True
 
     def _drop_body(self) -> None:
-        """What has come of the body."""
+        """What has come of it."""
         self._want()
         self._parts.clear()
         self._held = 0
@@ -250,7 +274,7 @@ class GrpcCall(Stream):
     def begin(self, handler: grpc.RpcMethodHandler) -> None:
         """Runs the handler to its end."""
         self.begun = True
-        self._task = _started(self._wire.loop, self._run(handler))
+        self._task = started(self._wire.loop, self._run(handler))
 
     async def _run(self, handler: grpc.RpcMethodHandler) -> None:
         try:
@@ -282,12 +306,18 @@ class GrpcCall(Stream):
 
     async def _messages(self, deserialize: Optional[Callable[[bytes], Any]]) -> AsyncIterator[Any]:
         while True:
-            message = await self._next(self._wire.most_message_bytes)
+            message = await self.read()
             if message is grpc.aio.EOF:
                 return
-            yield _with(deserialize, message)
+            try:
+                content = _with(deserialize, message)
+            except DecodeError:
+                raise invalid("request", "a body that is not the message which this call takes") from None
+            yield content
 
     async def _fail(self, error: CallError) -> None:
+        if self.over or self.end_sent:
+            return
         self._code, self._details, self._trailing = error.status, error.message, error.trailing_metadata()
         await self._finish(None)
 
@@ -297,7 +327,7 @@ class GrpcCall(Stream):
     def _end_block(self) -> bytes:
         code = 0 if self._code is None else self._code.value[0]
         block = status_block(code, self._details, self._trailing)
-        if self._code is not None:  # without a message before it, one block is all
+        if self._code is not None and not self.left:  # without a message before it, one block is all
             block, self.head_block = self.head_block + block, b""
         return block
 
@@ -317,14 +347,6 @@ def refused(call: GrpcCall, error: CallError) -> bytes:
     """The block that answers a call which no handler sees."""
     status, metadata = error.status.value[0], error.trailing_metadata()
     return response_head(call.http_status) + status_block(status, error.message, metadata)
-
-
-def _started(loop: asyncio.AbstractEventLoop, run: Any) -> asyncio.Task[None]:
-    """Its first steps are taken at once where Python can (3.12): most calls are half done then."""
-    try:
-        return asyncio.Task(run, loop=loop, eager_start=True)
-    except TypeError:
-        return loop.create_task(run)
 
 
 def _with(transform: Optional[Callable[[Any], Any]], message: Any) -> Any:

@@ -56,6 +56,7 @@ class _Call(Stream):
         self.end_block = b""
         self.reply: asyncio.Future[Buffer] = client.loop.create_future()
         self.body = bytearray()
+        self.deadline = 0.0  # of the event loop's clock
         self._client = client
 
     def sent(self) -> None:
@@ -77,12 +78,13 @@ class GrpcClient(FrameProtocol[_Call]):
     """One connection. `takes_calls` tells whether there can be further ones."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most_reply_bytes: int) -> None:
-        super().__init__(loop)
+        super().__init__(loop, frames.MOST_WINDOW)
         self.most_reply_bytes = most_reply_bytes
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._blocks = BlockReader(reply_head, lambda why: ReplyHead(fault=why))
         self._next_stream = 1
         self._going = False  # no further calls
+        self._timer: Optional[asyncio.TimerHandle] = None  # one for all: a call has its reply long before it is late
 
     @property
     def takes_calls(self) -> bool:
@@ -95,18 +97,18 @@ class GrpcClient(FrameProtocol[_Call]):
         what is no reply. Cancelled: the peer is told.
         """
         call = _Call(self, self._next_stream, self._first_window, _block(path, timeout_s))
+        call.deadline = self.loop.time() + timeout_s
         self._last_stream = call.stream
         self._next_stream += 2
         self._going = self._next_stream > frames.MOST_STREAM
         self._calls[call.stream] = call
         call.put(message)
         self.push(call)
-        self._flush()
-        timer = self.loop.call_later(timeout_s, self.fail, call, grpc.StatusCode.DEADLINE_EXCEEDED, "no reply in time")
+        if self._timer is None or call.deadline < self._timer.when():
+            self._expire_at(call.deadline)
         try:
             return await call.reply
         finally:
-            timer.cancel()
             if call.stream in self._calls:  # cancelled
                 self._over(call)
 
@@ -117,15 +119,30 @@ class GrpcClient(FrameProtocol[_Call]):
 
     def end(self, status: grpc.StatusCode, words: str) -> None:
         """All calls fail, and the connection is closed."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._going = True
         if self._transport is not None:
             self._transport.abort()
         for call in list(self._calls.values()):
             self.fail(call, status, words)
 
+    def _expire_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_at(when, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self.loop.time()
+        for call in [each for each in self._calls.values() if each.deadline <= now]:
+            self.fail(call, grpc.StatusCode.DEADLINE_EXCEEDED, "no reply in time")
+        if self._calls:
+            self._expire_at(min(each.deadline for each in self._calls.values()))
+
     def _over(self, call: _Call) -> None:
         self._calls.pop(call.stream, None)
-        self._stuck.pop(call.stream, None)
+        self._due.pop(call.stream, None)
         if call.left or not call.half_closed:
             self.send(frames.reset(call.stream, Reason.CANCEL))
         call.drop()
@@ -189,12 +206,10 @@ class GrpcClient(FrameProtocol[_Call]):
     def _reset(self, call: _Call, reason: Reason) -> None:
         self.fail(call, grpc.StatusCode.INTERNAL, f"a reply that is too large, or no gRPC ({reason.name})")
 
-    def _take_reset(self, stream: int, reason: int) -> float:
-        call = self._ended_by_peer(stream)
-        if call is not None:
-            call.half_closed = True
-            call.drop()
-            self.fail(call, _STATUS_OF.get(reason, grpc.StatusCode.INTERNAL), f"the peer ended the call ({reason})")
+    def _ended_by_peer(self, call: _Call, reason: int) -> float:
+        call.half_closed = True
+        call.drop()
+        self.fail(call, _STATUS_OF.get(reason, grpc.StatusCode.INTERNAL), f"the peer ended the call ({reason})")
         return 0.0
 
     def _take_go_away(self, last_stream: int) -> None:

@@ -22,7 +22,7 @@ from servable.config.addresses import Address
 from servable.config.sections import DeadlinesSection, LimitsSection
 from servable.gateway.errors import overloaded
 from servable.gateway.http2 import frames
-from servable.gateway.http2.frame_protocol import CONNECTION_WINDOW, MOST_FRAME_BYTES, READ_BYTES
+from servable.gateway.http2.frame_protocol import CALL_WINDOW, CONNECTION_WINDOW, MOST_FRAME_BYTES, READ_BYTES
 from servable.gateway.http2.grpc_call import GrpcCall
 from servable.gateway.http2.header_block import MOST_METADATA_BYTES
 from servable.gateway.http2.http2_connection import TAKE_REPLY_S, Http2Connection
@@ -73,6 +73,7 @@ class GrpcServer:
         self.greeting = frames.settings(
             {
                 frames.MAX_CONCURRENT_STREAMS: self.streams,
+                frames.INITIAL_WINDOW_SIZE: CALL_WINDOW,
                 frames.MAX_FRAME_SIZE: MOST_FRAME_BYTES,
                 frames.MAX_HEADER_LIST_SIZE: MOST_METADATA_BYTES,
             }
@@ -173,7 +174,11 @@ class GrpcServer:
             await asyncio.sleep(CARE_S)
             now = self._loop.time()
             for number, connection in enumerate(list(self._listener.open)):
-                connection.look(now)
+                try:
+                    connection.look(now)
+                except Exception:
+                    log.exception("a connection ended by an error of the gateway")
+                    connection.abort()
                 if number % 64 == 63:
                     await asyncio.sleep(0)
 

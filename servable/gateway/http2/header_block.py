@@ -31,6 +31,8 @@ MOST_CACHED, MOST_CACHED_BYTES = 16, 2048
 _SECONDS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT = re.compile(r"[0-9]{1,8}[HMSmun]")
 _NAME = re.compile(rb":?[a-z0-9_.!#$%&'*+^`|~-]+")
+_NO_VALUE = re.compile(rb"[\x00\r\n]")  # what ends a field in other protocols; RFC 9113, section 8.2.1
+_GRPC = re.compile(rb"application/grpc($|[+;])")  # not grpc-web, which has other bodies
 # Of HTTP/1.1's connections; RFC 9113, section 8.2.2
 _OF_A_CONNECTION = (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 _NOT_METADATA = (b"te", b"content-type", b"grpc-timeout", b"grpc-encoding", b"grpc-accept-encoding")
@@ -134,8 +136,8 @@ def request_head(fields: Iterable[tuple[bytes, bytes]]) -> RequestHead:
     size = 0
     for name, value in fields:
         size += len(name) + len(value) + 32
-        if not _NAME.fullmatch(name):
-            return RequestHead(fault="a header whose name is none")
+        if not _NAME.fullmatch(name) or _NO_VALUE.search(value):
+            return RequestHead(fault="a header whose name or value is none")
         if not name.startswith(b":"):
             regular.append((name, value))
         elif regular or name in pseudo:
@@ -149,6 +151,8 @@ def request_head(fields: Iterable[tuple[bytes, bytes]]) -> RequestHead:
 def _fault(pseudo: dict[bytes, bytes], regular: Sequence[tuple[bytes, bytes]]) -> str:
     if not {b":method", b":scheme", b":path"} <= set(pseudo) <= {b":method", b":scheme", b":path", b":authority"}:
         return "a request without :method, :scheme and :path, or with other pseudo-headers"
+    if not pseudo[b":path"]:
+        return "an empty :path"
     for name, value in regular:
         if name in _OF_A_CONNECTION or (name == b"te" and value != b"trailers"):
             return f"the header {name.decode()} of HTTP/1.1"
@@ -160,13 +164,14 @@ def _read(pseudo: dict[bytes, bytes], regular: Sequence[tuple[bytes, bytes]], si
     headers = dict(regular)
     if pseudo[b":method"] != b"POST":
         return RequestHead(path, refusal=_invalid("gRPC is POST alone"), http_status=405)
-    if not headers.get(b"content-type", b"").startswith(b"application/grpc"):
+    if not _GRPC.match(headers.get(b"content-type", b"")):
         return RequestHead(path, refusal=_invalid("the content-type must be application/grpc"), http_status=415)
     try:
         metadata = tuple(
-            (name.decode("ascii"), _binary(value) if name.endswith(b"-bin") else value.decode("utf-8", "replace"))
+            (name.decode("ascii"), each)
             for name, value in regular
             if name not in _NOT_METADATA
+            for each in (_binary(value) if name.endswith(b"-bin") else (value.decode("utf-8", "replace"),))
         )
     except ValueError:
         return RequestHead(path, refusal=_invalid("metadata that ends in -bin must be base64"))
@@ -175,8 +180,9 @@ def _read(pseudo: dict[bytes, bytes], regular: Sequence[tuple[bytes, bytes]], si
     if headers.get(b"grpc-encoding", b"identity") != b"identity":
         words = "messages are not unpacked here: send them without compression"
         return RequestHead(path, metadata, refusal=CallError(grpc.StatusCode.UNIMPLEMENTED, words))
-    timeout = headers.get(b"grpc-timeout", b"").decode("ascii", "replace")
-    if timeout and not _TIMEOUT.fullmatch(timeout):
+    said = headers.get(b"grpc-timeout")
+    timeout = None if said is None else said.decode("ascii", "replace")
+    if timeout is not None and not _TIMEOUT.fullmatch(timeout):
         return RequestHead(path, metadata, refusal=_invalid(f"grpc-timeout {timeout[:20]!r} is no time"))
     return RequestHead(path, metadata, int(timeout[:-1]) * _SECONDS[timeout[-1]] if timeout else None)
 
@@ -191,11 +197,11 @@ def _invalid(words: str) -> CallError:
     return CallError(grpc.StatusCode.INVALID_ARGUMENT, words)
 
 
-def _binary(value: bytes) -> bytes:
-    """Raises ValueError. With padding or without; several are joined by commas, of which the first counts."""
-    first = value.partition(b",")[0]
+def _binary(value: bytes) -> list[bytes]:
+    """Raises ValueError. With padding or without; several may be joined by commas."""
+    parts = value.replace(b" ", b"").split(b",")
     try:
-        return base64.b64decode(first + b"=" * (-len(first) % 4), validate=True)
+        return [base64.b64decode(part + b"=" * (-len(part) % 4), validate=True) for part in parts]
     except binascii.Error as error:
         raise ValueError(str(error)) from None
 
@@ -235,6 +241,10 @@ def request_block(path: str, timeout_s: float) -> bytes:
     timeout = f"{min(99_999_999, max(1, round(1000 * timeout_s)))}m"
     regular = (("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", timeout))
     return pseudo + b"".join(_field(name, value) for name, value in regular)
+
+
+# HPACK's table is made empty. Who lowers its size waits for that word (RFC 7541, section 4.2), and then for no other.
+TABLE_OF_NOTHING = b"\x20"
 
 
 def response_head(status: int = 200) -> bytes:

@@ -8,6 +8,7 @@ more is read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import TYPE_CHECKING, Optional
 
@@ -16,7 +17,7 @@ from servable.gateway.http2 import frames
 from servable.gateway.http2.frame_protocol import READ_US, FrameProtocol
 from servable.gateway.http2.frames import ConnectionFault, Reason
 from servable.gateway.http2.grpc_call import GrpcCall, refused
-from servable.gateway.http2.header_block import HeaderReader
+from servable.gateway.http2.header_block import HeaderReader, RequestHead
 from servable.gateway.limits.allowance import Allowance
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Http2Connection(FrameProtocol[GrpcCall]):
     """peer: the caller's address as gRPC writes it; key: whose share it uses. Both are told to its calls."""
 
     def __init__(self, server: GrpcServer, loop: asyncio.AbstractEventLoop, peer: str, key: str) -> None:
-        super().__init__(loop)
+        super().__init__(loop, MOST_UNSENT_BYTES)
         self.peer = peer
         self.key = key
         self.most_message_bytes = server.most_message_bytes
@@ -54,8 +55,10 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         self._pinged_at: Optional[float] = None
         self._age_s = AGE_S * random.uniform(0.9, 1.1)  # so that callers do not all come back at once
         self._going_at: Optional[float] = None
+        self._closing: Optional[asyncio.TimerHandle] = None
         self._preface_left = len(frames.PREFACE)
         self._waits = False  # to be read on from `_rest`
+        self._held = False  # it was its turn, but the caller took no answers
         self._headers = HeaderReader()
         self._allowance = Allowance(loop.time)
         self._refused_from = frames.MOST_STREAM
@@ -68,25 +71,32 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         self._transport = transport
         transport.set_write_buffer_limits(high=MOST_UNSENT_BYTES)
         tls = transport.get_extra_info("ssl_object")
-        if tls is not None and tls.selected_alpn_protocol() != "h2":
+        if self._closed or (tls is not None and tls.selected_alpn_protocol() != "h2"):
             transport.abort()
-            return
-        self.send(self._server.greeting)
 
     def connection_lost(self, _exc: Optional[Exception]) -> None:
+        self._closed = True
+        if self._closing is not None:
+            self._closing.cancel()
+        self._transport = None  # that of TLS knows us, so it and its buffers would stay as long as we are known to it
         self._rest = b""
         self._out.clear()
+        self._drop_calls()
+        self._server.gone(self)
+
+    def _drop_calls(self) -> None:
+        self._data_of = None
+        self._due.clear()
         calls, self._calls = self._calls, {}
-        self._stuck.clear()
         for call in calls.values():
             call.gone()
-        self._transport = None  # or both stay, with all that TLS keeps, until Python looks for circles
-        self._server.gone(self)
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         return self._server.buffer if self._data_left else self._server.small_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._closed:
+            return
         self._heard_at = self.loop.time()
         self._pinged_at = None
         self._allowance.spend(READ_US)
@@ -100,6 +110,7 @@ class Http2Connection(FrameProtocol[GrpcCall]):
             self._read(memoryview(self._rest + came) if self._rest else came)
 
     def eof_received(self) -> bool:
+        """A caller that closes its half has gone, as gRPC sees it."""
         return False
 
     def pause_writing(self) -> None:
@@ -108,8 +119,11 @@ class Http2Connection(FrameProtocol[GrpcCall]):
 
     def resume_writing(self) -> None:
         self._full = False
-        self._send_stuck()
-        if not self._waits:
+        self._send_due()
+        if self._held:
+            self._held = False
+            self._server.pace.wait(self, 0.0)
+        elif not self._waits:
             self._resume()
 
     # Reading
@@ -120,7 +134,10 @@ class Http2Connection(FrameProtocol[GrpcCall]):
 
     def go_on(self) -> None:
         """Reads a little more of what has come."""
-        if self._transport is None or self._transport.is_closing():
+        if self._closed:
+            return
+        if self._full:
+            self._held = True
             return
         self._heard_at = self.loop.time()
         rest, self._rest, self._waits = self._rest, b"", False
@@ -129,17 +146,20 @@ class Http2Connection(FrameProtocol[GrpcCall]):
             self._resume()
 
     def _read(self, data: memoryview) -> None:
+        used = 0.0
         try:
             skipped = self._take_preface(data) if self._preface_left else 0
             position, used = self._take(data[skipped:], TURN_US)
             position += skipped
         except ConnectionFault as fault:
             self._end(fault)
+            position = len(data)
+        self._server.pace.spend(max(used, READ_US) + position / BYTES_PER_US)
+        self._server.turn()
+        if self._closed:
             return
         self._rest = bytes(data[position:])
         self._allowance.spend(used)
-        self._server.pace.spend(max(used, READ_US) + position / BYTES_PER_US)
-        self._server.turn()
         if (position < len(data) and used >= TURN_US) or self._allowance.delay_s():
             self._wait()
 
@@ -152,11 +172,12 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         done = len(frames.PREFACE) - self._preface_left
         size = min(self._preface_left, len(data))
         if data[:size] != frames.PREFACE[done : done + size]:
-            assert self._transport is not None
-            if not done:
-                self._transport.write(WRONG_PROTOCOL)
-            raise ConnectionFault(Reason.PROTOCOL_ERROR, "no HTTP/2")
+            self.send(WRONG_PROTOCOL)
+            self._close()
+            return size
         self._preface_left -= size
+        if not self._preface_left:  # not before: who speaks another protocol hears nothing of this one
+            self.send(self._server.greeting)
         return size
 
     def _headers_of(self, flags: int, stream: int, block: bytes) -> float:
@@ -164,45 +185,43 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         if stream <= self._last_stream:  # trailers, or of a call that is over
             call = self._calls.get(stream)
             if call is not None and (call.half_closed or not ends):
-                self._reset(call, Reason.PROTOCOL_ERROR)
+                self._reset(call, Reason.STREAM_CLOSED if call.half_closed else Reason.PROTOCOL_ERROR)
             elif call is not None:
                 call.no_more()
             used = self._headers.skip(block)
             self._leave_where_lost()
             return used
-        if not stream % 2:
-            raise ConnectionFault(Reason.PROTOCOL_ERROR, f"a call on stream {stream}")
         self._last_stream = stream
         head, used = self._headers.read(block)
-        used += NO_CALL_US
-        if stream > self._refused_from or len(self._calls) >= self._server.streams:
-            self.send(frames.reset(stream, Reason.REFUSED_STREAM))
-            return used
-        if head.fault:
-            self.send(frames.reset(stream, Reason.PROTOCOL_ERROR))
-            return used
+        used += self._take_call(stream, head, ends)
+        self._leave_where_lost()
+        return used
+
+    def _take_call(self, stream: int, head: RequestHead, ends: bool) -> float:
+        """What it took in us, beside the reading of its head."""
+        refused = stream > self._refused_from or len(self._calls) >= self._server.streams
+        if refused or head.fault:
+            self.send(frames.reset(stream, Reason.REFUSED_STREAM if refused else Reason.PROTOCOL_ERROR))
+            return NO_CALL_US
         call = GrpcCall(self, stream, head, self._first_window, self.loop.time())
         call.half_closed = ends
         if head.refusal is not None:
             self.refuse(call, head.refusal)
-            self._leave_where_lost()
-            return used
+            return NO_CALL_US
         self._calls[stream] = call
         if len(self._calls) == 1:
             self._server.changed(self, waits=False)
         self._server.line_up(call)
-        return used
+        return NO_CALL_US
 
     def _leave_where_lost(self) -> None:
         """No further call can be read here; those that are there are answered."""
         if self._headers.lost and self._refused_from == frames.MOST_STREAM:
             self.refuse_more()
 
-    def _take_reset(self, stream: int, _reason: int) -> float:
-        call = self._ended_by_peer(stream)
-        if call is None:
-            return 0.0
+    def _ended_by_peer(self, call: GrpcCall, _reason: int) -> float:
         call.gone()
+        self._leave(call)
         return CALL_US if call.begun else 0.0
 
     def _take_go_away(self, last_stream: int) -> None:
@@ -223,56 +242,62 @@ class Http2Connection(FrameProtocol[GrpcCall]):
 
     def ended(self, call: GrpcCall, good: bool) -> None:
         """The call's handler is done."""
-        if self._calls.pop(call.stream, None) is None:
+        if call.stream not in self._calls:
             return  # its caller took it back
-        self._stuck.pop(call.stream, None)
-        call.over = True
-        if call.end_block is None or call.left:  # cut short
-            self.send(frames.reset(call.stream, Reason.CANCEL))
-        else:
-            if not call.half_closed:  # the rest of the body is not wanted
-                self.send(frames.reset(call.stream, Reason.NO_ERROR))
-            self._allowance.earn(GOOD_ANSWER_US if good else ANSWER_US)
-            if good:
-                self._server.answered(self)
-        self._rested()
+        if not call.end_sent:  # cut short
+            self._leave(call, frames.reset(call.stream, Reason.CANCEL))
+            return
+        self._allowance.earn(GOOD_ANSWER_US if good else ANSWER_US)
+        if good:
+            self._server.answered(self)
+        self._leave_answered(call)
 
     def refuse(self, call: GrpcCall, error: CallError) -> None:
         """Answers a call that was not begun."""
-        self._calls.pop(call.stream, None)
-        call.over = True
-        block = refused(call, error)
-        flags = frames.END_HEADERS | frames.END_STREAM
-        self.send(frames.head(frames.HEADERS, flags, call.stream, len(block)) + block)
-        if not call.half_closed:
-            self.send(frames.reset(call.stream, Reason.NO_ERROR))
-        self._rested()
+        self._send_headers(call.stream, refused(call, error), frames.END_STREAM)
+        self._leave_answered(call)
+
+    def _leave_answered(self, call: GrpcCall) -> None:
+        """The rest of the body, if there is one, is not wanted."""
+        self._leave(call, b"" if call.half_closed else frames.reset(call.stream, Reason.NO_ERROR))
 
     def _reset(self, call: GrpcCall, reason: Reason) -> None:
-        """The call's own frames are wrong."""
-        self._calls.pop(call.stream, None)
-        self._stuck.pop(call.stream, None)
+        """The call's own frames are wrong, or its reply is not taken."""
         call.gone()
         self._allowance.spend(CALL_US if call.begun else NO_CALL_US)
-        self.send(frames.reset(call.stream, reason))
+        self._leave(call, frames.reset(call.stream, reason))
+
+    def _leave(self, call: GrpcCall, last: bytes = b"") -> None:
+        """The call is over; `last` is the last that is said of it."""
+        call.over = True
+        self._calls.pop(call.stream, None)
+        self._due.pop(call.stream, None)
+        if last:
+            self.send(last)
+        self._rested()
 
     def _rested(self) -> None:
         if not self._calls:
             self._server.changed(self, waits=True)
-            if self._going_at is not None and self._refused_from < frames.MOST_STREAM:
+            if self._refused_from < frames.MOST_STREAM:
                 self._close()
 
     def _end(self, fault: ConnectionFault) -> None:
         """At once, with the reason."""
-        self.send(frames.go_away(self._last_stream, fault.reason, fault.words))
+        self.send(frames.go_away(min(self._last_stream, self._refused_from), fault.reason, fault.words))
         self._close()
+        self._drop_calls()
 
     def _close(self) -> None:
+        """When what was said is sent; a caller that does not take it has a little time."""
+        if self._closed:
+            return
         self._pause()
         self._flush()
+        self._closed = True
         if self._transport is not None:
             self._transport.close()
-            self.loop.call_later(GOING_S, self.abort)  # where the caller does not take the rest, or TLS's goodbye
+            self._closing = self.loop.call_later(GOING_S, self.abort)
 
     def finish(self) -> None:
         """The caller opens no further calls here: first it is told, and some time later what comes is refused."""
@@ -282,8 +307,8 @@ class Http2Connection(FrameProtocol[GrpcCall]):
 
     def refuse_more(self) -> None:
         self.finish()
-        self._refused_from = self._last_stream
-        self.send(frames.go_away(self._last_stream, Reason.NO_ERROR))
+        self._refused_from = min(self._refused_from, self._last_stream)
+        self.send(frames.go_away(self._refused_from, Reason.NO_ERROR))
         self._rested()
 
     def abort(self) -> None:
@@ -296,6 +321,8 @@ class Http2Connection(FrameProtocol[GrpcCall]):
 
     def look(self, now: float) -> None:
         """From time to time: is somebody still there, does he take his answers, has the connection had its time."""
+        if self._closed:
+            return
         if not self._greeted:
             late = now - self._began > HANDSHAKE_S
         elif self._pinged_at is not None:
@@ -312,19 +339,23 @@ class Http2Connection(FrameProtocol[GrpcCall]):
             self.finish()
         if self._going_at is not None and self._refused_from == frames.MOST_STREAM and now - self._going_at > GOING_S:
             self.refuse_more()
-        for call in list(self._stuck.values()):
-            if now - call.stuck_since > TAKE_REPLY_S:
+        stands = now - self._sent_at > TAKE_REPLY_S
+        for call in list(self._calls.values()):
+            # Where others are served, a call may wait for its turn.
+            if call.left and now - call.stuck_since > TAKE_REPLY_S and (stands or call.window <= 0):
                 self._reset(call, Reason.CANCEL)
         for call in list(self._calls.values()):
             if call.deadline is not None and now > call.deadline + GOING_S:
                 call.expire()
 
-    # Pauses
+    # Pauses. The TLS of Python 3.10 raises where the connection has ended and we have not been told yet.
 
     def _pause(self) -> None:
-        if self._transport is not None and self._transport.is_reading():
-            self._transport.pause_reading()
+        with contextlib.suppress(RuntimeError, AttributeError):
+            if self._transport is not None and self._transport.is_reading():
+                self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if self._transport is not None and not self._transport.is_closing() and not self._transport.is_reading():
-            self._transport.resume_reading()
+        with contextlib.suppress(RuntimeError, AttributeError):
+            if self._transport is not None and not self._transport.is_closing() and not self._transport.is_reading():
+                self._transport.resume_reading()

@@ -51,7 +51,9 @@ class Pace:
 
     def _round(self) -> None:
         self._used, self._due = 0.0, False
-        while self._line and self.has_time():
-            heapq.heappop(self._line)[2].go_on()
-        if self._line:
-            self._come_back()
+        try:
+            while self._line and self.has_time():
+                heapq.heappop(self._line)[2].go_on()
+        finally:  # a fault of one connection stops no other
+            if self._line:
+                self._come_back()

@@ -29,6 +29,7 @@ from servable.gateway.queue.backend_request import LANES
 from servable.gateway.queue.flow import LEAST, Flow
 from servable.gateway.queue.pending import RETRY_AFTER_FAULT_MS, PendingCall, SharedBatch
 from servable.gateway.queue.suspects import REMEMBERED_S, Known, Suspects, Trial
+from servable.gateway.tasks import started
 
 # MindSpore Serving's master sends a worker what waits for it in one message of at most 512 MB, and takes the worker for
 # dead where it is larger. It keeps three messages a method under way, so the first batches of a worker go alone.
@@ -166,7 +167,8 @@ class Dispatcher:
                 return
             self.sent += len(batch.images)
             self._flow.sent()
-            task = asyncio.ensure_future(self._send(batch, channel, backend.fingerprint, backend.embedding_dim))
+            run = self._send(batch, channel, backend.fingerprint, backend.embedding_dim)
+            task = started(asyncio.get_running_loop(), run)
             self._batches[task] = batch
             task.add_done_callback(self._batch_ended)
 

@@ -21,11 +21,12 @@ from metric_learn_client import (
 )
 from metric_learn_client.inputs import read_image
 from metric_learn_client.testing import FakeServable, Faults, Limits, fake_embeddings
+from tests.patience import patient
 
 
 @pytest.fixture
 def client(make_client, fake):
-    with make_client(fake.endpoint, deadline_s=30, retries=1) as made:
+    with make_client(fake.endpoint, deadline_s=patient(1.5), retries=1) as made:
         yield made
 
 
@@ -199,7 +200,7 @@ ALL_BUT_OK = [status for status in grpc.StatusCode if status is not grpc.StatusC
 @pytest.mark.parametrize("status", ALL_BUT_OK, ids=lambda status: status.name)
 def test_every_status_is_its_documented_error_and_only_those_that_can_pass_are_retried(make_client, fake, status):
     fake.faults = Faults(status=status.name)
-    with make_client(fake.endpoint, deadline_s=1.5, retries=1) as client:
+    with make_client(fake.endpoint, deadline_s=patient(1.5), retries=1) as client:
         with pytest.raises(errors.EndpointError) as caught:
             client.embed([b"a"])
     assert type(caught.value) is errors.BY_STATUS[status.name] and caught.value.code == status.name
@@ -224,7 +225,7 @@ def test_every_status_is_its_documented_error_and_only_those_that_can_pass_are_r
 )
 def test_every_in_band_code_is_its_documented_error(make_client, fake, code, text, outcome):
     fake.faults = Faults(in_band=(code, text))
-    with make_client(fake.endpoint, deadline_s=1.5, retries=1) as client:
+    with make_client(fake.endpoint, deadline_s=patient(1.5), retries=1) as client:
         if isinstance(outcome, str):
             assert {error.code for error in client.embed([b"a", b"b"], on_error="return").errors} == {outcome}
         else:

@@ -47,13 +47,12 @@ class ShardTask:
 
 @dataclass
 class ShardRows:
-    """What became of a task's rows, in order. numbers: rows of the job."""
+    """What became of a task's rows, in order. numbers: rows of the job; parts: `succeeded` counts in `rows`."""
 
     task: ShardTask
     rows: pa.RecordBatch
     numbers: npt.NDArray[np.int64]
     parts: list[Sent] = field(default_factory=list)
-    succeeded: list[npt.NDArray[np.int64]] = field(default_factory=list)
     failures: list[RowFailure] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     sent: int = 0
@@ -62,8 +61,7 @@ class ShardRows:
     def add(self, start: int, count: int, sent: Sent, seen: Sequence[Seen]) -> None:
         self.collected += count
         self.seen += seen
-        self.parts.append(sent)
-        self.succeeded.append(sent.succeeded + start)
+        self.parts.append(sent._replace(succeeded=sent.succeeded + start))
         paths = self.rows.column(0)
         for row, code, message in sent.failures:
             place = start + row
@@ -75,7 +73,7 @@ class ShardRows:
 
     def places(self) -> npt.NDArray[np.int64]:
         """Which of `rows` have an embedding."""
-        return np.concatenate([np.empty(0, np.int64), *self.succeeded])
+        return np.concatenate([np.empty(0, np.int64), *(part.succeeded for part in self.parts)])
 
     def embeddings(self) -> npt.NDArray[np.float32]:
         nothing = np.empty((0, wire.EMBEDDING_DIM), np.float32)

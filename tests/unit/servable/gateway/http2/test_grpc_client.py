@@ -12,7 +12,7 @@ from servable.gateway.http2 import frames
 from servable.gateway.http2.frame_protocol import PREFIX, WINDOW_STEP
 from servable.gateway.http2.frames import Reason
 from servable.gateway.http2.grpc_client import GREETING, GrpcClient
-from servable.gateway.http2.header_block import request_block, response_head, status_block
+from servable.gateway.http2.header_block import TABLE_OF_NOTHING, request_block, response_head, status_block
 
 PATH = "/package.Service/Method"
 MOST_REPLY_BYTES = 300_000
@@ -126,7 +126,8 @@ def test_a_call_is_its_header_block_and_its_pieces_as_one_message():
     async def scenario(peer):
         await calling(peer, b"one", memoryview(b"two"), b"", b"three")
         (block, data) = peer.frames()
-        assert block == (frames.HEADERS, frames.END_HEADERS, 1, request_block(PATH, TIMEOUT_S))
+        block_start = TABLE_OF_NOTHING  # of the first block of a connection
+        assert block == (frames.HEADERS, frames.END_HEADERS, 1, block_start + request_block(PATH, TIMEOUT_S))
         assert data == (frames.DATA, frames.END_STREAM, 1, PREFIX.pack(0, 11) + b"onetwothree")
 
     connected(scenario)
@@ -369,6 +370,6 @@ def test_calls_that_end_leave_nothing_behind():
             task = await calling(peer)
             peer.send(reply(stream, b"good"))
             await task
-        assert not peer.client._calls and not peer.client._stuck
+        assert not peer.client._calls and not peer.client._due
 
     connected(scenario)
