@@ -6,7 +6,7 @@ import threading
 import grpc
 import pytest
 
-from servable.gateway.http2 import frame_protocol, http2_connection
+from servable.gateway.http2 import frame_protocol, grpc_server, http2_connection
 from servable.gateway.http2.frame_protocol import CALL_WINDOW
 from tests.integration.servable.gateway.harness import until
 from tests.integration.servable.gateway.http2_peer import (
@@ -351,3 +351,17 @@ def test_a_client_of_grpc_sends_and_gets_a_message_of_many_windows(served):
             each.start()
         for each in threads:
             each.join()
+
+
+def test_of_bodies_that_nobody_reads_yet_the_connection_with_most_loses_its_latest(served, monkeypatch):
+    monkeypatch.setattr(grpc_server, "MOST_WAITING_BYTES", 500_000)
+    large, small = served.peer(), served.peer()
+    body = [bytes(16384)] * 9
+    for peer, stream in ((small, 1), (large, 1), (large, 3), (large, 5)):
+        peer.send(peer.head(stream, "/t/Hold"), *(data(stream, piece) for piece in body))
+        peer.settle()
+    assert large.reply(5).status == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    assert not small.replies.get(1) and not large.replies.get(1)
+    large.send(reset(1), reset(3))
+    small.send(reset(1))
+    until(lambda: not served.server._waiting_bytes, "nothing is counted of calls that are over")

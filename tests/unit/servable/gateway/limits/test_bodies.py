@@ -18,6 +18,11 @@ async def more():
     return True
 
 
+async def no_more():
+    """What comes without a place is all."""
+    return False
+
+
 async def at_once():
     return b"body"
 
@@ -112,5 +117,31 @@ def test_whoever_leaves_the_line_or_a_place_leaves_nothing_behind():
         assert {error.status for error in results} == {grpc.StatusCode.DEADLINE_EXCEEDED}
         assert not places._held and not places._waiting
         assert await places.read("a", more, at_once) == b"body"
+
+    run(scene())
+
+
+def test_what_comes_without_more_room_needs_no_place():
+    async def scene():
+        places = BodyPlaces(1, read_s=60, max_waiting=100, fair_s=60)
+        tasks = await slow(places, "a", 3)
+        assert await places.read("b", no_more, at_once) == b"body"
+        await ended(tasks)
+
+    run(scene())
+
+
+def test_bodies_that_come_without_a_place_are_bounded_too():
+    async def scene():
+        places = BodyPlaces(1, read_s=60, max_waiting=5, fair_s=60)
+        tasks = [asyncio.create_task(places.read("a", never, at_once)) for _ in range(5)]
+        await asyncio.sleep(0)
+        with pytest.raises(CallError, match="too many calls wait"):
+            await places.read("a", never, at_once)
+        assert await places.read("b", no_more, at_once) == b"body"
+        await asyncio.sleep(0)
+        assert tasks[-1].done() and not any(task.done() for task in tasks[:-1])
+        await ended(tasks)
+        assert not places._coming and not places._without
 
     run(scene())
