@@ -73,6 +73,7 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         self._closed = True
         if self._closing is not None:
             self._closing.cancel()
+        self.abort()  # Python 3.10's TLS does not know that it is over
         self._transport = None  # that of TLS knows us, so it and its buffers would stay as long as we are known to it
         self._rest = b""
         self._out.clear()

@@ -273,7 +273,7 @@ class Handlers:
 
     async def big(self, _messages, context):
         """As many bytes as the message says."""
-        return bytes(int(await context.read()))
+        return bytes(_number(await context.read()))
 
     async def hold(self, _messages, _context):
         """Never answered."""
@@ -293,12 +293,16 @@ class Handlers:
 
     async def count(self, _messages, context):
         """As many replies as the message says."""
-        for number in range(int(await context.read())):
+        for number in range(_number(await context.read())):
             yield b"%d" % number
 
     async def wait(self, _messages, _context):
         yield b"first"
         await asyncio.Event().wait()
+
+
+def _number(body):
+    return int(body) if isinstance(body, bytes) and body.isdigit() else 0
 
 
 async def _unknown(_messages, context):
