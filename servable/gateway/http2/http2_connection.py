@@ -111,6 +111,7 @@ class Http2Connection(FrameProtocol[GrpcCall]):
 
     def resume_writing(self) -> None:
         self._full = False
+        self._heard_at, self._pinged_at = self.loop.time(), None  # who takes answers is there
         self._send_due()
         if self._held:
             self._held = False

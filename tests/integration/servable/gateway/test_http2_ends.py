@@ -223,6 +223,21 @@ def test_a_quiet_caller_is_asked_whether_it_is_there_and_goes_where_it_does_not_
     until(lambda: not served.connections)
 
 
+def test_a_caller_that_takes_a_long_answer_slowly_is_there_though_it_says_nothing(served):
+    peer = served.peer({FIRST_WINDOW: 2**31 - 1})
+    peer.send(window(0, 2**31 - 1 - 65_535))
+    for stream in range(1, 21, 2):
+        peer.call(stream, "/t/Big", b"1000000")
+    until(lambda: any(each._full for each in served.connections), "a caller that does not read")
+    (connection,) = served.connections
+    connection._heard_at -= http2_connection.QUIET_S
+    served.call(connection.look, connection.loop.time())
+    assert connection._pinged_at is not None
+    while connection._pinged_at is not None:
+        peer.read()
+    assert all(peer.reply(stream).status == 0 for stream in range(1, 21, 2))
+
+
 @pytest.mark.parametrize("said", [b"", PREFACE[:10], PREFACE, PREFACE + settings()[:5]])
 def test_a_caller_that_does_not_get_to_its_settings_goes(served, said):
     peer = served.peer(greets=False)
