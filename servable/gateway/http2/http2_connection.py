@@ -263,9 +263,13 @@ class Http2Connection(FrameProtocol[GrpcCall]):
 
     def _end(self, fault: ConnectionFault) -> None:
         """At once, with the reason."""
-        self.send(frames.go_away(min(self._last_stream, self._refused_from), fault.reason, fault.words))
+        self._go_away(min(self._last_stream, self._refused_from), fault.reason, fault.words)
         self._close()
         self._drop_calls()
+
+    def _go_away(self, last_stream: int, reason: Reason, words: str = "") -> None:
+        if not self._preface_left:  # else we have not even said SETTINGS
+            self.send(frames.go_away(last_stream, reason, words))
 
     def _close(self) -> None:
         """When what was said is sent; a caller that does not take it has a little time."""
@@ -282,12 +286,12 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         """The caller opens no further calls here: first it is told, and some time later what comes is refused."""
         if self._going_at is None:
             self._going_at = self.loop.time()
-            self.send(frames.go_away(frames.MOST_STREAM, Reason.NO_ERROR))
+            self._go_away(frames.MOST_STREAM, Reason.NO_ERROR)
 
     def refuse_more(self) -> None:
         self.finish()
         self._refused_from = min(self._refused_from, self._last_stream)
-        self.send(frames.go_away(self._refused_from, Reason.NO_ERROR))
+        self._go_away(self._refused_from, Reason.NO_ERROR)
         self._rested()
 
     def abort(self) -> None:

@@ -261,6 +261,12 @@ def test_a_newcomer_takes_the_place_of_the_connection_that_waits_longest():
         assert answers(newcomer) and idle.end() == (0, NO_ERROR)
 
 
+def test_who_has_said_nothing_hears_nothing_when_its_connection_goes_for_a_newcomer():
+    with Served(connections=1) as served, served.socket() as silent:
+        until(lambda: served.connections)
+        assert answers(served.peer()) and silent.recv(100) == b""
+
+
 def test_a_connection_whose_call_was_taken_back_waits_again_and_can_make_room():
     with Served(connections=2) as served:
         busy, idle = served.peer(), served.peer()
