@@ -12,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from servable.gateway.http2 import frame_protocol
 from tests.integration.servable.gateway.harness import until
 from tests.integration.servable.gateway.http2_peer import (
     CONTINUATION,
@@ -26,7 +25,6 @@ from tests.integration.servable.gateway.http2_peer import (
     PREFACE,
     PRIORITY,
     TABLE_SIZE,
-    WINDOW_UPDATE,
     WITH_PRIORITY,
     Peer,
     Served,
@@ -245,18 +243,3 @@ def test_thousands_of_damaged_calls_harm_nobody(arena, seed):
 @given(steps=st.lists(wild, max_size=30), cuts=CUTS, ends=ENDS)
 def test_thousands_of_frames_harm_nobody(arena, steps, cuts, ends):
     arena.play(steps, cuts, ends=ends)
-
-
-@pytest.mark.long
-def test_more_than_a_gigabyte_of_data_goes_over_one_connection():
-    """The connection's window, in its real steps."""
-    with Served(max_request_bytes=64_000_000, max_image_bytes=1000) as served:
-        peer = served.peer()
-        peer.send(peer.head(1, "/t/No"))  # so that its own window does not matter
-        frame_of_data = data(1, bytes(256 * 1024))
-        for _ in range(5000):
-            peer.send(frame_of_data)
-        assert 5000 * 256 * 1024 > 2**30 > frame_protocol.WINDOW_STEP
-        peer.settle()
-        given = [each for each in peer.seen if each.kind == WINDOW_UPDATE and not each.stream]
-        assert 1 + 5000 * 256 * 1024 // frame_protocol.WINDOW_STEP == len(given), "the first one is the greeting's"
