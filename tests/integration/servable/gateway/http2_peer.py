@@ -123,6 +123,7 @@ class Peer:
         self.seen: list[Frame] = []
         self.replies: dict[int, Reply] = {}
         self._came = bytearray()
+        self._block, self._ends = b"", 0  # a header block that comes
         self._decoder = hpack.Decoder(2**20)
         self._encoder = hpack.Encoder()
         connected.settimeout(patient(WAIT_S))
@@ -173,16 +174,22 @@ class Peer:
             reply.body += found.payload
         elif found.kind == RST_STREAM:
             reply.reset = int.from_bytes(found.payload, "big")
-        elif found.kind == HEADERS:
-            assert found.flags & END_HEADERS
-            block = [(str(name), str(value)) for name, value in self._decoder.decode(found.payload)]
-            if not reply.headers:
-                assert block[0][0] == ":status", block
-                reply.headers = block
-            else:
-                assert found.flags & END_STREAM
-            if found.flags & END_STREAM:
-                reply.trailers = block
+        elif found.kind in (HEADERS, CONTINUATION):
+            self._block += found.payload
+            self._ends = found.flags & END_STREAM if found.kind == HEADERS else self._ends
+            if found.flags & END_HEADERS:
+                self._take_block(reply)
+
+    def _take_block(self, reply):
+        block = [(str(name), str(value)) for name, value in self._decoder.decode(self._block)]
+        self._block = b""
+        if not reply.headers:
+            assert block[0][0] == ":status", block
+            reply.headers = block
+        else:
+            assert self._ends
+        if self._ends:
+            reply.trailers = block
 
     def wait(self, condition):
         """Reads until `condition(frame)` is true of one; returns that."""
