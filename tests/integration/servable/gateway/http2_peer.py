@@ -369,8 +369,19 @@ class Served:
 
         return self.run(inside())
 
+    @contextlib.contextmanager
+    def standing(self):
+        """The event loop stands still inside the block, so that what comes piles up in front of it."""
+        stands, goes_on = threading.Event(), threading.Event()
+        self.loop.call_soon_threadsafe(lambda: (stands.set(), goes_on.wait(WAIT_S)))
+        assert stands.wait(patient(WAIT_S))
+        yield
+        goes_on.set()
+
     def socket(self):
-        return self._peers.enter_context(socket.create_connection((self._address.host, self.port), patient(WAIT_S)))
+        connected = socket.create_connection((self._address.host, self.port), patient(WAIT_S))
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self._peers.enter_context(connected)
 
     def peer(self, values=(), *, greets=True):
         """Connected, until the server ends."""

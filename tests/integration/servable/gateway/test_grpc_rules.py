@@ -71,14 +71,29 @@ def test_many_messages_may_come_in_one_frame(peer):
     assert peer.reply(1).messages == [each + each for each in wanted]
 
 
-def test_thousands_of_empty_messages_leave_others_their_turn(served, peer):
-    other = served.peer()
-    other.settle()
-    peer.send(peer.head(1, "/t/Double"), *[data(1, message(b"") * 3000)] * 4)
-    served.until_begun("/t/Double")
-    assert answers(other)
-    peer.send(data(1, b"", ends=True))
-    assert peer.reply(1).body == message(b"") * 12_000
+def test_thousands_of_empty_messages_leave_others_their_turn():
+    taken = []
+
+    async def take(messages, _context):
+        async for each in messages:
+            taken.append(each)
+        yield b"all"
+
+    async def look(_messages, _context):
+        return b"%d" % len(taken)
+
+    handlers = {
+        "/t/Take": grpc.stream_stream_rpc_method_handler(take),
+        "/t/Look": grpc.stream_unary_rpc_method_handler(look),
+    }
+    with Served(handlers=handlers) as served:
+        peer, other = served.peer(), served.peer()
+        peer.settle(), other.settle()
+        with served.standing():
+            peer.send(peer.head(1, "/t/Take"), data(1, message(b"") * 10_000, ends=True))
+            other.call(1, "/t/Look")
+        assert int(other.reply(1).messages[0]) < 5000
+        assert peer.reply(1).messages == [b"all"] and len(taken) == 10_000
 
 
 def test_no_message_at_all_is_the_end_of_the_callers_half(peer):
