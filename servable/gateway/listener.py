@@ -121,15 +121,18 @@ class Listener(Generic[_C]):
                 continue
             if len(self.open) >= self._most and not self._make_room():
                 self._turn_away(accepted)
-                continue
-            peer = _peer(accepted)
-            key = peer if accepted.family != socket.AF_UNIX else f"{peer}#{next(_count)}"
-            connection = self._make(peer, key)
-            self.open.add(connection)
-            self._waiting[connection] = None
-            greeting = asyncio.ensure_future(self._greet(connection, accepted))
-            self._greeting[connection] = greeting
-            greeting.add_done_callback(functools.partial(self._greeted, connection, accepted, peer))
+            else:
+                self._take(accepted)
+
+    def _take(self, accepted: socket.socket) -> None:
+        peer = _peer(accepted)
+        key = peer if accepted.family != socket.AF_UNIX else f"{peer}#{next(_count)}"
+        connection = self._make(peer, key)
+        self.open.add(connection)
+        self._waiting[connection] = None
+        greeting = asyncio.ensure_future(self._greet(connection, accepted))
+        self._greeting[connection] = greeting
+        greeting.add_done_callback(functools.partial(self._greeted, connection, accepted, peer))
 
     async def _greet(self, connection: _C, accepted: socket.socket) -> None:
         options: dict[str, Any] = {}

@@ -5,6 +5,7 @@ Both sides are looked at: what the client raises, and what the server says when 
 
 import datetime
 import os
+import ssl
 import subprocess
 import time
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.patience import patient
 from .conftest import ONE_SIZE, REPOSITORY, VERSIONS, start, stop
 from .load import EXPECTED, IMAGES
 from .processes import wait_until
+from .test_http_api import ask
 
 TOKEN, SECOND_TOKEN = "first-token-of-16-or-more", "second-token-of-16-or-more"
 
@@ -159,6 +161,17 @@ def test_without_credentials_the_health_of_a_server_with_tokens_is_open(secured,
     with grpc.secure_channel(secured.endpoint, credentials) as channel:
         call = channel.unary_unary(wire.HEALTH_CHECK_PATH, response_deserializer=wire.HealthCheckResponse.FromString)
         assert call(b"", timeout=5).status == wire.ServingStatus.SERVING
+
+
+def test_tokens_and_client_certificates_of_the_api_over_http_are_those_of_grpc(secured, files):
+    assert secured.ready_line.endswith(f"; HTTP: https://{secured.api_endpoint}")
+    context = ssl.create_default_context(cafile=files.ca)
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        ask(secured, "GET", "/v1/models", context=context)
+    context.load_cert_chain(*files.client)
+    assert ask(secured, "POST", "/embed", IMAGES[0], context=context)[0] == 401
+    good = {"authorization": f"Bearer {TOKEN}"}
+    assert ask(secured, "POST", "/embed", IMAGES[0], good, context=context)[0] == 200
 
 
 def test_a_renewed_certificate_is_served_without_a_dropped_call(secured, files):

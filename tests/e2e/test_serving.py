@@ -51,9 +51,9 @@ def test_pixels_and_files_give_the_same_embeddings(client):
     assert distance(rows, client.embed(IMAGES).embeddings).max() <= 1e-5
 
 
-def test_a_picture_embeds_alike_alone_in_seven_and_in_a_hundred(client):
+def test_a_picture_embeds_alike_alone_in_seven_and_in_forty(client):
     alone = client.embed([IMAGES[0]]).embeddings[0]
-    for count in (7, 100):
+    for count in (7, 40):
         among = client.embed([IMAGES[index % len(IMAGES)] for index in range(count)]).embeddings
         for row in among[:: len(IMAGES)]:
             assert np.linalg.norm(row - alone) <= 1e-5

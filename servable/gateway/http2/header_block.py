@@ -171,8 +171,9 @@ def _read(pseudo: dict[bytes, bytes], regular: Sequence[tuple[bytes, bytes]], si
     if headers.get(b"grpc-encoding", b"identity") != b"identity":
         words = "messages are not unpacked here: send them without compression"
         return RequestHead(path, metadata, refusal=CallError(grpc.StatusCode.UNIMPLEMENTED, words))
-    timeout = headers.get(b"grpc-timeout", b"").decode("ascii", "replace")
-    if timeout and not _TIMEOUT.fullmatch(timeout):
+    said = headers.get(b"grpc-timeout")
+    timeout = None if said is None else said.decode("ascii", "replace")
+    if timeout is not None and not _TIMEOUT.fullmatch(timeout):
         return RequestHead(path, metadata, refusal=_invalid(f"grpc-timeout {timeout[:20]!r} is no time"))
     return RequestHead(path, metadata, int(timeout[:-1]) * _SECONDS[timeout[-1]] if timeout else None)
 

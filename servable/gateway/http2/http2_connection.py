@@ -75,13 +75,16 @@ class Http2Connection(FrameProtocol[GrpcCall]):
             self._closing.cancel()
         self._transport = None  # that of TLS knows us, so it and its buffers would stay as long as we are known to it
         self._rest = b""
-        self._data_of = None
         self._out.clear()
+        self._drop_calls()
+        self._server.gone(self)
+
+    def _drop_calls(self) -> None:
+        self._data_of = None
         self._due.clear()
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.gone()
-        self._server.gone(self)
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         return self._server.buffer
@@ -138,12 +141,12 @@ class Http2Connection(FrameProtocol[GrpcCall]):
             position += skipped
         except ConnectionFault as fault:
             self._end(fault)
-            return used
+            position = len(data)
+        self._server.turn()
         if self._closed:
             return used
         self._rest = bytes(data[position:])
         self._allowance.spend(used)
-        self._server.turn()
         if (position < len(data) and used >= TURN_US) or self._allowance.delay_s():
             self._wait()
         return used
@@ -260,6 +263,7 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         """At once, with the reason."""
         self.send(frames.go_away(min(self._last_stream, self._refused_from), fault.reason, fault.words))
         self._close()
+        self._drop_calls()
 
     def _close(self) -> None:
         """When what was said is sent; a caller that does not take it has a little time."""

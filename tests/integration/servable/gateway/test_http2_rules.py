@@ -387,6 +387,7 @@ def without(name):
         [*fields(), ("upgrade", "h2c")],
         [*without("te"), ("te", "gzip")],
         [(name, "" if name == ":path" else value) for name, value in fields()],
+        fields("/t/Echo\x00"),
         [],
     ],
 )

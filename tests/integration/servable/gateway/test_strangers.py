@@ -160,8 +160,8 @@ def test_a_body_that_is_no_request_is_invalid_argument_in_our_words(tmp_path, pa
 
 @pytest.mark.parametrize(
     "path",
-    ["/no.such/Thing", "/", "x", wire.PREDICT_PATH + "/", "/a\x00b", "/" + "a" * 15_000, "/grpc.reflection.v1.A/B"],
-    ids=["unknown", "empty", "no slash", "longer", "zero byte", "15 kB", "reflection"],
+    ["/no.such/Thing", "/", "x", wire.PREDICT_PATH + "/", "/" + "a" * 15_000, "/grpc.reflection.v1.A/B"],
+    ids=["unknown", "empty", "no slash", "longer", "15 kB", "reflection"],
 )
 def test_an_unknown_path_is_unimplemented_in_our_words(tmp_path, path):
     with Harness(tmp_path) as harness, harness.channel() as channel:
