@@ -101,7 +101,7 @@ class GrpcClient(FrameProtocol[_Call]):
         call.deadline = self.loop.time() + timeout_s
         self._last_stream = call.stream
         self._next_stream += 2
-        self._going = self._next_stream > frames.MOST_STREAM
+        self._going |= self._next_stream > frames.MOST_STREAM
         self._calls[call.stream] = call
         call.put(message)
         self.push(call)
