@@ -108,7 +108,7 @@ class FrameProtocol(asyncio.BufferedProtocol, ABC, Generic[_Stream]):
         self.loop = loop
         self._most_unsent_bytes = most_unsent_bytes
         self._transport: Optional[asyncio.Transport] = None
-        self._closed = False  # nothing more is read
+        self._closed = False  # nothing more is read or written
         self._greeted = False  # the peer's SETTINGS are there
         self._rest = b""  # of what came, not read yet
         self._data_of: Optional[_Stream] = None  # DATA that is coming, how much of it, and of its padding
@@ -338,7 +338,7 @@ class FrameProtocol(asyncio.BufferedProtocol, ABC, Generic[_Stream]):
 
     def _flush(self) -> None:
         out, self._out, self._unsent = self._out, [], 0
-        if out and self._transport is not None and not self._transport.is_closing():
+        if out and self._transport is not None and not self._closed and not self._transport.is_closing():
             self._write(out)
             self._send_due()
 

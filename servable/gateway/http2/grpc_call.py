@@ -266,8 +266,9 @@ class GrpcCall(Stream):
         self.over = True
         self._drop_body()
         self.drop()
-        if self._task is not None:
-            self._task.cancel()
+        task, self._task = self._task, None  # Python 3.10 keeps in a task the frames in which it was cancelled
+        if task is not None:
+            task.cancel()
 
     # Its run
 

@@ -1,7 +1,8 @@
 """Calls of gRPC to one trusted peer on this host: one message each way, over one connection of HTTP/2.
 
 What is sent is not copied, and what comes is copied once. The peer's windows bound how much is under way; what it has
-not read stays where the caller keeps it.
+not read stays where the caller keeps it. How many calls the peer takes at one time is not looked at: gRPC's servers do
+not bound it unless told to, and beyond a bound they refuse the stream, which is UNAVAILABLE here.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class GrpcClient(FrameProtocol[_Call]):
         call.deadline = self.loop.time() + timeout_s
         self._last_stream = call.stream
         self._next_stream += 2
-        self._going = self._next_stream > frames.MOST_STREAM
+        self._going |= self._next_stream > frames.MOST_STREAM
         self._calls[call.stream] = call
         call.put(message)
         self.push(call)
@@ -145,7 +146,6 @@ class GrpcClient(FrameProtocol[_Call]):
         self._due.pop(call.stream, None)
         if call.left or not call.half_closed:
             self.send(frames.reset(call.stream, Reason.CANCEL))
-        call.drop()
         if self._going and not self._calls and self._transport is not None:
             self.loop.call_soon(self._transport.close)  # when the rest is sent
 

@@ -172,15 +172,18 @@ class GrpcServer:
     async def _take_care(self) -> None:
         while True:
             await asyncio.sleep(CARE_S)
-            now = self._loop.time()
-            for number, connection in enumerate(list(self._listener.open)):
-                try:
-                    connection.look(now)
-                except Exception:
-                    log.exception("a connection ended by an error of the gateway")
-                    connection.abort()
-                if number % 64 == 63:
-                    await asyncio.sleep(0)
+            await self._look_at_connections()
+
+    async def _look_at_connections(self) -> None:
+        now = self._loop.time()
+        for number, connection in enumerate(list(self._listener.open)):
+            try:
+                connection.look(now)
+            except Exception:
+                log.exception("a connection ended by an error of the gateway")
+                connection.abort()
+            if number % 64 == 63:
+                await asyncio.sleep(0)
 
     def _look_at(self, address: str) -> None:
         """Whether too many calls of new connections of this address wait."""

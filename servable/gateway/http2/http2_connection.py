@@ -37,6 +37,7 @@ AGE_S = 300.0
 GOING_S = 1.0  # between the word and the last call that is taken
 ROOM_S = 0.1  # between the word and the end, of a connection without calls that goes for another one
 TAKE_REPLY_S = 30.0  # for a reply to be taken
+MOST_LEFT_BYTES = 1024 * 1024  # what a caller may still send before it knows that its connection is over
 WRONG_PROTOCOL = (
     b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\n\r\nthis port speaks gRPC\n"
 )
@@ -56,6 +57,7 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         self._age_s = AGE_S * random.uniform(0.9, 1.1)  # so that callers do not all come back at once
         self._going_at: Optional[float] = None
         self._closing: Optional[asyncio.TimerHandle] = None
+        self._left_bytes = 0  # that came since it is closed
         self._preface_left = len(frames.PREFACE)
         self._waits = False  # to be read on from `_rest`
         self._held = False  # it was its turn, but the caller took no answers
@@ -78,6 +80,7 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         self._closed = True
         if self._closing is not None:
             self._closing.cancel()
+        self.abort()  # Python 3.10's TLS does not know that it is over
         self._transport = None  # that of TLS knows us, so it and its buffers would stay as long as we are known to it
         self._rest = b""
         self._out.clear()
@@ -96,6 +99,9 @@ class Http2Connection(FrameProtocol[GrpcCall]):
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._closed:
+            self._left_bytes += nbytes
+            if self._left_bytes > MOST_LEFT_BYTES:
+                self.abort()
             return
         self._heard_at = self.loop.time()
         self._pinged_at = None
@@ -119,6 +125,7 @@ class Http2Connection(FrameProtocol[GrpcCall]):
 
     def resume_writing(self) -> None:
         self._full = False
+        self._heard_at, self._pinged_at = self.loop.time(), None  # who takes answers is there
         self._send_due()
         if self._held:
             self._held = False
@@ -280,35 +287,60 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         if not self._calls:
             self._server.changed(self, waits=True)
             if self._refused_from < frames.MOST_STREAM:
-                self._close()
+                self._take_leave()
 
     def _end(self, fault: ConnectionFault) -> None:
         """At once, with the reason."""
-        self.send(frames.go_away(min(self._last_stream, self._refused_from), fault.reason, fault.words))
+        self._go_away(min(self._last_stream, self._refused_from), fault.reason, fault.words)
         self._close()
         self._drop_calls()
 
+    def _go_away(self, last_stream: int, reason: Reason, words: str = "") -> None:
+        if not self._preface_left:  # else we have not even said SETTINGS
+            self.send(frames.go_away(last_stream, reason, words))
+
+    def _take_leave(self) -> None:
+        """When the caller has taken its answers.
+
+        It closes then, too. What it sends until then is left: a connection that is closed before that was read is
+        reset, and with it go answers that are on their way.
+        """
+        if self._closed or self._transport is None or not self._transport.can_write_eof():  # TLS sees to it
+            self._close()
+            return
+        self._flush()
+        self._closed = True
+        self._abort_later()
+        self._transport.write_eof()
+        self._resume()
+
     def _close(self) -> None:
-        """When what was said is sent; a caller that does not take it has a little time."""
+        """When what was said is sent."""
         if self._closed:
             return
         self._pause()
         self._flush()
         self._closed = True
         if self._transport is not None:
+            self._abort_later()
             self._transport.close()
-            self._closing = self.loop.call_later(GOING_S, self.abort)
+
+    def _abort_later(self) -> None:
+        """A caller that is slow to take the last answers has time for that."""
+        assert self._transport is not None
+        wait_s = TAKE_REPLY_S if self._transport.get_write_buffer_size() else GOING_S
+        self._closing = self.loop.call_later(wait_s, self.abort)
 
     def finish(self) -> None:
         """The caller opens no further calls here: first it is told, and some time later what comes is refused."""
         if self._going_at is None:
             self._going_at = self.loop.time()
-            self.send(frames.go_away(frames.MOST_STREAM, Reason.NO_ERROR))
+            self._go_away(frames.MOST_STREAM, Reason.NO_ERROR)
 
     def refuse_more(self) -> None:
         self.finish()
         self._refused_from = min(self._refused_from, self._last_stream)
-        self.send(frames.go_away(self._refused_from, Reason.NO_ERROR))
+        self._go_away(self._refused_from, Reason.NO_ERROR)
         self._rested()
 
     def abort(self) -> None:

@@ -123,6 +123,7 @@ class Peer:
         self.seen: list[Frame] = []
         self.replies: dict[int, Reply] = {}
         self._came = bytearray()
+        self._block, self._ends = b"", 0  # a header block that comes
         self._decoder = hpack.Decoder(2**20)
         self._encoder = hpack.Encoder()
         connected.settimeout(patient(WAIT_S))
@@ -173,16 +174,22 @@ class Peer:
             reply.body += found.payload
         elif found.kind == RST_STREAM:
             reply.reset = int.from_bytes(found.payload, "big")
-        elif found.kind == HEADERS:
-            assert found.flags & END_HEADERS
-            block = [(str(name), str(value)) for name, value in self._decoder.decode(found.payload)]
-            if not reply.headers:
-                assert block[0][0] == ":status", block
-                reply.headers = block
-            else:
-                assert found.flags & END_STREAM
-            if found.flags & END_STREAM:
-                reply.trailers = block
+        elif found.kind in (HEADERS, CONTINUATION):
+            self._block += found.payload
+            self._ends = found.flags & END_STREAM if found.kind == HEADERS else self._ends
+            if found.flags & END_HEADERS:
+                self._take_block(reply)
+
+    def _take_block(self, reply):
+        block = [(str(name), str(value)) for name, value in self._decoder.decode(self._block)]
+        self._block = b""
+        if not reply.headers:
+            assert block[0][0] == ":status", block
+            reply.headers = block
+        else:
+            assert self._ends
+        if self._ends:
+            reply.trailers = block
 
     def wait(self, condition):
         """Reads until `condition(frame)` is true of one; returns that."""
@@ -273,7 +280,7 @@ class Handlers:
 
     async def big(self, _messages, context):
         """As many bytes as the message says."""
-        return bytes(int(await context.read()))
+        return bytes(_number(await context.read()))
 
     async def hold(self, _messages, _context):
         """Never answered."""
@@ -293,12 +300,16 @@ class Handlers:
 
     async def count(self, _messages, context):
         """As many replies as the message says."""
-        for number in range(int(await context.read())):
+        for number in range(_number(await context.read())):
             yield b"%d" % number
 
     async def wait(self, _messages, _context):
         yield b"first"
         await asyncio.Event().wait()
+
+
+def _number(body):
+    return int(body) if isinstance(body, bytes) and body.isdigit() else 0
 
 
 async def _unknown(_messages, context):
@@ -358,8 +369,19 @@ class Served:
 
         return self.run(inside())
 
+    @contextlib.contextmanager
+    def standing(self):
+        """The event loop stands still inside the block, so that what comes piles up in front of it."""
+        stands, goes_on = threading.Event(), threading.Event()
+        self.loop.call_soon_threadsafe(lambda: (stands.set(), goes_on.wait(WAIT_S)))
+        assert stands.wait(patient(WAIT_S))
+        yield
+        goes_on.set()
+
     def socket(self):
-        return self._peers.enter_context(socket.create_connection((self._address.host, self.port), patient(WAIT_S)))
+        connected = socket.create_connection((self._address.host, self.port), patient(WAIT_S))
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self._peers.enter_context(connected)
 
     def peer(self, values=(), *, greets=True):
         """Connected, until the server ends."""

@@ -223,6 +223,21 @@ def test_a_quiet_caller_is_asked_whether_it_is_there_and_goes_where_it_does_not_
     until(lambda: not served.connections)
 
 
+def test_a_caller_that_takes_a_long_answer_slowly_is_there_though_it_says_nothing(served):
+    peer = served.peer({FIRST_WINDOW: 2**31 - 1})
+    peer.send(window(0, 2**31 - 1 - 65_535))
+    for stream in range(1, 21, 2):
+        peer.call(stream, "/t/Big", b"1000000")
+    until(lambda: any(each._full for each in served.connections), "a caller that does not read")
+    (connection,) = served.connections
+    connection._heard_at -= http2_connection.QUIET_S
+    served.call(connection.look, connection.loop.time())
+    assert connection._pinged_at is not None
+    while connection._pinged_at is not None:
+        peer.read()
+    assert all(peer.reply(stream).status == 0 for stream in range(1, 21, 2))
+
+
 @pytest.mark.parametrize("said", [b"", PREFACE[:10], PREFACE, PREFACE + settings()[:5]])
 def test_a_caller_that_does_not_get_to_its_settings_goes(served, said):
     peer = served.peer(greets=False)
@@ -246,6 +261,12 @@ def test_a_newcomer_takes_the_place_of_the_connection_that_waits_longest():
         assert answers(newcomer) and idle.end() == (0, NO_ERROR)
 
 
+def test_who_has_said_nothing_hears_nothing_when_its_connection_goes_for_a_newcomer():
+    with Served(connections=1) as served, served.socket() as silent:
+        until(lambda: served.connections)
+        assert answers(served.peer()) and silent.recv(100) == b""
+
+
 def test_a_connection_whose_call_was_taken_back_waits_again_and_can_make_room():
     with Served(connections=2) as served:
         busy, idle = served.peer(), served.peer()
@@ -258,9 +279,44 @@ def test_a_connection_whose_call_was_taken_back_waits_again_and_can_make_room():
         assert answers(newcomer) and idle.end() == (1, NO_ERROR)
 
 
+def test_what_a_caller_sends_while_its_connection_ends_does_not_take_the_last_answer_away(served):
+    """Bytes that nobody reads when a socket is closed make TCP reset the connection."""
+    peer = served.peer()
+    peer.call(1, "/t/Big", b"100000")
+    peer.wait(lambda each: each.kind == DATA)
+    served.call(served.connections[0].refuse_more)
+    peer.send(window(0, 200_000), window(1, 200_000))
+    until(lambda: served.handlers.ended)
+    for _ in range(50):
+        peer.send(frame(PING, 0, 0, bytes(8)))
+    assert len(peer.reply(1).messages[0]) == 100_000
+    assert peer.end() == (1, NO_ERROR)
+    peer.send(frame(PING, 0, 0, bytes(8)))
+    assert peer.socket.recv(1) == b"", "it is no reset"
+    peer.socket.close()
+    until(lambda: not served.connections)
+
+
+def test_a_caller_that_goes_on_sending_when_its_connection_is_over_is_cut_off(served):
+    peer = served.peer()
+    peer.settle()
+    served.call(served.connections[0].refuse_more)
+    with pytest.raises(ConnectionError):
+        peer.send(frame(PING, 0, 0, bytes(8)) * 2_000_000)
+    until(lambda: not served.connections)
+
+
+def test_a_caller_that_does_not_close_is_closed_in_the_end(served, monkeypatch):
+    monkeypatch.setattr(http2_connection, "GOING_S", 0.05)
+    peer = served.peer()
+    peer.settle()
+    served.call(served.connections[0].refuse_more)
+    until(lambda: not served.connections)
+
+
 def test_a_caller_that_is_told_to_go_and_takes_nothing_loses_its_connection(served, monkeypatch):
     """Its transport would wait for ever for what it has not sent."""
-    monkeypatch.setattr(http2_connection, "GOING_S", 0.05)
+    monkeypatch.setattr(http2_connection, "TAKE_REPLY_S", 0.05)
     peer = served.peer({FIRST_WINDOW: 2**31 - 1})
     peer.send(window(0, 2**31 - 1 - 65_535))
     for stream in range(1, 21, 2):

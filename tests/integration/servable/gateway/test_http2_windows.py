@@ -316,6 +316,19 @@ def test_the_connections_window_does_not_run_out(served, monkeypatch, to):
     assert 0 <= sent - (given(peer.seen, 0) - before) < 100_000 + 65_536
 
 
+def test_more_than_a_gigabyte_of_data_goes_over_one_connection(served):
+    """In the real steps of its window."""
+    peer = served.peer()
+    peer.send(peer.head(1, "/t/No"))  # so that the window of a call does not matter
+    frame_of_data, count = data(1, bytes(256 * 1024)), 5000
+    for _ in range(count):
+        peer.send(frame_of_data)
+    steps = [each for each in peer.settle() if each.kind == WINDOW_UPDATE and each.stream == 0][
+        1:
+    ]  # behind the greeting
+    assert len(steps) == count * 256 * 1024 // frame_protocol.WINDOW_STEP > 2**30 // frame_protocol.WINDOW_STEP
+
+
 def test_a_message_is_asked_for_no_further_than_it_goes(served):
     """So that nobody holds more of a call than its message."""
     peer = served.peer()

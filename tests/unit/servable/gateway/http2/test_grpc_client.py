@@ -147,15 +147,16 @@ def test_frames_are_as_large_as_the_peer_takes_and_the_last_one_ends_the_stream(
     connected(scenario)
 
 
-@pytest.mark.parametrize("first", ["connection", "stream"])
-def test_no_more_is_sent_than_both_windows_take(first):
+@pytest.mark.parametrize(("connection", "stream"), [(20_000, 30_000), (30_000, 20_000)])
+@pytest.mark.parametrize("order", [1, -1])
+def test_no_more_is_sent_than_both_windows_take(connection, stream, order):
     async def scenario(peer):
         await calling(peer, bytes(100_000))
         sent = sum(map(len, payloads(peer.frames())))
         assert sent == frames.FIRST_WINDOW
-        windows = [frames.window_update(0, 20_000), frames.window_update(1, 30_000)]
+        windows = [frames.window_update(0, connection), frames.window_update(1, stream)]
         peer.send(SETTINGS)
-        for window in windows if first == "connection" else reversed(windows):
+        for window in windows[::order]:
             assert not payloads(peer.frames())
             peer.send(window)
             await turns()
@@ -277,6 +278,16 @@ def test_a_call_beyond_its_deadline_is_taken_back_and_its_late_reply_is_left():
         task = await calling(peer)
         peer.send(SETTINGS + reply(1, b"late") + reply(3, b"good"))
         assert bytes(await task) == b"good"
+
+    connected(scenario)
+
+
+def test_a_short_deadline_is_kept_beside_a_long_one():
+    async def scenario(peer):
+        long, short = await calling(peer), await calling(peer, timeout_s=0.01)
+        assert (await failed(short)).status is grpc.StatusCode.DEADLINE_EXCEEDED
+        peer.send(SETTINGS + reply(1, b"good"))
+        assert bytes(await long) == b"good"
 
     connected(scenario)
 
