@@ -19,6 +19,7 @@ from servable.gateway.http2.frames import ConnectionFault, Reason
 from servable.gateway.http2.grpc_call import GrpcCall, refused
 from servable.gateway.http2.header_block import HeaderReader, RequestHead
 from servable.gateway.limits.allowance import Allowance
+from servable.gateway.listener import TLS_READ_BYTES
 
 if TYPE_CHECKING:
     from servable.gateway.http2.grpc_server import GrpcServer
@@ -72,6 +73,9 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=MOST_UNSENT_BYTES)
+        limit = getattr(transport, "set_read_buffer_limits", None)
+        if limit is not None:  # TLS: what it keeps of what we do not read, else 256 KB
+            limit(TLS_READ_BYTES)
         tls = transport.get_extra_info("ssl_object")
         if self._closed or (tls is not None and tls.selected_alpn_protocol() != "h2"):
             transport.abort()
