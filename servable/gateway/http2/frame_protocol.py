@@ -40,7 +40,7 @@ _HEAD = struct.Struct(">HBBBI")
 Buffer = Union[bytes, memoryview]
 
 
-class Stream(ABC):
+class Http2Stream(ABC):
     """A call on its stream: what it sends, and what it is told.
 
     window: bytes that the peer takes now. head_block: goes before all else; b"" once it has gone. end_block: ends the
@@ -98,7 +98,7 @@ class Stream(ABC):
         """The peer's half is closed."""
 
 
-_Stream = TypeVar("_Stream", bound=Stream)
+_Stream = TypeVar("_Stream", bound=Http2Stream)
 
 
 class FrameProtocol(asyncio.BufferedProtocol, ABC, Generic[_Stream]):

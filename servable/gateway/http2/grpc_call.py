@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from servable.gateway.errors import CallError, invalid
 from servable.gateway.http2 import frames
-from servable.gateway.http2.frame_protocol import CALL_WINDOW, PREFIX, Stream
+from servable.gateway.http2.frame_protocol import CALL_WINDOW, PREFIX, Http2Stream
 from servable.gateway.http2.header_block import Pairs, RequestHead, response_head, status_block
 from servable.gateway.tasks import started
 
@@ -33,7 +33,7 @@ class _Gone(Exception):
     """The caller has gone, or the connection has ended."""
 
 
-class GrpcCall(Stream):
+class GrpcCall(Http2Stream):
     """stream: its number; window: bytes that its caller takes now; now: seconds of the event loop's clock.
 
     `connection` is the key of the connection in whatever is shared out, `peer` the caller's address as gRPC writes it.
