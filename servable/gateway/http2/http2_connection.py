@@ -315,7 +315,8 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         self._flush()
         self._closed = True
         self._abort_later()
-        self._transport.write_eof()
+        with contextlib.suppress(OSError):  # the caller has gone, and we have not been told yet
+            self._transport.write_eof()
         self._resume()
 
     def _close(self) -> None:
