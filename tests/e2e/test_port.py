@@ -23,6 +23,7 @@ import pytest
 from .attacks.floods import FLOODS
 from .attacks.http2_floods import HTTP2_FLOODS
 from .attacks.http_floods import API_FLOODS
+from .attacks.uneven_floods import UNEVEN_FLOODS, crowds_of_headers, crowds_of_pings, waiting_bodies
 from .conftest import REPOSITORY, VERSIONS, Server, free_port, start, stop
 from .load import IMAGES, OPTIONS, predict_on, request_of
 from .processes import marked, master_of, wait_until, worker_of
@@ -34,7 +35,8 @@ PATIENCE_S = 2.0  # for an answer of the pages of probes
 ALLOWED_S, MEASURED_S, REPEATS = 0.5, 4.0, 2  # see Explained
 SHORT = {"seconds": 1.0, "count": 200_000}
 LONG = {"seconds": 10.0, "count": 10_000_000, "connections": 4}
-NAMES = [flood.__name__ for flood in [*FLOODS, *HTTP2_FLOODS]]
+NAMES = [flood.__name__ for flood in [*FLOODS, *HTTP2_FLOODS, *UNEVEN_FLOODS]]
+SHORT_NAMES = [flood.__name__ for flood in [*FLOODS, *HTTP2_FLOODS, crowds_of_headers, crowds_of_pings, waiting_bodies]]
 API_NAMES = [flood.__name__ for flood in API_FLOODS]
 
 
@@ -199,7 +201,7 @@ def flooded(server, neighbours, name, **options):
     assert grown_mb < MOST_MB
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SHORT_NAMES)
 def test_a_flood_costs_little_memory_and_no_call_and_little_time_of_a_neighbour(server, neighbour, explained, name):
     explained.judge(lambda: flooded(server, [neighbour], name, **SHORT))
 
@@ -229,14 +231,6 @@ def test_what_a_flood_took_is_given_back(server, neighbour, name):
         wait_until(lambda: process.memory_info().rss - before < 30 * MB, 60, "the memory")
     print(f"{name}: server {grown_mb:+.0f} MB, then {(process.memory_info().rss - before) / MB:+.0f} MB")
     assert not neighbour.failures
-
-
-def test_large_bodies_of_calls_that_take_a_few_bytes_are_bounded(server, neighbour):
-    with neighbour.calling():
-        done, grown_mb = attack(server, "large_questions", seconds=3.0, count=1_000_000, connections=4)
-    print(f"large_questions: {done}, server {grown_mb:+.0f} MB, p99 {neighbour.p99():.3f} s")
-    assert not neighbour.failures
-    assert grown_mb < 4 * MOST_MB
 
 
 @contextlib.contextmanager

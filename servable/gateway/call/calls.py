@@ -5,7 +5,7 @@ much of it and for how long, which version answers and what is told of it is dec
 
     outcome = await calls.answer(call, handle)      # CallError, or what `handle` returned
     async def handle():                             # the wire's own
-        body = await calls.read(call, receive)      # its bytes, where the wire cannot see their size before
+        body = await calls.read(call, come, receive)  # its bytes, where the wire cannot see their size before
         work = parse(body)
         embedded = await calls.embed(call, work, len(body))
         return encode(embedded)
@@ -161,13 +161,10 @@ class Calls:
             asyncio.get_running_loop().call_soon(self._record, call, code, seconds)
             logs.request_id.reset(token)
 
-    async def read(self, call: Call, receive: Callable[[], Awaitable[T]]) -> T:
-        """What `receive` returns, in a place for bodies. For wires that buffer a body before its size is known.
-
-        Raises CallError as BodyPlaces.read does.
-        """
+    async def read(self, call: Call, come: Callable[[], Awaitable[bool]], receive: Callable[[], Awaitable[T]]) -> T:
+        """What `receive` returns, as BodyPlaces.read does. Raises CallError as that does."""
         with self.reading():
-            return await self._bodies.read(call.connection, receive)
+            return await self._bodies.read(call.connection, come, receive)
 
     def reading(self) -> AbstractContextManager[None]:
         """While a body comes whose bytes the wire counts itself. Raises CallError (RESOURCE_EXHAUSTED) at its end."""

@@ -59,9 +59,9 @@ class GrpcCalls(Generic[_Work]):
 
     async def _embed(self, call: Call, context: Any) -> bytes:
         # One that came with its call, as those of small images do, needs no place to wait in.
-        body = context.read_now()
+        body = context.read_one_now()
         if body is None:
-            body = await self._calls.read(call, context.read)
+            body = await self._calls.read(call, context.come, context.read_one)
         if not isinstance(body, bytes):  # the end of the stream
             raise CallError(grpc.StatusCode.INVALID_ARGUMENT, "the call carries no message", field="request")
         call.bytes = len(body)

@@ -23,6 +23,7 @@ OPEN, OPEN_EACH = 2048, 32
 # Bodies on their way: they are a few bytes long and come with the headers. One that does not gives way after FAIR_S
 # where others wait.
 BODIES, READ_S, FAIR_S = 8, 2.0, 0.05
+MOST_BYTES = 4096  # of a body
 log = logging.getLogger(__name__)
 
 
@@ -72,7 +73,7 @@ class Questions:
         return grpc.stream_unary_rpc_method_handler(handle)
 
     async def _read(self, context: Any) -> bytes:
-        body = await self._bodies.read(self._admit(context), context.read)
+        body = await self._bodies.read(self._admit(context), context.come, lambda: context.read_one(MOST_BYTES))
         if not isinstance(body, bytes):  # the end of the stream
             raise CallError(grpc.StatusCode.INVALID_ARGUMENT, "the call carries no message", field="request")
         return body

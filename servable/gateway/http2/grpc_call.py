@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from servable.gateway.errors import CallError, invalid
 from servable.gateway.http2 import frames
-from servable.gateway.http2.frame_protocol import PREFIX, Stream
+from servable.gateway.http2.frame_protocol import CALL_WINDOW, PREFIX, Http2Stream
 from servable.gateway.http2.header_block import Pairs, RequestHead, response_head, status_block
 from servable.gateway.tasks import started
 
@@ -33,7 +33,7 @@ class _Gone(Exception):
     """The caller has gone, or the connection has ended."""
 
 
-class GrpcCall(Stream):
+class GrpcCall(Http2Stream):
     """stream: its number; window: bytes that its caller takes now; now: seconds of the event loop's clock.
 
     `connection` is the key of the connection in whatever is shared out, `peer` the caller's address as gRPC writes it.
@@ -47,12 +47,15 @@ class GrpcCall(Stream):
         self.connection = wire.key
         self.peer = wire.peer
         self.deadline = None if head.timeout_s is None else now + head.timeout_s
-        self.begun = self.over = self._expired = False
+        self.begun = self.over = False
+        self._ending: Optional[CallError] = None  # as which it is being ended
+        self._wanted = False  # the body: somebody reads it
+        self._once = False  # and one message of it is all that is read
         self._wire = wire
         self._metadata = head.metadata
         self._parts: list[Union[bytes, bytearray]] = []  # of the body
         self._held = 0  # bytes in them
-        self._open = frames.FIRST_WINDOW  # bytes that may come now
+        self._open = CALL_WINDOW  # bytes that may come now
         self._size: Optional[int] = None  # of the message that comes
         self._taken = False  # one has been read
         self._arrived: Optional[asyncio.Future[None]] = None
@@ -84,14 +87,46 @@ class GrpcCall(Stream):
     def set_trailing_metadata(self, metadata: Iterable[tuple[str, Union[str, bytes]]]) -> None:
         self._trailing = metadata
 
-    async def read(self) -> Any:
+    async def come(self) -> bool:
+        """Waits for the message as far as it comes without more room. True: there must be more; False: it is there."""
+        while not self._needs_room():
+            if self._is_there():
+                return False
+            self._arrived = self._wire.loop.create_future()
+            await self._arrived
+        return True
+
+    def _is_there(self) -> bool:
+        """All of the message, or as much as there will be."""
+        return self.half_closed or (self._held >= PREFIX.size and self._held >= PREFIX.size + self._prefix()[1])
+
+    def _needs_room(self) -> bool:
+        """Half of what may come is there, and the whole will not fit."""
+        return self._open <= CALL_WINDOW // 2 and PREFIX.size + self._prefix()[1] > self._held + self._open
+
+    async def read_one(self, most_bytes: Optional[int] = None) -> Any:
+        """The caller's only message, as `read` gives it. What comes behind it is not kept. most_bytes: of it."""
+        return self._only(await self.read(most_bytes))
+
+    def read_one_now(self) -> Optional[bytes]:
+        """The same where it is there already."""
+        message = self.read_now()
+        return None if message is None else self._only(message)
+
+    def _only(self, message: Any) -> Any:
+        self._once = True
+        self._drop_body()
+        return message
+
+    async def read(self, most_bytes: Optional[int] = None) -> Any:
         """The caller's next message, bytes; grpc.aio.EOF at their end.
 
         Raises CallError: INVALID_ARGUMENT for one that is too large, of which no more is taken, UNIMPLEMENTED for a
         compressed one.
         """
+        self._want()
         while True:
-            message = self.read_now()
+            message = self.read_now(most_bytes)
             if message is not None:
                 if self._taken:
                     await asyncio.sleep(0)  # thousands of small messages may be there
@@ -102,34 +137,38 @@ class GrpcCall(Stream):
                     raise invalid("request", f"its body ends after {self._held} bytes of a message that is longer")
                 return grpc.aio.EOF
             wanted = max(PREFIX.size, self._size or 0) - self._held
-            if self._open < wanted or (self._size is None and self._open < frames.FIRST_WINDOW // 2):
-                more = max(wanted, frames.FIRST_WINDOW) - self._open
+            if self._open < wanted or (self._size is None and self._open < CALL_WINDOW // 2):
+                more = max(wanted, CALL_WINDOW) - self._open
                 self._open += more
                 self._wire.send(frames.window_update(self.stream, more))
             self._arrived = self._wire.loop.create_future()
             await self._arrived
 
-    def read_now(self) -> Optional[bytes]:
+    def read_now(self, most_bytes: Optional[int] = None) -> Optional[bytes]:
         """The next message where it is there already. Raises as `read` does."""
         if self._size is None and self._held >= PREFIX.size:
-            self._size = self._read_prefix()
+            self._size = self._read_prefix(most_bytes or self._wire.most_message_bytes)
         if self._size is None or self._held < self._size:
             return None
         return self._take()
 
-    def _read_prefix(self) -> int:
-        """Bytes of the message with its prefix."""
+    def _prefix(self) -> tuple[int, int]:
         if len(self._parts[0]) < PREFIX.size:
             self._parts = [b"".join(self._parts)]
         compressed, size = PREFIX.unpack_from(self._parts[0])
+        return compressed, size
+
+    def _read_prefix(self, most: int) -> int:
+        """Bytes of the message with its prefix."""
+        compressed, size = self._prefix()
         if compressed:
             raise CallError(grpc.StatusCode.UNIMPLEMENTED, "a compressed message; send it without compression")
-        most = self._wire.most_message_bytes
         if size > most:
-            raise invalid("request", f"{size} bytes; the most is {most}: send fewer or smaller images")
-        return PREFIX.size + int(size)
+            raise invalid("request", f"{size} bytes; the most is {most}: send less")
+        return PREFIX.size + size
 
     def _take(self) -> bytes:
+        self._want()
         size, self._size = self._size, None
         assert size is not None
         parts: list[Union[bytes, bytearray, memoryview]] = [*self._parts]
@@ -148,7 +187,7 @@ class GrpcCall(Stream):
         self._open -= size
         if self._open < 0:
             return False
-        if self.over:
+        if self.over or self._once:
             return True
         parts = self._parts
         self._held += size
@@ -158,7 +197,11 @@ class GrpcCall(Stream):
             parts[-1] += piece
         else:
             parts.append(bytearray(piece))
-        if self._size is None or self._held >= self._size:
+        if not self._wanted:
+            self._wire.hold(size)
+            if self._arrived is not None and (self._is_there() or self._needs_room()):
+                self._wake()
+        elif self._size is None or self._held >= self._size:
             self._wake()
         return True
 
@@ -185,21 +228,43 @@ class GrpcCall(Stream):
 
     def expire(self) -> None:
         """Its deadline has passed, and its handler has not seen to that."""
+        self.end(CallError(grpc.StatusCode.DEADLINE_EXCEEDED, "not done within the caller's deadline"))
+
+    def end(self, error: CallError) -> None:
+        """Whether it has begun or not."""
         if self._task is None:
-            self.refuse(_late())
-        elif not self._expired:
-            self._expired = True
+            self.refuse(error)
+        elif self._ending is None:
+            self._ending = error
+            self._drop_body()
             self._task.cancel()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of a body that nobody reads yet."""
+        return 0 if self._wanted else self._held
+
+    def _want(self) -> None:
+        if not self._wanted:
+            self._wire.hold(-self._held)
+            self._wanted = True
+
+    def _drop_body(self) -> None:
+        """What has come of it."""
+        self._want()
+        self._parts.clear()
+        self._held = 0
 
     def refuse(self, error: CallError) -> None:
         """Instead of its run."""
         if not self.over:
             self._wire.refuse(self, error)
+            self._drop_body()
 
     def gone(self) -> None:
         """The caller has ended it, or the connection is over."""
         self.over = True
-        self._parts.clear()
+        self._drop_body()
         self.drop()
         task, self._task = self._task, None  # Python 3.10 keeps in a task the frames in which it was cancelled
         if task is not None:
@@ -227,8 +292,8 @@ class GrpcCall(Stream):
                 reply = _with(handler.response_serializer, await handler.stream_unary(messages, self))
             await self._finish(None if self._code is not None else reply)
         except asyncio.CancelledError:
-            if self._expired and not self.over:
-                await self._fail(_late())
+            if self._ending is not None and not self.over:
+                await self._fail(self._ending)
         except _Gone:
             pass
         except CallError as error:
@@ -237,6 +302,7 @@ class GrpcCall(Stream):
             log.exception("a call ended by an error of the gateway")
             await self._fail(CallError(grpc.StatusCode.INTERNAL, "the gateway failed"))
         finally:
+            self._drop_body()
             self._wire.ended(self, self._code is None)
 
     async def _messages(self, deserialize: Optional[Callable[[bytes], Any]]) -> AsyncIterator[Any]:
@@ -282,10 +348,6 @@ def refused(call: GrpcCall, error: CallError) -> bytes:
     """The block that answers a call which no handler sees."""
     status, metadata = error.status.value[0], error.trailing_metadata()
     return response_head(call.http_status) + status_block(status, error.message, metadata)
-
-
-def _late() -> CallError:
-    return CallError(grpc.StatusCode.DEADLINE_EXCEEDED, "not done within the caller's deadline")
 
 
 def _with(transform: Optional[Callable[[Any], Any]], message: Any) -> Any:

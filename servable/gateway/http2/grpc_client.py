@@ -24,7 +24,7 @@ from servable.gateway.http2.frame_protocol import (
     READ_BYTES,
     Buffer,
     FrameProtocol,
-    Stream,
+    Http2Stream,
 )
 from servable.gateway.http2.frames import ConnectionFault, Reason
 from servable.gateway.http2.header_block import BlockReader, ReplyHead, reply_head, request_block
@@ -49,7 +49,7 @@ _STATUS_OF: dict[int, grpc.StatusCode] = {
 _block = lru_cache(maxsize=16)(request_block)
 
 
-class _Call(Stream):
+class _BackendCall(Http2Stream):
     """reply: the message that came, or CallError."""
 
     def __init__(self, client: GrpcClient, stream: int, window: int, block: bytes) -> None:
@@ -75,7 +75,7 @@ class _Call(Stream):
         self._client.fail(self, grpc.StatusCode.INTERNAL, "the reply ended without a status")
 
 
-class GrpcClient(FrameProtocol[_Call]):
+class GrpcClient(FrameProtocol[_BackendCall]):
     """One connection. `takes_calls` tells whether there can be further ones."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most_reply_bytes: int) -> None:
@@ -97,7 +97,7 @@ class GrpcClient(FrameProtocol[_Call]):
         Raises CallError: what the peer said, DEADLINE_EXCEEDED, UNAVAILABLE where the connection ended, INTERNAL for
         what is no reply. Cancelled: the peer is told.
         """
-        call = _Call(self, self._next_stream, self._first_window, _block(path, timeout_s))
+        call = _BackendCall(self, self._next_stream, self._first_window, _block(path, timeout_s))
         call.deadline = self.loop.time() + timeout_s
         self._last_stream = call.stream
         self._next_stream += 2
@@ -113,7 +113,7 @@ class GrpcClient(FrameProtocol[_Call]):
             if call.stream in self._calls:  # cancelled
                 self._over(call)
 
-    def fail(self, call: _Call, status: grpc.StatusCode, words: str) -> None:
+    def fail(self, call: _BackendCall, status: grpc.StatusCode, words: str) -> None:
         self._over(call)
         if not call.reply.done():
             call.reply.set_exception(CallError(status, words))
@@ -141,7 +141,7 @@ class GrpcClient(FrameProtocol[_Call]):
         if self._calls:
             self._expire_at(min(each.deadline for each in self._calls.values()))
 
-    def _over(self, call: _Call) -> None:
+    def _over(self, call: _BackendCall) -> None:
         self._calls.pop(call.stream, None)
         self._due.pop(call.stream, None)
         if call.left or not call.half_closed:
@@ -192,7 +192,7 @@ class GrpcClient(FrameProtocol[_Call]):
             self._take_end(call, head)
         return 0.0
 
-    def _take_end(self, call: _Call, head: ReplyHead) -> None:
+    def _take_end(self, call: _BackendCall, head: ReplyHead) -> None:
         body = call.body
         if head.status is not grpc.StatusCode.OK:
             self.fail(call, head.status or grpc.StatusCode.UNKNOWN, head.message)
@@ -203,10 +203,10 @@ class GrpcClient(FrameProtocol[_Call]):
             if not call.reply.done():
                 call.reply.set_result(memoryview(body)[PREFIX.size :])
 
-    def _reset(self, call: _Call, reason: Reason) -> None:
+    def _reset(self, call: _BackendCall, reason: Reason) -> None:
         self.fail(call, grpc.StatusCode.INTERNAL, f"a reply that is too large, or no gRPC ({reason.name})")
 
-    def _ended_by_peer(self, call: _Call, reason: int) -> float:
+    def _ended_by_peer(self, call: _BackendCall, reason: int) -> float:
         call.half_closed = True
         call.drop()
         self.fail(call, _STATUS_OF.get(reason, grpc.StatusCode.INTERNAL), f"the peer ended the call ({reason})")

@@ -22,7 +22,7 @@ from servable.config.addresses import Address
 from servable.config.sections import DeadlinesSection, LimitsSection
 from servable.gateway.errors import overloaded
 from servable.gateway.http2 import frames
-from servable.gateway.http2.frame_protocol import CONNECTION_WINDOW, MOST_FRAME_BYTES, READ_BYTES
+from servable.gateway.http2.frame_protocol import CALL_WINDOW, CONNECTION_WINDOW, MOST_FRAME_BYTES, READ_BYTES
 from servable.gateway.http2.grpc_call import GrpcCall
 from servable.gateway.http2.header_block import MOST_METADATA_BYTES
 from servable.gateway.http2.http2_connection import TAKE_REPLY_S, Http2Connection
@@ -32,7 +32,9 @@ from servable.gateway.limits.turns import Turns, address_of
 from servable.gateway.listener import Listener
 
 RESERVED_DESCRIPTORS = 256  # files, probes, the pipes and sockets to MindSpore Serving
+READ_FEW_BYTES = 32 * 1024  # at once from a socket, where no body comes: what is not read at once is kept meanwhile
 MOST_WAITING = 1000  # calls that have not begun
+MOST_WAITING_BYTES = 32 * 1024 * 1024  # of bodies: of those calls, and of others that nobody reads yet
 CROWD, CALM = 256, 32  # calls of new connections of one address, beyond which it opens no more, and until when
 LOOK_S = 0.05  # between two looks at them
 CARE_S = 1.0  # between two looks at connections: deadlines, silence, age
@@ -71,15 +73,18 @@ class GrpcServer:
         self.greeting = frames.settings(
             {
                 frames.MAX_CONCURRENT_STREAMS: self.streams,
+                frames.INITIAL_WINDOW_SIZE: CALL_WINDOW,
                 frames.MAX_FRAME_SIZE: MOST_FRAME_BYTES,
                 frames.MAX_HEADER_LIST_SIZE: MOST_METADATA_BYTES,
             }
         ) + frames.window_update(0, CONNECTION_WINDOW - frames.FIRST_WINDOW)
         self.buffer = memoryview(bytearray(READ_BYTES))  # of one connection at a time
+        self.small_buffer = self.buffer[:READ_FEW_BYTES]
         self.pace = Pace(self._loop)
         self.turns: Turns[GrpcCall] = Turns(MOST_WAITING)
         self.newcomers = Newcomers([])
         self._listener = Listener(self._connection, most_connections, context)
+        self._waiting_bytes = 0
         self._begun = self._round_due = False
         self._care: Optional[asyncio.Task[None]] = None
         self._told_at: dict[str, float] = {}
@@ -119,6 +124,15 @@ class GrpcServer:
             lost.refuse(overloaded("too many calls wait to begin; try again later", RETRY_AFTER_MS))
         if len(self.turns) > CROWD:
             self._look_at(address_of(call.connection))
+
+    def hold(self, size: int) -> None:
+        """So many bytes more, or less, of bodies are kept until somebody reads them. Beyond what is allowed, the
+        connection with most of them loses its latest."""
+        self._waiting_bytes += size
+        if size > 0 and self._waiting_bytes > MOST_WAITING_BYTES:
+            call = max(self._listener.open, key=lambda each: each.waiting_bytes).latest_waiting()
+            if call is not None:
+                call.end(overloaded("too many bodies wait to be read; try again later", RETRY_AFTER_MS))
 
     def turn(self) -> None:
         """A connection has read what there was: the first call begins at once, where none has in this turn of the

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Optional
 
 from servable.gateway.errors import CallError
 from servable.gateway.http2 import frames
-from servable.gateway.http2.frame_protocol import FrameProtocol
+from servable.gateway.http2.frame_protocol import READ_US, FrameProtocol
 from servable.gateway.http2.frames import ConnectionFault, Reason
 from servable.gateway.http2.grpc_call import GrpcCall, refused
 from servable.gateway.http2.header_block import HeaderReader, RequestHead
@@ -24,14 +24,18 @@ if TYPE_CHECKING:
     from servable.gateway.http2.grpc_server import GrpcServer
 
 MOST_UNSENT_BYTES = 64 * 1024  # answers in our own buffer, beyond what the kernel holds
-CALL_US = 300.0  # the price (limits/allowance.py) of a call that begins, until it is answered
-ANSWER_US, GOOD_ANSWER_US = 100.0, 1_000.0  # what a connection earns by an answered call
+# Prices in us, as in frame_protocol.py: a call that was begun and is taken back; one that was not begun. A header block
+# costs what it took.
+CALL_US, NO_CALL_US = 150.0, 10.0
+BYTES_PER_US = 1000  # of what is read, whatever it is: of a turn of the event loop, not of the connection's allowance
+ANSWER_US, GOOD_ANSWER_US = 100.0, 300.0  # what a connection earns by an answered call
 TURN_US = 300.0  # of one connection, before everything else on the event loop has its turn
 HANDSHAKE_S = 10.0  # TLS and HTTP/2's first frames
 QUIET_S, ANSWER_S = 30.0, 20.0  # without a byte: a ping; without an answer to it: the end
 # A connection is asked to go after this time, and ended when its calls had theirs.
 AGE_S = 300.0
 GOING_S = 1.0  # between the word and the last call that is taken
+ROOM_S = 0.1  # between the word and the end, of a connection without calls that goes for another one
 TAKE_REPLY_S = 30.0  # for a reply to be taken
 MOST_LEFT_BYTES = 1024 * 1024  # what a caller may still send before it knows that its connection is over
 WRONG_PROTOCOL = (
@@ -60,6 +64,7 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         self._headers = HeaderReader()
         self._allowance = Allowance(loop.time)
         self._refused_from = frames.MOST_STREAM
+        self.waiting_bytes = 0  # of bodies that nobody reads yet
 
     # The transport's
 
@@ -90,7 +95,7 @@ class Http2Connection(FrameProtocol[GrpcCall]):
             call.gone()
 
     def get_buffer(self, _sizehint: int) -> memoryview:
-        return self._server.buffer
+        return self._server.buffer if self._data_left else self._server.small_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._closed:
@@ -100,9 +105,13 @@ class Http2Connection(FrameProtocol[GrpcCall]):
             return
         self._heard_at = self.loop.time()
         self._pinged_at = None
+        self._allowance.spend(READ_US)
         came = self._server.buffer[:nbytes]
         if self._waits:
             self._rest += came
+        elif not self._server.pace.has_time():
+            self._rest += came
+            self._wait()
         else:
             self._read(memoryview(self._rest + came) if self._rest else came)
 
@@ -126,21 +135,24 @@ class Http2Connection(FrameProtocol[GrpcCall]):
 
     # Reading
 
-    def go_on(self) -> float:
-        """Reads a little more of what has come; what that took in us."""
+    def spent_us(self) -> float:
+        """The less, the sooner it is read."""
+        return self._allowance.spent_us()
+
+    def go_on(self) -> None:
+        """Reads a little more of what has come."""
         if self._closed:
-            return 0.0
+            return
         if self._full:
             self._held = True
-            return 0.0
+            return
         self._heard_at = self.loop.time()
         rest, self._rest, self._waits = self._rest, b"", False
-        used = self._read(memoryview(rest))
+        self._read(memoryview(rest))
         if not self._waits and not self._full:
             self._resume()
-        return used
 
-    def _read(self, data: memoryview) -> float:
+    def _read(self, data: memoryview) -> None:
         used = 0.0
         try:
             skipped = self._take_preface(data) if self._preface_left else 0
@@ -149,14 +161,14 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         except ConnectionFault as fault:
             self._end(fault)
             position = len(data)
+        self._server.pace.spend(max(used, READ_US) + position / BYTES_PER_US)
         self._server.turn()
         if self._closed:
-            return used
+            return
         self._rest = bytes(data[position:])
         self._allowance.spend(used)
         if (position < len(data) and used >= TURN_US) or self._allowance.delay_s():
             self._wait()
-        return used
 
     def _wait(self) -> None:
         self._waits = True
@@ -197,17 +209,17 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         refused = stream > self._refused_from or len(self._calls) >= self._server.streams
         if refused or head.fault:
             self.send(frames.reset(stream, Reason.REFUSED_STREAM if refused else Reason.PROTOCOL_ERROR))
-            return CALL_US / 10
+            return NO_CALL_US
         call = GrpcCall(self, stream, head, self._first_window, self.loop.time())
         call.half_closed = ends
         if head.refusal is not None:
             self.refuse(call, head.refusal)
-            return CALL_US / 10
+            return NO_CALL_US
         self._calls[stream] = call
         if len(self._calls) == 1:
             self._server.changed(self, waits=False)
         self._server.line_up(call)
-        return 0.0
+        return NO_CALL_US
 
     def _leave_where_lost(self) -> None:
         """No further call can be read here; those that are there are answered."""
@@ -221,6 +233,17 @@ class Http2Connection(FrameProtocol[GrpcCall]):
 
     def _take_go_away(self, last_stream: int) -> None:
         """The caller closes the connection when it has its answers."""
+
+    # Bodies that wait
+
+    def hold(self, size: int) -> None:
+        """So many bytes more, or less, of a body are kept until somebody reads it."""
+        self.waiting_bytes += size
+        self._server.hold(size)
+
+    def latest_waiting(self) -> Optional[GrpcCall]:
+        """Of the calls with such bodies."""
+        return next((call for call in reversed(self._calls.values()) if call.waiting_bytes), None)
 
     # Ends
 
@@ -248,7 +271,7 @@ class Http2Connection(FrameProtocol[GrpcCall]):
     def _reset(self, call: GrpcCall, reason: Reason) -> None:
         """The call's own frames are wrong, or its reply is not taken."""
         call.gone()
-        self._allowance.spend(CALL_US if call.begun else CALL_US / 10)
+        self._allowance.spend(CALL_US if call.begun else NO_CALL_US)
         self._leave(call, frames.reset(call.stream, reason))
 
     def _leave(self, call: GrpcCall, last: bytes = b"") -> None:
@@ -324,7 +347,7 @@ class Http2Connection(FrameProtocol[GrpcCall]):
 
     def make_room(self) -> None:
         self.refuse_more()
-        self.loop.call_later(GOING_S, self.abort)
+        self.loop.call_later(ROOM_S, self.abort)
 
     def look(self, now: float) -> None:
         """From time to time: is somebody still there, does he take his answers, has the connection had its time."""

@@ -1,9 +1,9 @@
-"""Places for request bodies on their way in: gRPC buffers a body before its size is known, so their number is bounded.
+"""Places for request bodies on their way in over gRPC: each may become as large as a message may be.
 
-No connection holds more than its share of the places, and connections take turns. A caller that sends slowly keeps its
-place while nobody else wants it; once it was held for FAIR_S it goes to a call that waits. gRPC gives whole messages
-only, so how fast a body comes cannot be seen. Calls that wait are bounded too: the connection with most of them loses
-its newest one to a newcomer of another connection.
+What comes of a body without more room (HTTP/2's first window, 64 KB) needs none, so most pictures need none. No
+connection holds more than its share of the places, and connections take turns. A caller that sends slowly keeps its
+place while nobody else wants it; once it was held for FAIR_S it goes to a call that waits. Calls whose bodies come or
+wait are bounded too: the connection with most of them loses its newest one to a newcomer of another connection.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 @dataclass(eq=False)
 class _Reader:
-    """One call whose body is wanted. since: when it got its place; None while it waits."""
+    """One call whose body is wanted. since: when it got its place; None while it has none."""
 
     peer: str
     budget: TimeLimit
@@ -44,11 +44,13 @@ class BodyPlaces:
         self._read_s = read_s
         self._max_waiting = max_waiting
         self._fair_s = fair_s
-        self._held: dict[str, list[_Reader]] = {}  # connection -> its bodies, the oldest first
-        self._waiting: dict[str, list[_Reader]] = {}  # the same; the connection whose turn is next stands first
+        self._coming: dict[str, list[_Reader]] = {}  # connection -> its bodies that need no place yet
+        self._held: dict[str, list[_Reader]] = {}  # those with a place, the oldest first
+        self._waiting: dict[str, list[_Reader]] = {}  # for one; the connection whose turn is next stands first
+        self._without = 0  # of them all
 
-    async def read(self, peer: str, receive: Callable[[], Awaitable[_T]]) -> _T:
-        """What `receive` returns. peer: the connection.
+    async def read(self, peer: str, come: Callable[[], Awaitable[bool]], receive: Callable[[], Awaitable[_T]]) -> _T:
+        """What `receive` returns. peer: the connection. come: waits for what needs no place; is there more?
 
         Raises CallError: DEADLINE_EXCEEDED after read_s, RESOURCE_EXHAUSTED if slow or if too many wait.
         """
@@ -57,7 +59,9 @@ class BodyPlaces:
             with budget:
                 reader = _Reader(peer, budget, asyncio.get_running_loop().create_future())
                 try:
-                    await self._take(reader)
+                    self._line_up(reader)
+                    if await come():
+                        await self._take(reader)
                     return await receive()
                 finally:
                     evicted = budget.ended_early
@@ -71,9 +75,14 @@ class BodyPlaces:
                 grpc.StatusCode.DEADLINE_EXCEEDED, f"the request's body did not arrive within {self._read_s:g} s"
             ) from None
 
-    async def _take(self, reader: _Reader) -> None:
-        if sum(map(len, self._waiting.values())) >= self._max_waiting:
+    def _line_up(self, reader: _Reader) -> None:
+        if self._without >= self._max_waiting:
             self._make_room(reader.peer)
+        self._coming.setdefault(reader.peer, []).append(reader)
+        self._without += 1
+
+    async def _take(self, reader: _Reader) -> None:
+        _remove(self._coming, reader)
         self._waiting.setdefault(reader.peer, []).append(reader)
         self._grant()
         while not reader.granted.done():
@@ -87,12 +96,15 @@ class BodyPlaces:
                 oldest.budget.end()
 
     def _make_room(self, peer: str) -> None:
-        most = max(self._waiting.values(), key=len)
-        if len(self._waiting.get(peer, ())) + 1 >= len(most):
+        most = max({*self._waiting, *self._coming}, key=self._without_place)
+        if self._without_place(peer) + 1 >= self._without_place(most):
             raise overloaded("too many calls wait for their bodies; try again later", RETRY_AFTER_MS)
-        newest = most[-1]
+        newest = (self._coming.get(most) or self._waiting[most])[-1]
         self._leave(newest)
         newest.budget.end()
+
+    def _without_place(self, peer: str) -> int:
+        return len(self._waiting.get(peer, ())) + len(self._coming.get(peer, ()))
 
     def _oldest_against(self, peer: str) -> _Reader:
         """Whose place a waiting call of `peer` may get: of its own connection at its share, else of the largest."""
@@ -109,15 +121,25 @@ class BodyPlaces:
             reader = readers.pop(0)
             if readers:
                 self._waiting[peer] = readers  # behind the others
+            self._without -= 1
             reader.since = time.monotonic()
             self._held.setdefault(peer, []).append(reader)
             reader.granted.set_result(None)
 
     def _leave(self, reader: _Reader) -> None:
-        for group in (self._held, self._waiting):
-            readers = group.get(reader.peer, [])
-            if reader in readers:
-                readers.remove(reader)
-                if not readers:
-                    del group[reader.peer]
+        if _remove(self._coming, reader) or _remove(self._waiting, reader):
+            self._without -= 1
+        else:
+            _remove(self._held, reader)
         self._grant()
+
+
+def _remove(group: dict[str, list[_Reader]], reader: _Reader) -> bool:
+    """Whether it was there."""
+    readers = group.get(reader.peer, [])
+    if reader not in readers:
+        return False
+    readers.remove(reader)
+    if not readers:
+        del group[reader.peer]
+    return True

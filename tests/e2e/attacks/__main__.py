@@ -10,22 +10,21 @@ import threading
 import time
 
 from .connection import Connection
-from .floods import FLOODS, HTTP_FLOODS, large_questions
-from .http2_floods import HTTP2_FLOODS, long_settings, tiny_data
+from .floods import FLOODS, HTTP_FLOODS
+from .http2_floods import HTTP2_FLOODS
 from .http_floods import API_FLOODS, api_large_bodies
+from .uneven_floods import UNEVEN_FLOODS
 
-# With those that cost more than the others, and so are not in the lists.
+# With the one that costs more than the others, and so is not in the lists.
 ALL = {
     flood.__name__: flood
     for flood in [
         *FLOODS,
         *HTTP2_FLOODS,
+        *UNEVEN_FLOODS,
         *HTTP_FLOODS,
         *API_FLOODS,
         api_large_bodies,
-        long_settings,
-        large_questions,
-        tiny_data,
     ]
 }
 

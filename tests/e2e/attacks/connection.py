@@ -15,6 +15,11 @@ WATCH_PATH = "/grpc.health.v1.Health/Watch"
 GET_MODEL_PATH = "/metric_learn.v1.ModelService/GetModel"
 
 
+_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+_TLS.check_hostname, _TLS.verify_mode = False, ssl.CERT_NONE
+_TLS.set_alpn_protocols(["h2"])
+
+
 class Connection:
     """To "host:port". tls: plain TLS without a certificate of its own. settings: what it announces (id -> value)."""
 
@@ -22,13 +27,10 @@ class Connection:
         host, _, port = endpoint.rpartition(":")
         self.socket = socket.create_connection((host, int(port)), TIMEOUT_S)
         if tls:
-            context = ssl.create_default_context()
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            context.set_alpn_protocols(["h2"])
-            self.socket = context.wrap_socket(self.socket)
+            self.socket = _TLS.wrap_socket(self.socket)
         self._encoder = hpack.Encoder()
         self._next = 1
-        self._unread = b""
+        self._unread = self._unsent = b""
         self._initial = 65535  # RFC 9113, 6.9.2
         self._windows = {0: self._initial}
         if preface:
@@ -37,6 +39,18 @@ class Connection:
 
     def send(self, data):
         self.socket.sendall(data)
+
+    def send_some(self, data):
+        """As much as goes without waiting, of what was left the last time, or else of `data`."""
+        self._unsent = self._unsent or data
+        self.socket.setblocking(False)
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[self.socket.send(self._unsent) :]
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            pass
+        finally:
+            self.socket.settimeout(TIMEOUT_S)
 
     def drain(self):
         """Reads what is there; returns it. Raises ConnectionError when the server has closed."""

@@ -138,7 +138,7 @@ def unread_replies(open_connection):
 
 def unread_predictions(open_connection):
     """Predict calls of 64 broken images, one at a time, whose replies find no window; a new connection every 200."""
-    body = message(_broken_images(64))
+    body = message(broken_images(64))
     while True:
         connection = open_connection(settings=ZERO_WINDOW)
         for _ in range(200):
@@ -169,7 +169,7 @@ def large_metadata(open_connection):
     """1 MB in one metadata value, in each of many calls that stay open."""
     connection = open_connection(settings=ZERO_WINDOW)
     value = b"v" * (1 << 20)
-    literal = b"\x00" + _string(b"x-large") + _string(value)
+    literal = b"\x00" + string(b"x-large") + string(value)
     while True:
         stream, head = connection.headers(HEALTH_PATH, more=literal)
         connection.send(head)
@@ -181,7 +181,7 @@ def large_metadata(open_connection):
 def repeated_metadata(open_connection):
     """15 KB of metadata, below the limit, in each of many calls that stay open."""
     connection = open_connection(settings=ZERO_WINDOW)
-    literal = b"\x00" + _string(b"x-large") + _string(b"v" * 15_000)
+    literal = b"\x00" + string(b"x-large") + string(b"v" * 15_000)
     while True:
         stream, head = connection.headers(HEALTH_PATH, more=literal)
         connection.send(head)
@@ -248,7 +248,6 @@ def http_connections(open_connection):
 
 
 HTTP_FLOODS = [http_connections]
-# large_questions is not among them: it may take the memory of some bodies.
 FLOODS = [
     idle_connections,
     silent_connections,
@@ -267,25 +266,26 @@ FLOODS = [
     empty_continuations,
     unread_replies,
     unread_predictions,
+    large_questions,
     large_metadata,
     repeated_metadata,
     malformed_headers,
 ]
 
 
-def _string(value):
-    """A string literal of RFC 7541, 5.2, without Huffman coding."""
-    length = len(value)
+def string(value, *, coded=False):
+    """A string literal of RFC 7541, 5.2. coded: it is in Huffman's code already."""
+    length, first = len(value), 128 if coded else 0
     if length < 127:
-        return bytes([length]) + value
-    head, rest = [127], length - 127
+        return bytes([first | length]) + value
+    head, rest = [first | 127], length - 127
     while rest >= 128:
         head.append(rest % 128 + 128)
         rest //= 128
     return bytes([*head, rest]) + value
 
 
-def _broken_images(count):
+def broken_images(count):
     """A PredictRequest: every other image is empty, the others are no images, so that each has an error of its own."""
     request = wire.PredictRequest()
     request.servable_spec.name, request.servable_spec.method_name = wire.SERVABLE_NAME, wire.METHOD_EMBED

@@ -125,7 +125,7 @@ def padding(open_connection):
 
 
 def tiny_data(open_connection):
-    """Bodies of 60 MB in DATA frames of 24 bytes, which gRPC keeps as pieces of what was read."""
+    """Bodies of 60 MB in DATA frames of 24 bytes."""
     connection = open_connection()
     stream, head = connection.headers(PREDICT_PATH)
     connection.send(head + data(stream, struct.pack(">BI", 0, 60_000_000)))
@@ -160,8 +160,6 @@ def watches(open_connection):
     return taken_back(open_connection, WATCH_PATH, 50, whole=True)
 
 
-# Not among them: long_settings, which takes 100 to 500 MB, as it does of a bare gRPC server, and tiny_data, of which a
-# body takes ten times its size while it comes.
 HTTP2_FLOODS = [
     made_resets,
     overflowing_windows,
@@ -171,7 +169,9 @@ HTTP2_FLOODS = [
     table_bombs,
     table_sizes,
     changing_windows,
+    long_settings,
     padding,
+    tiny_data,
     goaways,
     single_bytes,
     watches,

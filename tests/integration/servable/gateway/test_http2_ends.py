@@ -58,11 +58,11 @@ def farewells(peer):
 # Calls
 
 
-def test_a_call_that_is_taken_back_before_its_turn_is_never_begun(served):
+def test_calls_that_are_taken_back_before_their_turn_are_never_begun(served):
     peer = served.peer()
     peer.send(*(peer.head(stream, "/t/Hold") + reset(stream) for stream in range(3, 203, 2)))
     assert answers(peer, 1001)
-    assert served.handlers.begun.get("/t/Hold", 0) <= 1, "the first one may have been, before the second was read"
+    assert served.handlers.begun.get("/t/Hold", 0) <= 20, "one may, in each turn of the event loop, before more is read"
     assert not peer.replies.get(3)
 
 

@@ -6,7 +6,8 @@ import threading
 import grpc
 import pytest
 
-from servable.gateway.http2 import frame_protocol, http2_connection
+from servable.gateway.http2 import frame_protocol, grpc_server, http2_connection
+from servable.gateway.http2.frame_protocol import CALL_WINDOW
 from tests.integration.servable.gateway.harness import until
 from tests.integration.servable.gateway.http2_peer import (
     CANCEL,
@@ -247,7 +248,7 @@ def test_a_body_may_be_sent_as_far_as_the_first_window_and_then_as_it_is_read(se
     sent = 0
     whole = message(body)
     while sent < len(whole):
-        more = DEFAULT + given(peer.seen, 1) - sent
+        more = CALL_WINDOW + given(peer.seen, 1) - sent
         if more <= 0:
             peer.wait(lambda each: each.kind == WINDOW_UPDATE and each.stream == 1)
             continue
@@ -262,7 +263,7 @@ def test_who_sends_beyond_a_calls_window_loses_the_call_alone(served):
     peer = served.peer()
     peer.send(peer.head(1, "/t/Hold"))
     served.until_begun("/t/Hold")
-    peer.send(*[data(1, bytes(16384))] * 3, data(1, bytes(16383)))
+    peer.send(*[data(1, bytes(16384))] * (CALL_WINDOW // 16384))
     assert not [each for each in peer.settle() if each.stream]
     peer.send(data(1, b"x"))
     assert peer.reply(1).reset == FLOW_CONTROL_ERROR
@@ -286,7 +287,7 @@ def test_padding_beyond_a_calls_window_ends_the_call(served):
     peer = served.peer()
     peer.send(peer.head(1, "/t/Hold"))
     served.until_begun("/t/Hold")
-    peer.send(*[data(1, bytes(16384))] * 3, data(1, bytes(16300)), data(1, b"", padding=100))
+    peer.send(*[data(1, bytes(16384))] * (CALL_WINDOW // 16384 - 1), data(1, bytes(16300)), data(1, b"", padding=100))
     assert peer.reply(1).reset == FLOW_CONTROL_ERROR
 
 
@@ -334,7 +335,7 @@ def test_a_message_is_asked_for_no_further_than_it_goes(served):
     peer.send(peer.head(1), data(1, message(bytes(2_000_000))[:5]))
     peer.wait(lambda each: each.kind == WINDOW_UPDATE and each.stream == 1)
     peer.settle()
-    assert DEFAULT + given(peer.seen, 1) == 5 + 2_000_000
+    assert CALL_WINDOW + given(peer.seen, 1) == 5 + 2_000_000
 
 
 def test_a_window_is_given_for_many_small_messages(served):
@@ -343,7 +344,7 @@ def test_a_window_is_given_for_many_small_messages(served):
     sizes = [random.Random(1).randrange(3000) for _ in range(200)]
     whole, sent = b"".join(message(bytes(size)) for size in sizes), 0
     while sent < len(whole):
-        more = DEFAULT + given(peer.seen, 1) - sent
+        more = CALL_WINDOW + given(peer.seen, 1) - sent
         if more <= 0:
             peer.wait(lambda each: each.kind == WINDOW_UPDATE and each.stream == 1)
             continue
@@ -363,3 +364,17 @@ def test_a_client_of_grpc_sends_and_gets_a_message_of_many_windows(served):
             each.start()
         for each in threads:
             each.join()
+
+
+def test_of_bodies_that_nobody_reads_yet_the_connection_with_most_loses_its_latest(served, monkeypatch):
+    monkeypatch.setattr(grpc_server, "MOST_WAITING_BYTES", 500_000)
+    large, small = served.peer(), served.peer()
+    body = [bytes(16384)] * 9
+    for peer, stream in ((small, 1), (large, 1), (large, 3), (large, 5)):
+        peer.send(peer.head(stream, "/t/Hold"), *(data(stream, piece) for piece in body))
+        peer.settle()
+    assert large.reply(5).status == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    assert not small.replies.get(1) and not large.replies.get(1)
+    large.send(reset(1), reset(3))
+    small.send(reset(1))
+    until(lambda: not served.server._waiting_bytes, "nothing is counted of calls that are over")

@@ -1,5 +1,6 @@
 """Deadlines, cancellation and back-pressure: places are bounded, and free again at once."""
 
+import socket
 import threading
 import time
 
@@ -10,6 +11,7 @@ from metric_learn_client import wire
 from servable.config.sections import DeadlinesSection, LimitsSection
 from tests.integration.servable.gateway.fake_serving import FakeBackend
 from tests.integration.servable.gateway.harness import Harness, config_of, predict, predict_future, request, until
+from tests.integration.servable.gateway.http2_peer import WINDOW_UPDATE, Peer, data, message
 
 
 def in_flight(harness):
@@ -121,20 +123,21 @@ def test_a_body_that_does_not_arrive_ends_its_call(tmp_path):
 def test_slow_senders_do_not_keep_others_out(tmp_path):
     """They hold every place of their connection; calls that come later on it are served all the same."""
     settings = config_of(limits=LimitsSection(max_reading_calls=12))
-    with Harness(tmp_path, settings) as harness, harness.channel() as channel:
-        ended = threading.Event()
-        slow = channel.stream_unary(wire.PREDICT_PATH)
-        held = [slow.future((b"" for _ in range(1) if ended.wait(10)), timeout=10) for _ in range(3)]
-        until(lambda: in_flight(harness)[0] == 3, "the slow calls")
-        began = time.monotonic()
-        for _ in range(5):
-            predict(channel, request(b"quick" * 20_000))  # 100 KB do not come with the call
-        assert time.monotonic() - began < 5
-        codes = {future.code() for future in held if future.done()}
-        ended.set()
-        assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
-        for future in held:
-            future.cancel()
+    whole = message(request(bytes(400_000)).SerializeToString())
+    first, rest = whole[:200_000], whole[200_000:]
+    with Harness(tmp_path, settings) as harness:
+        host, _, port = harness.address.rpartition(":")
+        with socket.create_connection((host, int(port))) as connected:
+            peer = Peer(connected)
+            for stream in (1, 3, 5):
+                peer.send(peer.head(stream, wire.PREDICT_PATH), data(stream, first))
+            until(lambda: in_flight(harness)[0] == 3, "the slow calls")
+            for stream in (7, 9):
+                peer.send(peer.head(stream, wire.PREDICT_PATH), data(stream, first))
+                peer.wait(lambda each, own=stream: each.kind == WINDOW_UPDATE and each.stream == own)
+                peer.send(data(stream, rest, ends=True))
+                assert peer.reply(stream).status == 0
+            assert peer.reply(1).status == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 
 
 def test_a_call_without_a_message_is_refused(tmp_path):

@@ -102,9 +102,7 @@ def test_one_that_is_far_slower_than_another_is_taken_out(tmp_path, other_s, tak
     )
     assert done.returncode == (-9 if taken_out else 0), done.stderr
     if taken_out:
-        assert re.match(
-            r"DeviceError: a run of 4 images takes 0\.\d+ s, another device 0.002 s: device 3", done.stdout
-        )
+        assert re.match(r"DeviceError: a run of 4 images takes 0\.\d+ s, another device 0.002 s: device 3", done.stdout)
 
 
 def test_a_slow_run_or_two_are_none(tmp_path):

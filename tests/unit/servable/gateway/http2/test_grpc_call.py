@@ -8,7 +8,7 @@ from servable.gateway.http2.frame_protocol import PREFIX
 from servable.gateway.http2.grpc_call import SMALL_BYTES, GrpcCall
 from servable.gateway.http2.header_block import RequestHead
 
-WIRE = types.SimpleNamespace(key="", peer="", loop=None, most_message_bytes=1_000_000)
+WIRE = types.SimpleNamespace(key="", peer="", loop=None, hold=lambda size: None, most_message_bytes=1_000_000)
 MESSAGES = [b"first" * 2_000, b"", b"x", bytes(range(256)) * 100]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from servable.gateway.limits.allowance import BURST_US, US_PER_S, Allowance
+from servable.gateway.limits.allowance import BURST_US, CREDIT_US, US_PER_S, Allowance
 from tests.clock import Clock
 
 
@@ -40,3 +40,15 @@ def test_nobody_saves_more_than_a_burst(allowance):
     allowance.earn(10 * BURST_US)
     allowance.spend(BURST_US + US_PER_S)
     assert allowance.delay_s() > 0.0
+
+
+def test_answered_calls_give_a_credit_that_idle_time_does_not(allowance, clock):
+    clock.now += 1000
+    assert allowance.spent_us() == 0.0
+    allowance.earn(10 * CREDIT_US)
+    assert allowance.spent_us() == -CREDIT_US
+
+
+def test_what_pays_for_itself_gives_no_credit(allowance):
+    allowance.spend(-1000.0)
+    assert allowance.spent_us() == 0.0

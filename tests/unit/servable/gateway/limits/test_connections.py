@@ -4,12 +4,7 @@ import grpc
 import pytest
 
 from servable.gateway.errors import CallError
-from servable.gateway.limits.connections import Share, connection_of
-
-
-class Context:
-    def __init__(self, peer):
-        self.peer = lambda: peer
+from servable.gateway.limits.connections import Share
 
 
 def test_a_connection_gets_its_share_and_all_together_the_total():
@@ -45,8 +40,3 @@ def test_nothing_is_kept_of_a_connection_that_holds_nothing():
         share.add(f"connection {number}", 3)
         share.give_back(f"connection {number}", 3)
     assert not share._held and not share._sum
-
-
-def test_calls_on_a_unix_socket_are_told_apart_and_those_on_tcp_are_not():
-    assert connection_of(Context("ipv4:127.0.0.1:5")) == connection_of(Context("ipv4:127.0.0.1:5"))
-    assert connection_of(Context("unix:")) != connection_of(Context("unix:"))
