@@ -314,9 +314,10 @@ class Http2Connection(FrameProtocol[GrpcCall]):
             return
         self._flush()
         self._closed = True
-        self._abort_later()
-        with contextlib.suppress(OSError):  # the caller has gone, and we have not been told yet
-            self._transport.write_eof()
+        self._closing = self.loop.call_later(TAKE_REPLY_S, self.abort)
+        if not self._transport.get_write_buffer_size():
+            with contextlib.suppress(OSError):  # it has gone
+                self._transport.write_eof()
         self._resume()
 
     def _close(self) -> None:
@@ -327,14 +328,10 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         self._flush()
         self._closed = True
         if self._transport is not None:
-            self._abort_later()
+            # Who is slow to take the last answers has time for that; else it is TLS that waits for a goodbye.
+            wait_s = TAKE_REPLY_S if self._transport.get_write_buffer_size() else GOING_S
+            self._closing = self.loop.call_later(wait_s, self.abort)
             self._transport.close()
-
-    def _abort_later(self) -> None:
-        """A caller that is slow to take the last answers has time for that."""
-        assert self._transport is not None
-        wait_s = TAKE_REPLY_S if self._transport.get_write_buffer_size() else GOING_S
-        self._closing = self.loop.call_later(wait_s, self.abort)
 
     def finish(self) -> None:
         """The caller opens no further calls here: first it is told, and some time later what comes is refused."""

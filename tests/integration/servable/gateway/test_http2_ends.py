@@ -297,6 +297,32 @@ def test_what_a_caller_sends_while_its_connection_ends_does_not_take_the_last_an
     until(lambda: not served.connections)
 
 
+def test_a_connection_that_is_told_to_go_when_it_was_reset_is_no_error(served):
+    peer = served.peer()
+    peer.settle()
+    (connection,) = served.connections
+    with served.standing():
+        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.socket.close()
+        served.loop.call_soon_threadsafe(connection.refuse_more)
+    until(lambda: not served.connections)
+
+
+def test_a_caller_that_reads_slowly_gets_its_last_answers_when_its_connection_ends(served):
+    peer = served.peer({FIRST_WINDOW: 2**31 - 1})
+    peer.send(window(0, 2**31 - 1 - 65_535))
+    streams = range(1, 21, 2)
+    for stream in streams:
+        peer.call(stream, "/t/Big", b"1000000")
+    until(lambda: any(each._full for each in served.connections), "a caller that does not read")
+    served.call(served.connections[0].refuse_more)
+    for stream in streams:
+        peer.send(window(0, 1))  # whenever it has read something
+        reply = peer.reply(stream)
+        assert reply.reset == REFUSED_STREAM or len(reply.messages[0]) == 1_000_000
+    assert len(peer.replies[1].body) == 1_000_005
+
+
 def test_a_caller_that_goes_on_sending_when_its_connection_is_over_is_cut_off(served):
     peer = served.peer()
     peer.settle()
@@ -307,7 +333,7 @@ def test_a_caller_that_goes_on_sending_when_its_connection_is_over_is_cut_off(se
 
 
 def test_a_caller_that_does_not_close_is_closed_in_the_end(served, monkeypatch):
-    monkeypatch.setattr(http2_connection, "GOING_S", 0.05)
+    monkeypatch.setattr(http2_connection, "TAKE_REPLY_S", 0.05)
     peer = served.peer()
     peer.settle()
     served.call(served.connections[0].refuse_more)
