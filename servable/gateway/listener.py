@@ -32,7 +32,7 @@ NO_DESCRIPTOR_S = 0.5  # until the next try
 TOLD_A_SECOND = 5  # handshakes that failed
 # What asyncio keeps ready for each connection over TLS to be read into, 256 KB from Python 3.11 on: with 1,024
 # connections that would be all the memory which strangers may take, twice. Unused where Python has no such buffer.
-TLS_READ_BYTES = 32 * 1024
+TLS_READ_BYTES = 16 * 1024
 SSLProtocol.max_size = TLS_READ_BYTES
 log = logging.getLogger(__name__)
 _count = itertools.count()

@@ -246,22 +246,31 @@ class FrameProtocol(asyncio.BufferedProtocol, ABC, Generic[_Stream]):
                 raise ConnectionFault(Reason.FRAME_SIZE_ERROR, "HEADERS with less than a priority")
             payload = payload[5:]
         if not flags & frames.END_HEADERS:
-            self._block, self._block_bytes = (stream, flags, bytearray(payload)), len(payload)
+            self._block, self._block_bytes = (stream, flags, bytearray()), 0
+            self._go_on_with_block(payload)
             return 0.0
         return self._headers_of(flags, stream, bytes(payload))
 
     def _take_continuation(self, flags: int, stream: int, payload: memoryview) -> float:
         if self._block is None:
             raise ConnectionFault(Reason.PROTOCOL_ERROR, "CONTINUATION of nothing")
+        self._go_on_with_block(payload)
+        if not flags & frames.END_HEADERS:
+            return 0.0
+        (_, first_flags, block), self._block = self._block, None
+        return self._headers_of(first_flags, stream, bytes(UNREAD if self._block_bytes > MOST_READ_BYTES else block))
+
+    def _go_on_with_block(self, payload: memoryview) -> None:
+        """Nothing is kept of one that is too large to be read."""
+        assert self._block is not None
         block = self._block[2]
-        block += payload[: max(0, len(UNREAD) - len(block))]
         self._block_bytes += len(payload)
         if self._block_bytes > MOST_BLOCK_BYTES:
             raise ConnectionFault(Reason.ENHANCE_YOUR_CALM, f"a header block of more than {MOST_BLOCK_BYTES} bytes")
-        if not flags & frames.END_HEADERS:
-            return 0.0
-        first_flags, self._block = self._block[1], None
-        return self._headers_of(first_flags, stream, bytes(block))
+        if self._block_bytes > MOST_READ_BYTES:
+            block.clear()
+        else:
+            block += payload
 
     @abstractmethod
     def _headers_of(self, flags: int, stream: int, block: bytes) -> float:

@@ -74,8 +74,8 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         self._transport = transport
         transport.set_write_buffer_limits(high=MOST_UNSENT_BYTES)
         limit = getattr(transport, "set_read_buffer_limits", None)
-        if limit is not None:  # TLS: what it keeps of what we do not read, else 256 KB
-            limit(TLS_READ_BYTES)
+        if limit is not None:  # TLS: what it keeps of what we do not read, else 256 KB; more than one record
+            limit(2 * TLS_READ_BYTES)
         tls = transport.get_extra_info("ssl_object")
         if self._closed or (tls is not None and tls.selected_alpn_protocol() != "h2"):
             transport.abort()
