@@ -188,7 +188,8 @@ def test_the_body_for_an_unknown_path_is_not_read(tmp_path):
 )
 def test_a_path_that_is_no_path_has_the_status_of_the_page_and_costs_no_other_call(tmp_path, path, status):
     with Harness(tmp_path) as harness, harness.channel() as channel:
-        assert refused(channel, path, b"").code() is status
+        error = refused(channel, path, b"")
+        assert error.code() is status and dict(error.trailing_metadata())[wire.METADATA_REQUEST_ID]
         predict(channel, request(b"good"))
 
 
