@@ -230,13 +230,13 @@ class LimitsSection(_Section):
         description="the same, in images; keep it below throughput x deadline (cpu.yaml: 512)",
     )
     max_in_flight_bytes: int = Field(default=256 * 1024 * 1024, ge=1, le=2**40, description="the same, in bytes")
-    # gRPC buffers a body before its size is known to us, so peak memory is about max_in_flight_bytes +
-    # max_reading_calls x the largest body that callers send.
+    # Beyond max_in_flight_bytes, peak memory is that of so many of the largest bodies that callers send.
     max_reading_calls: int = Field(
         default=32,
         ge=1,
         le=1_000_000,
-        description="calls of gRPC whose bodies are received at one time, a quarter of them on one connection",
+        description="bodies of more than 256 KB that are received over gRPC at one time, a quarter of them on one "
+        "connection",
     )
     max_streams_per_connection: int = Field(
         default=256,

@@ -22,7 +22,7 @@ _REMEDIES = {
 
 
 def address_problems(config: Config) -> Iterator[Problem]:
-    """Each address is bound for a moment and released: gRPC itself only says that it could not bind."""
+    """Each address is bound for a moment and released."""
     addresses = {key: value_of(config, key) for key in (GRPC, API, HTTP) if value_of(config, key)}
     seen: dict[str, str] = {}
     for key, text in addresses.items():

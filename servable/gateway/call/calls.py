@@ -154,7 +154,7 @@ class Calls:
             return outcome
         finally:
             if outcome is None and call.time_left_s() == 0:
-                # Cancelled: by the caller, or by gRPC when the caller's deadline has passed.
+                # Cancelled: by the caller, or by the connection when the caller's deadline has passed.
                 code = grpc.StatusCode.DEADLINE_EXCEEDED
             # Counted and logged when the reply is on its way.
             seconds = time.monotonic() - call.began

@@ -68,7 +68,7 @@ class GrpcCalls(Generic[_Work]):
         work = self._parse(body)
         embedded = await self._calls.embed(call, work, len(body), self._version_field)
         reply = self._encode(work, embedded)
-        # gRPC keeps it until the caller takes it, or the connection ends.
+        # It is kept until the caller takes it, or the connection ends.
         size = len(reply)
         self._calls.unread.add(call.connection, size)
         when_answered(lambda: self._calls.unread.give_back(call.connection, size))

@@ -1,7 +1,7 @@
 """The small calls beside Predict (health, GetModel): a share for each connection, own words for what fails.
 
-Each is handled as a stream of one message, as Predict is (call/predict.py): gRPC would take the body of any other call
-whole, up to the largest that Predict may have, from as many callers as there are, before it is known here.
+Each is handled as a stream of one message, as Predict is (call/predict.py), so that it is known here before its body is
+taken.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from servable.gateway.errors import CallError
 from servable.gateway.limits.bodies import BodyPlaces
 from servable.gateway.limits.connections import Share, fail, when_answered
 
-# Not answered, or answered and not read: gRPC keeps the reply of a caller that does not take it.
+# Not answered, or answered and not read.
 OPEN, OPEN_EACH = 2048, 32
 # Bodies on their way: they are a few bytes long and come with the headers. One that does not gives way after FAIR_S
 # where others wait.

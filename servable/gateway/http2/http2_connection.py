@@ -19,6 +19,7 @@ from servable.gateway.http2.frames import ConnectionFault, Reason
 from servable.gateway.http2.grpc_call import GrpcCall, refused
 from servable.gateway.http2.header_block import HeaderReader, RequestHead
 from servable.gateway.limits.allowance import Allowance
+from servable.gateway.listener import TLS_READ_BYTES
 
 if TYPE_CHECKING:
     from servable.gateway.http2.grpc_server import GrpcServer
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 MOST_UNSENT_BYTES = 64 * 1024  # answers in our own buffer, beyond what the kernel holds
 # Prices in us, as in frame_protocol.py: a call that was begun and is taken back; one that was not begun. A header block
 # costs what it took.
-CALL_US, NO_CALL_US = 150.0, 10.0
+CALL_US, NO_CALL_US = 100.0, 10.0
 BYTES_PER_US = 1000  # of what is read, whatever it is: of a turn of the event loop, not of the connection's allowance
-ANSWER_US, GOOD_ANSWER_US = 100.0, 300.0  # what a connection earns by an answered call
+ANSWER_US, GOOD_ANSWER_US = 200.0, 300.0  # what a connection earns by an answered call
 TURN_US = 300.0  # of one connection, before everything else on the event loop has its turn
 HANDSHAKE_S = 10.0  # TLS and HTTP/2's first frames
 QUIET_S, ANSWER_S = 30.0, 20.0  # without a byte: a ping; without an answer to it: the end
@@ -72,6 +73,9 @@ class Http2Connection(FrameProtocol[GrpcCall]):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=MOST_UNSENT_BYTES)
+        limit = getattr(transport, "set_read_buffer_limits", None)
+        if limit is not None:  # TLS: what it keeps of what we do not read, else 256 KB
+            limit(TLS_READ_BYTES)
         tls = transport.get_extra_info("ssl_object")
         if self._closed or (tls is not None and tls.selected_alpn_protocol() != "h2"):
             transport.abort()

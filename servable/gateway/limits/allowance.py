@@ -11,7 +11,7 @@ import time
 from typing import Callable
 
 BURST_US = 100_000.0
-US_PER_S = 20_000.0  # a fiftieth of a core
+US_PER_S = 40_000.0  # a twenty-fifth of a core
 CREDIT_US = 10_000.0  # of answered calls, beyond the burst: puts a connection before those that have none
 
 

@@ -191,7 +191,7 @@ def repeated_metadata(open_connection):
 
 
 def malformed_headers(open_connection):
-    """Header blocks that gRPC has words about, each on a connection of its own."""
+    """Header blocks that are none of gRPC, each on a connection of its own."""
     while True:
         connection = open_connection()
         for extra in ([("te", "gzip")], [("grpc-timeout", "forever")], [(":status", "200")], [("content-type", "x")]):
