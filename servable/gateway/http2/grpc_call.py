@@ -15,6 +15,8 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from metric_learn_client.wire import METADATA_REQUEST_ID
+from servable.gateway.call.calls import request_id_of
 from servable.gateway.errors import CallError, invalid
 from servable.gateway.http2 import frames
 from servable.gateway.http2.frame_protocol import CALL_WINDOW, PREFIX, Http2Stream
@@ -346,8 +348,9 @@ class GrpcCall(Http2Stream):
 
 def refused(call: GrpcCall, error: CallError) -> bytes:
     """The block that answers a call which no handler sees."""
-    status, metadata = error.status.value[0], error.trailing_metadata()
-    return response_head(call.http_status) + status_block(status, error.message, metadata)
+    request_id = request_id_of(dict(call.invocation_metadata()))
+    metadata = ((METADATA_REQUEST_ID, request_id), *error.trailing_metadata())
+    return response_head(call.http_status) + status_block(error.status.value[0], error.message, metadata)
 
 
 def _with(transform: Optional[Callable[[Any], Any]], message: Any) -> Any:

@@ -14,6 +14,7 @@ from servable.gateway.call.calls import LEAST_UNREAD_BYTES, UNREAD_SHARES
 from servable.gateway.http2 import http2_connection
 from servable.gateway.observe.health import WATCHERS_EACH
 from tests.integration.servable.gateway.harness import WAIT_S, Harness, config_of, predict, request, until
+from tests.patience import patient
 
 WATCH_PATH = wire.HEALTH_CHECK_PATH.replace("/Check", "/Watch")
 PATHS = [wire.PREDICT_PATH, wire.HEALTH_CHECK_PATH, wire.GET_MODEL_PATH]
@@ -188,7 +189,8 @@ def test_the_body_for_an_unknown_path_is_not_read(tmp_path):
 )
 def test_a_path_that_is_no_path_has_the_status_of_the_page_and_costs_no_other_call(tmp_path, path, status):
     with Harness(tmp_path) as harness, harness.channel() as channel:
-        assert refused(channel, path, b"").code() is status
+        error = refused(channel, path, b"")
+        assert error.code() is status and dict(error.trailing_metadata())[wire.METADATA_REQUEST_ID]
         predict(channel, request(b"good"))
 
 
@@ -236,13 +238,14 @@ def test_a_body_keeps_its_time_while_nobody_else_wants_its_place(tmp_path):
 
 @pytest.mark.parametrize("path", [wire.HEALTH_CHECK_PATH, wire.GET_MODEL_PATH, WATCH_PATH])
 def test_the_body_of_a_small_call_must_come_soon(tmp_path, monkeypatch, path):
-    monkeypatch.setattr(questions, "READ_S", 0.2)
+    bound_s = patient(0.5)
+    monkeypatch.setattr(questions, "READ_S", bound_s)
     ended = threading.Event()
     with Harness(tmp_path) as harness, harness.channel() as channel:
         with pytest.raises(grpc.RpcError) as failed:
             list(channel.stream_stream(path)(never(ended), timeout=WAIT_S))
         ended.set()
-        assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED and "0.2 s" in failed.value.details()
+        assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED and f"{bound_s:g} s" in failed.value.details()
         with pytest.raises(grpc.RpcError) as failed:
             list(channel.stream_stream(path)(iter(()), timeout=WAIT_S))
         assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT and "no message" in failed.value.details()
