@@ -14,6 +14,7 @@ import trustme
 
 from servable.config.addresses import Address
 from servable.gateway.http2 import http2_connection
+from servable.gateway.http2.frames import ConnectionFault
 from tests.integration.servable.gateway.harness import WAIT_S, until
 from tests.integration.servable.gateway.http2_peer import (
     DATA,
@@ -349,7 +350,7 @@ def test_a_caller_that_is_told_to_go_and_takes_nothing_loses_its_connection(serv
         peer.call(stream, "/t/Big", b"1000000")
     until(lambda: any(each._full for each in served.connections), "a caller that does not read")
     (connection,) = served.connections
-    served.call(connection._end, http2_connection.ConnectionFault(PROTOCOL_ERROR, "for the test"))
+    served.call(connection._end, ConnectionFault(PROTOCOL_ERROR, "for the test"))
     until(lambda: not served.connections)
 
 

@@ -213,8 +213,8 @@ def test_a_status_is_read_by_others_whatever_its_words_are(words, metadata):
 @pytest.mark.parametrize("size", [0, 1, 126, 127, 128, 254, 255, 256, 16_509, 16_510, 40_000])
 def test_texts_of_any_length_are_read_by_others(size):
     decoder = hpack.Decoder(10**6)
-    ((_, _), (name, value)) = decoder.decode(status_block(0, "", [("k", "v" * size)]))
-    assert (name, value) == ("k", "v" * size)
+    _, field = decoder.decode(status_block(0, "", [("k", "v" * size)]), raw=True)
+    assert tuple(field) == (b"k", b"v" * size)
 
 
 def test_bytes_are_answered_in_base64_without_padding():
