@@ -1,6 +1,6 @@
 """Places for request bodies on their way in over gRPC: each may become as large as a message may be.
 
-What comes of a body without more room (HTTP/2's first window, 64 KB) needs none, so most pictures need none. No
+What comes of a body without more room (its first window of 256 KB) needs none, so most pictures need none. No
 connection holds more than its share of the places, and connections take turns. A caller that sends slowly keeps its
 place while nobody else wants it; once it was held for FAIR_S it goes to a call that waits. Calls whose bodies come or
 wait are bounded too: the connection with most of them loses its newest one to a newcomer of another connection.
