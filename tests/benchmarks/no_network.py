@@ -26,7 +26,7 @@ def _run(model, instances):
 
 NO_DECODING = """
 
-_GREY = np.full((SIDE_PX, SIDE_PX, 3), 128, np.uint8)
+_GREY = np.full(PIXELS_SHAPE, 128, np.uint8)
 
 
 def _grey(image):
