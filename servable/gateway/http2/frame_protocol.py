@@ -24,7 +24,6 @@ MOST_BYTES = {
     frames.DATA: MOST_FRAME_BYTES,
     frames.HEADERS: MOST_BLOCK_BYTES,
     frames.CONTINUATION: MOST_BLOCK_BYTES,
-    frames.SETTINGS: 1024,
 }
 UNREAD = memoryview(bytes(MOST_READ_BYTES + 1))  # in the place of a block that is too large to be read
 READ_BYTES = 128 * 1024  # at once from a socket
