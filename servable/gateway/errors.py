@@ -13,6 +13,7 @@ from metric_learn_client.wire import METADATA_RETRY_AFTER_MS
 from servable.config.problem import Problem
 
 STATUS_DETAILS = "grpc-status-details-bin"  # google.rpc.Status, the richer error model of gRPC
+RETRY_AFTER_MS = 1000  # where nothing says better when there will be room
 Metadata = tuple[tuple[str, "str | bytes"], ...]
 
 

@@ -26,7 +26,7 @@ from servable.gateway.bind import usable_hosts
 # Connections that the kernel keeps while many come at once. Beyond, the caller's kernel tries again a second later.
 WAITING = 1024
 TAKEN = 4  # new connections before everything else on the event loop has its turn
-HANDSHAKE_S = 10.0
+HANDSHAKE_S = 10.0  # TLS, and what a protocol greets with
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 NO_DESCRIPTOR_S = 0.5  # until the next try
 TOLD_A_SECOND = 5  # handshakes that failed

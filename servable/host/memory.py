@@ -4,8 +4,8 @@ glibc gives a large block back as soon as it is free. The body of each call of m
 the kernel hands out and clears page by page: with 32 images of pixels a call, a seventh of what gateway, master and
 worker take of the processor.
 
-glibc keeps what is freed between two pieces that are still in use, in an arena for each of gRPC's threads: after a
-flood that is most of what the flood took. `malloc_trim` gives such pages back (malloc_trim(3), from glibc 2.8 on).
+glibc keeps what is freed between two pieces that are still in use, in an arena for each thread: after a flood
+that is most of what the flood took. `malloc_trim` gives such pages back (malloc_trim(3), from glibc 2.8 on).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PAUSE_S = 30.0  # between two times: what honest calls free and take again costs
 WORTH_BYTES = 24 * 1024 * 1024  # more than this over what was left the last time
 GROWS_BYTES = 4 * 1024 * 1024  # in an interval: less is the noise of ordinary calls
 
-# mallopt(3): variable, parameter, value. The first is the most that it takes; the last counts in gRPC's threads too.
+# mallopt(3): variable, parameter, value. The first is the most that it takes; the last counts in all threads.
 _KEPT = (
     ("MALLOC_MMAP_THRESHOLD_", -3, 32 * 1024 * 1024),
     ("MALLOC_TRIM_THRESHOLD_", -1, 64 * 1024 * 1024),

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Callable, Generic, TypeVar
 
-import grpc
-
 from servable.config.sections import LimitsSection
 from servable.gateway.call.calls import Call, Calls, Embedded
 from servable.gateway.call.reply import encode_reply
 from servable.gateway.call.request import PredictWork, read_request
 from servable.gateway.errors import CallError
-from servable.gateway.limits.connections import fail, when_answered
+from servable.gateway.limits.connections import fail, message_of, when_answered
 
 SPAN = "mindspore.serving.proto.MSService/Predict"
 VERSION_FIELD = "servable_spec.version_number"
@@ -62,8 +60,7 @@ class GrpcCalls(Generic[_Work]):
         body = context.read_one_now()
         if body is None:
             body = await self._calls.read(call, context.come, context.read_one)
-        if not isinstance(body, bytes):  # the end of the stream
-            raise CallError(grpc.StatusCode.INVALID_ARGUMENT, "the call carries no message", field="request")
+        body = message_of(body)
         call.bytes = len(body)
         work = self._parse(body)
         embedded = await self._calls.embed(call, work, len(body), self._version_field)

@@ -16,7 +16,7 @@ from metric_learn_client.wire import METADATA_REQUEST_ID
 from servable.gateway.call.calls import refuse_repeated, request_id_of
 from servable.gateway.errors import CallError
 from servable.gateway.limits.bodies import BodyPlaces
-from servable.gateway.limits.connections import Share, fail, when_answered
+from servable.gateway.limits.connections import Share, fail, message_of, when_answered
 
 # Not answered, or answered and not read.
 OPEN, OPEN_EACH = 2048, 32
@@ -73,10 +73,8 @@ class Questions:
         return grpc.stream_unary_rpc_method_handler(handle)
 
     async def _read(self, context: Any) -> bytes:
-        body = await self._bodies.read(self._admit(context), context.come, lambda: context.read_one(MOST_BYTES))
-        if not isinstance(body, bytes):  # the end of the stream
-            raise CallError(grpc.StatusCode.INVALID_ARGUMENT, "the call carries no message", field="request")
-        return body
+        read = self._bodies.read(self._admit(context), context.come, lambda: context.read_one(MOST_BYTES))
+        return message_of(await read)
 
     def _admit(self, context: Any) -> str:
         """The connection. Raises CallError."""

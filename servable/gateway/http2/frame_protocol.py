@@ -39,6 +39,12 @@ _HEAD = struct.Struct(">HBBBI")
 Buffer = Union[bytes, memoryview]
 
 
+def greeting(settings: dict[int, int]) -> bytes:
+    """The first SETTINGS of either end, and its window for all calls together."""
+    said = frames.settings({**settings, frames.MAX_FRAME_SIZE: MOST_FRAME_BYTES})
+    return said + frames.window_update(0, CONNECTION_WINDOW - frames.FIRST_WINDOW)
+
+
 class Http2Stream(ABC):
     """A call on its stream: what it sends, and what it is told.
 

@@ -18,28 +18,17 @@ import grpc
 from servable.gateway.errors import CallError
 from servable.gateway.http2 import frames
 from servable.gateway.http2.frame_protocol import (
-    CONNECTION_WINDOW,
-    MOST_FRAME_BYTES,
     PREFIX,
     READ_BYTES,
     Buffer,
     FrameProtocol,
     Http2Stream,
+    greeting,
 )
 from servable.gateway.http2.frames import ConnectionFault, Reason
 from servable.gateway.http2.header_block import BlockReader, ReplyHead, reply_head, request_block
 
-GREETING = (
-    frames.PREFACE
-    + frames.settings(
-        {
-            frames.ENABLE_PUSH: 0,
-            frames.INITIAL_WINDOW_SIZE: frames.MOST_WINDOW,
-            frames.MAX_FRAME_SIZE: MOST_FRAME_BYTES,
-        }
-    )
-    + frames.window_update(0, CONNECTION_WINDOW - frames.FIRST_WINDOW)
-)
+GREETING = frames.PREFACE + greeting({frames.ENABLE_PUSH: 0, frames.INITIAL_WINDOW_SIZE: frames.MOST_WINDOW})
 # https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, "Errors"; any other reason: INTERNAL
 _STATUS_OF: dict[int, grpc.StatusCode] = {
     Reason.REFUSED_STREAM: grpc.StatusCode.UNAVAILABLE,

@@ -20,9 +20,9 @@ from grpc_reflection.v1alpha.reflection import aio as asynchronous  # type: igno
 from metric_learn_client.wire.messages import POOL, service_names
 from servable.config.addresses import Address
 from servable.config.sections import DeadlinesSection, LimitsSection
-from servable.gateway.errors import overloaded
+from servable.gateway.errors import RETRY_AFTER_MS, overloaded
 from servable.gateway.http2 import frames
-from servable.gateway.http2.frame_protocol import CALL_WINDOW, CONNECTION_WINDOW, MOST_FRAME_BYTES, READ_BYTES
+from servable.gateway.http2.frame_protocol import CALL_WINDOW, READ_BYTES, greeting
 from servable.gateway.http2.grpc_call import GrpcCall
 from servable.gateway.http2.header_block import MOST_METADATA_BYTES
 from servable.gateway.http2.http2_connection import TAKE_REPLY_S, Http2Connection
@@ -38,7 +38,6 @@ MOST_WAITING_BYTES = 32 * 1024 * 1024  # of bodies: of those calls, and of other
 CROWD, CALM = 256, 32  # calls of new connections of one address, beyond which it opens no more, and until when
 LOOK_S = 0.05  # between two looks at them
 CARE_S = 1.0  # between two looks at connections: deadlines, silence, age
-RETRY_AFTER_MS = 1000
 TOLD_S = 60.0  # between two lines in the log of one kind
 log = logging.getLogger(__name__)
 
@@ -70,14 +69,13 @@ class GrpcServer:
         self.most_message_bytes = limits.max_request_bytes
         self.streams = limits.max_streams_per_connection
         self.grace_s = deadlines.max_s + TAKE_REPLY_S
-        self.greeting = frames.settings(
+        self.greeting = greeting(
             {
                 frames.MAX_CONCURRENT_STREAMS: self.streams,
                 frames.INITIAL_WINDOW_SIZE: CALL_WINDOW,
-                frames.MAX_FRAME_SIZE: MOST_FRAME_BYTES,
                 frames.MAX_HEADER_LIST_SIZE: MOST_METADATA_BYTES,
             }
-        ) + frames.window_update(0, CONNECTION_WINDOW - frames.FIRST_WINDOW)
+        )
         self.buffer = memoryview(bytearray(READ_BYTES))  # of one connection at a time
         self.small_buffer = self.buffer[:READ_FEW_BYTES]
         self.pace = Pace(self._loop)

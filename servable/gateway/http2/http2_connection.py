@@ -19,7 +19,7 @@ from servable.gateway.http2.frames import ConnectionFault, Reason
 from servable.gateway.http2.grpc_call import GrpcCall, refused
 from servable.gateway.http2.header_block import HeaderReader, RequestHead
 from servable.gateway.limits.allowance import Allowance
-from servable.gateway.listener import TLS_READ_BYTES
+from servable.gateway.listener import HANDSHAKE_S, TLS_READ_BYTES
 
 if TYPE_CHECKING:
     from servable.gateway.http2.grpc_server import GrpcServer
@@ -31,7 +31,6 @@ CALL_US, NO_CALL_US = 100.0, 10.0
 BYTES_PER_US = 1000  # of what is read, whatever it is: of a turn of the event loop, not of the connection's allowance
 ANSWER_US, GOOD_ANSWER_US = 200.0, 300.0  # what a connection earns by an answered call
 TURN_US = 300.0  # of one connection, before everything else on the event loop has its turn
-HANDSHAKE_S = 10.0  # TLS and HTTP/2's first frames
 QUIET_S, ANSWER_S = 30.0, 20.0  # without a byte: a ping; without an answer to it: the end
 # A connection is asked to go after this time, and ended when its calls had theirs.
 AGE_S = 300.0

@@ -9,7 +9,7 @@ from metric_learn_client.wire import SERVABLE_NAME
 from servable.config.sections import LimitsSection
 from servable.gateway.backends import Backends, Served
 from servable.gateway.call.model_service import resolve
-from servable.gateway.errors import unavailable
+from servable.gateway.errors import RETRY_AFTER_MS, unavailable
 from servable.gateway.http.aside import aside
 from servable.gateway.http.description import Description
 from servable.gateway.http.errors import plain_error
@@ -21,7 +21,6 @@ from servable.gateway.inference.rest_schemas import LIVE, MODEL_METADATA, MODEL_
 from servable.gateway.inference.tensors import check_model
 
 WIRE = "oip"
-RETRY_AFTER_MS = 1000
 _MODEL = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
 
 

@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Callable
 
-from servable.gateway.errors import CallError, overloaded
+from servable.gateway.errors import RETRY_AFTER_MS, CallError, overloaded
 from servable.gateway.limits.time_limit import TimeIsUp, TimeLimit
 
 FAIR_S = 1.0  # in which a sender is not judged
-RETRY_AFTER_MS = 1000
 
 
 @dataclass(eq=False)

@@ -16,12 +16,11 @@ from typing import Callable, Optional, TypeVar
 
 import grpc
 
-from servable.gateway.errors import CallError, overloaded
+from servable.gateway.errors import RETRY_AFTER_MS, CallError, overloaded
 from servable.gateway.limits.time_limit import TimeIsUp, TimeLimit
 
 FAIR_S = 2.0
 SHARES = 4
-RETRY_AFTER_MS = 1000
 _T = TypeVar("_T")
 
 

@@ -6,9 +6,7 @@ import asyncio
 from collections import Counter
 from typing import Any, Callable
 
-from servable.gateway.errors import CallError, Metadata, overloaded
-
-RETRY_AFTER_MS = 1000
+from servable.gateway.errors import RETRY_AFTER_MS, CallError, Metadata, invalid, overloaded
 
 
 def when_answered(then: Callable[[], None]) -> None:
@@ -19,6 +17,13 @@ def when_answered(then: Callable[[], None]) -> None:
     task = asyncio.current_task()
     assert task is not None
     task.add_done_callback(lambda _: then())
+
+
+def message_of(body: Any) -> bytes:
+    """What was read, as a call of one message needs it. Raises CallError where the stream ended instead."""
+    if not isinstance(body, bytes):
+        raise invalid("request", "the call carries no message")
+    return body
 
 
 def fail(context: Any, error: CallError, metadata: Metadata = ()) -> None:
