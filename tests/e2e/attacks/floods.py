@@ -127,11 +127,7 @@ def unread_replies(open_connection):
     """Whole calls whose replies find no window."""
     connection = open_connection(settings=ZERO_WINDOW)
     while True:
-        block = []
-        for _ in range(100):
-            stream, head = connection.headers(HEALTH_PATH)
-            block += [head, data(stream, message(b""), end_stream=True)]
-        connection.send(b"".join(block))
+        connection.send(connection.questions(100))
         connection.drain()
         yield 200
 

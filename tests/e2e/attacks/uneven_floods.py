@@ -113,11 +113,7 @@ def untaken_answers(open_connection):
     """Calls without end of a caller that takes no byte from its connection."""
     connection = open_connection()
     while True:
-        block = []
-        for _ in range(100):
-            stream, head = connection.headers(HEALTH_PATH)
-            block += [head, data(stream, message(b""), end_stream=True)]
-        connection.send(b"".join(block))
+        connection.send(connection.questions(100))
         yield 100
 
 

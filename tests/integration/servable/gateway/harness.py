@@ -30,29 +30,27 @@ def config_of(*, server=None, **sections):
     return Config(server={**free, **(server or {})}, **sections)
 
 
-class Harness:
-    """`with Harness(folder) as h:` -> h.gateway, h.serving, h.backends, h.address."""
+class LoopThread:
+    """An event loop on a thread of its own, and ways to have something done there."""
 
-    def __init__(self, folder, settings=None, *, backend=None, start_backend=True, serving=None, **gateway_options):
-        self.folder = folder
-        self.settings = settings or config_of()
-        self.backend = backend or FakeBackend(target=f"unix:{folder}/backend.sock")
-        self.serving = serving or FakeServing()
-        self.unhealthy: list[tuple[int, str]] = []
-        self._start_backend = start_backend
-        self._gateway_options = gateway_options
+    def __init__(self):
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
 
+    @staticmethod
+    def wait_s():
+        """Seconds that anything may take there."""
+        return WAIT_S
+
     def run(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(WAIT_S)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(self.wait_s())
 
     def start(self, coroutine):
         """Runs beside the test; the future returned has its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
     def call(self, function, *arguments):
-        """On the gateway's loop, as the supervisor does."""
+        """On that loop, as the supervisor does."""
 
         async def inside():
             return function(*arguments)
@@ -64,18 +62,37 @@ class Harness:
         """The event loop stands still inside the block, so that what comes piles up in front of it."""
         stands, goes_on = threading.Event(), threading.Event()
         self.loop.call_soon_threadsafe(lambda: (stands.set(), goes_on.wait(WAIT_S)))
-        assert stands.wait(WAIT_S)
+        assert stands.wait(self.wait_s())
         try:
             yield
         finally:
             goes_on.set()
+
+    def end_loop(self):
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(WAIT_S)
+        self.loop.close()
+
+
+class Harness(LoopThread):
+    """`with Harness(folder) as h:` -> h.gateway, h.serving, h.backends, h.address."""
+
+    def __init__(self, folder, settings=None, *, backend=None, start_backend=True, serving=None, **gateway_options):
+        super().__init__()
+        self.folder = folder
+        self.settings = settings or config_of()
+        self.backend = backend or FakeBackend(target=f"unix:{folder}/backend.sock")
+        self.serving = serving or FakeServing()
+        self.unhealthy: list[tuple[int, str]] = []
+        self._start_backend = start_backend
+        self._gateway_options = gateway_options
 
     def __enter__(self):
         self._thread.start()
         try:
             self.run(self._start())
         except BaseException:
-            self._end()
+            self.end_loop()
             raise
         self.address, self.http_address = self.gateway.address, self.gateway.http_address
         self.api_address = self.gateway.api_address
@@ -85,12 +102,7 @@ class Harness:
 
     def __exit__(self, *exc):
         self.run(self._stop())
-        self._end()
-
-    def _end(self):
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(WAIT_S)
-        self.loop.close()
+        self.end_loop()
 
     async def _start(self):
         self.backends = Backends(self.backend.version)

@@ -20,7 +20,7 @@ import hpack
 from servable.config.addresses import Address
 from servable.config.sections import DeadlinesSection, LimitsSection
 from servable.gateway.http2.grpc_server import GrpcServer
-from tests.integration.servable.gateway.harness import WAIT_S, until
+from tests.integration.servable.gateway.harness import WAIT_S, LoopThread, until
 from tests.patience import patient
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -142,6 +142,12 @@ class Peer:
 
     def call(self, stream, path="/t/Echo", body=b"", *extra):
         self.send(self.head(stream, path, *extra), data(stream, message(body), ends=True))
+
+    def answers(self, stream=1001, body=b""):
+        """Whether the connection still serves, on a stream that the test does not use."""
+        self.call(stream, "/t/Echo", body)
+        reply = self.reply(stream)
+        return reply.status == 0 and reply.messages == [body]
 
     def read(self):
         """The next frame. Raises EOFError at the end of the connection."""
@@ -318,10 +324,11 @@ async def _unknown(_messages, context):
     return b""
 
 
-class Served:
+class Served(LoopThread):
     """`with Served() as served:` -> served.server, .handlers, .port, .run(coroutine). context: a TLS context."""
 
     def __init__(self, *, handlers=None, context=None, address=None, connections=100, **limits):
+        super().__init__()
         self.handlers = Handlers()
         self.errors: list[dict] = []
         self._more = handlers or {}
@@ -331,9 +338,7 @@ class Served:
         self._limits = LimitsSection(**limits)
 
     def __enter__(self):
-        self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(lambda _, what: self.errors.append(what))
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self._peers = contextlib.ExitStack()
         self.port = self.run(self._start())
@@ -342,9 +347,7 @@ class Served:
     def __exit__(self, *_):
         self._peers.close()
         self.run(self.server.stop(0))
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(WAIT_S)
-        self.loop.close()
+        self.end_loop()
         assert not self.errors
 
     async def _start(self):
@@ -358,25 +361,9 @@ class Served:
         )
         return await self.server.start(self._address)
 
-    def run(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(patient(WAIT_S))
-
-    def call(self, function, *arguments):
-        """On the server's event loop."""
-
-        async def inside():
-            return function(*arguments)
-
-        return self.run(inside())
-
-    @contextlib.contextmanager
-    def standing(self):
-        """The event loop stands still inside the block, so that what comes piles up in front of it."""
-        stands, goes_on = threading.Event(), threading.Event()
-        self.loop.call_soon_threadsafe(lambda: (stands.set(), goes_on.wait(WAIT_S)))
-        assert stands.wait(patient(WAIT_S))
-        yield
-        goes_on.set()
+    @staticmethod
+    def wait_s():
+        return patient(WAIT_S)
 
     def socket(self):
         connected = socket.create_connection((self._address.host, self.port), patient(WAIT_S))
@@ -396,3 +383,11 @@ class Served:
 
     def until_ended(self, path, count=1):
         until(lambda: self.handlers.ended.get(path, 0) >= count, f"the end of {path}")
+
+
+@contextlib.contextmanager
+def served_without_errors(caplog, **options):
+    """Served; at the end the log has no error of the test."""
+    with Served(**options) as served:
+        yield served
+    assert not [record for record in caplog.get_records("call") if record.levelname == "ERROR"]

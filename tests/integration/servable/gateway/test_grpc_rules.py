@@ -25,6 +25,7 @@ from tests.integration.servable.gateway.http2_peer import (
     fields,
     frame,
     message,
+    served_without_errors,
     window,
 )
 
@@ -33,19 +34,13 @@ DEADLINE_EXCEEDED, UNIMPLEMENTED, INVALID_ARGUMENT, RESOURCE_EXHAUSTED = 4, 12, 
 
 @pytest.fixture
 def served(caplog):
-    with Served(max_request_bytes=100_000, max_image_bytes=1000) as served:
+    with served_without_errors(caplog, max_request_bytes=100_000, max_image_bytes=1000) as served:
         yield served
-    assert not [record for record in caplog.get_records("call") if record.levelname == "ERROR"]
 
 
 @pytest.fixture
 def peer(served):
     return served.peer()
-
-
-def answers(peer, stream=1001):
-    peer.call(stream)
-    return peer.reply(stream).status == 0
 
 
 # Messages
@@ -240,7 +235,7 @@ def test_metadata_may_have_16_kib_and_more_is_refused_by_name_and_the_connection
     assert peer.reply(1).status == 0
     peer.call(3, "/t/Meta", b"", of(16 * 1024 + 1))
     assert peer.reply(3).status == RESOURCE_EXHAUSTED and "16385 bytes" in peer.reply(3).words
-    assert answers(peer)
+    assert peer.answers()
 
 
 @pytest.mark.parametrize("kind", ["application/grpc+proto", "application/grpc;charset=utf-8", "application/grpc"])
@@ -255,7 +250,7 @@ def test_other_content_types_are_415(peer, kind):
     raw = [(name, kind if name == "content-type" else value) for name, value in fields()]
     peer.send(peer.head(1, raw=raw, ends=True), peer.head(3, raw=[*fields()[:4]], ends=True))
     assert dict(peer.reply(1).headers)[":status"] == dict(peer.reply(3).headers)[":status"] == "415"
-    assert answers(peer)
+    assert peer.answers()
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "OPTIONS"])
@@ -263,7 +258,7 @@ def test_other_verbs_are_405(peer, method):
     raw = [(name, method if name == ":method" else value) for name, value in fields()]
     peer.send(peer.head(1, raw=raw, ends=True))
     assert dict(peer.reply(1).headers)[":status"] == "405"
-    assert answers(peer)
+    assert peer.answers()
 
 
 def test_a_caller_may_leave_out_te(peer):
@@ -303,7 +298,7 @@ def test_a_handler_that_does_not_see_to_its_deadline_is_ended(served, peer, path
     served.call(connection.look, connection.loop.time() + 2)
     assert peer.reply(1).status == DEADLINE_EXCEEDED
     served.until_ended(path)
-    assert answers(peer)
+    assert peer.answers()
 
 
 def test_a_deadline_passes_also_where_the_reply_is_not_read(served):
@@ -315,7 +310,7 @@ def test_a_deadline_passes_also_where_the_reply_is_not_read(served):
         served.call(connection.look, connection.loop.time() + later)
     peer.send(window(1, 10_000))
     assert peer.reply(1).status == DEADLINE_EXCEEDED
-    assert answers(peer)
+    assert peer.answers()
 
 
 def test_the_line_of_calls_that_wait_for_their_turn_is_bounded(monkeypatch):

@@ -15,6 +15,7 @@ import trustme
 from servable.config.addresses import Address
 from servable.gateway.http2 import http2_connection
 from servable.gateway.http2.frames import ConnectionFault
+from servable.gateway.listener import HANDSHAKE_S
 from tests.integration.servable.gateway.harness import WAIT_S, until
 from tests.integration.servable.gateway.http2_peer import (
     DATA,
@@ -34,6 +35,7 @@ from tests.integration.servable.gateway.http2_peer import (
     frame,
     message,
     reset,
+    served_without_errors,
     settings,
     window,
 )
@@ -42,14 +44,8 @@ from tests.patience import patient
 
 @pytest.fixture
 def served(caplog):
-    with Served(max_request_bytes=1_000_000, max_image_bytes=1000) as served:
+    with served_without_errors(caplog, max_request_bytes=1_000_000, max_image_bytes=1000) as served:
         yield served
-    assert not [record for record in caplog.get_records("call") if record.levelname == "ERROR"]
-
-
-def answers(peer, stream=101):
-    peer.call(stream)
-    return peer.reply(stream).status == 0
 
 
 def farewells(peer):
@@ -62,7 +58,7 @@ def farewells(peer):
 def test_calls_that_are_taken_back_before_their_turn_are_never_begun(served):
     peer = served.peer()
     peer.send(*(peer.head(stream, "/t/Hold") + reset(stream) for stream in range(3, 203, 2)))
-    assert answers(peer, 1001)
+    assert peer.answers()
     assert served.handlers.begun.get("/t/Hold", 0) <= 20, "one may, in each turn of the event loop, before more is read"
     assert not peer.replies.get(3)
 
@@ -74,7 +70,7 @@ def test_a_call_that_is_taken_back_while_it_runs_is_cancelled_without_an_answer(
     peer.send(reset(1))
     served.until_ended("/t/Hold")
     peer.settle()
-    assert 1 not in peer.replies and answers(peer)
+    assert 1 not in peer.replies and peer.answers(101)
 
 
 def test_a_call_that_is_taken_back_within_its_stream_of_replies_ends(served):
@@ -84,7 +80,7 @@ def test_a_call_that_is_taken_back_within_its_stream_of_replies_ends(served):
     peer.send(reset(1))
     served.until_ended("/t/Wait")
     peer.settle()
-    assert not peer.replies[1].trailers and peer.replies[1].reset is None and answers(peer)
+    assert not peer.replies[1].trailers and peer.replies[1].reset is None and peer.answers(101)
 
 
 def test_a_call_that_is_taken_back_when_it_is_over_is_left(served):
@@ -92,7 +88,7 @@ def test_a_call_that_is_taken_back_when_it_is_over_is_left(served):
     peer.call(1)
     assert peer.reply(1).status == 0
     peer.send(reset(1), reset(1))
-    assert answers(peer)
+    assert peer.answers(101)
 
 
 def test_a_call_that_is_answered_before_its_body_has_come_is_told_to_stop(served):
@@ -104,7 +100,7 @@ def test_a_call_that_is_answered_before_its_body_has_come_is_told_to_stop(served
     assert (
         reply.status == 12 and reply.reset == NO_ERROR and [each.kind for each in reply.frames] == [HEADERS, RST_STREAM]
     )
-    assert answers(peer)
+    assert peer.answers(101)
 
 
 def test_a_handler_that_fails_is_answered_without_a_word_of_its_error(caplog):
@@ -130,7 +126,7 @@ def test_a_handler_that_fails_when_its_caller_has_gone_is_logged_and_nothing_mor
         until(lambda: any(each._calls and each._calls[1].begun for each in served.connections))
         peer.send(reset(1))
         until(lambda: "in the end" in caplog.text)
-        assert answers(peer) and 1 not in peer.replies
+        assert peer.answers(101) and 1 not in peer.replies
         gc.collect()
     assert "never retrieved" not in caplog.text
 
@@ -148,7 +144,7 @@ def test_a_connection_that_had_its_time_says_so_first_and_refuses_calls_later(se
     served.call(connection.finish)
     peer.wait(lambda each: each.kind == GOAWAY)
     assert farewells(peer) == [(2**31 - 1, NO_ERROR)]
-    assert answers(peer, 3), "what was on its way is taken"
+    assert peer.answers(3), "what was on its way is taken"
     served.call(connection.look, connection.loop.time() + 1)
     peer.wait(lambda each: each.kind == GOAWAY)
     assert farewells(peer)[1:] == [(3, NO_ERROR)]
@@ -192,6 +188,7 @@ def test_a_server_that_stops_lets_calls_end_and_refuses_further_ones(served):
         served.socket()
     peer.send(window(1, 2000))
     assert peer.reply(1).status == 0 and peer.end() == (1, NO_ERROR)
+    peer.socket.close()  # else the server waits for that as long as it may
     stopping.join(patient(WAIT_S))
     assert not stopping.is_alive()
 
@@ -217,7 +214,7 @@ def test_a_quiet_caller_is_asked_whether_it_is_there_and_goes_where_it_does_not_
     peer.send(frame(PING, 1, 0, asked.payload))
     peer.settle()
     served.call(connection.look, now + http2_connection.ANSWER_S + 1)
-    assert answers(peer), "it has answered"
+    assert peer.answers(101), "it has answered"
     served.call(connection.look, now + http2_connection.QUIET_S + 100)
     served.call(connection.look, now + http2_connection.QUIET_S + 100 + http2_connection.ANSWER_S + 1)
     peer.end()
@@ -245,9 +242,9 @@ def test_a_caller_that_does_not_get_to_its_settings_goes(served, said):
     peer.send(said)
     until(lambda: served.connections and served.connections[0]._transport is not None)
     (connection,) = served.connections
-    served.call(connection.look, connection._began + http2_connection.HANDSHAKE_S - 1)
+    served.call(connection.look, connection._began + HANDSHAKE_S - 1)
     assert served.connections
-    served.call(connection.look, connection._began + http2_connection.HANDSHAKE_S + 1)
+    served.call(connection.look, connection._began + HANDSHAKE_S + 1)
     peer.end()
     until(lambda: not served.connections)
 
@@ -259,13 +256,13 @@ def test_a_newcomer_takes_the_place_of_the_connection_that_waits_longest():
         served.until_begun("/t/Hold")
         idle.settle()
         newcomer = served.peer()
-        assert answers(newcomer) and idle.end() == (0, NO_ERROR)
+        assert newcomer.answers(101) and idle.end() == (0, NO_ERROR)
 
 
 def test_who_has_said_nothing_hears_nothing_when_its_connection_goes_for_a_newcomer():
     with Served(connections=1) as served, served.socket() as silent:
         until(lambda: served.connections)
-        assert answers(served.peer()) and silent.recv(100) == b""
+        assert served.peer().answers(101) and silent.recv(100) == b""
 
 
 def test_a_connection_whose_call_was_taken_back_waits_again_and_can_make_room():
@@ -277,7 +274,7 @@ def test_a_connection_whose_call_was_taken_back_waits_again_and_can_make_room():
         idle.send(reset(1))
         idle.settle()
         newcomer = served.peer()
-        assert answers(newcomer) and idle.end() == (1, NO_ERROR)
+        assert newcomer.answers(101) and idle.end() == (1, NO_ERROR)
 
 
 def test_what_a_caller_sends_while_its_connection_ends_does_not_take_the_last_answer_away(served):
@@ -395,7 +392,7 @@ def test_a_caller_that_goes_in_the_middle_of_anything_leaves_nothing(served, sta
     peer.socket.close()
     until(lambda: not served.connections)
     until(lambda: served.handlers.begun == served.handlers.ended, "the end of every handler")
-    assert answers(served.peer())
+    assert served.peer().answers(101)
 
 
 def test_a_caller_that_says_it_goes_gets_its_answers(served):
@@ -507,9 +504,8 @@ def spoken(served, trusting, values=()):
 @pytest.fixture
 def secure(authority, caplog):
     context, trusting = tls(authority, "h2")
-    with Served(context=context, max_request_bytes=64_000_000, max_image_bytes=1000) as served:
+    with served_without_errors(caplog, context=context, max_request_bytes=64_000_000, max_image_bytes=1000) as served:
         yield served, trusting
-    assert not [record for record in caplog.get_records("call") if record.levelname == "ERROR"]
 
 
 def test_over_tls_messages_of_many_windows_go_both_ways(secure, authority):
@@ -603,7 +599,7 @@ def test_on_a_unix_socket(tmp_path):
             connected.connect(path)
             peer = Peer(connected)
             peer.call(1, "/t/Peer")
-            assert answers(peer)
+            assert peer.answers(101)
             assert served.connections[0].peer == "unix:"
         until(lambda: not served.connections)
 
@@ -615,6 +611,6 @@ def test_over_ipv6_and_over_ipv4_on_the_same_socket(host, to, peer):
     """A caller of IPv4 has its own address, not the one network that all of IPv4 is in IPv6."""
     with Served(address=Address(host, 0)) as served:
         with socket.create_connection((to, served.port), WAIT_S) as connected:
-            assert answers(Peer(connected))
+            assert Peer(connected).answers(101)
             (connection,) = served.connections
             assert connection.peer.startswith(peer) and connection.key == connection.peer

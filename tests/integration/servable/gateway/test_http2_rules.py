@@ -46,28 +46,23 @@ from tests.integration.servable.gateway.http2_peer import (
     frame,
     message,
     reset,
+    served_without_errors,
     settings,
     window,
 )
 
+STILL = b"still there"
+
 
 @pytest.fixture
 def served(caplog):
-    with Served(max_request_bytes=1_000_000, max_image_bytes=1000) as served:
+    with served_without_errors(caplog, max_request_bytes=1_000_000, max_image_bytes=1000) as served:
         yield served
-    assert not [record for record in caplog.get_records("call") if record.levelname == "ERROR"]
 
 
 @pytest.fixture
 def peer(served):
     return served.peer()
-
-
-def answers(peer, stream=101):
-    """The connection still serves."""
-    peer.call(stream, "/t/Echo", b"still there")
-    reply = peer.reply(stream)
-    return reply.status == 0 and reply.messages == [b"still there"]
 
 
 # The first words (sections 3.4 and 6.5)
@@ -136,7 +131,7 @@ def test_a_ping_is_answered_with_its_payload_and_an_answer_is_not(peer):
 @pytest.mark.parametrize("kind", [0x0A, 0x0B, 0x20, 0xFF])
 def test_frames_of_unknown_kinds_are_left(peer, kind):
     peer.send(frame(kind, 0xFF, 0, b"x" * 100), frame(kind, 0xFF, 8, b""), frame(kind, 0, 1, bytes(16384)))
-    assert answers(peer)
+    assert peer.answers(101, STILL)
 
 
 def test_flags_without_a_meaning_and_the_reserved_bit_are_left(peer):
@@ -236,7 +231,7 @@ def test_frames_on_a_stream_that_was_passed_over_end_nothing(peer, kind):
     peer.call(9)
     peer.reply(9)
     peer.send({DATA: data(3, b"x"), WINDOW_UPDATE: window(3, 1), RST_STREAM: reset(3)}[kind])
-    assert answers(peer)
+    assert peer.answers(101, STILL)
 
 
 def test_frames_of_a_call_that_is_over_are_left(served, peer):
@@ -251,7 +246,7 @@ def test_frames_of_a_call_that_is_over_are_left(served, peer):
         window(1, 2**31 - 1),
         frame(HEADERS, END_HEADERS | END_STREAM, 1, peer.block(raw=[("trailer", "x")])),
     )
-    assert answers(peer)
+    assert peer.answers(101, STILL)
 
 
 def test_data_behind_the_end_of_a_callers_half_ends_the_call(served, peer):
@@ -260,7 +255,7 @@ def test_data_behind_the_end_of_a_callers_half_ends_the_call(served, peer):
     peer.send(data(1, b"x"))
     assert peer.reply(1).reset == STREAM_CLOSED
     served.until_ended("/t/Hold")
-    assert answers(peer)
+    assert peer.answers(101, STILL)
 
 
 def test_headers_behind_the_end_of_a_callers_half_end_the_call(served, peer):
@@ -269,7 +264,7 @@ def test_headers_behind_the_end_of_a_callers_half_end_the_call(served, peer):
     peer.send(peer.head(1, ends=True))
     assert peer.reply(1).reset == STREAM_CLOSED
     served.until_ended("/t/Hold")
-    assert answers(peer)
+    assert peer.answers(101, STILL)
 
 
 def test_calls_beyond_the_most_streams_are_refused_so_that_they_can_be_sent_again():
@@ -281,7 +276,7 @@ def test_calls_beyond_the_most_streams_are_refused_so_that_they_can_be_sent_agai
         assert peer.reply(7).reset == peer.reply(9).reset == REFUSED_STREAM
         served.until_begun("/t/Hold", 3)
         peer.send(reset(3))
-        assert answers(peer, 11), "a place is free again"
+        assert peer.answers(11, STILL), "a place is free again"
         assert served.handlers.begun["/t/Hold"] == 3
 
 
@@ -354,7 +349,7 @@ def test_a_caller_that_has_no_room_for_a_table_can_read_the_answers(served, firs
     """Where it lowers the size, it waits for the word of the one who writes (RFC 7541, section 4.2)."""
     peer = served.peer({TABLE_SIZE: first})
     peer._decoder.max_allowed_table_size = first
-    assert answers(peer) and answers(peer, 103)
+    assert peer.answers(101, STILL) and peer.answers(103, STILL)
 
 
 def without(name):
@@ -393,7 +388,7 @@ def without(name):
 def test_what_is_no_request_is_reset_and_the_connection_goes_on(served, peer, raw):
     peer.send(peer.head(1, raw=raw))
     assert peer.reply(1).reset == PROTOCOL_ERROR
-    assert answers(peer)
+    assert peer.answers(101, STILL)
     assert set(served.handlers.begun) == {"/t/Echo"}
 
 
@@ -412,7 +407,7 @@ def test_trailers_that_do_not_end_the_callers_half_end_the_call(served, peer):
     peer.send(peer.head(1))
     assert peer.reply(1).reset == PROTOCOL_ERROR
     served.until_ended("/t/Hold")
-    assert answers(peer)
+    assert peer.answers(101, STILL)
 
 
 def test_a_header_block_with_too_many_fields_is_answered_and_its_connection_ends_when_its_calls_have(served, peer):
@@ -478,4 +473,4 @@ def test_a_connection_has_its_own_state(served):
     other.call(1, "/t/Echo", b"b", ("l", "w"))
     other.send(window(1, 100))
     assert one.reply(7).messages == [b"a"] and other.reply(1).messages == [b"b"]
-    assert isinstance(one, Peer) and answers(one) and not other.replies.get(101)
+    assert isinstance(one, Peer) and one.answers(101, STILL) and not other.replies.get(101)
