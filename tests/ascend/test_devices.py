@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -37,8 +38,12 @@ def embed(server, golden, calls):
 
 
 def page(server, path):
-    with urllib.request.urlopen(f"http://{server.http_endpoint}/{path}", timeout=10) as reply:
-        return reply.read().decode()
+    """Its words, whatever its status: a version whose worker has just ended is not ready for a moment."""
+    try:
+        with urllib.request.urlopen(f"http://{server.http_endpoint}/{path}", timeout=10) as reply:
+            return reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
 
 
 def missing(server):

@@ -25,6 +25,11 @@ def worker_of(server):
     return master_of(server).children()[0]
 
 
+def decoders_of(server):
+    """The nursery's children."""
+    return [decoder for nursery in worker_of(server).children() for decoder in nursery.children()]
+
+
 def tree_of(server):
     process = psutil.Process(server.process.pid)
     return [process, *process.children(recursive=True)]

@@ -20,7 +20,7 @@ from tests.patience import patient
 
 from .conftest import ONE_SIZE, REPOSITORY, stop
 from .load import GOLDEN, IMAGES
-from .processes import assert_nothing_left, running, segments, server_in, tree_of, wait_until, worker_of
+from .processes import assert_nothing_left, decoders_of, running, segments, server_in, tree_of, wait_until, worker_of
 from .test_jobs import make_pictures, read
 from .test_metrics import samples, total
 
@@ -41,11 +41,6 @@ CASES = {
 GOOD = [IMAGES[index % len(IMAGES)] for index in range(16)]
 SAME = 1e-5  # between two runs of one picture in batches of different sizes
 OTHERS_P99_S = 2.0
-
-
-def decoders_of(server):
-    """The nursery's children."""
-    return [decoder for nursery in worker_of(server).children() for decoder in nursery.children()]
 
 
 def is_right(name, error):
