@@ -39,7 +39,6 @@ class PredictWork:
 
 def read_request(body: bytes, limits: LimitsSection) -> PredictWork:
     """Raises CallError (INVALID_ARGUMENT) that names the field."""
-    check_size(body, limits)
     plain = plain_form.read_request(body, limits.max_instances)
     if plain is not None:
         name, payloads = plain
@@ -50,14 +49,6 @@ def read_request(body: bytes, limits: LimitsSection) -> PredictWork:
         return _read(body, limits)
     except Malformed as error:
         raise not_a("PredictRequest", error) from None
-
-
-def check_size(body: bytes, limits: LimitsSection) -> None:
-    """Raises CallError (INVALID_ARGUMENT) for a body beyond limits.max_request_bytes."""
-    if len(body) > limits.max_request_bytes:
-        raise invalid(
-            "request", f"{len(body)} bytes; the most is {limits.max_request_bytes}: send fewer or smaller images"
-        )
 
 
 def not_a(message: str, error: Malformed) -> CallError:

@@ -18,7 +18,7 @@ from servable.config.sections import LimitsSection
 from servable.gateway.call.calls import Embedded
 from servable.gateway.call.fields import FIXED64, LENGTH, VARINT, Field, Malformed, read_fields, read_varint
 from servable.gateway.call.methods import Method
-from servable.gateway.call.request import Payload, check_size, not_a
+from servable.gateway.call.request import Payload, not_a
 from servable.gateway.errors import CallError, invalid
 from servable.gateway.http.outcomes import null_wanted
 from servable.gateway.inference.tensors import (
@@ -48,7 +48,6 @@ _BINARY_SIZE = "binary_data_size"  # of an input, as the kserve package sends it
 
 def read_request(body: bytes, limits: LimitsSection) -> InferRequest:
     """Raises CallError: NOT_FOUND for another model, else INVALID_ARGUMENT that names the field."""
-    check_size(body, limits)
     try:
         return _read(body, limits)
     except Malformed as error:

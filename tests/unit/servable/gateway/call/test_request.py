@@ -128,12 +128,6 @@ def test_each_wrong_field_is_named(request_, words):
     assert all(word in message for word in words), message
 
 
-def test_more_bytes_than_the_limit_are_refused():
-    limits = LimitsSection(max_request_bytes=100)
-    message = refused(image_request(bytes(200)), limits)
-    assert message.startswith("request: ") and "the most is 100" in message
-
-
 @pytest.mark.parametrize(
     ("body", "words"),
     [

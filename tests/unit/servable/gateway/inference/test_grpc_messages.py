@@ -209,7 +209,6 @@ def with_outputs(*names):
         (with_contents(), "either into raw_input_contents or into its contents"),
         (with_both(), "either into raw_input_contents or into its contents"),
         (cut_uint_contents(), "whole numbers from 0 to 255"),
-        (image_request(bytes(500_000)), "the most is 500000"),
         (with_contents(bytes_contents=[b"a", b"b"]), "more elements; its shape says 1"),
         (with_contents(fp32_contents=[1.0]), "image is read from bytes_contents"),
         (with_outputs("embeddings"), "outputs: 'embeddings'; metric_learn gives 'embedding'"),
