@@ -7,9 +7,8 @@ batch size follows, because the Lite backend initialises lazily, at the first.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from contextlib import closing
 
-import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
@@ -17,15 +16,9 @@ from metric_learn_client import wire
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import Golden, WrongEmbedding
 from servable.gateway.call.reply import FailedImage, Fault, read_reply
-from servable.gateway.queue.backend_request import LANES, encode_batch
+from servable.gateway.channel import BackendError, Channel
+from servable.gateway.queue.backend_request import LANES, batch_pieces
 
-OPTIONS = [  # of a channel straight to a MindSpore Serving
-    ("grpc.max_receive_message_length", wire.MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", wire.MAX_MESSAGE_BYTES),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.use_local_subchannel_pool", 1),  # a successor on the same path must not inherit a broken connection
-]
 GREY = bytes([128]) * int(np.prod(wire.PIXELS_SHAPE))
 
 
@@ -37,10 +30,9 @@ async def prove(
     target: str, version: ExportedVersion, golden: Golden, *, deadline_s: float, max_relative_distance: float
 ) -> None:
     """Returns when everything came back right. Raises WrongEmbedding, Unanswered; `deadline_s` is for each call."""
-    async with grpc.aio.insecure_channel(target, options=OPTIONS) as channel:
-        call = channel.unary_unary(wire.PREDICT_PATH)
-        await channel.channel_ready()
-        rows = await embed_batch(call, wire.METHOD_EMBED, [golden.image], version.embedding_dim, deadline_s)
+    with closing(Channel(target)) as channel:
+        await channel.opened()
+        rows = await embed_batch(channel, wire.METHOD_EMBED, [golden.image], version.embedding_dim, deadline_s)
         distance = golden.distance(rows[0])
         if distance > max_relative_distance:
             raise WrongEmbedding(
@@ -48,38 +40,39 @@ async def prove(
                 f"(limit {max_relative_distance:g}): this is not the exported network"
             )
         for size in version.batch_sizes:
-            rows = await embed_batch(call, wire.METHOD_EMBED_PIXELS, [GREY] * size, version.embedding_dim, deadline_s)
+            rows = await embed_batch(
+                channel, wire.METHOD_EMBED_PIXELS, [GREY] * size, version.embedding_dim, deadline_s
+            )
             if not np.isfinite(rows).all():
                 raise WrongEmbedding(f"version {version.number}: batch size {size} gave values that are not finite")
 
 
 async def occupy(target: str, batches: int, size: int, dim: int, *, deadline_s: float) -> None:
     """So many batches at one time, so that every worker has something to do. Raises Unanswered."""
-    async with grpc.aio.insecure_channel(target, options=OPTIONS) as channel:
-        call = channel.unary_unary(wire.PREDICT_PATH)
-        work = [embed_batch(call, wire.METHOD_EMBED_PIXELS, [GREY] * size, dim, deadline_s) for _ in range(batches)]
+    with closing(Channel(target)) as channel:
+        work = [embed_batch(channel, wire.METHOD_EMBED_PIXELS, [GREY] * size, dim, deadline_s) for _ in range(batches)]
         await asyncio.gather(*work)
 
 
 async def embed_in_batches(
-    call: Any, pixels: npt.NDArray[np.uint8], size: int, dim: int, deadline_s: float
+    channel: Channel, pixels: npt.NDArray[np.uint8], size: int, dim: int, deadline_s: float
 ) -> npt.NDArray[np.float32]:
     """uint8 [N, 224, 224, 3] -> float32 [N, dim], all of them in full batches of `size`. Raises Unanswered."""
     rows = []
     for start in range(0, len(pixels), size):
         batch = [pixels[place % len(pixels)].tobytes() for place in range(start, start + size)]
-        rows.append(await embed_batch(call, wire.METHOD_EMBED_PIXELS, batch, dim, deadline_s))
+        rows.append(await embed_batch(channel, wire.METHOD_EMBED_PIXELS, batch, dim, deadline_s))
     return np.concatenate(rows)[: len(pixels)]
 
 
 async def embed_batch(
-    call: Any, method: str, images: list[bytes], dim: int, deadline_s: float
+    channel: Channel, method: str, images: list[bytes], dim: int, deadline_s: float
 ) -> npt.NDArray[np.float32]:
-    """float32 [images, dim]. call: Predict, bytes to bytes. Raises Unanswered."""
+    """float32 [images, dim]. Raises Unanswered."""
     try:
-        reply = await call(encode_batch(method, LANES[0], images), timeout=deadline_s, wait_for_ready=True)
-    except grpc.aio.AioRpcError as error:
-        raise Unanswered(f"MindSpore Serving does not answer: {error.code().name}") from error
+        reply = await channel.predict(batch_pieces(method, LANES[0], images), deadline_s)
+    except BackendError as error:
+        raise Unanswered(f"MindSpore Serving does not answer: {error}") from error
     rows = []
     for outcome in read_reply(reply, len(images), dim):
         if isinstance(outcome, (FailedImage, Fault)):

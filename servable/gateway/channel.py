@@ -13,6 +13,8 @@ from servable.gateway.errors import CallError
 from servable.gateway.http2.frame_protocol import Buffer
 from servable.gateway.http2.grpc_client import GrpcClient
 
+RETRY_S = 0.1  # until a MindSpore Serving that starts listens
+
 
 class BackendError(Exception):
     """The backend gave no reply."""
@@ -39,6 +41,17 @@ class Channel:
             return await client.call(PREDICT_PATH, body, timeout_s)
         except CallError as error:
             raise BackendError(f"{error.status.name}: {error.message}") from error
+
+    async def opened(self) -> None:
+        """Returns when the far end takes connections, however long that is. Raises CallError once this is closed."""
+        while True:
+            try:
+                await self._open()
+                return
+            except CallError:
+                if self._closed:
+                    raise
+            await asyncio.sleep(RETRY_S)
 
     async def _open(self) -> GrpcClient:
         loop = asyncio.get_running_loop()

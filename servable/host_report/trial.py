@@ -9,10 +9,10 @@ import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Optional
 
-import grpc.aio
 import numpy as np
 import numpy.typing as npt
 import psutil
@@ -23,10 +23,11 @@ from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.verification.parity import TOLERANCES, unit_rows
 from servable.backend.launcher import ROUNDS, Child, Launcher
 from servable.backend.supervisor import LAST_WORDS_S, StartFailed
-from servable.backend.warm_up import GREY, OPTIONS, Unanswered, embed_batch, embed_in_batches
+from servable.backend.warm_up import GREY, Unanswered, embed_batch, embed_in_batches
 from servable.config.sections import REPOSITORY, Config
 from servable.exported_version import ExportedVersion
 from servable.gateway.backends import WrongEmbedding
+from servable.gateway.channel import Channel
 
 POLL_S = 0.1
 MEASURE_S = 1.0  # each
@@ -48,10 +49,9 @@ async def run(config: Config, version: ExportedVersion, run_dir: Path, say: Say)
         launcher.look_for_devices()
         child = launcher.launch(version)
         await _start(config, child, began, seen.setdefault("start", []), say)
-        async with grpc.aio.insecure_channel(child.facts.target, options=OPTIONS) as channel:
-            call = channel.unary_unary(wire.PREDICT_PATH)
-            seen["parity"], right = await _parity(config, version, call, say)
-            seen["speed"] = await _speed(config, version, call, say)
+        with closing(Channel(child.facts.target)) as channel:
+            seen["parity"], right = await _parity(config, version, channel, say)
+            seen["speed"] = await _speed(config, version, channel, say)
         seen["memory_mb"] = _memory(child.pid)
         return seen, ExitCode.DONE if right else ExitCode.GATE_FAILED
     except (StartFailed, OSError) as error:
@@ -110,8 +110,8 @@ async def _stop_at_its_end(child: Child) -> None:
 
 
 async def _listening(target: str) -> None:
-    async with grpc.aio.insecure_channel(target, options=OPTIONS) as channel:
-        await channel.channel_ready()
+    with closing(Channel(target)) as channel:
+        await channel.opened()
 
 
 async def _prove(config: Config, child: Child, listening: asyncio.Task[None], reached: Callable[[str], None]) -> None:
@@ -121,17 +121,17 @@ async def _prove(config: Config, child: Child, listening: asyncio.Task[None], re
     reached("right embeddings at every batch size")
 
 
-async def _parity(config: Config, version: ExportedVersion, call: Any, say: Say) -> tuple[dict[str, Any], bool]:
+async def _parity(config: Config, version: ExportedVersion, channel: Channel, say: Say) -> tuple[dict[str, Any], bool]:
     """Distances to what MindSpore gave at the export, and whether all are within the limit."""
     say("comparing embeddings")
     limit = TOLERANCES["float32" if config.backend.target == "cpu" else "float16"]
-    golden = await _embed(call, version, [version.golden_image])
+    golden = await _embed(channel, version, [version.golden_image])
     distances = {"golden picture": float(relative_distance(golden, version.golden_embedding[None])[0])}
     with np.load(version.folder / "probe.npz", allow_pickle=False) as probe:
         pixels, features = probe["pixels"], probe["features"]
     for size in version.batch_sizes:
         try:
-            rows = await embed_in_batches(call, pixels, size, version.embedding_dim, CALL_S)
+            rows = await embed_in_batches(channel, pixels, size, version.embedding_dim, CALL_S)
         except Unanswered as error:
             raise StartFailed(str(error)) from error
         name = f"pixels of the export, {size} in a batch"
@@ -139,7 +139,7 @@ async def _parity(config: Config, version: ExportedVersion, call: Any, say: Say)
     if version.weights == "stand-in" and (STAND_IN / "reference.npz").is_file():
         with np.load(STAND_IN / "reference.npz") as reference:
             names, features = [str(name) for name in reference["names"]], reference["features_f32"]
-        rows = await _embed(call, version, [(STAND_IN / "images" / name).read_bytes() for name in names])
+        rows = await _embed(channel, version, [(STAND_IN / "images" / name).read_bytes() for name in names])
         for name, distance in zip(names, relative_distance(rows, unit_rows(features))):
             distances[name] = float(distance)
     worst = max(distances.values())
@@ -147,18 +147,18 @@ async def _parity(config: Config, version: ExportedVersion, call: Any, say: Say)
     return shown, worst <= limit
 
 
-async def _speed(config: Config, version: ExportedVersion, call: Any, say: Say) -> list[dict[str, Any]]:
+async def _speed(config: Config, version: ExportedVersion, channel: Channel, say: Say) -> list[dict[str, Any]]:
     """Pixels by batch size, one batch at a time and as many as it works on; then encoded pictures."""
     busy = ROUNDS * config.backend.processes
     measured = []
     for size in version.batch_sizes:
         for batches in (1, busy):
             say(f"measuring pixels, batches of {size}, {batches} at a time")
-            work = functools.partial(_rows, call, wire.METHOD_EMBED_PIXELS, [GREY] * size, version)
+            work = functools.partial(_rows, channel, wire.METHOD_EMBED_PIXELS, [GREY] * size, version)
             measured.append({"input": "pixels", **await _measure(work, size, batches)})
     size = max(version.batch_sizes)
     say(f"measuring encoded pictures, batches of {size}, {busy} at a time")
-    work = functools.partial(_rows, call, wire.METHOD_EMBED, [version.golden_image] * size, version)
+    work = functools.partial(_rows, channel, wire.METHOD_EMBED, [version.golden_image] * size, version)
     measured.append({"input": "encoded pictures", **await _measure(work, size, busy)})
     return measured
 
@@ -189,15 +189,15 @@ async def _measure(work: Callable[[], Awaitable[Rows]], images: int, at_a_time: 
     }
 
 
-async def _embed(call: Any, version: ExportedVersion, pictures: Sequence[bytes]) -> Rows:
+async def _embed(channel: Channel, version: ExportedVersion, pictures: Sequence[bytes]) -> Rows:
     most = max(version.batch_sizes)
     parts = [list(pictures[start : start + most]) for start in range(0, len(pictures), most)]
-    return np.concatenate([await _rows(call, wire.METHOD_EMBED, part, version) for part in parts])
+    return np.concatenate([await _rows(channel, wire.METHOD_EMBED, part, version) for part in parts])
 
 
-async def _rows(call: Any, method: str, images: list[bytes], version: ExportedVersion) -> Rows:
+async def _rows(channel: Channel, method: str, images: list[bytes], version: ExportedVersion) -> Rows:
     try:
-        return await embed_batch(call, method, images, version.embedding_dim, CALL_S)
+        return await embed_batch(channel, method, images, version.embedding_dim, CALL_S)
     except Unanswered as error:
         raise StartFailed(str(error)) from error
 

@@ -9,17 +9,17 @@ import asyncio
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
-import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
-from metric_learn_client import wire
 from servable.backend.launcher import PROOF_CALL_S, Child, Launcher
-from servable.backend.warm_up import OPTIONS, Unanswered, embed_in_batches
+from servable.backend.warm_up import Unanswered, embed_in_batches
 from servable.config import REPOSITORY, load_config
 from servable.exported_version import ExportedVersion, open_version
+from servable.gateway.channel import Channel
 
 POLL_S = 0.1
 
@@ -50,17 +50,16 @@ async def _embed(
 ) -> dict[str, Rows]:
     """Raises RuntimeError where it ends, or does not come to serve; Unanswered."""
     limit, made = time.monotonic() + start_s, {}
-    async with grpc.aio.insecure_channel(child.facts.target, options=OPTIONS) as channel:
-        ready = asyncio.ensure_future(channel.channel_ready())
+    with closing(Channel(child.facts.target)) as channel:
+        ready = asyncio.ensure_future(channel.opened())
         while not ready.done():
             if child.poll() is not None or time.monotonic() > limit:
                 raise RuntimeError(f"MindSpore Serving does not come to serve within {start_s:g} s: {child.why()}")
             await asyncio.wait({ready}, timeout=POLL_S)
-        call = channel.unary_unary(wire.PREDICT_PATH)
         for size in version.batch_sizes:
             print(f"{len(pixels)} images, {size} in a batch", flush=True)
             try:
-                rows = await embed_in_batches(call, pixels, size, version.embedding_dim, PROOF_CALL_S)
+                rows = await embed_in_batches(channel, pixels, size, version.embedding_dim, PROOF_CALL_S)
             except Unanswered as error:
                 if "E_NON_FINITE" not in str(error):
                     raise

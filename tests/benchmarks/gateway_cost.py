@@ -43,7 +43,7 @@ from metric_learn_client import wire
 from metric_learn_client.wire.messages import ModelInferRequest
 from servable.config.sections import Config, LimitsSection, LogSection, ServerSection
 from servable.gateway import Backends, Gateway, Golden
-from servable.gateway.queue.backend_request import LANES, encode_batch
+from servable.gateway.queue.backend_request import LANES, batch_pieces
 from servable.host.memory import keep_memory
 from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing
 
@@ -217,7 +217,7 @@ def measure(
     with contextlib.ExitStack() as stack:
         ways: dict[str, list[Callable[[], object]]] = {}
         # The far end takes a packed batch, as the gateway sends it.
-        batch = encode_batch(wire.METHOD_EMBED, LANES[0], [PHOTO] * images)
+        batch = b"".join(batch_pieces(wire.METHOD_EMBED, LANES[0], [PHOTO] * images))
         by_grpc = {way: (at, wire.PREDICT_PATH, batch) for way, at in targets.items()}
         by_grpc["gateway"] = (targets["gateway"], wire.PREDICT_PATH, body_of(images))
         by_grpc["oip_grpc"] = (targets["gateway"], MODEL_INFER, oip_body_of(images))

@@ -19,7 +19,6 @@ import numpy as np
 from servable.backend.bounded_log import BoundedLog
 from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
-from servable.backend.warm_up import OPTIONS
 from servable.config.sections import Config, LogSection, ServerSection
 from servable.engine.settings import MasterSettings, WorkerSettings
 from servable.gateway import Backends, Gateway, configure_logging
@@ -68,7 +67,7 @@ def start(kind: str, version: Path, scratch: Path) -> tuple[ServingProcess, str]
     }
     log = BoundedLog(scratch / "backend.log", LOG_BYTES)
     backend = ServingProcess(engine_python(Config()), settings, scratch, lite_directory(), worker, log, scratch, None)
-    with grpc.insecure_channel(address, options=OPTIONS) as channel:
+    with grpc.insecure_channel(address) as channel:
         grpc.channel_ready_future(channel).result(START_S)
     return backend, address
 

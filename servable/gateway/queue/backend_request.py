@@ -19,11 +19,6 @@ LANES = tuple(METHODS)
 _INSTANCES, _ITEMS, _VALUE = b"\x12", b"\x0a", b"\x12"  # field 2; 1; 2 of a map's entry
 
 
-def encode_batch(method: str, lane: str, images: Sequence[Buffer]) -> bytes:
-    """The same as `batch_pieces` in one."""
-    return b"".join(batch_pieces(method, lane, images))
-
-
 def batch_pieces(method: str, lane: str, images: Sequence[Buffer]) -> tuple[Buffer, ...]:
     """The request in pieces, of which the images are as they came.
 

@@ -10,6 +10,7 @@ import pytest
 
 from metric_learn_client.wire import PREDICT_PATH
 from servable.gateway.channel import BackendError, Channel
+from servable.gateway.errors import CallError
 from servable.gateway.http2 import frames
 from tests.patience import patient
 
@@ -73,6 +74,32 @@ def test_a_body_of_any_size_comes_back_as_it_was(tmp_path, size):
         async with serving(tmp_path / "s", echo), connected(tmp_path / "s") as channel:
             for _ in range(3):
                 assert bytes(await channel.predict(pieces, TIMEOUT_S)) == message
+
+    asyncio.run(scenario())
+
+
+def test_it_waits_for_a_server_that_is_still_starting(tmp_path):
+    async def scenario():
+        async with connected(tmp_path / "s") as channel:
+            opened = asyncio.ensure_future(channel.opened())
+            await asyncio.sleep(0)
+            assert not opened.done()
+            async with serving(tmp_path / "s", echo):
+                await asyncio.wait_for(opened, TIMEOUT_S)
+                assert bytes(await channel.predict([b"x"], TIMEOUT_S)) == b"x"
+
+    asyncio.run(scenario())
+
+
+def test_nobody_waits_for_a_server_on_a_connection_that_was_closed(tmp_path):
+    async def scenario():
+        async with connected(tmp_path / "s") as channel:
+            opened = asyncio.ensure_future(channel.opened())
+            await asyncio.sleep(0)
+            channel.close()
+            async with serving(tmp_path / "s", echo):
+                with pytest.raises(CallError, match="was closed"):
+                    await asyncio.wait_for(opened, TIMEOUT_S)
 
     asyncio.run(scenario())
 

@@ -8,7 +8,7 @@ import pytest
 
 from metric_learn_client import wire
 from servable.engine.packed_batch import unpack_images
-from servable.gateway.queue.backend_request import LANES, encode_batch
+from servable.gateway.queue.backend_request import LANES, batch_pieces
 
 
 @pytest.mark.parametrize("method", ["embed", "embed_pixels"])
@@ -16,7 +16,8 @@ from servable.gateway.queue.backend_request import LANES, encode_batch
 @pytest.mark.parametrize("sizes", [[0], [1], [100, 0, 7], [127] * 16, [16384, 3], [150528] * 16, [2_200_000]])
 def test_protobuf_reads_one_instance_with_all_images(method, item, lane, sizes):
     images = [bytes([index]) * size for index, size in enumerate(sizes)]
-    request = wire.PredictRequest.FromString(encode_batch(method, lane, [memoryview(image) for image in images]))
+    body = b"".join(batch_pieces(method, lane, [memoryview(image) for image in images]))
+    request = wire.PredictRequest.FromString(body)
     assert (request.servable_spec.name, request.servable_spec.method_name) == ("metric_learn", lane)
     assert request.servable_spec.version_number == 0
     (instance,) = request.instances
