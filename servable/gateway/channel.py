@@ -10,8 +10,8 @@ import grpc
 
 from metric_learn_client.wire import MAX_MESSAGE_BYTES, PREDICT_PATH
 from servable.gateway.errors import CallError
-from servable.gateway.http2.frame_protocol import Buffer
 from servable.gateway.http2.grpc_client import GrpcClient
+from servable.gateway.http2.http2_stream import Buffer
 
 RETRY_S = 0.1  # until a MindSpore Serving that starts listens
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import struct
 from abc import ABC, abstractmethod
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
-from typing import Generic, Optional, TypeVar, Union
+from collections import OrderedDict
+from typing import Generic, Optional, TypeVar
 
 from servable.gateway.http2 import frames
 from servable.gateway.http2.frames import ConnectionFault, Reason
 from servable.gateway.http2.header_block import MOST_READ_BYTES, TABLE_OF_NOTHING
+from servable.gateway.http2.http2_stream import Buffer, Http2Stream
 
 MOST_FRAME_BYTES = 256 * 1024  # of DATA; of other frames:
 MOST_OTHER_BYTES = 16 * 1024
@@ -34,73 +34,13 @@ WINDOW_US, SETTING_US = 0.3, 0.3  # a call whose window changes; an entry of SET
 CALL_WINDOW = 256 * 1024  # what comes of a body before it is asked for: most pictures come with their call
 CONNECTION_WINDOW = 2**30  # what calls may send is bounded call by call
 WINDOW_STEP = 64 * 1024 * 1024  # DATA of all calls, after which the window of the connection is made larger again
-PREFIX = struct.Struct(">BI")  # before each message of gRPC: is it compressed, its length
 _HEAD = struct.Struct(">HBBBI")
-Buffer = Union[bytes, memoryview]
 
 
 def greeting(settings: dict[int, int]) -> bytes:
     """The first SETTINGS of either end, and its window for all calls together."""
     said = frames.settings({**settings, frames.MAX_FRAME_SIZE: MOST_FRAME_BYTES})
     return said + frames.window_update(0, CONNECTION_WINDOW - frames.FIRST_WINDOW)
-
-
-class Http2Stream(ABC):
-    """A call on its stream: what it sends, and what it is told.
-
-    window: bytes that the peer takes now. head_block: goes before all else; b"" once it has gone. end_block: ends the
-    stream; b"": it ends with its message; None: another message follows. end_sent: nothing more is to be sent.
-    """
-
-    def __init__(self, stream: int, window: int, head_block: bytes) -> None:
-        self.stream = stream
-        self.window = window
-        self.head_block = head_block
-        self.end_block: Optional[bytes] = None
-        self.end_sent = False
-        self.out: deque[memoryview] = deque()  # of a message, what waits for the window
-        self.left = 0  # bytes of it
-        self.stuck_since = 0.0  # nothing of it has been taken
-        self.half_closed = False  # the peer's half: nothing more comes
-
-    def put(self, message: Iterable[Buffer]) -> None:
-        """A message to send, in pieces that stay as they are until it is sent."""
-        pieces = [memoryview(piece) for piece in message if piece]
-        size = sum(map(len, pieces))
-        self.out.append(memoryview(PREFIX.pack(0, size)))
-        self.out += pieces
-        self.left = PREFIX.size + size
-
-    def pieces(self, size: int) -> Iterator[memoryview]:
-        """The next `size` bytes of what waits."""
-        while size:
-            piece = self.out.popleft()
-            if len(piece) > size:
-                self.out.appendleft(piece[size:])
-                piece = piece[:size]
-            size -= len(piece)
-            yield piece
-
-    def drop(self) -> None:
-        """What has not been sent is not wanted any more."""
-        self.out.clear()
-        self.left = 0
-
-    @abstractmethod
-    def sent(self) -> None:
-        """All that was to be sent has been, some time after it was pushed."""
-
-    @abstractmethod
-    def arrived(self, piece: memoryview) -> bool:
-        """Bytes of the body; False: more than may come."""
-
-    @abstractmethod
-    def padded(self, size: int) -> bool:
-        """Bytes of padding came. False: more than may come."""
-
-    @abstractmethod
-    def no_more(self) -> None:
-        """The peer's half is closed."""
 
 
 _Stream = TypeVar("_Stream", bound=Http2Stream)

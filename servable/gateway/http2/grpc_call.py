@@ -19,8 +19,9 @@ from metric_learn_client.wire import METADATA_REQUEST_ID
 from servable.gateway.call.calls import request_id_of
 from servable.gateway.errors import CallError, invalid
 from servable.gateway.http2 import frames
-from servable.gateway.http2.frame_protocol import CALL_WINDOW, PREFIX, Http2Stream
+from servable.gateway.http2.frame_protocol import CALL_WINDOW
 from servable.gateway.http2.header_block import Pairs, RequestHead, response_head, status_block
+from servable.gateway.http2.http2_stream import PREFIX, Http2Stream
 from servable.gateway.tasks import started
 
 if TYPE_CHECKING:

@@ -17,16 +17,10 @@ import grpc
 
 from servable.gateway.errors import CallError
 from servable.gateway.http2 import frames
-from servable.gateway.http2.frame_protocol import (
-    PREFIX,
-    READ_BYTES,
-    Buffer,
-    FrameProtocol,
-    Http2Stream,
-    greeting,
-)
+from servable.gateway.http2.frame_protocol import READ_BYTES, FrameProtocol, greeting
 from servable.gateway.http2.frames import ConnectionFault, Reason
 from servable.gateway.http2.header_block import BlockReader, ReplyHead, reply_head, request_block
+from servable.gateway.http2.http2_stream import PREFIX, Buffer, Http2Stream
 
 GREETING = frames.PREFACE + greeting({frames.ENABLE_PUSH: 0, frames.INITIAL_WINDOW_SIZE: frames.MOST_WINDOW})
 # https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, "Errors"; any other reason: INTERNAL

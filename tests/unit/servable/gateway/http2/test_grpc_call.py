@@ -4,9 +4,9 @@ import types
 
 import pytest
 
-from servable.gateway.http2.frame_protocol import PREFIX
 from servable.gateway.http2.grpc_call import SMALL_BYTES, GrpcCall
 from servable.gateway.http2.header_block import RequestHead
+from servable.gateway.http2.http2_stream import PREFIX
 
 WIRE = types.SimpleNamespace(key="", peer="", loop=None, hold=lambda size: None, most_message_bytes=1_000_000)
 MESSAGES = [b"first" * 2_000, b"", b"x", bytes(range(256)) * 100]

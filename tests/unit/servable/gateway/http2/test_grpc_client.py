@@ -9,10 +9,11 @@ import pytest
 
 from servable.gateway.errors import CallError
 from servable.gateway.http2 import frames
-from servable.gateway.http2.frame_protocol import PREFIX, WINDOW_STEP
+from servable.gateway.http2.frame_protocol import WINDOW_STEP
 from servable.gateway.http2.frames import Reason
 from servable.gateway.http2.grpc_client import GREETING, GrpcClient
 from servable.gateway.http2.header_block import TABLE_OF_NOTHING, request_block, response_head, status_block
+from servable.gateway.http2.http2_stream import PREFIX
 
 PATH = "/package.Service/Method"
 MOST_REPLY_BYTES = 300_000
