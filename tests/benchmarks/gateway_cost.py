@@ -3,9 +3,11 @@
 .venv/server/bin/python -m tests.benchmarks.gateway_cost
 .venv/server/bin/python -m tests.benchmarks.serve direct VERSION_DIRECTORY SCRATCH &   # prints its address; then
 .venv/server/bin/python -m tests.benchmarks.gateway_cost --backend ADDRESS --version VERSION_DIRECTORY --seconds 25
+.venv/server/bin/python -m tests.benchmarks.serve echo-alone VERSION_DIRECTORY SCRATCH &   # prints its address; then
+.venv/server/bin/python -m tests.benchmarks.gateway_cost --backend ADDRESS --without-network
 
 The first has an echo at the far end that answers at once, so all the time that is seen is transport and gateway; the
-second the real MindSpore Serving.
+second the real MindSpore Serving, the third the same without decoding and network.
 Ways that are compared: straight to the far end, through the gateway over gRPC, through a bare pass-through that only
 hands bytes on with the same grpc.aio - what any gateway of this kind costs at least - and through the gateway over
 HTTP: /v1/embeddings with base64 both ways, /embed with an array of NumPy as its answer, and the Open Inference Protocol
@@ -45,6 +47,7 @@ from servable.config.sections import Config, LimitsSection, LogSection, ServerSe
 from servable.gateway import Backends, Gateway, Golden
 from servable.gateway.queue.backend_request import LANES, batch_pieces
 from servable.host.memory import keep_memory
+from tests.benchmarks.serve import constant_golden
 from tests.integration.servable.gateway.fake_serving import FakeBackend, FakeServing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -86,7 +89,9 @@ async def serve_bare(path: str, target: str) -> None:
     await asyncio.Event().wait()
 
 
-def golden_of(version: Optional[Path]) -> Golden:
+def golden_of(version: Optional[Path], without_network: bool) -> Golden:
+    if without_network:
+        return constant_golden()
     if version is None:  # the echo's
         return FakeBackend(target="").golden
     named = json.loads((version / "manifest.json").read_text())["golden"]
@@ -94,8 +99,8 @@ def golden_of(version: Optional[Path]) -> Golden:
     return Golden(image.read_bytes(), np.load(embedding))
 
 
-async def serve_gateway(path: str, target: str, access_log: bool, version: Optional[Path]) -> None:
-    backend = FakeBackend(target=target, most_batches=16, max_batch=16, golden=golden_of(version))
+async def serve_gateway(path: str, target: str, access_log: bool, golden: Golden) -> None:
+    backend = FakeBackend(target=target, most_batches=16, max_batch=16, golden=golden)
     backends = Backends(backend.version)
     settings = Config(
         server=ServerSection(address=f"unix:{path}", http_address="127.0.0.1:0", api_address=f"unix:{path}{API}"),
@@ -276,6 +281,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", help="gRPC target of a MindSpore Serving that runs; default: an echo")
     parser.add_argument("--version", type=Path, help="its exported version, whose golden image the gateway asks for")
+    parser.add_argument("--without-network", action="store_true", help="it is one of serve echo-alone")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each of the two measurements of a size")
     parser.add_argument("--no-access-log", action="store_true")
     parser.add_argument("--role", choices=["echo", "bare", "gateway"], help=argparse.SUPPRESS)
@@ -286,7 +292,8 @@ def main() -> None:
     elif options.role == "bare":
         asyncio.run(serve_bare(options.path, options.backend))
     elif options.role == "gateway":
-        asyncio.run(serve_gateway(options.path, options.backend, not options.no_access_log, options.version))
+        golden = golden_of(options.version, options.without_network)
+        asyncio.run(serve_gateway(options.path, options.backend, not options.no_access_log, golden))
     else:
         with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
             targets = {
@@ -299,6 +306,8 @@ def main() -> None:
             flags = ["--no-access-log"] if options.no_access_log else []
             if options.version is not None:
                 flags += ["--version", str(options.version.resolve())]
+            if options.without_network:
+                flags.append("--without-network")
             children = {}
             for way in ("bare", "gateway"):
                 arguments = ["--role", way, "--path", f"{folder}/{way}.sock", "--backend", targets["direct"], *flags]

@@ -1,7 +1,7 @@
 """One MindSpore Serving for a benchmark, with a gateway before it where asked. Run with the server's Python.
 
-python -m tests.benchmarks.serve bare|plain|direct|no-network|echo VERSION_DIRECTORY SCRATCH; prints the address and
-serves until SIGTERM.
+python -m tests.benchmarks.serve bare|plain|direct|no-network|echo|echo-alone VERSION_DIRECTORY SCRATCH; prints the
+address and serves until SIGTERM.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ HERE = Path(__file__).resolve().parent
 START_S = 120.0
 LOG_BYTES = 16 * 1024 * 1024
 FRONTED = ("no-network", "echo")  # with a gateway
+ALONE = "echo-alone"  # without
 
 
 def start(kind: str, version: Path, scratch: Path) -> tuple[ServingProcess, str]:
     cores = len(os.sched_getaffinity(0))
     mindirs = json.loads((version / "manifest.json").read_text())["mindir"]
     name = "metric_learn"
-    if kind in FRONTED:
+    if kind in (*FRONTED, ALONE):
         code = copy_without_network(scratch / "code", decode=kind == "no-network")
     elif kind == "direct":  # the product without its gateway
         code = HERE.parents[1] / "servable" / "metric_learn"
@@ -72,9 +73,13 @@ def start(kind: str, version: Path, scratch: Path) -> tuple[ServingProcess, str]
     return backend, address
 
 
+def constant_golden() -> Golden:
+    """What a servable without the network gives for any picture."""
+    return Golden(next((HERE.parent / "golden" / "images").glob("astronaut_420*")).read_bytes(), constant_embedding())
+
+
 async def front(target: str, scratch: Path) -> None:
     """The product's gateway before `target`, on a unix socket of its own."""
-    golden = Golden(next((HERE.parent / "golden" / "images").glob("astronaut_420*")).read_bytes(), constant_embedding())
     settings = Config(
         server=ServerSection(address=f"unix:{scratch}/gateway.sock", http_address="127.0.0.1:0", api_address=""),
         log=LogSection(access=False),
@@ -84,7 +89,7 @@ async def front(target: str, scratch: Path) -> None:
     backends = Backends(1)
     gateway = Gateway(settings, backends, on_unhealthy=lambda served, reason: print(reason, file=sys.stderr))
     await gateway.start()
-    backends.set_ready(FakeBackend(target=target, most_batches=16, max_batch=16, golden=golden))
+    backends.set_ready(FakeBackend(target=target, most_batches=16, max_batch=16, golden=constant_golden()))
     if not await backends.wait_serving(0, 30):
         raise SystemExit(backends.default.reason)
     print(settings.server.address, flush=True)

@@ -21,6 +21,7 @@ class ServiceManager:
         self.process = None
         self.starts = 0
         self.watchdog_kills = 0
+        self.ended = []  # the exit codes of those in whose place another was started
         self.notified = []
         self.ready = threading.Event()
         self._run_dir = run_dir
@@ -80,6 +81,7 @@ class ServiceManager:
     def _keep(self):
         while not self._stopping.wait(0.05):
             if self.process.poll() is not None:
+                self.ended.append(self.process.returncode)
                 self._start()
             elif time.monotonic() - self._sign_of_life > self.watchdog_s:
                 self.watchdog_kills += 1
