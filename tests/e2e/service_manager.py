@@ -12,14 +12,13 @@ from .conftest import REPOSITORY, VERSIONS, free_port
 class ServiceManager:
     """Keeps a server process running: starts it again when it ends, kills it when its sign of life stays away.
 
-    `with ServiceManager(run_dir) as manager:`; manager.process is the present one, manager.starts counts them.
+    `with ServiceManager(run_dir) as manager:`; manager.process is the present one.
     """
 
     def __init__(self, run_dir, *flags, watchdog_s=3.0):
         self.endpoint = f"127.0.0.1:{free_port()}"
         self.watchdog_s = watchdog_s
         self.process = None
-        self.starts = 0
         self.watchdog_kills = 0
         self.ended = []  # the exit codes of those in whose place another was started
         self.notified = []
@@ -63,7 +62,6 @@ class ServiceManager:
         self.process = subprocess.Popen(
             command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        self.starts += 1
 
     def _listen(self):
         while not self._stopping.is_set():

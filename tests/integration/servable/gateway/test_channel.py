@@ -52,6 +52,16 @@ async def connected(path):
         channel.close()
 
 
+@contextlib.asynccontextmanager
+async def waiting(path):
+    """(a channel, its `opened` that has found nobody at `path` so far)."""
+    async with connected(path) as channel:
+        opened = asyncio.ensure_future(channel.opened())
+        await asyncio.wait({opened}, timeout=0.1)
+        assert not opened.done()
+        yield channel, opened
+
+
 async def failed(call):
     with pytest.raises(BackendError) as caught:
         await call
@@ -80,10 +90,7 @@ def test_a_body_of_any_size_comes_back_as_it_was(tmp_path, size):
 
 def test_it_waits_for_a_server_that_is_still_starting(tmp_path):
     async def scenario():
-        async with connected(tmp_path / "s") as channel:
-            opened = asyncio.ensure_future(channel.opened())
-            await asyncio.sleep(0)
-            assert not opened.done()
+        async with waiting(tmp_path / "s") as (channel, opened):
             async with serving(tmp_path / "s", echo):
                 await asyncio.wait_for(opened, TIMEOUT_S)
                 assert bytes(await channel.predict([b"x"], TIMEOUT_S)) == b"x"
@@ -93,9 +100,7 @@ def test_it_waits_for_a_server_that_is_still_starting(tmp_path):
 
 def test_nobody_waits_for_a_server_on_a_connection_that_was_closed(tmp_path):
     async def scenario():
-        async with connected(tmp_path / "s") as channel:
-            opened = asyncio.ensure_future(channel.opened())
-            await asyncio.sleep(0)
+        async with waiting(tmp_path / "s") as (channel, opened):
             channel.close()
             async with serving(tmp_path / "s", echo):
                 with pytest.raises(CallError, match="was closed"):

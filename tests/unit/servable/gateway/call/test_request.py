@@ -40,10 +40,10 @@ def pixel_request(data=PIXELS, dims=(224, 224, 3), dtype=wire.DataType.MS_UINT8)
     return request
 
 
-def refused(body, limits=LIMITS):
+def refused(body):
     body = body if isinstance(body, bytes) else body.SerializeToString()
     with pytest.raises(CallError) as caught:
-        read_request(body, limits)
+        read_request(body, LIMITS)
     assert caught.value.status is grpc.StatusCode.INVALID_ARGUMENT
     assert "\n" not in caught.value.message and len(caught.value.message) < 300
     return caught.value.message

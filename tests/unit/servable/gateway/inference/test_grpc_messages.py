@@ -20,7 +20,7 @@ from servable.gateway.call.reply import FailedImage
 from servable.gateway.errors import CallError
 from servable.gateway.inference import grpc_messages as messages
 
-LIMITS = LimitsSection(max_instances=8, max_image_bytes=500, max_request_bytes=500_000)
+LIMITS = LimitsSection(max_instances=8, max_image_bytes=500)
 PIXELS = np.random.default_rng(7).integers(0, 256, (2, 224, 224, 3), np.uint8)
 ROW = np.linspace(-1, 1, 2048, dtype="<f4").tobytes()
 BROKEN = FailedImage(3, "E_DECODE: the JPEG is cut off")
