@@ -1,13 +1,12 @@
 """Offline models: made by MindSpore Lite's own converter with the simulated CANN, and what a server does with them."""
 
 import json
-import os
-import shutil
 
 import numpy as np
 import pytest
 
 from metric_learn_client import EmbeddingClient
+from tests.e2e.second_version import link_tree
 from tests.patience import patient
 
 from .simulated_host import SERVER_PYTHON, SimulatedHost
@@ -29,8 +28,8 @@ def convert(host, versions, *options):
 
 
 def copy_of(versions, folder):
-    """Version 1 in a folder of its own; its files are links, and replacing one leaves the original."""
-    shutil.copytree(versions / "1", folder / "versions" / "1", copy_function=os.link)
+    """Version 1 in a folder of its own."""
+    link_tree(versions / "1", folder / "versions" / "1")
     return folder / "versions"
 
 
@@ -134,7 +133,7 @@ def test_a_damaged_offline_model_is_refused(converted, host, tmp_path):
 def test_the_converter_of_an_unpacked_package_is_preferred_and_its_failure_said(own, host, tmp_path):
     lite = SERVER_PYTHON.parents[3] / ".runtime" / "mindspore-lite-2.0.0"
     package, record = tmp_path / "package", tmp_path / "given"
-    shutil.copytree(lite, package / "runtime" / "lib", copy_function=os.link)
+    link_tree(lite, package / "runtime" / "lib")
     program = package / "tools" / "converter" / "converter" / "converter_lite"
     program.parent.mkdir(parents=True)
     program.write_text(CONVERTER_LITE.format(record=record, library=lite, python=SERVER_PYTHON))

@@ -1,5 +1,6 @@
 """A second version with other weights, beside version 1: exported once, then kept like the first."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -36,9 +37,24 @@ def two_versions():
     return TWO
 
 
+def link_tree(source, target):
+    """A folder with the files of another: linked, or copied where `target` is on another file system. A file that is
+    replaced there leaves the original."""
+
+    def link_or_copy(file, name):
+        try:
+            os.link(file, name)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            shutil.copyfile(file, name)
+
+    shutil.copytree(source, target, copy_function=link_or_copy)
+
+
 def copy_version(source, target, number):
     """Version `number` with the files of `source`, linked, and a manifest of its own."""
-    shutil.copytree(source, target / str(number), copy_function=os.link)
+    link_tree(source, target / str(number))
     manifest = target / str(number) / "manifest.json"
     text = manifest.read_text().replace(f'"version": {source.name}', f'"version": {number}')
     manifest.unlink()
@@ -49,7 +65,7 @@ def copy_version(source, target, number):
 def _export():
     for number in ("1", "2"):
         shutil.rmtree(TWO / number, ignore_errors=True)
-    shutil.copytree(VERSIONS / "1", TWO / "1", copy_function=os.link)
+    link_tree(VERSIONS / "1", TWO / "1")
     python = str(REPOSITORY / ".venv" / "export" / "bin" / "python")
     environment = {**os.environ, "GLOG_v": "3"}
     for arguments in (
