@@ -47,6 +47,8 @@ RATES, IMAGES, CALLERS = (500, 2000, 4000), (1, 8, 32), (1, 8, 64)
 SECONDS = 3.0
 BATCH = 16  # the largest MindIR of configs/ascend310.yaml
 PICTURES = "0.2 Mpx"
+# 64 calls of 32 images are more than a server takes in by default, 1,024 images and 256 MB.
+ROOM = ("limits.max_in_flight_instances=2048", "limits.max_in_flight_bytes=536870912")
 SMALL_RUNS = "backend.batch_sizes=[1,4,16]"  # in place of [1,16]: one more model to compile or convert
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 WARM_S = 0.7
@@ -69,7 +71,7 @@ def simulated(rate: float, flags: Sequence[str] = (), cores: Sequence[int] = ())
         host.set(NUMBERS="golden", RUN_MS=run_ms(rate))
         if cores:
             host.prefix = ["taskset", "-c", ",".join(map(str, cores))]
-        with host.server("log.access=false", *flags) as server:
+        with host.server("log.access=false", *ROOM, *flags) as server:
             if not server.ready_line.startswith("ready"):
                 raise RuntimeError(server.said())
             yield server, host
@@ -87,7 +89,7 @@ def bodies(images: int, files: bool) -> list[bytes]:
 
 def send(endpoint: str, images: int, callers: int, seconds: float, files: bool, answer: Connection) -> None:
     """The load's process: each caller sends its next call when the one before is answered. Answers with the measured
-    time's begin and end, (begin, end) of every call, and this process's CPU seconds; all times monotonic."""
+    time's begin and end, (begin, end) of every call, and the CPU seconds of these calls; all times monotonic."""
 
     async def load() -> None:
         spent: list[tuple[float, float]] = []
@@ -95,7 +97,7 @@ def send(endpoint: str, images: int, callers: int, seconds: float, files: bool, 
         async with grpc.aio.insecure_channel(endpoint, options=OPTIONS) as channel:
             call = channel.unary_unary(wire.PREDICT_PATH)
             await call(requests[0], wait_for_ready=True, timeout=CALL_S)
-            end = time.monotonic() + WARM_S + seconds
+            cpu_s, end = time.process_time(), time.monotonic() + WARM_S + seconds
 
             async def caller(number: int) -> None:
                 while time.monotonic() < end:
@@ -105,7 +107,7 @@ def send(endpoint: str, images: int, callers: int, seconds: float, files: bool, 
                     spent.append((began, time.monotonic()))
 
             await asyncio.gather(*(caller(number) for number in range(callers)))
-        answer.send((end - seconds, end, spent, time.process_time()))
+        answer.send((end - seconds, end, spent, time.process_time() - cpu_s))
 
     asyncio.run(load())
 
@@ -172,9 +174,13 @@ def answered(target: Any, *arguments: Any) -> Any:
     ours, theirs = SPAWNING.Pipe()
     process = SPAWNING.Process(target=target, args=(*arguments, theirs))
     process.start()
-    answer = ours.recv()
-    process.join()
-    return answer
+    theirs.close()  # where the load ends without an answer, so does the wait for it
+    try:
+        return ours.recv()
+    except EOFError:
+        raise RuntimeError("the load ended without an answer, see above") from None
+    finally:
+        process.join()
 
 
 def single(rate: int, seconds: float = SECONDS, rounds: int = 3, flags: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
