@@ -3,9 +3,11 @@
 All Python stages of a worker share one thread of MindSpore Serving. A stage hands a batch over and gets a ticket; a
 later stage redeems it. In between the next batches are handed over and decoded, so the network need not wait for them.
 
-The thread takes turns between two lanes of batches. Where runs are long it would come to wait for the rows of the only
-batch that it has, while the next one, sent when the one before was answered, is on its way: the network would wait for
-that in turn. So the thread lingers before it does, and takes the next batch in on its way.
+The thread takes turns between two lanes of batches, and within one goes for rows before it takes further batches in. So
+it would wait for the rows of all that it has, one after the other, while the next batches stand at the door, and the
+network would wait for those in turn. Therefore a ticket is held back until the batch before has its rows: the thread
+comes to take the next batch in while a run is under way. Where runs are long there is one batch beside the one that
+runs, sent when the one before was answered; the thread holds its ticket back for a while, and takes the next one in.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, TimeoutError
+from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from contextlib import suppress
 from functools import partial
 from typing import Any, Callable, Optional, Union
@@ -24,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 LONG_S = 0.04  # a run: beside shorter ones there are more batches (servable.gateway.queue.flow)
-LINGER = 1 / 3  # of a long run, for the next batch to come; what is left is for its decoding
+LINGER = 2 / 3  # of a long run, for the next batch to come; what is left of it is for decoding that
 
 Array = npt.NDArray[Any]
 Picture = Union[Array, Exception]  # uint8 [224, 224, 3], or why there is none
@@ -56,7 +58,7 @@ class Runs:
         self._batches: dict[int, _Batch] = {}
         self._ready: deque[_Batch] = deque()
         self._running = 0
-        self._run_s = 0.0  # that the last run took
+        self._run_s = self._ended_at = 0.0  # what the last run took, beside another since that one's end; when
         self._changed = threading.Condition()  # of the two above
         for embed in embeds:
             threading.Thread(target=self._run, args=(embed,), name="runs", daemon=True).start()
@@ -74,13 +76,16 @@ class Runs:
                 self._decoded(batch, index, picture)
         return number
 
-    def linger(self, ticket: int) -> None:
-        """Where runs are long and no other batch is there that has not run: waits for a part of a run's time, or for
-        this one's end."""
+    def hold_back(self, ticket: int) -> None:
+        """Until one of the batches before this one has its rows, or this one has. Where it is the only one and runs are
+        long: for a part of a run, in which the next one comes, or until it has its rows."""
         batch = self._batches.get(ticket)
-        if batch is None or self._run_s < LONG_S:
+        if batch is None:
             return
-        if all(each is batch or each.outcome.done() for each in self._batches.values()):
+        before = [each.outcome for number, each in self._batches.items() if number < ticket]
+        if before:
+            wait((*before, batch.outcome), return_when=FIRST_COMPLETED)
+        elif self._run_s >= LONG_S and len(self._batches) == 1:
             with suppress(TimeoutError):
                 batch.outcome.exception(LINGER * self._run_s)
 
@@ -124,7 +129,8 @@ class Runs:
                 batch.pictures.clear()  # rows may wait for longer, or for nobody
             with self._changed:
                 self._running -= 1
-                self._run_s = time.monotonic() - began_at
+                now = time.monotonic()
+                self._run_s, self._ended_at = now - max(began_at, self._ended_at), now
                 self._changed.notify()
 
     def _worth_a_run(self) -> bool:

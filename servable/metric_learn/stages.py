@@ -77,10 +77,10 @@ def preprocess(instances: Instances) -> Iterator[Array]:
 
 
 def embed(instances: Instances) -> Iterator[Array]:
-    """Tickets -> the same: a turn in which this thread does not yet wait for rows, but takes in the next batch of the
-    other lane (servable.gateway.queue.backend_request), where one has come; it gives a long run's time to come."""
+    """Tickets -> the same, when their turn has come: until then this thread takes in the next batches of the other lane
+    (servable.gateway.queue.backend_request)."""
     for (ticket,) in instances:
-        _runs.linger(int(ticket[0]))
+        _runs.hold_back(int(ticket[0]))
         yield ticket
 
 

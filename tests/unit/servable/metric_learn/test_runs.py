@@ -70,51 +70,106 @@ def test_a_full_batch_does_not_wait_for_the_run_under_way_and_a_small_one_does(n
     assert runs.redeem(tickets[0])[0][:, 0].tolist() == [0]
 
 
-def test_beside_long_runs_the_thread_lingers_with_its_only_batch_for_a_part_of_one(network):
+def holding_back(runs, ticket):
+    thread = threading.Thread(target=runs.hold_back, args=(ticket,), daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_ticket_is_held_back_until_the_batch_before_has_its_rows(network):
+    runs = runs_of(network)
+    first, second = runs.submit(numbers(0)), runs.submit(numbers(1, 2, 3, 4))
+    held = holding_back(runs, second)
+    held.join(0.2)
+    assert held.is_alive()
+    network.may.release()
+    held.join(10)
+    assert not held.is_alive()
+    assert runs.redeem(first)[0][:, 0].tolist() == [0]
+
+
+def test_a_ticket_is_not_held_back_where_rows_wait_for_the_thread(network):
+    runs = runs_of(network)
+    network.may.release()
+    tickets = [runs.submit(numbers(0))]
+    while not network.runs:
+        time.sleep(0.01)
+    tickets += [runs.submit(numbers(*four)) for four in ([1, 2, 3, 4], [5, 6, 7, 8])]
+    held = holding_back(runs, tickets[2])
+    held.join(5)  # the network waits for longer
+    assert not held.is_alive()
+    assert runs.redeem(tickets[0])[0][:, 0].tolist() == [0]
+
+
+def test_a_ticket_whose_own_rows_are_there_is_not_held_back(network):
+    network.may.release()
+    runs, picture = runs_of(network), Future()
+    runs.submit([picture])
+    quick = runs.submit(numbers(1))
+    holding_back(runs, quick).join(10)
+    assert runs.redeem(quick)[0][:, 0].tolist() == [1]
+
+
+def test_beside_long_runs_the_only_ticket_is_held_back_for_a_part_of_one(network):
     runs = runs_of(network)
     ticket = runs.submit(numbers(0))
     runs._run_s = 0.3
     began_at = time.monotonic()
-    runs.linger(ticket)
-    assert time.monotonic() - began_at >= 0.09
+    runs.hold_back(ticket)
+    assert time.monotonic() - began_at >= 0.3 * module.LINGER - 0.01
     network.may.release()
     assert runs.redeem(ticket)[0][:, 0].tolist() == [0]
 
 
-def test_it_lingers_no_longer_than_the_batch_takes(network):
+def test_it_is_held_back_no_longer_than_the_batch_takes(network):
     runs = runs_of(network)
     ticket = runs.submit(numbers(0))
     runs._run_s = 1e6
-    lingering = threading.Thread(target=runs.linger, args=(ticket,), daemon=True)
-    lingering.start()
+    held = holding_back(runs, ticket)
     network.may.release()
-    lingering.join(10)
-    assert not lingering.is_alive()
+    held.join(10)
+    assert not held.is_alive()
 
 
 @pytest.mark.parametrize(("batches", "run_s"), [(1, 0.03), (2, 1e6)])
-def test_beside_short_runs_or_another_batch_it_does_not_linger(network, monkeypatch, batches, run_s):
+def test_beside_short_runs_or_another_batch_the_first_ticket_is_not_held_back(network, monkeypatch, batches, run_s):
     monkeypatch.setattr(module, "LINGER", 1e6)
     runs = runs_of(network)
     tickets = [runs.submit(numbers(index)) for index in range(batches)]
     runs._run_s = run_s
-    lingering = threading.Thread(target=runs.linger, args=(tickets[0],), daemon=True)
-    lingering.start()  # would be there for ever: the network may not run
-    lingering.join(10)
-    assert not lingering.is_alive()
+    held = holding_back(runs, tickets[0])  # would be there for ever: the network may not run
+    held.join(10)
+    assert not held.is_alive()
     network.may.release(batches)
 
 
-def test_a_run_that_fails_ends_the_lingering_and_a_lost_batch_is_not_waited_for(network):
+def test_what_a_run_takes_is_counted_from_the_end_of_the_one_beside_it(network):
+    other = Network()
+    runs = runs_of(network, other)
+    tickets = [runs.submit(numbers(*four)) for four in ([1, 2, 3, 4], [5, 6, 7, 8])]
+    time.sleep(0.5)
+    network.may.release()
+    while not any(runs._batches[ticket].outcome.done() for ticket in tickets):
+        time.sleep(0.01)
+    time.sleep(0.05)
+    other.may.release()
+    for ticket in tickets:
+        runs.redeem(ticket)
+    while runs._running:
+        time.sleep(0.01)
+    assert runs._run_s < 0.4
+
+
+def test_a_run_that_fails_ends_the_holding_back_and_a_lost_batch_is_not_waited_for(network):
     runs, network.error = runs_of(network), RuntimeError("lost")
     ticket = runs.submit(numbers(1))
     runs._run_s = 1e6
     network.may.release()
-    runs.linger(ticket)
+    runs.hold_back(ticket)
     with pytest.raises(RuntimeError, match="lost"):
         runs.redeem(ticket)
     runs._run_s = 1e6
-    runs.linger(ticket)
+    runs.hold_back(ticket)
 
 
 def test_a_batch_that_is_decoded_later_does_not_hold_up_the_next_one(network):
