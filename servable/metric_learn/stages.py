@@ -8,7 +8,7 @@ Images are decoded in processes of their own, which can do nothing else (metric_
 whatever one does there is its own error, and this worker never runs a codec.
 
 All Python stages of a worker share one thread, and later stages go first. So the first stage only hands the images to
-the decoders and the batch to the network's thread (runs), and passes a ticket on, which `embed` redeems.
+the decoders and the batch to the network's thread (runs), and passes a ticket on, which `l2_normalize` redeems.
 """
 
 from __future__ import annotations
