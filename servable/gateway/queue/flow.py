@@ -5,9 +5,9 @@ batch is there, decoded: some milliseconds, whatever a batch takes. So the depth
 What is deeper only makes a small call wait behind more of a large one's images.
 
 A worker takes batches in only between two for whose rows it waits, and takes turns between the lanes. With two of each
-lane it has taken in the next one when it waits for rows (servable.metric_learn.runs); with an odd number it came to wait
-twice in a row, and the device with it. Where a batch takes long, two are enough: the worker waits a while for the second
-one before it waits for the rows of the first.
+lane it has taken in the next one when it waits for rows (servable.metric_learn.runs); with an odd number it came to
+wait twice in a row, and the device with it. Where a batch takes long, two are enough: the worker waits a while for the
+second one before it waits for the rows of the first.
 """
 
 from __future__ import annotations
