@@ -156,31 +156,35 @@ def serve_echo(reply: bytes, answer: Connection) -> None:
     asyncio.run(serve())
 
 
+def begun(target: Any, *arguments: Any) -> tuple[Any, Any]:
+    """A process of its own that runs `target`, and what it answers; RuntimeError where it ends without an answer."""
+    ours, theirs = SPAWNING.Pipe()
+    process = SPAWNING.Process(target=target, args=(*arguments, theirs), daemon=True)
+    process.start()
+    theirs.close()  # else nobody would hear that the process has ended
+    try:
+        return process, ours.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"{target.__name__} ended without an answer, see above") from None
+
+
 @contextmanager
 def echo(reply: bytes) -> Iterator[str]:
     """Its endpoint."""
-    ours, theirs = SPAWNING.Pipe()
-    process = SPAWNING.Process(target=serve_echo, args=(reply, theirs), daemon=True)
-    process.start()
+    process, port = begun(serve_echo, reply)
     try:
-        yield f"127.0.0.1:{ours.recv()}"
+        yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
         process.join()
 
 
 def answered(target: Any, *arguments: Any) -> Any:
-    """What a load in a process of its own answers."""
-    ours, theirs = SPAWNING.Pipe()
-    process = SPAWNING.Process(target=target, args=(*arguments, theirs))
-    process.start()
-    theirs.close()  # where the load ends without an answer, so does the wait for it
-    try:
-        return ours.recv()
-    except EOFError:
-        raise RuntimeError("the load ended without an answer, see above") from None
-    finally:
-        process.join()
+    """What a load in a process of its own answers, when that has ended."""
+    process, answer = begun(target, *arguments)
+    process.join()
+    return answer
 
 
 def single(rate: int, seconds: float = SECONDS, rounds: int = 3, flags: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
