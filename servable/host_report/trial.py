@@ -54,7 +54,7 @@ async def run(config: Config, version: ExportedVersion, run_dir: Path, say: Say)
             seen["speed"] = await _speed(config, version, channel, say)
         seen["memory_mb"] = _memory(child.pid)
         return seen, ExitCode.DONE if right else ExitCode.GATE_FAILED
-    except (StartFailed, OSError) as error:
+    except (StartFailed, Unanswered, OSError) as error:
         code = error.exit_code if isinstance(error, StartFailed) else ExitCode.NOT_REACHABLE
         lines = launcher.log.path.read_text(errors="replace").splitlines() if launcher.log.path.exists() else []
         return {**seen, "failed": str(error), "log": lines[-LAST_LINES:]}, code
@@ -130,10 +130,7 @@ async def _parity(config: Config, version: ExportedVersion, channel: Channel, sa
     with np.load(version.folder / "probe.npz", allow_pickle=False) as probe:
         pixels, features = probe["pixels"], probe["features"]
     for size in version.batch_sizes:
-        try:
-            rows = await embed_in_batches(channel, pixels, size, version.embedding_dim, CALL_S)
-        except Unanswered as error:
-            raise StartFailed(str(error)) from error
+        rows = await embed_in_batches(channel, pixels, size, version.embedding_dim, CALL_S)
         name = f"pixels of the export, {size} in a batch"
         distances[name] = float(np.max(relative_distance(rows, unit_rows(features))))
     if version.weights == "stand-in" and (STAND_IN / "reference.npz").is_file():
@@ -150,15 +147,16 @@ async def _parity(config: Config, version: ExportedVersion, channel: Channel, sa
 async def _speed(config: Config, version: ExportedVersion, channel: Channel, say: Say) -> list[dict[str, Any]]:
     """Pixels by batch size, one batch at a time and as many as it works on; then encoded pictures."""
     busy = ROUNDS * config.backend.processes
+    dim = version.embedding_dim
     measured = []
     for size in version.batch_sizes:
         for batches in (1, busy):
             say(f"measuring pixels, batches of {size}, {batches} at a time")
-            work = functools.partial(_rows, channel, wire.METHOD_EMBED_PIXELS, [GREY] * size, version)
+            work = functools.partial(embed_batch, channel, wire.METHOD_EMBED_PIXELS, [GREY] * size, dim, CALL_S)
             measured.append({"input": "pixels", **await _measure(work, size, batches)})
     size = max(version.batch_sizes)
     say(f"measuring encoded pictures, batches of {size}, {busy} at a time")
-    work = functools.partial(_rows, channel, wire.METHOD_EMBED, [version.golden_image] * size, version)
+    work = functools.partial(embed_batch, channel, wire.METHOD_EMBED, [version.golden_image] * size, dim, CALL_S)
     measured.append({"input": "encoded pictures", **await _measure(work, size, busy)})
     return measured
 
@@ -190,16 +188,9 @@ async def _measure(work: Callable[[], Awaitable[Rows]], images: int, at_a_time: 
 
 
 async def _embed(channel: Channel, version: ExportedVersion, pictures: Sequence[bytes]) -> Rows:
-    most = max(version.batch_sizes)
+    most, dim = max(version.batch_sizes), version.embedding_dim
     parts = [list(pictures[start : start + most]) for start in range(0, len(pictures), most)]
-    return np.concatenate([await _rows(channel, wire.METHOD_EMBED, part, version) for part in parts])
-
-
-async def _rows(channel: Channel, method: str, images: list[bytes], version: ExportedVersion) -> Rows:
-    try:
-        return await embed_batch(channel, method, images, version.embedding_dim, CALL_S)
-    except Unanswered as error:
-        raise StartFailed(str(error)) from error
+    return np.concatenate([await embed_batch(channel, wire.METHOD_EMBED, part, dim, CALL_S) for part in parts])
 
 
 def _memory(master: int) -> dict[str, int]:

@@ -47,7 +47,7 @@ SIZES = tuple(WORKER["batch_sizes"])
 MODELS: dict[int, list[Any]] = {}  # batch size -> Models of it, filled by servable_config
 COPIES = WORKER.get("copies", {})
 STATS = BatchStats(Path(WORKER["run_dir"]), SIZES)
-KEPT_TICKETS = 1024  # far more than MindSpore Serving ever has in a worker
+KEPT_TICKETS = 64  # ten times what MindSpore Serving has in a worker (servable.backend.launcher.ROUNDS, two methods)
 
 # What the decoders have to say goes to MindSpore Serving's log, where this worker's output goes.
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
