@@ -63,7 +63,13 @@ class ServingProcess:
             raise
         finally:
             os.close(writing)
-        self._carrier = Carrier(reading, log)
+        try:
+            self._carrier = Carrier(reading, log)
+        except BaseException:  # no thread can be started
+            os.close(reading)
+            self.signal_kill()
+            self.process.wait()
+            raise
 
     def poll(self) -> Optional[int]:
         return self.process.poll()

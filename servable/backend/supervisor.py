@@ -107,8 +107,8 @@ class Supervisor:
         try:
             await asyncio.to_thread(self._before_launch)
             self._child = child = self._launch()
-        except OSError as error:
-            passing = error.errno in OUT_OF_RESOURCES
+        except (OSError, RuntimeError) as error:  # RuntimeError: Python can start no thread
+            passing = isinstance(error, RuntimeError) or error.errno in OUT_OF_RESOURCES
             raise StartFailed(f"MindSpore Serving cannot be started: {error}", passing=passing) from error
         try:
             await self._until_serving(child)
@@ -235,18 +235,19 @@ class Supervisor:
         assert self._unhealthy is not None
         while not self._unhealthy.done():
             await asyncio.wait({self._unhealthy}, timeout=POLL_S)
-            self._look_at_devices(child)
             code = child.poll()
             if code is not None:
                 return f"MindSpore Serving ended with exit code {code}"
             alive = child.workers_alive()
+            self._look_at_devices(child)  # after that: who was taken out may have gone with its device
             self._registry.set_missing_workers(child.facts, max(0, child.expected_workers - alive))
             if not alive:
                 return "MindSpore Serving lost its worker" + ("s" if child.expected_workers > 1 else "")
             lost = child.workers_ended() - ended_before - len(ended)
+            del ended[len(ended) + min(0, lost) :]  # that a device was taken out may be known a turn later
             ended += [time.monotonic()] * lost
             # MindSpore Serving gives a lost worker's images to the others, one after the other: not a third time.
-            if lost and self._registry.suspect_alone(self.version):
+            if lost > 0 and self._registry.suspect_alone(self.version):
                 return "MindSpore Serving lost a worker with a suspect in it"
             if len(ended) > 1 and time.monotonic() - ended[-2] < self._settings.worker_lost_s:
                 return f"MindSpore Serving lost 2 workers within {self._settings.worker_lost_s:g} s"

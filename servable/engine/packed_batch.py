@@ -28,6 +28,10 @@ _NUMBER = np.dtype("<u4")
 _FLOAT = np.dtype("<f4")
 
 
+# How a worker begins what it says where it has no answer, which is no image's doing.
+OF_THE_WORKER = "this worker "
+
+
 class MalformedBatch(ValueError):
     """The bytes are no packed batch."""
 

@@ -129,6 +129,7 @@ class Backends:
 
     def __init__(self, default_version: int) -> None:
         self._served: dict[int, Served] = {default_version: Served(default_version)}
+        self._retiring: dict[int, Served] = {}  # calls hold it, and no new one gets it
         self._default = default_version
         self.on_added: Optional[Callable[[Served], None]] = None  # the gateway's hook
         self.on_default: Optional[Callable[[int], None]] = None
@@ -153,7 +154,7 @@ class Backends:
 
     def set_ready(self, backend: BackendFacts) -> None:
         """`backend` listens on its target. It takes calls as soon as its golden image has come back right."""
-        served = self._served.get(backend.version)
+        served = self._of(backend.version)
         if served is None:
             served = self._served[backend.version] = Served(backend.version)
             if self.on_added is not None:
@@ -168,33 +169,38 @@ class Backends:
 
         True where images were in it, which may have ended it.
         """
-        served = self._served.get(backend.version)
+        served = self._of(backend.version)
         if served is None or served.backend is not backend:
             return False
+        first = served.state is not State.DOWN
         served.move(State.DOWN, reason)
-        served.deaths_with_suspects += served.images_in_it
+        served.deaths_with_suspects += first and served.images_in_it
         return served.images_in_it
 
     def set_ending(self, version: int) -> None:
         """Its backend is about to be stopped in order."""
-        if version in self._served:
-            self._served[version].ending = True
+        served = self._of(version)
+        if served is not None:
+            served.ending = True
 
     def images_found_guilty(self, version: int) -> int:
         """How many images have been found to end the backends of `version`."""
-        return self._served[version].suspect_images["failed"] if version in self._served else 0
+        served = self._of(version)
+        return 0 if served is None else served.suspect_images["failed"]
 
     def suspect_alone(self, version: int) -> bool:
         """Whether an image is in the backend of `version` alone because it may have ended the one before."""
-        return version in self._served and self._served[version].alone
+        served = self._of(version)
+        return served is not None and served.alone
 
     def answered_since(self, version: int, at: float) -> list[str]:
         """Request ids of the calls that got embeddings since then (monotonic), as far as they are kept."""
-        answered = self._served[version].answered if version in self._served else ()
+        served = self._of(version)
+        answered = () if served is None else served.answered
         return sorted({one for when, ids in answered if when >= at for one in ids})
 
     def set_missing_workers(self, backend: BackendFacts, count: int) -> None:
-        served = self._served.get(backend.version)
+        served = self._of(backend.version)
         if served is not None and served.backend is backend:
             served.missing_workers = count
 
@@ -237,7 +243,13 @@ class Backends:
         served = self._served.pop(backend.version, None)
         if served is None:
             return True
-        served.retired = True
-        finished = await served.idle(grace_s)
-        served.move(State.DOWN, "retired")
-        return finished
+        self._retiring[served.version] = served
+        try:
+            return await served.idle(grace_s)
+        finally:
+            del self._retiring[served.version]
+            served.retired = True
+            served.move(State.DOWN, "retired")
+
+    def _of(self, version: int) -> Optional[Served]:
+        return self._served.get(version) or self._retiring.get(version)

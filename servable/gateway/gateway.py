@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import resource
 import time
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
@@ -30,11 +31,11 @@ from servable.gateway.http.application import Application
 from servable.gateway.http.forms import api
 from servable.gateway.http.forms.page import PageState
 from servable.gateway.http.http_server import HttpServer
-from servable.gateway.http2.grpc_server import GrpcServer, connections
+from servable.gateway.http2.grpc_server import GrpcServer
 from servable.gateway.inference.grpc_service import InferenceService
 from servable.gateway.limits.admission import Admission
 from servable.gateway.observe.health import HealthService
-from servable.gateway.observe.http_pages import HttpPages, Page
+from servable.gateway.observe.http_pages import MAX_CONNECTIONS, HttpPages, Page
 from servable.gateway.observe.metrics import GatewayMetrics
 from servable.gateway.observe.tracing import Tracer
 from servable.gateway.preparation import prepare
@@ -46,6 +47,7 @@ from servable.gateway.security.tokens import Tokens
 
 HEALTH_WATCH_PATH = HEALTH_CHECK_PATH.replace("/Check", "/Watch")
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+RESERVED_DESCRIPTORS = MAX_CONNECTIONS + 256  # of probes; of files, the pipes and sockets to MindSpore Serving
 BATCH_GRACE_S = 5.0  # a batch may outlive the calls that it came from
 log = logging.getLogger(__name__)
 
@@ -183,7 +185,11 @@ class Gateway:
 
     def _most_connections(self) -> int:
         """On each of the public ports."""
-        return connections(self._settings.limits.max_connections, 2 if self._settings.server.api_address else 1)
+        wanted, ports = self._settings.limits.max_connections, 2 if self._settings.server.api_address else 1
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY:
+            return wanted
+        return max(1, min(wanted, (soft - min(RESERVED_DESCRIPTORS, soft // 2)) // ports))
 
     async def _start_grpc(self, address: Address, certificates: Optional[Certificates]) -> str:
         settings = self._settings

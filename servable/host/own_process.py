@@ -1,6 +1,6 @@
 """What this process asks of the kernel before it serves, and what other libraries write to its standard error.
 
-gRPC, over which a new MindSpore Serving is tried and traces are sent, writes lines of its own to descriptor 2 and waits
+gRPC, over which traces are sent, writes lines of its own to descriptor 2 and waits
 until they are taken: a pipe that nobody reads would stop the server. Here they go through a pipe of ours into the
 server's log, a few a second.
 """

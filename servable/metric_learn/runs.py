@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 LONG_S = 0.04  # a run: beside shorter ones there are more batches (servable.gateway.queue.flow)
+RECENT = 64  # tickets: one of an earlier batch was dropped by MindSpore Serving
 LINGER = 2 / 3  # of a long run, for the next batch to come; what is left of it is for decoding that
 
 Array = npt.NDArray[Any]
@@ -59,7 +60,7 @@ class Runs:
         self._ready: deque[_Batch] = deque()
         self._running = 0
         self._run_s = self._ended_at = 0.0  # what the last run took, beside another since that one's end; when
-        self._changed = threading.Condition()  # of the two above
+        self._changed = threading.Condition()  # of what is ready and what runs
         for embed in embeds:
             threading.Thread(target=self._run, args=(embed,), name="runs", daemon=True).start()
 
@@ -82,7 +83,7 @@ class Runs:
         batch = self._batches.get(ticket)
         if batch is None:
             return
-        before = [each.outcome for number, each in self._batches.items() if number < ticket]
+        before = [each.outcome for number, each in self._batches.items() if ticket - RECENT <= number < ticket]
         if before:
             wait((*before, batch.outcome), return_when=FIRST_COMPLETED)
         elif self._run_s >= LONG_S and len(self._batches) == 1:

@@ -30,7 +30,7 @@ from metric_learn_client.contract import EMBEDDING_DIM, PIXELS_SHAPE
 from metric_learn_client.preprocess import DecodeLimits, ImageError
 from metric_learn_client.preprocess.sandbox.decoder_pool import DecoderPool
 from servable.engine.batch_stats import BatchStats
-from servable.engine.packed_batch import MalformedBatch, pack_rows, unpack_images
+from servable.engine.packed_batch import OF_THE_WORKER, MalformedBatch, pack_rows, unpack_images
 from servable.engine.settings import WORKER_VARIABLE, WorkerSettings
 
 from .batching import plan
@@ -47,7 +47,7 @@ SIZES = tuple(WORKER["batch_sizes"])
 MODELS: dict[int, list[Any]] = {}  # batch size -> Models of it, filled by servable_config
 COPIES = WORKER.get("copies", {})
 STATS = BatchStats(Path(WORKER["run_dir"]), SIZES)
-KEPT_TICKETS = 64  # ten times what MindSpore Serving has in a worker (servable.backend.launcher.ROUNDS, two methods)
+KEPT_TICKETS = 1024  # of the 16 batches of each worker (servable.backend.launcher), should one get them all
 
 # What the decoders have to say goes to MindSpore Serving's log, where this worker's output goes.
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -71,7 +71,7 @@ def preprocess(instances: Instances) -> Iterator[Array]:
         try:
             images, are_pixels = unpack_images(packed)
         except MalformedBatch as error:
-            raise StageError(f"the worker got {error}") from None
+            raise StageError(f"{OF_THE_WORKER}got {error}") from None
         pictures = [_pixels(image) if are_pixels else _pool.submit(image) for image in images]
         yield np.array([_runs.submit(pictures)], np.int64)
 
@@ -89,8 +89,8 @@ def l2_normalize(instances: Instances) -> Iterator[Array]:
     for (ticket,) in instances:
         try:
             rows, errors = _runs.redeem(int(ticket[0]))
-        except KeyError:  # no image's fault: the gateway knows the word "worker" and asks again
-            raise StageError("this worker has lost the batch") from None
+        except KeyError:
+            raise StageError(OF_THE_WORKER + "has lost the batch") from None
         norms = np.array([np.linalg.norm(row) for row in rows.astype(np.float64)])
         usable = np.isfinite(norms) & (norms > 0)
         norms[~usable] = 1
@@ -109,7 +109,10 @@ def _describe(error: Exception) -> str:
     """What the gateway is told of an image without pixels."""
     if isinstance(error, (ImageError, StageError)):
         return str(error)
-    return f"this worker cannot decode: {error}"  # no image's fault: the gateway knows the word "worker", asks again
+    if _pool.failed:  # for good, and beside workers that can decode nobody else would notice
+        logging.error("this worker ends: %s", error)
+        os._exit(1)
+    return f"{OF_THE_WORKER}cannot decode: {error}"
 
 
 def _run(model: Any, instances: list[list[Array]]) -> Any:

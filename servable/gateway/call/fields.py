@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from servable.gateway.errors import CallError, invalid
+
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {FIXED64: 8, FIXED32: 4}
 _MAX_VARINT_BYTES = 10
+MAX_DIMENSIONS = 8  # of a shape
 
 
 class Malformed(ValueError):
@@ -71,3 +74,18 @@ def read_varint(data: bytes, position: int, stop: int) -> tuple[int, int]:
             return value & 0xFFFF_FFFF_FFFF_FFFF, place + 1
         shift += 7
     raise Malformed("a number that is cut off or too long")
+
+
+def add_dimensions(data: bytes, field: Field, shape: list[int], place: str) -> None:
+    """Adds what the field of a shape holds, one int64 or several, packed. Raises CallError (INVALID_ARGUMENT)."""
+    position = field.start
+    while position < field.stop:
+        value, position = read_varint(data, position, field.stop)
+        shape.append(value - (1 << 64) if value >> 63 else value)  # two's complement
+        if len(shape) > MAX_DIMENSIONS:
+            raise invalid(place, f"more than {MAX_DIMENSIONS} dimensions")
+
+
+def unexpected(place: str, field: Field) -> CallError:
+    """The message at `place` has no such field."""
+    return invalid(place, f"field {field.number} is unknown, of the wrong type or there twice")

@@ -13,6 +13,8 @@ from metric_learn_client.wire import (
     DataType,
 )
 
+VERSION = "[1-9][0-9]{0,9}"  # as a path or a model's name has it: a regular expression
+
 
 @dataclass(frozen=True)
 class Method:

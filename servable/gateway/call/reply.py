@@ -25,7 +25,7 @@ from metric_learn_client.wire import (
     ServingCode,
 )
 from metric_learn_client.wire.rows import join_rows
-from servable.engine.packed_batch import MalformedBatch, unpack_rows
+from servable.engine.packed_batch import OF_THE_WORKER, MalformedBatch, unpack_rows
 
 EMBEDDING_ITEM_BYTES = 4
 
@@ -48,7 +48,7 @@ class Fault:
 
     reason: str
     overload: bool = False  # the backend lives and has too much to do
-    nonsense: bool = False  # the backend lives, and its reply is none
+    lives: bool = False  # the backend lives, and its reply is none, or says that no image is to blame
 
 
 Row = Union[bytes, memoryview]  # an embedding, float32 little-endian
@@ -75,20 +75,20 @@ def read_reply(body: Row, count: int, dim: int) -> list[Outcome]:
     try:
         reply = PredictReply.FromString(body)  # type: ignore[arg-type]  # a view will do
     except DecodeError:
-        return [Fault("the reply is no PredictReply", nonsense=True)] * count
+        return [Fault("the reply is no PredictReply", lives=True)] * count
     if len(reply.error_msg) == 1 and not reply.instances:
         return [
             _failure(reply.error_msg[0].error_code, reply.error_msg[0].error_msg.decode("utf-8", "replace"))
         ] * count
     if len(reply.instances) != 1 or reply.error_msg:
         reason = f"{len(reply.instances)} instances and {len(reply.error_msg)} errors for one batch"
-        return [Fault(reason, nonsense=True)] * count
+        return [Fault(reason, lives=True)] * count
     try:
         rows, errors = unpack_rows(reply.instances[0].items[ITEM_EMBEDDING].data)
     except MalformedBatch as error:
-        return [Fault(f"the reply holds {error}", nonsense=True)] * count
+        return [Fault(f"the reply holds {error}", lives=True)] * count
     if rows.shape != (count, dim):
-        return [Fault(f"embeddings of shape {rows.shape} for {count} images", nonsense=True)] * count
+        return [Fault(f"embeddings of shape {rows.shape} for {count} images", lives=True)] * count
     data = rows.data.cast("B")
     size = dim * EMBEDDING_ITEM_BYTES
     return [
@@ -146,6 +146,8 @@ def _failure(code: int, text: str) -> Outcome:
     # Codes 2, 4 and 5 without a code of ours speak of the worker: the request itself was checked before it was sent.
     if "exceeds the limit" in text:
         return Fault(f"code {code}: {text[:200]}", overload=True)
+    if OF_THE_WORKER in text:
+        return Fault(f"code {code}: {text[:200]}", lives=True)
     if code in _TRANSIENT or "worker" in text.lower():
         return Fault(f"code {code}: {text[:200]}")
     return FailedImage(code, INTERNAL)

@@ -16,7 +16,7 @@ import grpc
 from metric_learn_client.wire import SERVABLE_NAME
 from metric_learn_client.wire import instances as plain_form
 from servable.config.sections import LimitsSection
-from servable.gateway.call.fields import LENGTH, VARINT, Field, Malformed, read_fields, read_varint
+from servable.gateway.call.fields import LENGTH, VARINT, Field, Malformed, add_dimensions, read_fields, unexpected
 from servable.gateway.call.methods import METHODS, Method
 from servable.gateway.errors import CallError, invalid
 
@@ -67,7 +67,7 @@ def _read(body: bytes, limits: LimitsSection) -> PredictWork:
             if len(instances) > limits.max_instances:
                 raise invalid("instances", f"more than {limits.max_instances}; split the images over several calls")
         else:
-            raise _unexpected("request", field)
+            raise unexpected("request", field)
     method, version = _read_spec(body, spec)
     if not instances:
         raise invalid("instances", "there are none; a call carries at least one image")
@@ -84,7 +84,7 @@ def _read_spec(body: bytes, spec: Optional[Field]) -> tuple[Method, int]:
         elif field.number == 3 and field.kind == VARINT and version is None:
             version = field.value
         else:
-            raise _unexpected("servable_spec", field)
+            raise unexpected("servable_spec", field)
     name, method = _text(values.get(1, b"")), _text(values.get(2, b""))
     if name != SERVABLE_NAME:
         raise invalid("servable_spec.name", f"{name[:_SHOWN]!r}; this server serves {SERVABLE_NAME!r}")
@@ -102,7 +102,7 @@ def _read_instance(body: bytes, instance: Field, method: Method, index: int) -> 
         if field.number == 2:
             raise invalid(f"{place}.output_buffers", "shared memory is not accepted; leave the field out")
         if field.number != 1 or field.kind != LENGTH:
-            raise _unexpected(place, field)
+            raise unexpected(place, field)
         tensor = _read_item(body, field, method, place, tensor)
     if tensor is None:
         raise invalid(f"{place}.items", f"{method.item!r} is missing; {method.name} takes it and nothing else")
@@ -118,7 +118,7 @@ def _read_item(body: bytes, entry: Field, method: Method, place: str, earlier: O
         elif field.number == 2 and field.kind == LENGTH and value is None:
             value = field
         else:
-            raise _unexpected(f"{place}.items", field)
+            raise unexpected(f"{place}.items", field)
     name = _text(key or b"")
     if name != method.item:
         raise invalid(f"{place}.items", f"{name[:_SHOWN]!r} is not an input; {method.name} takes {method.item!r}")
@@ -146,7 +146,7 @@ def _read_tensor(body: bytes, tensor: Field, method: Method, place: str) -> Payl
         elif field.number == 5:
             raise invalid(f"{place}.shm_data", "shared memory is not accepted; send the bytes themselves")
         else:
-            raise _unexpected(place, field)
+            raise unexpected(place, field)
     if (dtype or 0) != method.dtype:
         raise invalid(f"{place}.dtype", f"{dtype or 0}; it must be {int(method.dtype)} ({method.dtype.name})")
     if (shape or ()) not in method.shapes:
@@ -170,18 +170,9 @@ def _read_dims(body: bytes, shape: Field, place: str) -> tuple[int, ...]:
     dims: list[int] = []
     for field in read_fields(body, shape.start, shape.stop):
         if field.number != 1 or field.kind not in (VARINT, LENGTH):
-            raise _unexpected(place, field)
-        position = field.start
-        while position < field.stop:
-            value, position = read_varint(body, position, field.stop)
-            dims.append(value - (1 << 64) if value >> 63 else value)  # int64: two's complement
-            if len(dims) > 8:
-                raise invalid(place, "more than 8 dimensions")
+            raise unexpected(place, field)
+        add_dimensions(body, field, dims, place)
     return tuple(dims)
-
-
-def _unexpected(place: str, field: Field) -> CallError:
-    return invalid(place, f"field {field.number} is unknown, of the wrong type or there twice")
 
 
 def _text(value: bytes) -> str:

@@ -61,19 +61,35 @@ def ambiguous(headers: Sequence[tuple[bytes, bytes]], version: str) -> str:
 
 
 class _Flow(FlowControl):
-    """Reads no further while something waits to be taken, whoever asks: uvicorn asks with each piece of a body."""
+    """Reads no further while uvicorn has enough, or while something waits to be taken here: for each its own word."""
 
     def __init__(self, transport: asyncio.Transport, waits: Callable[[], bool]) -> None:
         super().__init__(transport)
         self._waits = waits
+        self._enough = False
+
+    def pause_reading(self) -> None:
+        """uvicorn's: a body that nobody takes, or a request that waits for the one before it."""
+        self._enough = True
+        self.hold()
 
     def resume_reading(self) -> None:
-        if not self._waits():
+        """uvicorn's."""
+        self._enough = False
+        self.go_on()
+
+    def hold(self) -> None:
+        super().pause_reading()
+
+    def go_on(self) -> None:
+        if not self._enough and not self._waits():
             super().resume_reading()
 
 
 class Connection(HttpToolsProtocol):
     """on_waiting: whether it waits for a complete request, told at every change; on_gone: its end."""
+
+    flow: _Flow
 
     def __init__(
         self,
@@ -159,7 +175,7 @@ class Connection(HttpToolsProtocol):
             self._take(data)
             return
         self._rest += data
-        self.flow.pause_reading()
+        self.flow.hold()
         if self._going_on is None:
             self._go_on()
 
@@ -168,7 +184,7 @@ class Connection(HttpToolsProtocol):
         del self._rest[:TURN_BYTES]
         self._going_on = self.loop.call_soon(self._go_on) if self._rest else None
         self._take(part)
-        self.flow.resume_reading()
+        self.flow.go_on()
 
     def _take(self, data: bytes) -> None:
         if self._refusal is not None or self.parser is None:
@@ -245,6 +261,8 @@ class Connection(HttpToolsProtocol):
         if reason:
             self._stop_parsing(HttpError(400, reason))
         self._offered = self.parser.should_upgrade()
+        if not self.url.startswith(b"/"):
+            self.url = _with_path(self.url)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -299,6 +317,12 @@ class Connection(HttpToolsProtocol):
         )
         self.transport.write(STATUS_LINE[error.http_status] + head.encode() + body)
         self.transport.close()
+
+
+def _with_path(url: bytes) -> bytes:
+    """An absolute form without a path means "/" (RFC 9112, section 3.2.2)."""
+    parsed = httptools.parse_url(url)
+    return url if parsed.path else b"/?" + parsed.query if parsed.query else b"/"
 
 
 def _too_large() -> HttpError:

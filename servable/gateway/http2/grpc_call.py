@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from servable.gateway.http2.http2_connection import Http2Connection
 
 RESPONSE_HEAD = response_head()
+MOST_STREAMED_BYTES = 4096  # of each of several messages; calls of one message have limits of their own
 SMALL_BYTES = 4096  # pieces of a body that are joined as they come: each object takes 50 bytes
 log = logging.getLogger(__name__)
 
@@ -201,8 +202,8 @@ class GrpcCall(Http2Stream):
         else:
             parts.append(bytearray(piece))
         if not self._wanted:
-            self._wire.hold(size)
-            if self._arrived is not None and (self._is_there() or self._needs_room()):
+            self._wire.hold(size)  # where too much is held this very call may end, and its body with it
+            if self._held and self._arrived is not None and (self._is_there() or self._needs_room()):
                 self._wake()
         elif self._size is None or self._held >= self._size:
             self._wake()
@@ -310,7 +311,7 @@ class GrpcCall(Http2Stream):
 
     async def _messages(self, deserialize: Optional[Callable[[bytes], Any]]) -> AsyncIterator[Any]:
         while True:
-            message = await self.read()
+            message = await self.read(MOST_STREAMED_BYTES)
             if message is grpc.aio.EOF:
                 return
             try:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import Any, Callable, Optional
 
 import grpc
@@ -27,11 +26,11 @@ from servable.gateway.http2.grpc_call import GrpcCall
 from servable.gateway.http2.header_block import MOST_METADATA_BYTES
 from servable.gateway.http2.http2_connection import TAKE_REPLY_S, Http2Connection
 from servable.gateway.http2.pace import Pace
+from servable.gateway.limits.connections import Share, when_answered
 from servable.gateway.limits.newcomers import Newcomers
 from servable.gateway.limits.turns import Turns, address_of
 from servable.gateway.listener import Listener
 
-RESERVED_DESCRIPTORS = 256  # files, probes, the pipes and sockets to MindSpore Serving
 READ_FEW_BYTES = 32 * 1024  # at once from a socket, where no body comes: what is not read at once is kept meanwhile
 MOST_WAITING = 1000  # calls that have not begun
 MOST_WAITING_BYTES = 32 * 1024 * 1024  # of bodies: of those calls, and of others that nobody reads yet
@@ -39,6 +38,7 @@ CROWD, CALM = 256, 32  # calls of new connections of one address, beyond which i
 LOOK_S = 0.05  # between two looks at them
 CARE_S = 1.0  # between two looks at connections: deadlines, silence, age
 TOLD_S = 60.0  # between two lines in the log of one kind
+REFLECTION_CALLS, REFLECTION_CALLS_EACH = 64, 8  # of one connection; what a caller sends ahead of its answers is kept
 log = logging.getLogger(__name__)
 
 
@@ -64,8 +64,7 @@ class GrpcServer:
         self._handlers = dict(handlers)
         self._unknown = unknown
         if reflection:
-            servicer = asynchronous.ReflectionServicer(service_names(), POOL)
-            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, self)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_Reflection(service_names(), POOL), self)
         self.most_message_bytes = limits.max_request_bytes
         self.streams = limits.max_streams_per_connection
         self.grace_s = deadlines.max_s + TAKE_REPLY_S
@@ -205,9 +204,15 @@ class GrpcServer:
             log.warning(words, *values)
 
 
-def connections(wanted: int, ports: int) -> int:
-    """How many connections each port may have beside everything else that needs a descriptor of this process."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return wanted
-    return max(1, min(wanted, (soft - min(RESERVED_DESCRIPTORS, soft // 2)) // ports))
+class _Reflection(asynchronous.ReflectionServicer):  # type: ignore[misc]
+    """A few calls at a time."""
+
+    def __init__(self, services: Any, pool: Any) -> None:
+        super().__init__(services, pool)
+        self._share = Share("reflection calls that are open", REFLECTION_CALLS, REFLECTION_CALLS_EACH)
+
+    async def ServerReflectionInfo(self, messages: AsyncIterable[Any], context: GrpcCall) -> AsyncIterator[Any]:
+        self._share.take(context.connection)
+        when_answered(lambda: self._share.give_back(context.connection))
+        async for answer in super().ServerReflectionInfo(messages, context):
+            yield answer

@@ -16,10 +16,19 @@ from metric_learn_client.wire import SERVABLE_NAME
 from metric_learn_client.wire.messages import ModelInferResponse, ModelMetadataResponse, ServerMetadataResponse
 from servable.config.sections import LimitsSection
 from servable.gateway.call.calls import Embedded
-from servable.gateway.call.fields import FIXED64, LENGTH, VARINT, Field, Malformed, read_fields, read_varint
+from servable.gateway.call.fields import (
+    FIXED64,
+    LENGTH,
+    VARINT,
+    Field,
+    Malformed,
+    add_dimensions,
+    read_fields,
+    unexpected,
+)
 from servable.gateway.call.methods import Method
 from servable.gateway.call.request import Payload, not_a
-from servable.gateway.errors import CallError, invalid
+from servable.gateway.errors import invalid
 from servable.gateway.http.outcomes import null_wanted
 from servable.gateway.inference.tensors import (
     EXTENSIONS,
@@ -42,7 +51,6 @@ from servable.gateway.inference.tensors import (
 _NAME, _VERSION, _ID, _PARAMETERS, _INPUTS, _OUTPUTS, _RAW = range(1, 8)
 _TENSOR_NAME, _TENSOR_DATATYPE, _TENSOR_SHAPE, _TENSOR_PARAMETERS, _TENSOR_CONTENTS = range(1, 6)
 _UINT_CONTENTS, _BYTES_CONTENTS = 4, 8
-MAX_DIMENSIONS = 8
 _BINARY_SIZE = "binary_data_size"  # of an input, as the kserve package sends it
 
 
@@ -86,7 +94,7 @@ def _read(body: bytes, limits: LimitsSection) -> InferRequest:
     null_failed, outputs = False, 0
     for field in read_fields(body, 0, len(body)):
         if field.kind != LENGTH:
-            raise _unexpected("request", field)
+            raise unexpected("request", field)
         if field.number in (_NAME, _VERSION, _ID) and field.number not in texts:
             texts[field.number] = _text(body, field)
         elif field.number == _PARAMETERS:
@@ -108,7 +116,7 @@ def _read(body: bytes, limits: LimitsSection) -> InferRequest:
         elif field.number == _RAW:
             raise invalid("raw_input_contents", "more than one; there is one input")
         else:
-            raise _unexpected("request", field)
+            raise unexpected("request", field)
     version = check_model(texts.get(_NAME, ""), texts.get(_VERSION, ""))
     if tensor is None:
         raise invalid("inputs", "there are none; a call carries one, image or pixels")
@@ -128,7 +136,7 @@ def _read_input(
         if field.number in (_TENSOR_NAME, _TENSOR_DATATYPE) and field.kind == LENGTH and field.number not in texts:
             texts[field.number] = _text(body, field)
         elif field.number == _TENSOR_SHAPE and field.kind in (VARINT, LENGTH):
-            _read_shape(body, field, shape)
+            add_dimensions(body, field, shape, "inputs[0].shape")
         elif field.number == _TENSOR_PARAMETERS and field.kind == LENGTH:
             name, size = _read_parameter(body, field, f"{place}.parameters")
             if name != _BINARY_SIZE:
@@ -136,7 +144,7 @@ def _read_input(
         elif field.number == _TENSOR_CONTENTS and field.kind == LENGTH and contents is None:
             contents = field
         else:
-            raise _unexpected(place, field)
+            raise unexpected(place, field)
     method, images = check_input(texts.get(_TENSOR_NAME, ""), texts.get(_TENSOR_DATATYPE, ""), shape, limits)
     if (raw is None) == (contents is None):
         raise invalid(place, "its data belong either into raw_input_contents or into its contents")
@@ -148,16 +156,6 @@ def _read_input(
     if method.size_bytes:
         return method, split_raw(method, _read_uints(body, contents), images)
     return method, _read_elements(body, contents, images)
-
-
-def _read_shape(body: bytes, field: Field, shape: list[int]) -> None:
-    """Adds what the field holds, one number or several."""
-    position = field.start
-    while position < field.stop:
-        value, position = read_varint(body, position, field.stop)
-        shape.append(value - (1 << 64) if value >> 63 else value)  # int64: two's complement
-        if len(shape) > MAX_DIMENSIONS:
-            raise invalid("inputs[0].shape", f"more than {MAX_DIMENSIONS} dimensions")
 
 
 def _read_elements(body: bytes, contents: Field, images: int) -> list[Payload]:
@@ -204,7 +202,7 @@ def _read_output(body: bytes, output: Field) -> None:
             key, _ = _read_parameter(body, field, "outputs[0].parameters")
             raise unknown_parameter("outputs[0].parameters", key, ())
         else:
-            raise _unexpected("outputs[0]", field)
+            raise unexpected("outputs[0]", field)
     check_output(name or "")
 
 
@@ -218,7 +216,7 @@ def _read_parameter(body: bytes, entry: Field, place: str) -> tuple[str, object]
         elif field.number == 2 and field.kind == LENGTH and value is None:
             value = field
         else:
-            raise _unexpected(place, field)
+            raise unexpected(place, field)
     choice: object = None
     for field in read_fields(body, value.start, value.stop) if value else ():
         if field.number == 1 and field.kind == VARINT:
@@ -230,13 +228,9 @@ def _read_parameter(body: bytes, entry: Field, place: str) -> tuple[str, object]
         elif field.number == 4 and field.kind == FIXED64:
             choice = struct.unpack_from("<d", body, field.start)[0]
         else:
-            raise _unexpected(place, field)
+            raise unexpected(place, field)
     return key or "", choice
 
 
 def _text(body: bytes, field: Field) -> str:
     return body[field.start : field.stop].decode("utf-8", "replace")
-
-
-def _unexpected(place: str, field: Field) -> CallError:
-    return invalid(place, f"field {field.number} is unknown, of the wrong type or there twice")

@@ -21,12 +21,13 @@ from servable.gateway.call.request import Payload, PredictWork
 from servable.gateway.errors import invalid
 from servable.gateway.http.aside import TURN_BYTES
 from servable.gateway.http.images import read_base64, read_data_uri
-from servable.gateway.http.json_text import read_json
+from servable.gateway.http.json_text import LONG, read_json
 from servable.gateway.http.outcomes import json_numbers, null_wanted, read_work
 from servable.gateway.http.requests import Response, json_response
 from servable.gateway.inference.tensors import (
     EXTENSIONS,
     INPUTS,
+    MAX_ID_CHARACTERS,
     ON_ERROR,
     OUTPUT,
     PLATFORM,
@@ -75,6 +76,8 @@ def read_request(body: bytes, header_length: Optional[str], version: int, limits
         raise invalid("outputs", f"{len(outputs)} of them; there is {OUTPUT.name!r} alone")
     for output in outputs:
         binary = _read_output(_typed(output, dict, "outputs[0]"), binary)
+    if isinstance(document.get("id"), memoryview):
+        raise invalid("id", f"more than {LONG} characters; the most is {MAX_ID_CHARACTERS}")
     id = check_id(_optional(document, "id", str, "request") or "")
     work = _read_input(_typed(inputs[0], dict, "inputs[0]"), tensors, version, limits)
     return InferRequest(
@@ -242,7 +245,7 @@ def _typed(value: object, kind: type[_T], place: str) -> _T:
 
 
 _NAMES: Mapping[type, str] = {
-    str: "a string of at most 512 characters",
+    str: f"a string of at most {LONG} characters",
     bool: "true or false",
     int: "a whole number",
     list: "a list",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from servable.config.sections import LimitsSection
+from servable.gateway.call.methods import VERSION
 from servable.gateway.http.description import (
     BYTES,
     COUNT,
@@ -23,7 +24,7 @@ from servable.gateway.inference.tensors import INPUTS, MAX_ID_CHARACTERS, ON_ERR
 OCTETS = "application/octet-stream"
 _ERROR = record({"error": TEXT})
 _NUMBER: Schema = {"type": "integer"}
-_VERSION: Schema = {"type": "string", "pattern": "^[1-9][0-9]{0,9}$"}
+_VERSION: Schema = {"type": "string", "pattern": f"^{VERSION}$"}
 _PATH = {"model": MODEL, "version": _VERSION}
 _TENSOR = record({"name": TEXT, "datatype": TEXT, "shape": listed(_NUMBER)})
 _SIZE = or_null(record({}, {BINARY_SIZE: COUNT}))

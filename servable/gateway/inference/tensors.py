@@ -24,7 +24,7 @@ from metric_learn_client.wire import (
     SERVABLE_NAME,
 )
 from servable.config.sections import LimitsSection
-from servable.gateway.call.methods import METHODS, Method
+from servable.gateway.call.methods import METHODS, VERSION, Method
 from servable.gateway.call.reply import FailedImage
 from servable.gateway.call.request import Payload, PredictWork
 from servable.gateway.errors import CallError, invalid
@@ -38,7 +38,6 @@ LENGTH_BYTES = 4
 MAX_ID_CHARACTERS = 256
 ON_ERROR = "on_error"  # the one parameter of a request that is our own: see null_wanted
 _SHOWN = 64  # characters of a caller's value that an error repeats
-_VERSION = re.compile(r"[1-9][0-9]{0,9}")
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def check_model(name: str, version: str) -> int:
         raise CallError(
             grpc.StatusCode.NOT_FOUND, f"model {name[:_SHOWN]!r}: is not served; this server serves {SERVABLE_NAME!r}"
         )
-    if version and not _VERSION.fullmatch(version):
+    if version and not re.fullmatch(VERSION, version):
         raise CallError(grpc.StatusCode.NOT_FOUND, f"version {version[:_SHOWN]!r}: is not a number from 1 on")
     return int(version or 0)
 

@@ -76,7 +76,7 @@ class _ThreadHandler(logging.Handler):
 
 
 class _LibraryHandler(logging.Handler):
-    """The records of libraries, a few a second: what makes gRPC log a traceback is in any caller's hands."""
+    """The records of libraries, a few a second: what makes one log a traceback may be in any caller's hands."""
 
     def __init__(self, target: _ThreadHandler) -> None:
         super().__init__(logging.WARNING)

@@ -25,7 +25,7 @@ from servable.gateway.observe.logs import dropped_lines
 log = logging.getLogger(__name__)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-BatchRuns = Callable[[], Mapping[int, "tuple[int, int]"]]  # batch size -> (runs, images) since the worker started
+BatchRuns = Callable[[], Mapping[int, "tuple[int, int]"]]  # batch size -> (runs, images) since the server started
 
 
 class GatewayMetrics:

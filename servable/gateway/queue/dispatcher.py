@@ -276,7 +276,7 @@ class Dispatcher:
         for call, index, fault in faults:
             if fault.overload:
                 call.fail(overloaded("the model has too much to do; try again later", RETRY_AFTER_FAULT_MS))
-            elif self._closed or self._served.ending or (batch.alone and fault.nonsense):
+            elif self._closed or self._served.ending or (batch.alone and fault.lives):
                 call.fail(self._down())
             elif batch.alone and self._ended_in_network(batch):
                 self._take_back(call, index)
@@ -284,7 +284,7 @@ class Dispatcher:
                 self._convict(call, index, f"MindSpore Serving twice, the second time alone: {fault.reason}")
             else:
                 self._accuse(call, index)
-            self._served.images_in_it |= not (fault.overload or fault.nonsense)
+            self._served.images_in_it |= not (fault.overload or fault.lives)
 
     def _ended_in_network(self, batch: SharedBatch) -> bool:
         """Whether a device's worker ended, or hung, in the run of this one image."""
@@ -328,12 +328,15 @@ class Dispatcher:
                     call, index = self._untried.popleft()
                     if self._known.look(call.method, call.payload(index)) is Known.GUILTY:
                         continue
-                    if await ends(call.method.name, call.payload(index)):
+                    trying = ends(call.method.name, call.payload(index))
+                    if await asyncio.wait_for(trying, max(0.0, limit - time.monotonic())):
                         if (call, index) in self._suspects:
                             self._suspects.remove((call, index))
                         self._convict(
                             call, index, "MindSpore Serving, or was there, and a process that it was tried in"
                         )
+        except asyncio.TimeoutError:
+            log.warning("the time for trying suspects is over: those that are left go to MindSpore Serving alone")
         except Exception as error:  # they wait for its end
             log.warning("suspects go to MindSpore Serving without having been tried: %s", error)
         finally:

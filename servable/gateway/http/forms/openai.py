@@ -7,6 +7,7 @@ of this form take them.
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
 
@@ -16,7 +17,7 @@ from metric_learn_client.wire import EMBEDDING_DIM, SERVABLE_NAME
 from servable.config.sections import LimitsSection
 from servable.gateway.backends import Backends
 from servable.gateway.call.calls import Embedded
-from servable.gateway.call.methods import METHODS
+from servable.gateway.call.methods import METHODS, VERSION
 from servable.gateway.call.reply import FailedImage, Row
 from servable.gateway.call.request import PredictWork
 from servable.gateway.errors import CallError, invalid
@@ -36,7 +37,7 @@ from servable.gateway.http.description import (
 )
 from servable.gateway.http.errors import HttpError
 from servable.gateway.http.images import read_data_uri
-from servable.gateway.http.json_text import most_values_of, read_json
+from servable.gateway.http.json_text import LONG, most_values_of, read_json
 from servable.gateway.http.outcomes import json_answer, json_row, null_wanted, read_work, refuse_failed
 from servable.gateway.http.requests import Embed, Request, Response, json_response
 from servable.gateway.http.routes import CallRoute, Question, Route
@@ -80,7 +81,7 @@ def openai_routes(backends: Backends, limits: LimitsSection) -> Sequence[Route]:
 
 
 def _descriptions(limits: LimitsSection) -> Mapping[str, Description]:
-    name: Schema = {"type": "string", "pattern": f"^{SERVABLE_NAME}(@[1-9][0-9]*)?$", "examples": [SERVABLE_NAME]}
+    name: Schema = {"type": "string", "pattern": f"^{SERVABLE_NAME}(@{VERSION})?$", "examples": [SERVABLE_NAME]}
     uri: Schema = {"type": "string", "pattern": "^data:image/[a-z]+;base64,", "examples": [PIXEL_URI]}
     url = {"anyOf": [uri, record({"url": uri}, {"detail": {}})]}
     item = {"anyOf": [uri, record({"image_url": url}, {"type": {"const": "image_url"}})]}
@@ -139,7 +140,7 @@ def _read_parameters(asked: Any) -> dict[str, Any]:
     if dimensions is not None and (isinstance(dimensions, bool) or dimensions != EMBEDDING_DIM):
         raise invalid("dimensions", f"must be {EMBEDDING_DIM}: this model has no shorter embeddings")
     if asked.get("user") is not None and not isinstance(asked["user"], str):
-        raise invalid("user", "must be text of at most 512 characters")
+        raise invalid("user", f"must be text of at most {LONG} characters")
     asked["on_error"] = null_wanted(asked.get("on_error"), "on_error")
     return asked
 
@@ -202,7 +203,7 @@ def _names(backends: Backends) -> list[str]:
 def _version_of(model: str) -> int:
     """0: the default. Raises HttpError (404) for a model that is none of ours."""
     name, at, number = model.partition("@")
-    if name != SERVABLE_NAME or (at and not (number.isascii() and number.isdigit() and 0 < int(number[:11]) < 2**31)):
+    if name != SERVABLE_NAME or (at and not (re.fullmatch(VERSION, number) and int(number) < 2**31)):
         raise _no_model(model, None)
     return int(number) if at else 0
 

@@ -8,7 +8,8 @@ base64 gets an answer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -41,6 +42,7 @@ from servable.gateway.http.routes import CallRoute, Route
 
 WIRE = "rest"
 TENSORFLOW_WIRE = "tensorflow"
+SIGNATURE = {"signature_name": "serving_default"}  # TensorFlow Serving's clients send it
 TYPES = {"embed": "bytes", "embed_pixels": "uint8"}  # of the item, as this REST names them
 
 
@@ -52,7 +54,7 @@ def serving_rest_routes(limits: LimitsSection, *, always_200: bool) -> Sequence[
 
     async def predictions(request: Request, embed: Embed) -> Response:
         _check_servable(request)
-        embedded = await embed(await _work(request, METHODS["embed"], limits.max_instances))
+        embedded = await embed(await _work(request, METHODS["embed"], limits.max_instances, SIGNATURE))
         rows = refuse_failed(embedded.outcomes, "instances")
         return await json_answer(lambda: {"predictions": [json_row(each) for each in rows]}, embedded)
 
@@ -80,7 +82,8 @@ def _describe(limits: LimitsSection, always_200: bool) -> tuple[Description, Des
     item = record({"b64": base64}, {"type": {"enum": list(TYPES.values())}, "shape": listed(COUNT)})
     given = {"anyOf": [*(record({method.item: item}) for method in METHODS.values()), item]}
     several = listed(given, minItems=1, maxItems=limits.max_instances)
-    asked = {JSON: record({"instances": {"anyOf": [several, given]}})}
+    asked = {"instances": {"anyOf": [several, given]}}
+    signature = {name: {"const": only} for name, only in SIGNATURE.items()}
     failure = record({"error_msg": TEXT})
     reply = record({"instances": listed({"anyOf": [record({ITEM_EMBEDDING: VECTOR}), failure]})})
     path = {
@@ -92,14 +95,14 @@ def _describe(limits: LimitsSection, always_200: bool) -> tuple[Description, Des
         Description(
             "Embeddings, as MindSpore Serving's REST has them: each instance has its embedding or its error.",
             {JSON: {"anyOf": [reply, failure]} if always_200 else reply},
-            asked,
+            {JSON: record(asked)},
             path,
             error=failure,
         ),
         Description(
             "Embeddings, as TensorFlow Serving's row form has them.",
             {JSON: record({"predictions": listed(VECTOR)})},
-            asked,
+            {JSON: record(asked, signature)},
             path,
             error=record({"error": TEXT}),
         ),
@@ -132,14 +135,20 @@ def _version(request: Request) -> int:
     return int(text)
 
 
-async def _work(request: Request, method: Method, most: int) -> PredictWork:
+async def _work(
+    request: Request, method: Method, most: int, beside: Mapping[str, str] = MappingProxyType({})
+) -> PredictWork:
+    """beside: what may stand beside the instances."""
     request.query(())
     version = _version(request)
-    return await aside(len(request.body), lambda: _read_instances(request.body, method, version, most))
+    return await aside(len(request.body), lambda: _read_instances(request.body, method, version, most, beside))
 
 
-def _read_instances(body: bytes, method: Method, version: int, most: int) -> PredictWork:
+def _read_instances(body: bytes, method: Method, version: int, most: int, beside: Mapping[str, str]) -> PredictWork:
     asked = read_json(body, most_values=most_values_of(most))
+    for name, only in beside.items() if isinstance(asked, dict) else ():
+        if asked.pop(name, only) != only:
+            raise invalid(name, f"must be {only!r}, or left out")
     if not isinstance(asked, dict) or asked.keys() != {"instances"}:
         raise invalid("body", f'must be {{"instances": [{{"{method.item}": {{"b64": "..."}}}}]}}')
     instances = asked["instances"]

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
-from typing import Any
+from typing import Any, Callable, TypeVar
 
 import numpy as np
 
@@ -43,8 +43,10 @@ NPY = "application/x-npy"
 MULTIPART = "multipart/form-data"
 FAILED_HEADER = "x-metric-learn-failed"  # of an array, where failed pictures are rows of NaN: "1=E_DECODE,4=E_EMPTY"
 MOST_PART_HEAD_BYTES = 4096
+MOST_PARAMETERS = 32  # of a header; email's reader takes the square of them
 MOST_BOUNDARY = 70  # RFC 2046
 _SHOWN = 256  # characters of a file's name
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def read_multipart(body: bytes, content_type: str, most: int) -> list[Upload]:
 
     Source: RFC 7578, and RFC 2046 section 5.1.1 for the delimiters. Raises CallError (INVALID_ARGUMENT).
     """
-    boundary = _parameters("content-type", content_type).get_boundary("").encode("latin-1", "replace")
+    given = _read(lambda: _parameters("content-type", content_type).get_boundary(""), "content-type")
+    boundary = given.encode("latin-1", "replace")
     if not 0 < len(boundary) <= MOST_BOUNDARY:
         raise invalid("content-type", f"has no boundary of 1 to {MOST_BOUNDARY} characters")
     view, uploads = memoryview(body), list[Upload]()
@@ -130,7 +133,7 @@ def _file_name(head: bytes, place: str) -> str:
     if values.get("content-transfer-encoding", "binary").lower() not in ("binary", "8bit", "7bit"):
         raise invalid(place, "content-transfer-encoding is not taken; send the bytes as they are")
     disposition = _parameters("content-disposition", values.get("content-disposition", "form-data"))
-    name = disposition.get_filename() or disposition.get_param("name", "", "content-disposition")
+    name = _read(lambda: disposition.get_filename() or disposition.get_param("name", "", "content-disposition"), place)
     # Browsers write UTF-8 where RFC 7578 lets them; a name in the form of RFC 2231 is decoded already.
     text = name if isinstance(name, str) else ""
     with contextlib.suppress(UnicodeError):
@@ -138,7 +141,16 @@ def _file_name(head: bytes, place: str) -> str:
     return text[:_SHOWN]
 
 
+def _read(parameter: Callable[[], T], place: str) -> T:
+    try:
+        return parameter()
+    except ValueError:  # of which UnicodeError is one
+        raise invalid(place, "a header's text is in no character set that is read; write it in UTF-8") from None
+
+
 def _parameters(name: str, value: str) -> Message:
+    if value.count(";") > MOST_PARAMETERS:
+        raise invalid(name, f"{value.count(';')} times ';'; the most is {MOST_PARAMETERS}")
     message = Message()
     message[name] = value
     return message

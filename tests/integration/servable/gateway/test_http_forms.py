@@ -195,7 +195,9 @@ def test_what_is_not_taken_is_refused_by_name(harness, change, param, words):
     assert error["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize("model", ["text-embedding-3-small", "metric_learn@9", "metric_learn@0", "metric_learn@x", ""])
+@pytest.mark.parametrize(
+    "model", ["text-embedding-3-small", *(f"metric_learn@{at}" for at in (9, 0, "01", "x", "9" * 10)), ""]
+)
 def test_another_model_is_not_found_as_openai_says_it(harness, model):
     status, _, body = harness.api("POST", "/v1/embeddings", {"model": model, "input": uri(A)})
     error = json.loads(body)["error"]
@@ -261,6 +263,14 @@ def test_rest_takes_one_object_a_version_a_type_and_a_shape(harness):
     item = {"b64": base64.b64encode(A).decode(), "type": "bytes", "shape": [1]}
     status, _, body = harness.api("POST", "/model/metric_learn/version/1:embed", {"instances": {"image": item}})
     assert status == 200 and len(json.loads(body)["instances"]) == 1
+
+
+def test_tensorflow_servings_clients_may_name_the_signature_that_there_is(harness):
+    given = {"instances": [{"b64": base64.b64encode(A).decode()}], "signature_name": "serving_default"}
+    assert harness.api("POST", "/v1/models/metric_learn:predict", given)[0] == 200
+    for name in ("other", None):
+        status, _, body = harness.api("POST", "/v1/models/metric_learn:predict", {**given, "signature_name": name})
+        assert status == 400 and b"signature_name: must be 'serving_default'" in body
 
 
 def test_rest_embeds_pixels(harness):

@@ -600,3 +600,25 @@ def test_the_port_can_be_off_and_can_be_a_unix_socket(tmp_path):
 def test_tls_is_not_spoken_on_a_plain_port(harness):
     with pytest.raises((ssl.SSLError, ConnectionError)):
         harness.api("GET", "/v1/models", context=ssl.create_default_context())
+
+
+def test_a_body_without_end_is_not_read_while_the_request_before_it_waits(tmp_path):
+    chunked = HEAD + b"transfer-encoding: chunked\r\n"
+    piece = (b"10000\r\n" + bytes(65536) + b"\r\n") * 16
+    with Harness(tmp_path) as harness, harness.api_socket() as connected:
+        harness.call(harness.serving.hold)
+        try:
+            connected.sendall(chunked + b"\r\n1\r\na\r\n0\r\n\r\n" + chunked + b"\r\n")
+            connected.settimeout(1.0)
+            with pytest.raises(TimeoutError):
+                connected.sendall(64 * piece)  # of which the kernel takes some MB
+            (connection,) = harness.gateway._api._listener.open
+            assert len(connection.cycle.body) + len(connection._rest) < 2_000_000
+        finally:
+            harness.call(harness.serving.release)
+
+
+def test_an_absolute_form_without_a_path_means_the_root(harness):
+    assert status_of(sent(harness, b"GET http://a HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")) == 200
+    answer = sent(harness, b"GET http://a?x=1 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+    assert status_of(answer) == status_of(sent(harness, b"GET /?x=1 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"))

@@ -1,5 +1,6 @@
 """Backends that come, go, lie and hang; versions that change; a server that stops."""
 
+import dataclasses
 import time
 
 import grpc
@@ -177,6 +178,34 @@ def test_retiring_waits_for_calls_in_flight(tmp_path):
         assert harness.run(harness.backends.retire(backend, 5)) is True
         assert future.result(1).instances
         harness.run(second.stop())
+
+
+def test_a_version_whose_backend_ends_while_it_is_retired_gets_a_successor_and_goes(tmp_path):
+    with Harness(tmp_path) as harness, harness.channel() as channel:
+        second = FakeServing()
+        target = harness.run(second.start(f"{tmp_path}/second.sock"))
+        backend = FakeBackend(target, version=2)
+        harness.call(harness.backends.set_ready, backend)
+        harness.wait_serving(2)
+        second.silent = True
+        future = predict_future(channel, request(b"x", version=2))
+        until(lambda: second.batches, "the call")
+        retired = harness.start(harness.backends.retire(backend, 10))
+        until(lambda: len(harness.backends.all()) == 1, "the beginning")
+        harness.call(harness.backends.set_down, backend, "it ended")
+        second.silent = False
+        harness.call(harness.backends.set_ready, dataclasses.replace(backend))
+        assert future.result(10).instances and retired.result(10) is True
+        assert [served.version for served in harness.backends.all()] == [1]
+        harness.run(second.stop())
+
+
+def test_an_end_counts_once_however_often_it_is_told(tmp_path):
+    with Harness(tmp_path) as harness:
+        harness.backends.default.images_in_it = True
+        for reason in ("it ended", "compiling model 1 of 9", "compiling model 2 of 9"):
+            harness.call(harness.backends.set_down, harness.backend, reason)
+        assert harness.backends.default.deaths_with_suspects == 1
 
 
 def test_retiring_fails_calls_that_outlast_the_grace_and_keeps_none_waiting(tmp_path):

@@ -1,5 +1,6 @@
 """Images that end a backend, or hold it up, and those that were beside them."""
 
+import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -11,6 +12,8 @@ import pytest
 
 from metric_learn_client import wire
 from servable.config.sections import ReadinessSection
+from servable.engine.packed_batch import OF_THE_WORKER
+from servable.gateway.queue import dispatcher
 from tests.integration.servable.gateway.fake_serving import FakeBackend, embedding_of
 from tests.integration.servable.gateway.harness import (
     Harness,
@@ -381,3 +384,31 @@ def test_a_callers_deadline_is_kept_while_it_waits_to_be_tried(running, channel)
     with pytest.raises((grpc.RpcError, concurrent.futures.TimeoutError)) as caught:
         future.result(2)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_trials_that_take_long_keep_nobody_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatcher, "TRIAL_S", 0.2)
+    never = asyncio.Event
+
+    @contextlib.asynccontextmanager
+    async def trial():
+        async def ends(method, image):
+            await never().wait()
+
+        yield ends
+
+    with Harness(tmp_path, settings_of(), trial=trial) as harness, harness.channel() as channel:
+        harness.serving.poison = {b"poison"}
+        reply, _ = predict(channel, request(b"0", b"poison"))
+        assert_answered(reply, [b"0", b"poison"], crashed=[b"poison"])
+
+
+def test_a_worker_that_says_it_cannot_decode_convicts_no_image(running, channel):
+    running.serving.image_errors[b"0"] = OF_THE_WORKER + "cannot decode: no process"
+    with pytest.raises(grpc.RpcError) as caught:
+        predict(channel, request(b"0"))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    running.serving.image_errors.clear()
+    reply, _ = predict(channel, request(b"0"))
+    assert_answered(reply, [b"0"])
+    assert suspects(running)["failed"] == 0

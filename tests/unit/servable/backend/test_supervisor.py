@@ -397,6 +397,23 @@ async def test_a_worker_that_was_lost_before_the_first_image_came_says_nothing_o
 
 
 @played
+async def test_a_worker_that_is_known_only_a_turn_later_to_have_gone_with_its_device_is_not_lost():
+    scene = Scene(Child(1, workers=4), settings=SETTINGS.model_copy(update={"worker_lost_s": 60}))
+    await scene.supervisor.start()
+    child = scene.launched[0]
+    await asyncio.sleep(0.2)
+    for lost in (1, 0):
+        child.lost = lost
+        await asyncio.sleep(0.3)
+    scene.registry.default.alone = True
+    await asyncio.sleep(0.3)
+    assert not scene.down
+    child.lost = 1
+    await scene.until(lambda: scene.down == ["MindSpore Serving lost a worker with a suspect in it"])
+    await scene.supervisor.stop()
+
+
+@played
 async def test_a_stop_is_told_before_the_child_ends():
     scene = Scene()
     await scene.supervisor.start()
@@ -415,10 +432,14 @@ def test_backoff_is_none_at_first_then_doubles_to_its_limit():
     assert backoff_s(10_000, settings) == 3
 
 
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't start new thread")],
+    ids=["files", "threads"],
+)
 @played
-async def test_a_lack_of_descriptors_at_a_restart_passes_however_often_it_fails():
-    lack = [OSError(errno.EMFILE, "Too many open files") for _ in range(4 * SETTINGS.max_failures)]
-    scene = Scene(Child(1), *lack)
+async def test_a_lack_of_descriptors_or_threads_at_a_restart_passes_however_often_it_fails(error):
+    scene = Scene(Child(1), *[error] * (4 * SETTINGS.max_failures))
     await scene.supervisor.start()
     scene.launched[0].code = 0
     await scene.until(lambda: len(scene.launched) == 2 and scene.registry.default.serving)

@@ -209,3 +209,19 @@ def test_batches_that_nobody_redeems_do_not_pile_up(network):
     assert runs.redeem(tickets[-1])[0][:, 0].tolist() == [19]
     with pytest.raises(KeyError):
         runs.redeem(tickets[0])
+
+
+def test_a_batch_that_was_dropped_long_ago_does_not_let_tickets_through(network, monkeypatch):
+    monkeypatch.setattr(module, "RECENT", 2)
+    network.may.release()
+    runs = runs_of(network)
+    runs._batches[runs.submit(numbers(0))].outcome.result(10)  # nobody redeems it
+    network.may.release()
+    runs.redeem(runs.submit(numbers(1)))
+    tickets = [runs.submit(numbers(index)) for index in (2, 3)]
+    held = holding_back(runs, tickets[1])
+    held.join(0.2)
+    assert held.is_alive()
+    network.may.release(2)
+    held.join(10)
+    assert not held.is_alive()

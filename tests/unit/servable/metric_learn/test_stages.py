@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -233,3 +234,13 @@ def test_a_ticket_is_passed_on_before_its_batch_has_run(stages, monkeypatch):
     may_run.set()
     ((rows, _),) = [unpack_rows(outcome) for outcome in drive(stages.l2_normalize, passed)]
     assert np.array_equal(rows, [expected(image) for image in GOOD])
+
+
+def test_a_worker_whose_decoders_are_gone_for_good_ends(stages, monkeypatch):
+    ended = []
+    monkeypatch.setattr(stages.os, "_exit", ended.append)
+    assert stages._describe(RuntimeError("no process")).startswith("this worker cannot decode: no process")
+    assert not ended
+    monkeypatch.setattr(stages, "_pool", SimpleNamespace(failed=True))
+    stages._describe(RuntimeError("no process"))
+    assert ended == [1]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metric_learn_client import wire
-from servable.engine.packed_batch import pack_rows
+from servable.engine.packed_batch import OF_THE_WORKER, pack_rows
 from servable.gateway.call.reply import FailedImage, Fault, encode_reply, read_reply
 
 DIM = 4
@@ -69,6 +69,11 @@ def test_an_error_is_the_images_or_the_backends(code, text, kind):
 def test_one_of_a_batch_fails_alone(text, kind):
     good, bad = read_reply(reply_of(ROW, text), 2, DIM)
     assert good == ROW and isinstance(bad, kind)
+
+
+def test_what_a_worker_says_of_itself_accuses_no_image():
+    _, said = read_reply(reply_of(ROW, OF_THE_WORKER + "cannot decode: no memory"), 2, DIM)
+    assert said.lives
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import types
 
 import pytest
 
+from servable.gateway.http2.frame_protocol import CALL_WINDOW
 from servable.gateway.http2.grpc_call import SMALL_BYTES, GrpcCall
 from servable.gateway.http2.header_block import RequestHead
 from servable.gateway.http2.http2_stream import PREFIX
@@ -34,3 +35,15 @@ def test_a_message_is_there_with_its_last_byte(size):
         assert call.read_now() is None
         arrive(call, whole[-1:], size)
         assert call.read_now() == message
+
+
+def test_a_call_that_ends_because_of_what_just_came_takes_the_rest_of_it():
+    """Too many bodies wait, and it is the latest one."""
+    wire = types.SimpleNamespace(**vars(WIRE))
+    call = GrpcCall(wire, 1, RequestHead(), 0, 0.0)
+    call.begun, call._arrived = True, types.SimpleNamespace(done=lambda: False, set_result=lambda _: None)
+    whole = PREFIX.pack(0, 1_000_000) + bytes(CALL_WINDOW - PREFIX.size)
+    arrive(call, whole[: CALL_WINDOW * 3 // 4], 16_384)
+    wire.hold = lambda size: call._drop_body() if size > 0 else None
+    assert call.arrived(memoryview(whole)[CALL_WINDOW * 3 // 4 :][:16_384])
+    assert call.waiting_bytes == 0

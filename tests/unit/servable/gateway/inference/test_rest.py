@@ -154,6 +154,8 @@ ONE = packed(b"one")
         (document(image(b"one", parameters={"shared_memory_region": "x"})), "shared_memory_region: is not a parameter"),
         (document(image(b"one", data=["https://example.org/a.jpg"])), "inputs[0].data[0]: a URL is never fetched"),
         (document(image(b"one", data=[3])), "inputs[0].data[0]: must be a string"),
+        (document(image(b"one"), id="a" * 257), "id: 257 characters; the most is 256"),
+        (document(image(b"one"), id="a" * 600), "id: more than 512 characters; the most is 256"),
         (document(image(b"one", data=None)), "either data or parameters.binary_data_size"),
         (document(image(b"one", parameters={"binary_data_size": 3})), "either data or parameters.binary_data_size"),
         (document(binary_image(7)), "7; 0 bytes follow the JSON"),
