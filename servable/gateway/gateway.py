@@ -1,4 +1,4 @@
-"""The gateway as a whole: its ports, and one lane (queue and readiness) for each served version."""
+"""The gateway as a whole: its ports, and one queue with its readiness for each served version."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Gateway:
         self._trial = trial
         self._admission = Admission(settings.limits, time.monotonic)
         self.metrics = GatewayMetrics(self._admission, backends, batch_runs, decoder_restarts)
-        self._lanes: dict[Served, tuple[Dispatcher, asyncio.Task[None]]] = {}
+        self._queues: dict[Served, tuple[Dispatcher, asyncio.Task[None]]] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._health = HealthService(lambda: not self._not_ready())
         self._questions = Questions()
@@ -109,10 +109,10 @@ class Gateway:
         self._calls = Calls(
             settings, self._backends, self._admission, self._dispatcher_of, self._tokens, self.metrics, self._tracer
         )
-        self._backends.on_added = self._add_lane
+        self._backends.on_added = self._add_queue
         self._backends.on_default = lambda version: self._health.changed()
         for served in self._backends.all():
-            self._add_lane(served)
+            self._add_queue(served)
         try:
             self.http_address = await self._start_http(parse_address(settings.server.http_address))
             if settings.server.api_address:
@@ -145,8 +145,8 @@ class Gateway:
         if self._api is not None:
             await self._api.stop()
             self._api = None
-        for served in list(self._lanes):
-            self._drop_lane(served)
+        for served in list(self._queues):
+            self._drop_queue(served)
         if self._closing:
             await asyncio.gather(*self._closing, return_exceptions=True)
         if self._http is not None:
@@ -266,9 +266,9 @@ class Gateway:
         self.metrics.reloads.labels("ok" if ok else "failed").inc()
 
     def _dispatcher_of(self, served: Served) -> Dispatcher:
-        return self._lanes[served][0]
+        return self._queues[served][0]
 
-    def _add_lane(self, served: Served) -> None:
+    def _add_queue(self, served: Served) -> None:
         settings = self._settings
         dispatcher = Dispatcher(
             served,
@@ -278,19 +278,19 @@ class Gateway:
             trial=self._trial,
         )
         readiness = Readiness(served, dispatcher, settings.readiness, self._on_unhealthy, self.metrics)
-        self._lanes[served] = (dispatcher, asyncio.ensure_future(readiness.run()))
+        self._queues[served] = (dispatcher, asyncio.ensure_future(readiness.run()))
         served.listeners.append(self._changed)
 
     def _changed(self, served: Served) -> None:
         self._health.changed()
         if served.retired:
-            self._drop_lane(served)
+            self._drop_queue(served)
 
-    def _drop_lane(self, served: Served) -> None:
-        lane = self._lanes.pop(served, None)
-        if lane is None:
+    def _drop_queue(self, served: Served) -> None:
+        queue = self._queues.pop(served, None)
+        if queue is None:
             return
-        dispatcher, readiness = lane
+        dispatcher, readiness = queue
         served.listeners.remove(self._changed)
         readiness.cancel()
         closing = asyncio.ensure_future(dispatcher.close())
