@@ -57,6 +57,27 @@ def test_a_call_to_a_black_hole_ends_with_its_deadline_and_leaves_no_thread(make
     fake.stop()
 
 
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_call_ends_with_its_own_deadline_while_others_fill_the_client(make_client, fake, images):
+    fake.faults.black_hole = True
+    with make_client(fake.endpoint, deadline_s=60, max_in_flight=2, batch_size=1) as client:
+        client._core.model_known = True  # so that the calls hang in Predict
+
+        def fill():
+            with pytest.raises(ClosedError):
+                client.embed([b"a"] * 4)
+
+        filling = threading.Thread(target=fill)
+        filling.start()
+        limit = time.monotonic() + 10
+        while fake.calls < 2 and time.monotonic() < limit:
+            threading.Event().wait(0.01)
+        with Timer() as timer, pytest.raises(DeadlineError, match=r"deadline_s=0.3 was over before .*max_in_flight=2"):
+            client.embed([b"b"] * images, deadline_s=0.3)
+        assert timer.seconds <= 2
+    filling.join()
+
+
 def test_a_port_that_accepts_and_says_nothing_ends_in_time(make_client, silent_port):
     with make_client(silent_port, deadline_s=1.0) as client:
         with Timer() as timer, pytest.raises((DeadlineError, UnreachableError)):

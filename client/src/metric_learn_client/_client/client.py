@@ -18,7 +18,7 @@ from metric_learn_client._client.base import BaseClient, SendPlan
 from metric_learn_client._client.blocking_shell import BlockingShell
 from metric_learn_client._client.core import embedding
 from metric_learn_client._client.core.batches import Batch, Reading, chunks
-from metric_learn_client._client.core.calling import Deadline
+from metric_learn_client._client.core.calling import Deadline, no_place
 from metric_learn_client._client.core.identity import ModelInfo, ModelLimits
 from metric_learn_client._client.daemon_threads import in_time, into
 from metric_learn_client._client.progress import progress_bar
@@ -30,6 +30,7 @@ from metric_learn_client.results import BatchResult, Collector, EmbeddingResult,
 
 Pixels = Union[npt.NDArray[np.uint8], Sequence[npt.NDArray[np.uint8]]]
 Run = Callable[[Batch], BatchResult]
+_LATE_S = 0.25  # a batch on the wire ends so soon after its deadline, and says better why
 
 
 class EmbeddingClient(BaseClient):
@@ -149,7 +150,7 @@ class EmbeddingClient(BaseClient):
         if count:
             plan = plan_by(self._shell.run(embedding.known_limits(self._core, deadline)))
             run = self._runner(plan, deadline, collector)
-            self._send(self._read(images, plan, deadline), run, collector, show_progress, count)
+            self._send(self._read(images, plan, deadline), run, deadline, collector, show_progress, count)
         return collector.result(on_error)
 
     def _runner(self, plan: SendPlan, deadline: Optional[Deadline], collector: Optional[Collector]) -> Run:
@@ -181,7 +182,15 @@ class EmbeddingClient(BaseClient):
                     raise reading.late(limit.budget_s) from None
             yield from batches
 
-    def _send(self, batches: Iterator[Batch], run: Run, collector: Collector, show_progress: bool, total: int) -> None:
+    def _send(
+        self,
+        batches: Iterator[Batch],
+        run: Run,
+        deadline: Deadline,
+        collector: Collector,
+        show_progress: bool,
+        total: int,
+    ) -> None:
         """One batch in the caller's own thread; of more, so many at once as may be in flight, as they come."""
         bar = progress_bar(total, show_progress)
         try:
@@ -190,25 +199,34 @@ class EmbeddingClient(BaseClient):
                 collector.add(run(first))
                 bar.update(first.count)
             elif first is not None and second is not None:
-                for part in self._unordered(chain((first, second), batches), run):
+                for part in self._unordered(chain((first, second), batches), run, deadline):
                     collector.add(part)
                     bar.update(len(part.rows))
         finally:
             bar.close()
 
-    def _unordered(self, batches: Iterable[Batch], run: Run) -> Iterator[BatchResult]:
+    def _unordered(self, batches: Iterable[Batch], run: Run, deadline: Deadline) -> Iterator[BatchResult]:
+        """As they end. Raises DeadlineError, also while other calls keep every thread."""
         done: queue.SimpleQueue[Future[BatchResult]] = queue.SimpleQueue()
         pending = 0
         abandoned = threading.Event()
+
+        def next_done() -> BatchResult:
+            left_s = max(0.0, deadline.left_s(self._core.now())) + _LATE_S
+            try:
+                return done.get(timeout=left_s).result()
+            except queue.Empty:
+                raise no_place(self._core, deadline) from None
+
         try:
             for batch in batches:
                 if pending == self._core.options.max_in_flight:
-                    yield done.get().result()
+                    yield next_done()
                     pending -= 1
                 self._submit(batch, run, abandoned).add_done_callback(done.put)
                 pending += 1
             while pending:
-                yield done.get().result()
+                yield next_done()
                 pending -= 1
         finally:
             abandoned.set()

@@ -215,12 +215,17 @@ def _enter(core: Core, current: _Call[Value]) -> Steps[Ticket]:
         core.window.leave(ticket)
         if core.closed:
             raise ClosedError("the client is closed")
-        raise current.last or DeadlineError(
-            f"deadline_s={deadline.budget_s:g} was over before one of max_in_flight={core.options.max_in_flight} calls"
-            " to the server had ended",
-            "DEADLINE_EXCEEDED",
-        )
+        raise current.last or no_place(core, deadline)
     return ticket
+
+
+def no_place(core: Core, deadline: Deadline) -> DeadlineError:
+    """The error of a call that other calls of the client kept waiting until its deadline."""
+    return DeadlineError(
+        f"deadline_s={deadline.budget_s:g} was over before one of max_in_flight={core.options.max_in_flight} calls"
+        " to the server had ended",
+        "DEADLINE_EXCEEDED",
+    )
 
 
 def _resolve(core: Core) -> Steps[None]:
