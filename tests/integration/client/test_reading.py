@@ -1,13 +1,18 @@
 """Files that do not answer: a pipe without a writer, a mount that hangs. The deadline holds for reading, too."""
 
+import contextlib
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import cv2
+import numpy as np
 import pytest
 
 from metric_learn_client import DeadlineError
-from metric_learn_client.testing import fake_embeddings
+from metric_learn_client.preprocess import PREPROCESSING_ID
+from metric_learn_client.testing import FakeServable, fake_embeddings
 
 from .commands import run
 
@@ -16,9 +21,11 @@ class Hanging:
     """A file whose read never returns, as on a mount whose server is gone; `release` lets its thread end."""
 
     def __init__(self):
+        self.begun = threading.Semaphore(0)
         self.release = threading.Event()
 
     def read(self, _size):
+        self.begun.release()
         self.release.wait(60)
         return b""
 
@@ -67,6 +74,30 @@ def test_a_client_works_on_after_files_that_hang(make_client, fake, hanging):
             with pytest.raises(DeadlineError):
                 client.embed([hanging], deadline_s=0.1)
         assert client.embed([b"a", bytearray(b"b")]).ok.all()
+
+
+def test_a_call_whose_picture_is_resized_here_ends_in_time_while_other_calls_read_files_that_hang(make_client, hanging):
+    """The asynchronous client decodes in the threads that it reads with; the blocking one in the caller's own."""
+    picture = cv2.imencode(".png", np.zeros((300, 300, 3), np.uint8))[1].tobytes()
+
+    def read():
+        with pytest.raises(DeadlineError, match="was read"):
+            client.embed([hanging], deadline_s=3.0)
+
+    with FakeServable() as server, ThreadPoolExecutor(4) as callers:
+        server.preprocessing = PREPROCESSING_ID
+        with make_client(server.endpoint, resize="server-exact") as client:
+            client.embed([picture])
+            reading = [callers.submit(read) for _ in range(4)]  # as many as there are threads to read with
+            for _ in reading:
+                assert hanging.begun.acquire(timeout=10)
+            started = time.monotonic()
+            with contextlib.suppress(DeadlineError):
+                client.embed([picture], deadline_s=0.5)
+            assert time.monotonic() - started < 2
+            for each in reading:
+                each.result(20)
+            assert client.embed([picture]).ok.all()
 
 
 def test_the_command_names_a_pipe_and_goes_on(fake, pipe):

@@ -16,7 +16,7 @@ from metric_learn_client._client.core.batches import Batch, Reading, chunks
 from metric_learn_client._client.core.calling import Deadline
 from metric_learn_client._client.core.identity import ModelInfo, ModelLimits
 from metric_learn_client._client.progress import progress_bar
-from metric_learn_client.errors import ImageFailure
+from metric_learn_client.errors import DeadlineError, ImageFailure
 from metric_learn_client.inputs import ImageInput, check_image, check_images, check_pixels
 from metric_learn_client.option_fields import check_option
 from metric_learn_client.options import ClientOptions
@@ -138,7 +138,17 @@ class AsyncEmbeddingClient(BaseClient):
         async def run(batch: Batch) -> BatchResult:
             limit = deadline or core.deadline(None)
             out = None if collector is None else collector.place(batch)
-            ready = await shell.in_thread(partial(plan.prepare, batch)) if plan.prepare else batch
+            ready = batch
+            if plan.prepare:
+                try:
+                    ready = await shell.in_thread(partial(plan.prepare, batch), limit.left_s(core.now()))
+                except TimeoutError:
+                    raise DeadlineError(
+                        f"deadline_s={limit.budget_s:g} was over before images {batch.start} to"
+                        f" {batch.start + batch.count - 1} were resized: the threads for that are busy, or what they"
+                        " read does not answer",
+                        "DEADLINE_EXCEEDED",
+                    ) from None
             return await shell.run(embedding.embed_batch(core, plan.method, ready, limit, out))
 
         return run

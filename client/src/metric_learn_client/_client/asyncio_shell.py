@@ -58,6 +58,7 @@ class AsyncShell:
         except asyncio.TimeoutError:  # before Python 3.11 not the built-in one
             if self._threads is threads:
                 self._threads = None
+            threads.close(wait_s=0)  # those that do not hang end
             raise TimeoutError from None
 
     async def close(self) -> None:
