@@ -21,6 +21,7 @@ from typing import Callable, Optional
 from servable.backend.launcher import Child
 from servable.backend.warm_up import Unanswered
 from servable.config.sections import SupervisionSection
+from servable.engine.device_watch import WRONG_EMBEDDING
 from servable.gateway.backends import BackendFacts, Backends, WrongEmbedding
 
 POLL_S = 0.1
@@ -140,13 +141,16 @@ class Supervisor:
                 raise StartFailed(
                     f"MindSpore Serving ended with exit code {child.poll()} before version {self.version} served"
                     + (f": {why}" if why else ""),
-                    exit_code=5 if "WrongEmbeddingError" in why else 4,
+                    exit_code=start_code(why),
                 )
             if arrival.done():
                 error = arrival.exception()
-                code = 5 if isinstance(error, WrongEmbedding) else 4
-                # Without its only worker MindSpore Serving says that there is no servable, and may end much later.
-                said = "; ".join(hung) if hung and isinstance(error, Unanswered) else error
+                said, code = str(error), 5 if isinstance(error, WrongEmbedding) else 4
+                if isinstance(error, Unanswered):
+                    # Without its only worker MindSpore Serving says that there is no servable, and may end much later.
+                    why = await asyncio.to_thread(child.why)
+                    code = start_code(why)
+                    said = "; ".join(hung) or (why if code == 5 else said)
                 raise StartFailed(f"version {self.version} does not serve: {said}", code) from error
             if self._unhealthy.done():
                 raise StartFailed(f"version {self.version} does not serve: {self._unhealthy.result()}")
@@ -290,6 +294,11 @@ class Supervisor:
             self._ending = child
             await asyncio.shield(asyncio.to_thread(child.stop, at_once=at_once))
             self._ending = None
+
+
+def start_code(last_words: str) -> int:
+    """The exit code of a start that failed with these."""
+    return 5 if WRONG_EMBEDDING in last_words else 4
 
 
 def backoff_s(failures: int, settings: SupervisionSection) -> float:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATTERN = "device-*.state"
+WRONG_EMBEDDING = "WrongEmbeddingError"  # how a worker begins its last words where its device gives wrong numbers
 # Process, time of the last proof, what a full run took then, begin of the oldest run under way (0 = none) or when it
 # was taken out, taken out, since when and how many of its rows are doubtful.
 _ROW = struct.Struct("=qddd?dq")

@@ -22,7 +22,7 @@ from metric_learn_client.contract.distance import relative_distance
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.verification.parity import TOLERANCES, unit_rows
 from servable.backend.launcher import ROUNDS, Child, Launcher
-from servable.backend.supervisor import LAST_WORDS_S, StartFailed
+from servable.backend.supervisor import LAST_WORDS_S, StartFailed, start_code
 from servable.backend.warm_up import GREY, Unanswered, embed_batch, embed_in_batches
 from servable.config.sections import REPOSITORY, Config
 from servable.exported_version import ExportedVersion
@@ -93,7 +93,9 @@ async def _start(config: Config, child: Child, began: float, parts: list[dict[st
         while time.monotonic() < limit:
             await _stop_at_its_end(child)
             await asyncio.sleep(POLL_S)
-        raise StartFailed(str(error)) from error
+        why = await asyncio.to_thread(child.why)  # without its only worker it may end much later
+        code = start_code(why)
+        raise StartFailed(why if code == ExitCode.GATE_FAILED else str(error), code) from error
     finally:
         for task in (listening, proof):
             task.cancel()
@@ -104,9 +106,7 @@ async def _stop_at_its_end(child: Child) -> None:
     """Raises StartFailed where MindSpore Serving has ended."""
     if child.poll() is not None:
         why = await asyncio.to_thread(child.why)
-        wrong = "WrongEmbeddingError" in why
-        text = f"MindSpore Serving ended with exit code {child.poll()}: {why}"
-        raise StartFailed(text, ExitCode.GATE_FAILED if wrong else ExitCode.NOT_REACHABLE)
+        raise StartFailed(f"MindSpore Serving ended with exit code {child.poll()}: {why}", start_code(why))
 
 
 async def _listening(target: str) -> None:

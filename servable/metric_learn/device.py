@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from servable.engine.device_watch import DeviceWatch
+from servable.engine.device_watch import WRONG_EMBEDDING, DeviceWatch
 from servable.engine.settings import WatchSettings
 
 from .golden_row import GoldenRow, WrongRow, unit
@@ -107,7 +107,7 @@ class Device:
         return seconds
 
     def _end_wrong(self, error: WrongRow) -> NoReturn:
-        self._end(f"WrongEmbeddingError: {error}", *self._golden.unseen())
+        self._end(f"{WRONG_EMBEDDING}: {error}", *self._golden.unseen())
 
     def _end(self, reason: str, doubtful_since: float = 0.0, doubtful: int = 0) -> NoReturn:
         print(f"{reason}: device {self._number} is taken out", flush=True)

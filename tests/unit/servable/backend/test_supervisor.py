@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from servable.backend import supervisor
 from servable.backend.supervisor import StartFailed, Supervisor, backoff_s, pause_s
 from servable.backend.warm_up import Unanswered
 from servable.config.sections import SupervisionSection
@@ -207,9 +208,11 @@ async def test_a_device_that_hangs_is_named_in_the_log(caplog):
     await scene.supervisor.stop()
 
 
+@pytest.mark.parametrize("ended", [0, None], ids=["ended", "not yet"])
 @played
-async def test_the_end_of_an_only_device_that_is_wrong_is_a_matter_of_parity():
-    child = Child(1, proof=Unanswered("no worker"), code=0)
+async def test_the_end_of_an_only_device_that_is_wrong_is_a_matter_of_parity(ended, monkeypatch):
+    monkeypatch.setattr(supervisor, "LAST_WORDS_S", 0.1)
+    child = Child(1, proof=Unanswered("no worker"), code=ended)
     child.words = "WrongEmbeddingError: 0.3 away"
     scene = Scene(child)
     with pytest.raises(StartFailed, match=r"WrongEmbeddingError: 0.3 away") as caught:
