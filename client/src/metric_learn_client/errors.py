@@ -188,7 +188,7 @@ _HANDSHAKE = ("handshake failed", "certificate_verify_failed", "is not in peer c
 
 
 def is_handshake_failure(details: str) -> bool:
-    """Whether UNAVAILABLE means that TLS was refused, which no repetition mends."""
+    """Whether UNAVAILABLE means that TLS was refused, which a repetition at the same place does not mend."""
     return any(text in details.lower() for text in _HANDSHAKE)
 
 

@@ -65,6 +65,14 @@ def test_another_authority_is_refused(make_client, pem):
         assert "ca_file" in refused(make_client, server.endpoint, True)
 
 
+def test_an_endpoint_whose_certificate_is_refused_is_left_out_while_another_answers(make_client, pem):
+    with FakeServable(credentials=pem.one_way) as good, FakeServable(credentials=pem.elsewhere) as wrong:
+        with make_client([good.endpoint, wrong.endpoint], tls=TlsOptions(pem.ca), deadline_s=20) as client:
+            for _ in range(10):
+                assert client.embed([b"a"]).ok.all()
+    assert (good.calls, wrong.calls) == (10, 0)
+
+
 def test_another_name_is_refused_unless_it_is_the_expected_one(make_client, pem):
     with FakeServable(credentials=pem.elsewhere) as server:
         assert "server_name" in refused(make_client, server.endpoint, TlsOptions(pem.ca))

@@ -22,7 +22,7 @@ from metric_learn_client._client.core.steps import Failure, Reply, Resolve, Send
 from metric_learn_client._client.core.targets import Target, host_name_of
 from metric_learn_client._client.core.window import CallWindow, Ticket
 from metric_learn_client._client.token import TokenSource
-from metric_learn_client.errors import ClosedError, DeadlineError, EndpointError, from_status
+from metric_learn_client.errors import ClosedError, DeadlineError, EndpointError, from_status, is_handshake_failure
 from metric_learn_client.options import ClientOptions
 
 PROBE_S = 1.0  # a target on trial has so long to answer a health check
@@ -86,7 +86,7 @@ class Core:
 @dataclass
 class _Call(Generic[Value]):
     """One call: what is sent, what makes of a reply the call's value, and how it went so far: who failed, how often all
-    did, and the last failure, which is what the caller is told."""
+    did, whose TLS was refused, and the last failure, which is what the caller is told."""
 
     path: str
     body: bytes
@@ -95,6 +95,7 @@ class _Call(Generic[Value]):
     read: Callable[[Reply, Target], Union[Value, Failure]]
     images: int
     failed: set[Target] = field(default_factory=set)
+    refused: set[Target] = field(default_factory=set)
     rounds: int = 0
     last: Optional[EndpointError] = None
 
@@ -113,7 +114,7 @@ def call(
         yield from _resolve(core)
         ticket = yield from _enter(core, current)
         try:
-            target, trial = core.pool.choose(core.now(), current.failed)
+            target, trial = core.pool.choose(core.now(), current.failed | current.refused)
             try:
                 outcome = yield from _attempt(core, current, target, trial)
             finally:
@@ -138,9 +139,10 @@ class _Failed:
 
 
 def _attempt(core: Core, current: _Call[Value], target: Target, trial: bool) -> Steps[Union[Value, _Failed]]:
-    if trial and not (yield from _lives(core, current, target)):
+    unfit = (yield from _try(core, current, target)) if trial else None
+    if unfit is not None:
         core.pool.failed(target, core.now())
-        return _Failed(Remedy.ELSEWHERE, Failure("UNAVAILABLE", "no answer to a health check", {}))
+        return _Failed(Remedy.ELSEWHERE, unfit)
     started = core.now()
     other = core.pool.has_other(started, (target,))
     timeout_s = core.pool.attempt_s(current.deadline.left_s(started), current.images, other=other)
@@ -159,15 +161,24 @@ def _attempt(core: Core, current: _Call[Value], target: Target, trial: bool) -> 
     return _Failed(remedy, value)
 
 
-def _lives(core: Core, current: _Call[Value], target: Target) -> Steps[bool]:
-    """Whether a target on trial answers, and with anything but "not serving"; a server may have no health service."""
+def _try(core: Core, current: _Call[Value], target: Target) -> Steps[Optional[Failure]]:
+    """Why a target on trial gets no call; None where it answers, with anything but "not serving": a server may have no
+    health service."""
     timeout_s = max(0.0, min(PROBE_S, current.deadline.left_s(core.now())))
     answer = yield Send(target, wire.HEALTH_CHECK_PATH, HEALTH_CHECK, timeout_s, current.metadata)
     if isinstance(answer, Reply):
-        return is_serving(answer.body)
-    if answer.code == "UNAVAILABLE":
-        return False
-    return retry.remedy_of(answer.code, answer.details, over=False) is not Remedy.ELSEWHERE
+        lives = is_serving(answer.body)
+    elif is_refusal(answer):
+        return answer
+    else:
+        remedy = retry.remedy_of(answer.code, answer.details, over=False)
+        lives = answer.code != "UNAVAILABLE" and remedy is not Remedy.ELSEWHERE
+    return None if lives else Failure("UNAVAILABLE", "no answer to a health check", {})
+
+
+def is_refusal(failure: Failure) -> bool:
+    """Whether TLS was refused: by one target, as each has a certificate of its own."""
+    return failure.code == "UNAVAILABLE" and is_handshake_failure(failure.details)
 
 
 def is_serving(body: bytes) -> bool:
@@ -178,25 +189,30 @@ def is_serving(body: bytes) -> bool:
 def _after(core: Core, current: _Call[Value], target: Target, outcome: _Failed) -> float:
     """Seconds to wait before the next attempt. Raises where there is to be none."""
     failure = outcome.failure
-    where = names(core.pool.targets) if failure.code == "UNAVAILABLE" else str(target)
+    refusal = is_refusal(failure)
+    if refusal:
+        current.refused.add(target)
+    absent = [each for each in core.pool.targets if each not in current.refused]
+    where = names(absent or [target]) if failure.code == "UNAVAILABLE" and not refusal else str(target)
     error = from_status(failure.code, failure.details, where, current.deadline.budget_s)
     if outcome.remedy is Remedy.SMALLER and current.images:
         raise TooLargeError(failure.details) from error
-    if outcome.remedy in (Remedy.SMALLER, Remedy.FATAL):
+    if outcome.remedy in (Remedy.SMALLER, Remedy.FATAL) or (refusal and not absent):
         raise error
-    current.last = error
+    if not refusal or current.last is None:  # a target that is down may be back, and the call be good then
+        current.last = error
     now = core.now()
     pause = core.budget.spend()
     if outcome.remedy is Remedy.ELSEWHERE:
         current.failed.add(target)
-    if outcome.remedy is Remedy.LATER or not core.pool.has_other(now, current.failed):
+    if outcome.remedy is Remedy.LATER or not core.pool.has_other(now, current.failed | current.refused):
         current.rounds += 1
         current.failed.clear()
         if outcome.remedy is Remedy.ELSEWHERE and current.rounds > core.options.retries:
-            raise error
+            raise current.last
         pause = max(pause, retry.pause_s(current.rounds, retry.hint_s(failure.trailing), core.dice))
     if pause >= current.deadline.left_s(now):
-        raise error
+        raise current.last
     return pause
 
 

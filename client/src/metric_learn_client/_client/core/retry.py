@@ -21,7 +21,6 @@ from metric_learn_client.errors import (
     EndpointError,
     OverloadedError,
     UnreachableError,
-    is_handshake_failure,
 )
 
 _BACKOFF_FIRST_S = 0.1
@@ -72,8 +71,6 @@ def remedy_of(code: str, details: str, *, over: bool) -> Remedy:
         return _BY_HTTP_STATUS[status[1]]
     if code == "RESOURCE_EXHAUSTED" and TOO_LARGE in details:
         return Remedy.SMALLER
-    if code == "UNAVAILABLE" and is_handshake_failure(details):
-        return Remedy.FATAL
     if code == "DEADLINE_EXCEEDED" and over:
         return Remedy.FATAL
     if code in ("INTERNAL", "UNKNOWN") and any(text in details for text in _BROKEN_STREAM):

@@ -190,6 +190,45 @@ def test_a_refused_certificate_is_said_at_once():
     assert len(sent) == 1
 
 
+def refuse(send):
+    return failure("UNAVAILABLE", f"Ssl handshake failed at {send.target}: CERTIFICATE_VERIFY_FAILED")
+
+
+def test_a_target_whose_certificate_is_refused_is_left_out_while_another_answers():
+    core = core_of("127.0.0.1:1", "127.0.0.1:2")
+    sent = []
+
+    def answers(send):
+        sent.append(send.target.address)
+        return GOOD if send.target.address == "127.0.0.1:2" else refuse(send)
+
+    for _ in range(6):
+        assert drive(core, answers)[0] == b"good"
+    assert sent.count("127.0.0.1:1") == 1
+
+
+def test_certificates_that_are_refused_by_all_are_said_after_one_attempt_each_also_on_trial():
+    core = core_of("127.0.0.1:1", "127.0.0.1:2")
+    for path in ("/path", wire.HEALTH_CHECK_PATH):
+        sent = []
+
+        def answers(send, sent=sent):
+            sent.append((send.target.address, send.path))
+            return refuse(send)
+
+        with pytest.raises(errors.AuthenticationError, match="ca_file"):
+            drive(core, answers)
+        assert sorted(sent) == [("127.0.0.1:1", path), ("127.0.0.1:2", path)]
+        core.now.now += 0.6
+
+
+def test_where_one_certificate_is_refused_and_the_other_target_is_down_the_call_is_unreachable():
+    core = core_of("127.0.0.1:1", "127.0.0.1:2")
+    for _ in range(2):
+        with pytest.raises(errors.UnreachableError, match=r"nothing serves at 127.0.0.1:2: "):
+            drive(core, lambda send: refuse(send) if send.target.address == "127.0.0.1:1" else failure("UNAVAILABLE"))
+
+
 def test_every_attempt_of_a_call_has_one_request_id_and_every_call_its_own():
     core = core_of("127.0.0.1:1", token="secret")
     seen = []
