@@ -40,9 +40,9 @@ class ServiceManager:
         if not self._path:
             return
         path = "\0" + self._path[1:] if self._path.startswith("@") else self._path
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
                 sender.setblocking(False)
                 sender.sendto(text.encode(), path)
-            except OSError:
-                pass
+        except OSError:  # also where no descriptor is free: the next sign of life may find one
+            pass

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import socket
 
 import pytest
@@ -40,6 +41,25 @@ def test_the_watchdog_hears_three_signs_of_life_in_its_interval(heard):
 
     asyncio.run(scenario())
     assert [next_message() for _ in range(3)] == ["WATCHDOG=1"] * 3
+
+
+def test_the_watchdog_outlives_a_time_without_free_descriptors(heard):
+    environment, next_message = heard
+
+    async def scenario():
+        manager = ServiceManager({**environment, "WATCHDOG_USEC": "30000"})
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+        try:
+            watching = asyncio.create_task(manager.watch())
+            manager.stopping()
+            await asyncio.wait({watching}, timeout=0.05)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert await asyncio.to_thread(next_message) == "WATCHDOG=1"
+        watching.cancel()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(
