@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import signal
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -201,21 +202,24 @@ class Launcher:
         self._config = config
         self._run_dir = run_dir
         self._count = 0
-        self._batch_runs: dict[int, tuple[int, int]] = {}
+        self._counts = self._counts_ended = batch_stats.Counts()  # as read last; of workers whose files are gone
         self._dead: dict[int, str] = {}  # of several devices, those that could not be opened last, with the reason
         self.log = BoundedLog(run_dir / LOG_NAME, config.log.backend_max_mb * 1024 * 1024)
         for old in run_dir.glob(batch_stats.PATTERN):
             old.unlink(missing_ok=True)
 
-    def batch_runs(self) -> dict[int, tuple[int, int]]:
+    def batch_runs(self) -> Mapping[int, tuple[int, int]]:
         """Batch size -> (runs, images) of the network, since this server started: all children, also ended ones."""
-        with contextlib.suppress(OSError):  # no descriptor free: counters never go back, so the last ones hold
-            self._batch_runs = batch_stats.read(self._run_dir)
-        return self._batch_runs
+        return self._counted().runs
 
     def decoder_restarts(self) -> int:
         """Decoders of pictures that ended unasked and were replaced, since this server started."""
-        return batch_stats.decoder_restarts(self._run_dir)
+        return self._counted().decoders
+
+    def _counted(self) -> batch_stats.Counts:
+        with contextlib.suppress(OSError):  # no descriptor free: counters never go back, so the last ones hold
+            self._counts = batch_stats.read(self._run_dir, self._counts_ended)
+        return self._counts
 
     def image_trial(self) -> AbstractAsyncContextManager[EndsProcess]:
         """Where images are tried that were in a child when it ended."""
@@ -242,6 +246,7 @@ class Launcher:
             raise OSError("no device can be opened: " + "; ".join(f"{each}: {why}" for each, why in self._dead.items()))
         processes = config.backend.processes - len(self._dead)
         self._count += 1
+        self._counts_ended = batch_stats.take_ended(self._run_dir, self._counts_ended)
         directory = self._run_dir / f"serving-{version.number}-{self._count}"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700)

@@ -2,8 +2,8 @@
 counted in workers, read by the server.
 
 A worker writes one small file of its own in the run directory, through a memory map: no system call and no reply
-that waits. A worker that dies leaves its file, so the sums never go back. Standard library only: it is imported
-in workers as well.
+that waits. A worker that dies leaves its file, so the sums never go back; `take_ended` takes such files into a sum.
+Standard library only: it is imported in workers as well.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 PATTERN = "batch-stats-*.bin"
 _ROW = struct.Struct("=QQQ")  # batch size, runs, images; the last row: 0, decoders replaced, 0
@@ -47,30 +51,60 @@ class BatchStats:
         _ROW.pack_into(self._map, self._decoders_at, 0, restarts, 0)
 
 
-def read(run_dir: Path) -> dict[int, tuple[int, int]]:
-    """Batch size -> (runs, images) over all workers that have run in `run_dir`. Fill is images / (runs * size).
+class Counts(NamedTuple):
+    """runs: batch size -> (runs, images); fill is images / (runs * size). decoders: that ended unasked."""
 
-    Empty where nothing was counted. A file that is being made, or has gone, counts as nothing. Raises OSError.
+    runs: Mapping[int, tuple[int, int]] = MappingProxyType({})
+    decoders: int = 0
+
+
+def read(run_dir: Path, ended: Counts = Counts()) -> Counts:
+    """Of all workers whose files are in `run_dir`, and of those that have `ended`. Raises OSError.
+
+    Empty where nothing was counted. A file that is being made, or has gone, counts as nothing.
     """
-    totals = _sums(run_dir)
-    totals.pop(0, None)
-    return totals
+    for file in _files(run_dir):
+        with suppress(FileNotFoundError):
+            ended = _add(ended, file.read_bytes())
+    return ended
 
 
-def decoder_restarts(run_dir: Path) -> int:
-    """Decoders that ended unasked and were replaced, over all workers that have run in `run_dir`."""
-    return _sums(run_dir).get(0, (0, 0))[0]
+def take_ended(run_dir: Path, ended: Counts) -> Counts:
+    """Adds what workers counted that have ended since, and removes their files."""
+    with suppress(OSError):  # the next time
+        for file in _files(run_dir):
+            if not _runs(int(file.name.split("-")[2])):
+                data = file.read_bytes()
+                file.unlink()
+                ended = _add(ended, data)
+    return ended
 
 
-def _sums(run_dir: Path) -> dict[int, tuple[int, int]]:
-    totals: dict[int, tuple[int, int]] = {}
-    for file in run_dir.glob(PATTERN):
-        try:
-            data = file.read_bytes()
-        except FileNotFoundError:
-            continue
-        for start in range(0, len(data) - _ROW.size + 1, _ROW.size):
-            size, runs, images = _ROW.unpack_from(data, start)
-            before = totals.get(size, (0, 0))
-            totals[size] = (before[0] + runs, before[1] + images)
-    return totals
+def _files(run_dir: Path) -> list[Path]:
+    """glob would hide that a directory cannot be read."""
+    try:
+        return [run_dir / name for name in os.listdir(run_dir) if fnmatch(name, PATTERN)]
+    except FileNotFoundError:
+        return []
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _add(counts: Counts, data: bytes) -> Counts:
+    runs, decoders = dict(counts.runs), counts.decoders
+    for start in range(0, len(data) - _ROW.size + 1, _ROW.size):
+        size, first, second = _ROW.unpack_from(data, start)
+        if size:
+            before = runs.get(size, (0, 0))
+            runs[size] = (before[0] + first, before[1] + second)
+        else:
+            decoders += first
+    return Counts(runs, decoders)

@@ -174,7 +174,7 @@ def with_network(rounds: Rounds, short: bool, peers: Sequence[str], facts: dict[
 def fill(product: System) -> dict[str, str]:
     """Batch size -> runs of the network and how full they were, as the server counted them."""
     run_dir = next(Path(word[15:]) for word in product.root.cmdline() if word.startswith("server.run_dir="))
-    counted = batch_stats.read(run_dir)
+    counted = batch_stats.read(run_dir).runs
     return {
         str(size): f"{runs} runs, {images / max(1, runs * size):.2f} full" for size, (runs, images) in counted.items()
     }

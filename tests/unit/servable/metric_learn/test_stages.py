@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from metric_learn_client.preprocess import preprocess
-from servable.engine.batch_stats import decoder_restarts, read
+from servable.engine.batch_stats import read
 from servable.engine.packed_batch import images_head, unpack_rows
 from servable.metric_learn.golden_row import GoldenRow
 
@@ -102,7 +102,7 @@ def normal(row):
 
 
 def counted(run_dir, before):
-    now = read(run_dir)
+    now = read(run_dir).runs
     return {size: (now[size][0] - before[size][0], now[size][1] - before[size][1]) for size in SIZES}
 
 
@@ -181,7 +181,7 @@ def test_a_network_that_fails_fails_its_batch_and_the_next_one_runs(stages, monk
 
 
 def test_every_run_is_counted_with_its_images(stages, run_dir):
-    before = read(run_dir)
+    before = read(run_dir).runs
     pixels = preprocess(GOOD[0]).tobytes()
     embedded(stages, [pixels] * 16, pixels=True)
     embedded(stages, [pixels] * 5, pixels=True)
@@ -189,14 +189,14 @@ def test_every_run_is_counted_with_its_images(stages, run_dir):
 
 
 def test_decoders_that_end_are_replaced_and_counted(stages, run_dir):
-    before = decoder_restarts(run_dir)
+    before = read(run_dir).decoders
     ended = [decoder for nursery in psutil.Process().children() for decoder in nursery.children()]
     for decoder in ended:
         decoder.kill()
     ((rows, _),) = embedded(stages, GOOD * 4)
     assert np.array_equal(rows, [expected(image) for image in GOOD * 4])
     limit = time.monotonic() + 10
-    while decoder_restarts(run_dir) < before + len(ended):  # an idle one's end is seen when it is
+    while read(run_dir).decoders < before + len(ended):  # an idle one's end is seen when it is
         assert time.monotonic() < limit
         time.sleep(0.01)
 

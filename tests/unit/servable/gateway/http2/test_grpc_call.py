@@ -1,5 +1,6 @@
 """A call's messages, however their bytes come."""
 
+import asyncio
 import types
 
 import pytest
@@ -39,11 +40,15 @@ def test_a_message_is_there_with_its_last_byte(size):
 
 def test_a_call_that_ends_because_of_what_just_came_takes_the_rest_of_it():
     """Too many bodies wait, and it is the latest one."""
-    wire = types.SimpleNamespace(**vars(WIRE))
-    call = GrpcCall(wire, 1, RequestHead(), 0, 0.0)
-    call.begun, call._arrived = True, types.SimpleNamespace(done=lambda: False, set_result=lambda _: None)
-    whole = PREFIX.pack(0, 1_000_000) + bytes(CALL_WINDOW - PREFIX.size)
-    arrive(call, whole[: CALL_WINDOW * 3 // 4], 16_384)
-    wire.hold = lambda size: call._drop_body() if size > 0 else None
-    assert call.arrived(memoryview(whole)[CALL_WINDOW * 3 // 4 :][:16_384])
-    assert call.waiting_bytes == 0
+
+    async def scene():
+        wire = types.SimpleNamespace(**vars(WIRE))
+        call = GrpcCall(wire, 1, RequestHead(), 0, 0.0)
+        call._arrived = asyncio.get_running_loop().create_future()
+        whole = PREFIX.pack(0, 1_000_000) + bytes(CALL_WINDOW - PREFIX.size)
+        arrive(call, whole[: CALL_WINDOW * 3 // 4], 16_384)
+        wire.hold = lambda size: call._drop_body() if size > 0 else None
+        assert call.arrived(memoryview(whole)[CALL_WINDOW * 3 // 4 :][:16_384])
+        assert call.waiting_bytes == 0
+
+    asyncio.run(scene())
