@@ -42,7 +42,7 @@ from servable.gateway.call.request import Payload, PredictWork
 from servable.gateway.errors import CallError, Metadata, unavailable
 from servable.gateway.limits.admission import Admission
 from servable.gateway.limits.bodies import BodyPlaces
-from servable.gateway.limits.connections import Share
+from servable.gateway.limits.share import Share
 from servable.gateway.limits.time_limit import TimeIsUp, TimeLimit
 from servable.gateway.observe import logs
 from servable.gateway.observe.metrics import GatewayMetrics

@@ -14,7 +14,7 @@ from servable.gateway.call.calls import Call, Calls, Embedded
 from servable.gateway.call.reply import encode_reply
 from servable.gateway.call.request import PredictWork, read_request
 from servable.gateway.errors import CallError
-from servable.gateway.limits.connections import fail, message_of, when_answered
+from servable.gateway.limits.share import fail, message_of, when_answered
 
 SPAN = "mindspore.serving.proto.MSService/Predict"
 VERSION_FIELD = "servable_spec.version_number"

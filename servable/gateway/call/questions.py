@@ -16,7 +16,7 @@ from metric_learn_client.wire import METADATA_REQUEST_ID
 from servable.gateway.call.calls import refuse_repeated, request_id_of
 from servable.gateway.errors import CallError
 from servable.gateway.limits.bodies import BodyPlaces
-from servable.gateway.limits.connections import Share, fail, message_of, when_answered
+from servable.gateway.limits.share import Share, fail, message_of, when_answered
 
 # Not answered, or answered and not read.
 OPEN, OPEN_EACH = 2048, 32

@@ -26,8 +26,8 @@ from servable.gateway.http2.grpc_call import GrpcCall
 from servable.gateway.http2.header_block import MOST_METADATA_BYTES
 from servable.gateway.http2.http2_connection import TAKE_REPLY_S, Http2Connection
 from servable.gateway.http2.pace import Pace
-from servable.gateway.limits.connections import Share, when_answered
 from servable.gateway.limits.newcomers import Newcomers
+from servable.gateway.limits.share import Share, when_answered
 from servable.gateway.limits.turns import Turns, address_of
 from servable.gateway.listener import Listener
 

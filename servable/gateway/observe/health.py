@@ -20,7 +20,7 @@ from metric_learn_client.wire import (
     ServingStatus,
 )
 from servable.gateway.errors import CallError, invalid
-from servable.gateway.limits.connections import Share
+from servable.gateway.limits.share import Share
 
 SERVICES = (HEALTH_SERVICE_ALL, HEALTH_SERVICE_PREDICT)
 WATCHERS, WATCHERS_EACH = 1024, 8  # in all, of one connection; a client needs one for each service

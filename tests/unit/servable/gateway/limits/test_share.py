@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 from servable.gateway.errors import CallError
-from servable.gateway.limits.connections import Share
+from servable.gateway.limits.share import Share
 
 
 def test_a_connection_gets_its_share_and_all_together_the_total():
