@@ -247,6 +247,21 @@ def test_a_host_name_stands_for_all_its_addresses(make_client, monkeypatch):
         second.stop()
 
 
+def test_a_call_ends_with_its_deadline_while_a_name_is_looked_up_and_says_so(make_client, monkeypatch):
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(30) and [])
+    try:
+        with make_client("embeddings.test:5500", deadline_s=0.4) as client:
+            with (
+                Timer() as timer,
+                pytest.raises(DeadlineError, match=r"deadline_s=0.4 .*embeddings\.test was looked up"),
+            ):
+                client.embed([b"a"])
+        assert timer.seconds <= 3
+    finally:
+        over.set()
+
+
 def test_close_ends_calls_in_flight_and_every_thread(make_client, fake, no_thread_left):
     fake.faults.black_hole = True
     client = make_client(fake.endpoint, deadline_s=60)

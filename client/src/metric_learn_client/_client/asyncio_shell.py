@@ -14,7 +14,7 @@ from metric_learn_client._client.channels import keep_heap, open_channel, traili
 from metric_learn_client._client.core.calling import Core
 from metric_learn_client._client.core.steps import Failure, Reply, Resolve, Send, Sleep, Step, Steps, WaitForTicket
 from metric_learn_client._client.core.targets import Target
-from metric_learn_client._client.daemon_threads import Workers, into
+from metric_learn_client._client.daemon_threads import Workers, begun, into
 from metric_learn_client._client.fork_safe_grpc import grpc
 from metric_learn_client.errors import ClosedError
 
@@ -123,8 +123,9 @@ class AsyncShell:
 
 
 async def _resolve(step: Resolve) -> Sequence[str]:
-    loop = asyncio.get_running_loop()
+    """In a thread of its own: the event loop would wait at its end for one of its default executor's."""
     try:
-        return addresses_of(await loop.getaddrinfo(step.host, step.port, type=1))
-    except (OSError, UnicodeError):
+        looked_up = asyncio.wrap_future(begun(partial(addresses_of, step)))
+        return await asyncio.wait_for(looked_up, step.timeout_s)
+    except asyncio.TimeoutError:
         return ()

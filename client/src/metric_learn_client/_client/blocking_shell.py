@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Callable, TypeVar, Union
 
 from metric_learn_client._client.channels import keep_heap, open_channel, trailing_of
 from metric_learn_client._client.core.calling import Core
 from metric_learn_client._client.core.steps import Failure, Reply, Resolve, Send, Sleep, Step, Steps, WaitForTicket
 from metric_learn_client._client.core.targets import Target
-from metric_learn_client._client.daemon_threads import Workers
+from metric_learn_client._client.daemon_threads import Workers, in_time
 from metric_learn_client._client.fork_safe_grpc import grpc, keep_grpc
 from metric_learn_client.errors import ClosedError
 
@@ -64,7 +65,7 @@ class BlockingShell:
         elif isinstance(step, Sleep):
             self._closing.wait(step.seconds)
         else:
-            return resolve(step)
+            return _resolve(step)
         return None
 
     def _send(self, step: Send) -> Union[Reply, Failure]:
@@ -98,14 +99,18 @@ class BlockingShell:
             self._calls = {key: call for key, call in self._calls.items() if key[0] != target}
 
 
-def resolve(step: Resolve) -> Sequence[str]:
-    """The addresses of a name, of the family that the system puts first; none where it is not known."""
+def _resolve(step: Resolve) -> Sequence[str]:
+    try:
+        return in_time(partial(addresses_of, step), step.timeout_s)
+    except TimeoutError:
+        return ()
+
+
+def addresses_of(step: Resolve) -> Sequence[str]:
+    """The addresses of a name, of the family that the system puts first; none where it is not known. Takes as long as
+    the system's name servers do."""
     try:
         found = socket.getaddrinfo(step.host, step.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return ()
-    return addresses_of(found)
-
-
-def addresses_of(found: Sequence[Any]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(entry[4][0] for entry in found if entry[0] == found[0][0]))
+    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found if entry[0] == found[0][0]))

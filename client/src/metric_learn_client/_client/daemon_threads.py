@@ -19,12 +19,17 @@ Result = TypeVar("Result")
 def in_time(function: Callable[[], Result], seconds: float) -> Result:
     """What the function returns or raises. Raises TimeoutError after so many seconds; a thread that hangs is left
     behind, and ends with the process."""
-    done: Future[Result] = Future()
-    threading.Thread(target=into, args=(done, function), name="metric-learn-client-read", daemon=True).start()
     try:
-        return done.result(max(0.0, seconds))
+        return begun(function).result(max(0.0, seconds))
     except FutureTimeoutError:  # before Python 3.11 not the built-in one
         raise TimeoutError from None
+
+
+def begun(function: Callable[[], Result]) -> Future[Result]:
+    """What the function will return or raise, in a thread of its own."""
+    done: Future[Result] = Future()
+    threading.Thread(target=into, args=(done, function), name="metric-learn-client-read", daemon=True).start()
+    return done
 
 
 def into(done: Future[Result], function: Callable[[], Result]) -> None:

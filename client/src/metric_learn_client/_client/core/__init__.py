@@ -1,1 +1,1 @@
-"""What a client decides, without sockets, threads or a clock: `client` and `aio` perform it."""
+"""What a client decides, without sockets, threads or a clock: `blocking_shell` and `asyncio_shell` perform it."""

@@ -111,7 +111,7 @@ def call(
     """Sends `body` until `read` accepts a reply. Raises EndpointError, ClosedError, TooLargeError, or as `read`."""
     current = _Call(path, body, core.metadata(), deadline, read, images)
     while True:
-        yield from _resolve(core)
+        yield from _resolve(core, deadline)
         ticket = yield from _enter(core, current)
         try:
             target, trial = core.pool.choose(core.now(), current.failed | current.refused)
@@ -244,10 +244,16 @@ def no_place(core: Core, deadline: Deadline) -> DeadlineError:
     )
 
 
-def _resolve(core: Core) -> Steps[None]:
+def _resolve(core: Core, deadline: Deadline) -> Steps[None]:
     endpoint = core.pool.unresolved(core.now())
     if endpoint is not None:
         name = host_name_of(endpoint)
         assert name is not None
-        addresses = yield Resolve(*name)
+        addresses = yield Resolve(*name, max(0.0, deadline.left_s(core.now())))
         core.pool.resolved(endpoint, addresses)
+        if deadline.left_s(core.now()) <= 0:
+            raise DeadlineError(
+                f"deadline_s={deadline.budget_s:g} was over while the name {name[0]} was looked up: is the name server"
+                " there?",
+                "DEADLINE_EXCEEDED",
+            )

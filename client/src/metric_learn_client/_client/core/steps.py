@@ -1,7 +1,7 @@
 """What a call of the client is made of: the steps that the core asks for, and what the shells answer.
 
 The core (modules `calling` and `embedding`) is generators that yield these and get the answers sent in. A shell
-performs them: `client` with threads and blocking gRPC, `aio` with asyncio. So every policy is written once.
+performs them: `blocking_shell` by blocking, `asyncio_shell` with asyncio. So every policy is written once.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ class Sleep:
 
 @dataclass(frozen=True)
 class Resolve:
-    """Look up a host name; answered with its addresses, of one family, or with none."""
+    """Look up a host name; answered with its addresses, of one family, or with none, also where it takes longer."""
 
     host: str
     port: int
+    timeout_s: float
 
 
 Step = Union[Send, WaitForTicket, Sleep, Resolve]
