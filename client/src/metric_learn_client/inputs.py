@@ -135,13 +135,20 @@ def _read_path(path: Union[str, os.PathLike[str]], max_bytes: int) -> bytes:
 
 
 def _read_file(file: Any, max_bytes: int) -> bytes:
-    try:
-        content = file.read(max_bytes + 1)
-    except (OSError, ValueError) as error:  # ValueError: the file is closed
-        raise UnreadableError("E_READ", str(error)) from error
-    if not isinstance(content, bytes):
-        raise TypeError(f"a file object must be opened in binary mode; this one gives {type(content).__name__}")
-    return content
+    content = bytearray()
+    while len(content) <= max_bytes:  # without a buffer a read gives what is there, not what was asked for
+        try:
+            piece = file.read(max_bytes + 1 - len(content))
+        except (OSError, ValueError) as error:  # ValueError: the file is closed
+            raise UnreadableError("E_READ", str(error)) from error
+        if piece is None:
+            raise UnreadableError("E_READ", "the file object: it is non-blocking, and nothing is there now")
+        if not isinstance(piece, bytes):
+            raise TypeError(f"a file object must be opened in binary mode; this one gives {type(piece).__name__}")
+        if not piece:
+            break
+        content += piece
+    return bytes(content)
 
 
 def _as_bgr(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

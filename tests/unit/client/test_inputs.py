@@ -95,6 +95,28 @@ def test_a_file_object_is_read_from_where_it_stands():
     assert caught.value.code == "E_READ"
 
 
+class Pieces(io.RawIOBase):
+    """A stream without a buffer, as a pipe or a socket is: a read gives what is there."""
+
+    def __init__(self, *pieces):
+        self._pieces = list(pieces)
+
+    def read(self, _size=-1):
+        return self._pieces.pop(0) if self._pieces else b""
+
+
+def test_a_stream_without_a_buffer_is_read_to_its_end():
+    assert read_image(Pieces(b"0123", b"4", b"56789"), 100) == b"0123456789"
+    with pytest.raises(UnreadableError, match="the limit is 9"):
+        read_image(Pieces(b"0123", b"4", b"56789", b"more"), 9)
+    with pytest.raises(UnreadableError, match="it is non-blocking, and nothing is there now") as caught:
+        read_image(Pieces(b"0123", None), 100)
+    assert caught.value.code == "E_READ"
+    for pieces in (("text",), (b"0123", "text")):
+        with pytest.raises(TypeError, match="binary mode"):
+            read_image(Pieces(*pieces), 100)
+
+
 def test_batches_cover_every_image_once_in_order_whatever_the_sizes():
     for seed in range(50):
         rng = np.random.default_rng(seed)
