@@ -8,12 +8,14 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from servable.config.addresses import Address, parse_address
 from servable.config.problem import CONFIGURATION, NOT_READY, Problem, value_of, wrong
 from servable.config.sections import Config
 
 GRPC, API, HTTP = "server.address", "server.api_address", "server.http_address"
+ALL_HOSTS = ("0.0.0.0", "::")
 _REMEDIES = {
     errno.EADDRINUSE: "end the process that has it (`ss -ltnp`), or choose another port",
     errno.EADDRNOTAVAIL: "choose an address of this host, or 0.0.0.0",
@@ -23,13 +25,13 @@ _REMEDIES = {
 
 def address_problems(config: Config) -> Iterator[Problem]:
     """Each address is bound for a moment and released."""
-    addresses = {key: value_of(config, key) for key in (GRPC, API, HTTP) if value_of(config, key)}
-    seen: dict[str, str] = {}
-    for key, text in addresses.items():
-        address = parse_address(text)
-        if text in seen and (address.port or address.path):
-            yield wrong(config, key, f"is {seen[text]} too", "choose another port for one of them")
-        seen.setdefault(text, key)
+    addresses = {key: parse_address(value_of(config, key)) for key in (GRPC, API, HTTP) if value_of(config, key)}
+    seen: dict[str, Address] = {}
+    for key, address in addresses.items():
+        other = next((each for each in seen if _collide(key, address, each, seen[each])), None)
+        if other is not None:
+            yield wrong(config, key, f"is {other} too", "choose another port for one of them")
+        seen[key] = address
         if key == HTTP and address.path is not None:
             yield wrong(config, key, "probes and metrics speak HTTP over TCP", "give host:port")
             continue
@@ -42,6 +44,29 @@ def address_problems(config: Config) -> Iterator[Problem]:
                 "encrypts, security.allow_insecure: true",
             )
         yield from _unix(config, key, Path(address.path)) if address.path is not None else _tcp(config, key, address)
+
+
+def _collide(key: str, address: Address, other_key: str, other: Address) -> bool:
+    """Whether two listeners cannot have both at one time."""
+    if address.path is not None and other.path is not None:
+        return os.path.realpath(address.path) == os.path.realpath(other.path)
+    if address.port != other.port or not address.port:  # 0 is a free port, or a unix socket
+        return False
+    return any(
+        one == two or ((":" in one) == (":" in two) and not {one, two}.isdisjoint(ALL_HOSTS))
+        for one in _hosts(key, address)
+        for two in _hosts(other_key, other)
+    )
+
+
+def _hosts(key: str, address: Address) -> set[str]:
+    """The IP addresses behind it; none where the name has none, which `_tcp` says."""
+    try:
+        hosts = {str(name[0]) for *_, name in _resolved(address)}
+    except (socket.gaierror, UnicodeError):
+        return set()
+    both = "::" in hosts and key != HTTP  # listener.py listens on IPv4 there too, and observe/http_pages.py does not
+    return hosts | set(ALL_HOSTS) if both else hosts
 
 
 def _exposed(config: Config, address: Address) -> bool:
@@ -69,9 +94,7 @@ def usable_hosts(address: Address) -> list[str]:
     Raises OSError where one is in use, or none can be bound; UnicodeError and socket.gaierror where there is none.
     """
     hosts, error = [], None
-    for family, kind, protocol, _, name in socket.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    ):
+    for family, kind, protocol, _, name in _resolved(address):
         try:
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -85,6 +108,11 @@ def usable_hosts(address: Address) -> list[str]:
     if error is not None and not hosts:
         raise error
     return hosts
+
+
+def _resolved(address: Address) -> list[tuple[Any, ...]]:
+    """As socket.getaddrinfo, which may raise socket.gaierror and UnicodeError."""
+    return list(socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
 
 
 def _tcp(config: Config, key: str, address: Address) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from servable.doctor import examine
 from servable.gateway import Backends, Gateway, StartError
 from tests.integration.servable.gateway.harness import config_of
 from tests.unit.servable.doctor.cases import CASES
-from tests.unit.servable.doctor.scene import Scene, authority
+from tests.unit.servable.doctor.scene import Scene, authority, free_port
 
 ADDRESSES = ("address", "http_address", "api_address")
 OF_THE_GATEWAY = (*(f"server.{name}" for name in ADDRESSES), "limits.", "deadlines.", "security.", "tracing.")
@@ -216,3 +216,33 @@ def test_of_a_name_with_several_addresses(monkeypatch, key, behind, accepted):
         said = checked(config)
         assert started(config) == said
         assert bool(said) is not accepted
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "accepted"),
+    [
+        ("server.address = 0.0.0.0", "server.http_address = 127.0.0.1", False),
+        ("server.address = 0.0.0.0", "server.api_address = 127.0.0.1", False),
+        ("server.address = 127.0.0.1", "server.api_address = localhost", False),
+        ("server.address = [::]", "server.api_address = 127.0.0.1", False),
+        ("server.http_address = 0.0.0.0", "server.api_address = [::]", False),
+        ("server.http_address = [::]", "server.api_address = [::1]", False),
+        ("server.http_address = [::]", "server.api_address = 127.0.0.1", True),  # over HTTP it is IPv6 alone
+        ("server.address = 0.0.0.0", "server.http_address = [::1]", True),
+        ("server.address = 127.0.0.1", "server.http_address = 127.0.0.2", True),
+    ],
+)
+def test_of_two_addresses_with_one_port(first, second, accepted):
+    port = free_port()
+    keys = dict(f"{each}:{port}".replace("server.", "").split(" = ") for each in (first, second))
+    config = config_of(server=keys, security={"allow_insecure": True})
+    said = checked(config)
+    assert started(config) == said
+    assert bool(said) is not accepted
+    assert all("too; choose another port for one of them" in line for line in said)
+
+
+def test_of_two_spellings_of_one_unix_socket(tmp_path):
+    config = config_of(server={"address": f"unix:{tmp_path}/socket", "api_address": f"unix:{tmp_path}//socket"})
+    (line,) = checked(config)
+    assert started(config) == [line] and "is server.address too" in line
