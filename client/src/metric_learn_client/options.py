@@ -10,6 +10,7 @@ from typing import Literal, Optional, Union
 
 from metric_learn_client._client.core.proxies import proxy_of
 from metric_learn_client._client.core.targets import is_local, parse_endpoints
+from metric_learn_client._client.token import fits_header
 from metric_learn_client.option_fields import check_options, option
 
 _TOKEN_ENVIRONMENT = "METRIC_LEARN_TOKEN"
@@ -100,7 +101,7 @@ class ClientOptions:
         token = self.token
         if token is None and self.token_file is None:
             token = os.environ.get(_TOKEN_ENVIRONMENT) or None
-        if token is not None and (not token.isascii() or not token.isprintable() or " " in token):
+        if token is not None and not fits_header(token):
             # Without its value, which is a secret.
             raise ValueError("the token holds spaces or other characters that a header cannot carry")
         endpoints = parse_endpoints(self.endpoints)

@@ -20,6 +20,7 @@ from metric_learn_client.testing import FakeServable, fake_embeddings
 from .commands import run
 
 COMMAND = os.path.join(os.path.dirname(sys.executable), "metric-learn")  # in a shell: a start as users start it
+GOLDEN = Path(__file__).parents[2] / "golden"
 FULL = "No space left on device"
 
 
@@ -141,6 +142,22 @@ def test_a_token_file_of_a_windows_editor_is_read_and_another_is_said_before_a_c
         assert run("status", "--endpoint", server.endpoint, "--token-file", tmp_path / "bom").returncode == 0
         done = run("status", "--endpoint", server.endpoint, "--token-file", tmp_path / "utf16")
     assert done.returncode == 2 and "utf16 cannot be read" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("status --endpoint {0}", 0),
+        ("embed {1}/in --output-dir {2}/out --endpoint {0}", 0),
+        ("embed {1}/in --output-dir {2}/out --engine processes --workers 2 --shard-size 2 --endpoint {0}", 0),
+        ("verify --golden {3} --against {0} --endpoint {0}", 5),  # the fake is not the model
+    ],
+    ids=["status", "job", "job of two processes", "verify"],
+)
+def test_a_token_comes_from_a_pipe_also_where_a_command_makes_several_clients(made, tmp_path, command, code):
+    with FakeServable(token="secret") as server:
+        done = shell(f"{COMMAND} {command.format(server.endpoint, made, tmp_path, GOLDEN)} --token-file <(echo secret)")
+    assert done.returncode == code and "token" not in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,11 @@ PIPE_S = 10.0  # a pipe that nobody writes to is given up after this
 MOST_CHARACTERS = 64 * 1024  # /dev/zero has no end
 
 
+def fits_header(token: str) -> bool:
+    """Whether a header can carry it, as one word."""
+    return token.isascii() and token.isprintable() and " " not in token
+
+
 class TokenSource:
     def __init__(self, token: Optional[str], token_file: Union[str, os.PathLike[str], None]) -> None:
         self._token = token
@@ -29,7 +34,7 @@ class TokenSource:
             seen = (status.st_ino, status.st_mtime_ns, status.st_size)
             if seen != self._seen and not (once and self._seen):
                 token = in_time(partial(_read, self._file), PIPE_S) if once else _read(self._file)
-                if not token or not token.isascii() or not token.isprintable() or " " in token:
+                if not token or not fits_header(token):
                     raise ValueError(f"token_file {self._file}: it must hold one token and nothing else")
                 self._token, self._seen = token, seen
         except TimeoutError as error:

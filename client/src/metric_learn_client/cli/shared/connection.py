@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, TypeVar
+import os
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional, TypeVar, Union
 
 import click
 
 from metric_learn_client._client.client import EmbeddingClient
+from metric_learn_client._client.token import TokenSource
 from metric_learn_client.cli.shared.field_options import FILE, option_of
 from metric_learn_client.options import ClientOptions, TlsOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class PipedToken:
+    """What a pipe gave. It gives it once, and a command may make several clients, in several processes."""
+
+    token: str = field(repr=False)
+
+
+class TokenFile(click.Path):
+    """The type of --token-file: a path, or what was in the pipe of `--token-file <(...)`."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False)
+
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> Any:
+        path = super().convert(value, param, ctx)
+        if os.path.isfile(path):
+            return path
+        try:
+            return PipedToken(TokenSource(None, path).current() or "")
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+
 
 _OPTIONS = (
     option_of(ClientOptions, "endpoints", "--endpoint", envvar="METRIC_LEARN_ENDPOINT", show_envvar=True),
@@ -18,7 +45,7 @@ _OPTIONS = (
     option_of(ClientOptions, "tls", is_flag=True, default=False),
     *(option_of(TlsOptions, name, type=FILE) for name in ("ca_file", "cert_file", "key_file")),
     option_of(TlsOptions, "server_name"),
-    option_of(ClientOptions, "token_file", type=FILE),
+    option_of(ClientOptions, "token_file", type=TokenFile()),
     option_of(ClientOptions, "allow_insecure_token"),
     option_of(ClientOptions, "expected_fingerprint"),
 )
@@ -39,7 +66,7 @@ def open_client(
     cert_file: Optional[str] = None,
     key_file: Optional[str] = None,
     server_name: Optional[str] = None,
-    token_file: Optional[str] = None,
+    token_file: Union[str, PipedToken, None] = None,
     allow_insecure_token: bool = False,
     expected_fingerprint: Optional[str] = None,
     **more: Any,
@@ -51,7 +78,8 @@ def open_client(
             endpoint,
             deadline_s=deadline_s,
             tls=TlsOptions(ca_file, cert_file, key_file, server_name) if wants_tls else None,
-            token_file=token_file,
+            token=token_file.token if isinstance(token_file, PipedToken) else None,
+            token_file=None if isinstance(token_file, PipedToken) else token_file,
             allow_insecure_token=allow_insecure_token,
             expected_fingerprint=expected_fingerprint or None,
             **more,
