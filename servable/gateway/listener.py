@@ -22,9 +22,8 @@ from typing import Any, Callable, Generic, Optional, Protocol, TypeVar
 
 from servable.config.addresses import Address
 from servable.gateway.bind import usable_hosts
+from servable.gateway.limits.connections import WAITING
 
-# Connections that the kernel keeps while many come at once. Beyond, the caller's kernel tries again a second later.
-WAITING = 1024
 TAKEN = 4  # new connections before everything else on the event loop has its turn
 HANDSHAKE_S = 10.0  # TLS, and what a protocol greets with
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)

@@ -25,6 +25,7 @@ from servable.gateway.http.http_connection import Connection
 from servable.gateway.http.requests import Request, Response, json_response
 from servable.gateway.http.routes import CallRoute, Question, Routes
 from servable.gateway.limits.arriving import ArrivingBodies, BodyTooLarge
+from servable.gateway.limits.connections import TAKE_REPLY_S
 from servable.gateway.limits.time_limit import TimeIsUp, TimeLimit
 from servable.gateway.security.tokens import Tokens
 
@@ -35,7 +36,6 @@ ONCE = (
     "inference-header-content-length",
     TIMEOUT_HEADER,
 )  # beside those that `refuse_repeated` knows
-TAKE_REPLY_S = 30.0  # for a caller to take an answer; as on gRPC
 LINGER_S = 2.0  # in which what is left of a refused body is thrown away, so that the caller sees the refusal
 SHORT_BODY_BYTES = 1024 * 1024  # it is thrown away before the refusal, and the connection goes on
 log = logging.getLogger(__name__)

@@ -21,18 +21,14 @@ from uvicorn.server import ServerState
 from metric_learn_client.wire import METADATA_REQUEST_ID
 from servable.gateway.call.calls import request_id_of
 from servable.gateway.http.errors import HttpError, openai_error
+from servable.gateway.limits.connections import AGE_S, FIELD_BYTES, MOST_HEAD_BYTES
 
-MOST_HEAD_BYTES = 16 * 1024  # as the metadata of gRPC
-# What a field counts beyond its bytes, as in HTTP/2 (RFC 9113, section 6.5.2): thousands of short ones take as long to
-# read as a picture. gRPC counts so too.
-FIELD_BYTES = 32
 HEAD_S = 10.0  # from its first byte, or from the connection, to the end of a request's headers
 KEEP_ALIVE_S = 75.0  # longer than the load balancers' 60 s, so that they close first
 MOST_PIPELINED = 8
 TURN_BYTES = 16 * 1024
 _LENGTHS = (b"content-length", b"transfer-encoding")
 _BETWEEN, _HEAD, _BODY = range(3)  # where in the stream of requests the connection is
-AGE_S = 300.0  # then an answer says that it was the connection's last, as gRPC's connections end
 
 
 def ambiguous(headers: Sequence[tuple[bytes, bytes]], version: str) -> str:

@@ -7,7 +7,6 @@ its call will be given.
 from __future__ import annotations
 
 import asyncio
-import struct
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from typing import Generic, Optional, TypeVar
@@ -34,7 +33,6 @@ WINDOW_US, SETTING_US = 0.3, 0.3  # a call whose window changes; an entry of SET
 CALL_WINDOW = 256 * 1024  # what comes of a body before it is asked for: most pictures come with their call
 CONNECTION_WINDOW = 2**30  # what calls may send is bounded call by call
 WINDOW_STEP = 64 * 1024 * 1024  # DATA of all calls, after which the window of the connection is made larger again
-_HEAD = struct.Struct(">HBBBI")
 
 
 def greeting(settings: dict[int, int]) -> bytes:
@@ -88,7 +86,7 @@ class FrameProtocol(asyncio.BufferedProtocol, ABC, Generic[_Stream]):
                 continue
             if left < frames.HEAD_BYTES:
                 break
-            upper, lower, kind, flags, stream = _HEAD.unpack_from(data, position)
+            upper, lower, kind, flags, stream = frames.HEAD.unpack_from(data, position)
             length, stream = upper << 8 | lower, stream & frames.MOST_STREAM
             if length > MOST_BYTES.get(kind, MOST_OTHER_BYTES):
                 raise ConnectionFault(Reason.FRAME_SIZE_ERROR, f"a frame of {length} bytes")

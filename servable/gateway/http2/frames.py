@@ -20,7 +20,7 @@ LEAST_FRAME, MOST_FRAME = 2**14, 2**24 - 1
 MOST_WINDOW = MOST_STREAM = 2**31 - 1
 
 _FIXED_BYTES = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
-_HEAD = struct.Struct(">HBBBI")  # the length is 24 bits: its upper part first
+HEAD = struct.Struct(">HBBBI")  # the length is 24 bits: its upper part first
 _WINDOW_UPDATE = struct.Struct(">HBBBII")
 
 
@@ -50,7 +50,7 @@ class ConnectionFault(Exception):
 
 def head(kind: int, flags: int, stream: int, length: int) -> bytes:
     """What stands before `length` bytes of payload."""
-    return _HEAD.pack(length >> 8, length & 0xFF, kind, flags, stream)
+    return HEAD.pack(length >> 8, length & 0xFF, kind, flags, stream)
 
 
 def settings(values: dict[int, int]) -> bytes:

@@ -23,9 +23,9 @@ from servable.gateway.errors import RETRY_AFTER_MS, overloaded
 from servable.gateway.http2 import frames
 from servable.gateway.http2.frame_protocol import CALL_WINDOW, READ_BYTES, greeting
 from servable.gateway.http2.grpc_call import GrpcCall
-from servable.gateway.http2.header_block import MOST_METADATA_BYTES
-from servable.gateway.http2.http2_connection import TAKE_REPLY_S, Http2Connection
+from servable.gateway.http2.http2_connection import Http2Connection
 from servable.gateway.http2.pace import Pace
+from servable.gateway.limits.connections import MOST_HEAD_BYTES, TAKE_REPLY_S
 from servable.gateway.limits.newcomers import Newcomers
 from servable.gateway.limits.share import Share, when_answered
 from servable.gateway.limits.turns import Turns, address_of
@@ -72,7 +72,7 @@ class GrpcServer:
             {
                 frames.MAX_CONCURRENT_STREAMS: self.streams,
                 frames.INITIAL_WINDOW_SIZE: CALL_WINDOW,
-                frames.MAX_HEADER_LIST_SIZE: MOST_METADATA_BYTES,
+                frames.MAX_HEADER_LIST_SIZE: MOST_HEAD_BYTES,
             }
         )
         self.buffer = memoryview(bytearray(READ_BYTES))  # of one connection at a time

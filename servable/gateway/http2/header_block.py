@@ -21,10 +21,10 @@ import hpack
 
 from servable.gateway.errors import CallError
 from servable.gateway.http2.frames import ConnectionFault, Reason
+from servable.gateway.limits.connections import FIELD_BYTES, MOST_HEAD_BYTES
 
-MOST_METADATA_BYTES = 16 * 1024  # names, values and 32 bytes more for each field, as section 6.5.2 of RFC 9113 counts
 # Beyond, a block is not read to its end, so that nobody can know what a later one means.
-MOST_READ_BYTES = 2 * MOST_METADATA_BYTES
+MOST_READ_BYTES = 2 * MOST_HEAD_BYTES
 # Blocks that are remembered: those of a client's calls are often the same. Only small ones, as they are and as they are
 # read, since 1,024 connections can have as many each.
 MOST_CACHED, MOST_CACHED_BYTES = 16, 2048
@@ -135,7 +135,7 @@ def request_head(fields: Iterable[tuple[bytes, bytes]]) -> RequestHead:
     regular: list[tuple[bytes, bytes]] = []
     size = 0
     for name, value in fields:
-        size += len(name) + len(value) + 32
+        size += len(name) + len(value) + FIELD_BYTES
         if not _NAME.fullmatch(name) or _NO_VALUE.search(value):
             return RequestHead(fault="a header whose name or value is none")
         if not name.startswith(b":"):
@@ -175,7 +175,7 @@ def _read(pseudo: dict[bytes, bytes], regular: Sequence[tuple[bytes, bytes]], si
         )
     except ValueError:
         return RequestHead(path, refusal=_invalid("metadata that ends in -bin must be base64"))
-    if size > MOST_METADATA_BYTES:
+    if size > MOST_HEAD_BYTES:
         return too_large(f"{size} bytes")
     if headers.get(b"grpc-encoding", b"identity") != b"identity":
         words = "messages are not unpacked here: send them without compression"
@@ -189,7 +189,7 @@ def _read(pseudo: dict[bytes, bytes], regular: Sequence[tuple[bytes, bytes]], si
 
 def too_large(what: str) -> RequestHead:
     """A call with too much metadata."""
-    words = f"{what} of metadata, each field with 32 bytes more; the limit is {MOST_METADATA_BYTES}"
+    words = f"{what} of metadata, each field with {FIELD_BYTES} bytes more; the limit is {MOST_HEAD_BYTES}"
     return RequestHead(refusal=CallError(grpc.StatusCode.RESOURCE_EXHAUSTED, words))
 
 

@@ -19,6 +19,7 @@ from servable.gateway.http2.frames import ConnectionFault, Reason
 from servable.gateway.http2.grpc_call import GrpcCall, refused
 from servable.gateway.http2.header_block import HeaderReader, RequestHead
 from servable.gateway.limits.allowance import Allowance
+from servable.gateway.limits.connections import AGE_S, TAKE_REPLY_S
 from servable.gateway.listener import HANDSHAKE_S, TLS_READ_BYTES
 
 if TYPE_CHECKING:
@@ -32,11 +33,8 @@ BYTES_PER_US = 1000  # of what is read, whatever it is: of a turn of the event l
 ANSWER_US, GOOD_ANSWER_US = 200.0, 300.0  # what a connection earns by an answered call
 TURN_US = 300.0  # of one connection, before everything else on the event loop has its turn
 QUIET_S, ANSWER_S = 30.0, 20.0  # without a byte: a ping; without an answer to it: the end
-# A connection is asked to go after this time, and ended when its calls had theirs.
-AGE_S = 300.0
 GOING_S = 1.0  # between the word and the last call that is taken
 ROOM_S = 0.1  # between the word and the end, of a connection without calls that goes for another one
-TAKE_REPLY_S = 30.0  # for a reply to be taken
 MOST_LEFT_BYTES = 1024 * 1024  # what a caller may still send before it knows that its connection is over
 WRONG_PROTOCOL = (
     b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\n\r\nthis port speaks gRPC\n"

@@ -11,11 +11,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Callable, NamedTuple, Optional
 
+from servable.gateway.limits.connections import WAITING
+
 MAX_HEAD_BYTES = 16 * 1024
 TOTAL_S = 5.0  # for a request to come and its answer to be taken
 MAX_CONNECTIONS = 256
-# Connections that the kernel keeps while many come at once. Beyond, the caller's kernel tries again a second later.
-WAITING = 1024
 # Taken at one turn of the event loop. A request is answered some four turns after its connection was taken, so that
 # MAX_CONNECTIONS newcomers cannot come in between.
 TAKEN = 16

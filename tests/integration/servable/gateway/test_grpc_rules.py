@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from servable.gateway.http2 import grpc_server
+from servable.gateway.http2.grpc_call import MOST_STREAMED_BYTES
 from tests.integration.servable.gateway.harness import WAIT_S, until
 from tests.integration.servable.gateway.http2_peer import (
     CONTINUATION,
@@ -113,11 +114,11 @@ def test_a_body_that_ends_within_a_message_is_invalid(peer, path, cut):
     assert reply.messages == ([b"firstfirst"] if whole else [])
 
 
-@pytest.mark.parametrize("path", ["/t/Echo", "/t/Double"])
-def test_a_message_beyond_the_limit_is_refused_before_it_comes(peer, path):
+@pytest.mark.parametrize(("path", "limit"), [("/t/Echo", 100_000), ("/t/Double", MOST_STREAMED_BYTES)])
+def test_a_message_beyond_the_limit_is_refused_before_it_comes(peer, path, limit):
     peer.send(peer.head(1, path), data(1, message(bytes(100_001))[:5]))
     reply = peer.reply(1)
-    assert reply.status == INVALID_ARGUMENT and "100001 bytes" in reply.words and "100000" in reply.words
+    assert reply.status == INVALID_ARGUMENT and "100001 bytes" in reply.words and f"the most is {limit}:" in reply.words
     peer.settle()
     assert reply.reset == NO_ERROR, "the rest is not wanted"
     peer.call(3, "/t/Big", b"1")

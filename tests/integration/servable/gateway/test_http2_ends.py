@@ -15,6 +15,7 @@ import trustme
 from servable.config.addresses import Address
 from servable.gateway.http2 import http2_connection
 from servable.gateway.http2.frames import ConnectionFault
+from servable.gateway.limits.connections import AGE_S
 from servable.gateway.listener import HANDSHAKE_S
 from tests.integration.servable.gateway.harness import WAIT_S, until
 from tests.integration.servable.gateway.http2_peer import (
@@ -163,7 +164,7 @@ def test_a_connection_goes_when_its_age_has_come_and_its_last_call_has_its_answe
     peer.call(1, "/t/Big", b"100000")  # more than the windows take
     peer.wait(lambda each: each.kind == DATA)
     (connection,) = served.connections
-    assert 0.9 * http2_connection.AGE_S <= connection._age_s <= 1.1 * http2_connection.AGE_S
+    assert 0.9 * AGE_S <= connection._age_s <= 1.1 * AGE_S
     connection._began -= connection._age_s
     served.call(connection.look, connection.loop.time())
     connection._going_at -= http2_connection.GOING_S

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from servable.gateway.http2 import header_block
 from servable.gateway.http2.frames import ConnectionFault, Reason
 from servable.gateway.http2.header_block import (
-    MOST_METADATA_BYTES,
     MOST_READ_BYTES,
     TABLE_OF_NOTHING,
     HeaderReader,
@@ -20,6 +19,7 @@ from servable.gateway.http2.header_block import (
     response_head,
     status_block,
 )
+from servable.gateway.limits.connections import MOST_HEAD_BYTES
 
 FIELDS = [
     (":method", "POST"),
@@ -131,8 +131,8 @@ def test_little_is_remembered_of_a_caller():
 
 def test_metadata_is_counted_as_http_2_counts_and_bounded():
     used = sum(len(name) + len(value) + 32 for name, value in FIELDS) + 33
-    assert head_of(("k", "v" * (MOST_METADATA_BYTES - used))).refusal is None
-    refusal = head_of(("k", "v" * (MOST_METADATA_BYTES - used + 1))).refusal
+    assert head_of(("k", "v" * (MOST_HEAD_BYTES - used))).refusal is None
+    refusal = head_of(("k", "v" * (MOST_HEAD_BYTES - used + 1))).refusal
     assert refusal.status is grpc.StatusCode.RESOURCE_EXHAUSTED and "16385" in refusal.message
 
 
