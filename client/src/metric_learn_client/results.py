@@ -73,13 +73,27 @@ def changed_during_call(first: Origin, then: Origin) -> IdentityError:
     )
 
 
+class OneModel:
+    """The model that a call's batches come from, None before the first that says."""
+
+    def __init__(self) -> None:
+        self.origin: Optional[Origin] = None
+
+    def check(self, part: BatchResult) -> None:
+        """Raises IdentityError where this batch comes from another model than those before."""
+        if part.origin is not None:
+            if self.origin is not None and self.origin.fingerprint != part.origin.fingerprint:
+                raise changed_during_call(self.origin, part.origin)
+            self.origin = part.origin
+
+
 class Collector:
     """The array that the batches of a call write their rows to, and what else they bring, in whatever order."""
 
     def __init__(self, count: int) -> None:
         self._embeddings = np.empty((count, wire.EMBEDDING_DIM), np.float32)
         self._failures: list[ImageFailure] = []
-        self._origin: Optional[Origin] = None
+        self._model = OneModel()
 
     def place(self, batch: Batch) -> Embeddings:
         """Where the rows of a batch belong."""
@@ -87,10 +101,7 @@ class Collector:
 
     def add(self, part: BatchResult) -> None:
         """Raises IdentityError where the batches come from two models."""
-        if part.origin is not None:
-            if self._origin is not None and self._origin.fingerprint != part.origin.fingerprint:
-                raise changed_during_call(self._origin, part.origin)
-            self._origin = part.origin
+        self._model.check(part)
         self._failures.extend(part.failures)
 
     def result(self, on_error: OnError) -> EmbeddingResult:
@@ -98,7 +109,7 @@ class Collector:
         failures = tuple(sorted(self._failures, key=lambda failure: failure.index))
         if failures and on_error == "raise":
             raise ImagesFailedError(failures)
-        origin = self._origin or Origin(None, None)
+        origin = self._model.origin or Origin(None, None)
         return EmbeddingResult(self._embeddings, failures, origin.fingerprint, origin.version)
 
 

@@ -276,6 +276,21 @@ def test_another_fingerprint_than_before_is_refused_unless_allowed(make_client, 
             relaxed.embed([b"a"] * 1000)
 
 
+def test_a_stream_holds_the_rows_of_one_model_also_where_the_fingerprint_may_change(make_client, fake):
+    def images():
+        yield b"a"
+        yield b"b"
+        fake.faults = Faults(fingerprint="0" * 64)
+        yield b"c"
+
+    rows = []
+    with make_client(fake.endpoint, batch_size=1, max_in_flight=1, allow_fingerprint_change=True) as client:
+        with pytest.raises(IdentityError, match="changed during the call"):
+            rows.extend(client.embed_iter(images(), window=1))
+        assert len(rows) == 2
+        assert len(list(client.embed_iter([b"c", b"d"]))) == 2
+
+
 def test_the_expected_fingerprint_is_demanded_of_the_very_first_reply(make_client, fake):
     with make_client(fake.endpoint, expected_fingerprint=fake.fingerprint) as client:
         client.embed([b"a"])

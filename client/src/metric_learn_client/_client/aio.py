@@ -20,7 +20,7 @@ from metric_learn_client.errors import DeadlineError, ImageFailure
 from metric_learn_client.inputs import ImageInput, check_image, check_images, check_pixels
 from metric_learn_client.option_fields import check_option
 from metric_learn_client.options import ClientOptions
-from metric_learn_client.results import BatchResult, Collector, EmbeddingResult, OnError, Row, check_on_error
+from metric_learn_client.results import BatchResult, Collector, EmbeddingResult, OneModel, OnError, Row, check_on_error
 
 Run = Callable[[Batch], Awaitable[BatchResult]]
 Images = Union[Iterable[ImageInput], AsyncIterable[ImageInput]]
@@ -191,15 +191,16 @@ class AsyncEmbeddingClient(BaseClient):
         plan = plan._replace(batch_size=min(plan.batch_size, window))
         run = self._runner(plan, None, None)
         pending: deque[asyncio.Task[BatchResult]] = deque()
+        model = OneModel()
         try:
             async for batch in self._read(images, plan, None):
                 pending.append(asyncio.ensure_future(run(batch)))
                 if (len(pending) + 1) * plan.batch_size > window:
-                    for row in in_turn(await pending[0], on_error):
+                    for row in in_turn(await pending[0], model, on_error):
                         yield row
                     pending.popleft()
             while pending:
-                for row in in_turn(await pending[0], on_error):
+                for row in in_turn(await pending[0], model, on_error):
                     yield row
                 pending.popleft()
         finally:

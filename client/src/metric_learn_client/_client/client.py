@@ -26,7 +26,7 @@ from metric_learn_client.errors import ClosedError, ImageFailure, ImagesFailedEr
 from metric_learn_client.inputs import ImageInput, check_images, check_pixels
 from metric_learn_client.option_fields import check_option
 from metric_learn_client.options import ClientOptions
-from metric_learn_client.results import BatchResult, Collector, EmbeddingResult, OnError, Row, check_on_error
+from metric_learn_client.results import BatchResult, Collector, EmbeddingResult, OneModel, OnError, Row, check_on_error
 
 Pixels = Union[npt.NDArray[np.uint8], Sequence[npt.NDArray[np.uint8]]]
 Run = Callable[[Batch], BatchResult]
@@ -237,14 +237,15 @@ class EmbeddingClient(BaseClient):
         plan = plan._replace(batch_size=min(plan.batch_size, window))
         run = self._runner(plan, None, None)
         pending: deque[Future[BatchResult]] = deque()
+        model = OneModel()
         abandoned = threading.Event()
         try:
             for batch in self._read(images, plan, None):
                 pending.append(self._submit(batch, run, abandoned))
                 if (len(pending) + 1) * plan.batch_size > window:  # the next batch is one more that is held
-                    yield from in_turn(pending.popleft().result(), on_error)
+                    yield from in_turn(pending.popleft().result(), model, on_error)
             while pending:
-                yield from in_turn(pending.popleft().result(), on_error)
+                yield from in_turn(pending.popleft().result(), model, on_error)
         finally:
             abandoned.set()
 
@@ -262,8 +263,9 @@ class EmbeddingClient(BaseClient):
         return future
 
 
-def in_turn(part: BatchResult, on_error: OnError) -> Iterator[Any]:
-    """The rows of a batch, with each failure in its place. Raises ImagesFailedError."""
+def in_turn(part: BatchResult, model: OneModel, on_error: OnError) -> Iterator[Any]:
+    """The rows of a batch, with each failure in its place. Raises ImagesFailedError, and IdentityError as `model`."""
+    model.check(part)
     failed = {failure.index: failure for failure in part.failures}
     for index, row in enumerate(part.rows, part.start):
         failure = failed.get(index)
