@@ -17,6 +17,15 @@ from servable.config.sections import REPOSITORY, Config
 __all__ = ["REPOSITORY", "Config", "ConfigError", "load_config"]
 
 ENVIRONMENT_PREFIX = "METRIC_LEARN_"
+# What PyYAML raises. Beside its own errors those of Python: a value is not what it looks like, or nested too deeply.
+UNREADABLE = (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError)
+WORDS = {  # for pydantic's types of errors whose own message speaks of Python
+    "tuple_type": "must be a list, such as [3]",
+    "string_type": "must be text",
+    "path_type": "must be a path",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+}
 
 
 class ConfigError(Exception):
@@ -43,7 +52,7 @@ def load_config(path: Path, flags: Sequence[str] = (), environment: Mapping[str,
         document = yaml.load(path.read_text(), Loader=_Loader) or {}
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give a configuration such as configs/cpu.yaml") from error
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}; correct it there") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: must hold sections ({', '.join(Config.model_fields)}), not {document!r}")
@@ -75,8 +84,9 @@ def _put(document: dict[Any, Any], section: str, key: str, value: str, source: s
         raise ConfigError(f"{source}: section {section} of the file is not a mapping; write {section}: {{{key}: ...}}")
     try:
         target[key] = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: {value!r} is not a value; quote it as YAML would") from error
+    except UNREADABLE as error:
+        line = f"{source}: {section}.{key} = {_short(value)}: must be YAML; put quotes around text"
+        raise ConfigError(line) from error
     origin[f"{section}.{key}"] = source
 
 
@@ -89,12 +99,14 @@ def _line(details: ErrorDetails, path: Path, origin: Mapping[str, str]) -> str:
     if details["type"] in ("model_type", "model_attributes_type"):
         keys = ", ".join(_section_keys(key))
         return f"{source}: {key} = {_short(details['input'])}: must be a section with keys: {keys}"
-    return f"{source}: {key} = {_short(details['input'])}: {_words(details['msg'])}"
+    return f"{source}: {key} = {_short(details['input'])}: {_words(details)}"
 
 
-def _words(message: str) -> str:
+def _words(details: ErrorDetails) -> str:
     """pydantic's words in our form: "must be ..."."""
-    message = message.replace("Value error, ", "").replace("Input should be", "must be")
+    if details["type"] in WORDS:
+        return WORDS[details["type"]]
+    message = details["msg"].replace("Value error, ", "").replace("Input should be", "must be")
     return " ".join(message.split())
 
 

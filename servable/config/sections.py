@@ -11,9 +11,19 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Any, Literal, Optional, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from metric_learn_client.wire import (
     DEFAULT_MAX_IMAGE_BYTES,
@@ -53,6 +63,17 @@ _VersionNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python would take true for 1."""
+        wanted = cls.model_fields[info.field_name or ""].annotation
+        a_list = get_origin(wanted) is tuple
+        given = value if isinstance(value, (list, tuple, set)) else (value,)
+        if (a_list or wanted in (int, float)) and any(isinstance(each, bool) for each in given):
+            raise ValueError(f"must be a {'list of numbers' if a_list else 'number'}, not true or false")
+        return value
 
 
 class ModelSection(_Section):

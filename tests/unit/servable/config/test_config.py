@@ -3,10 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_origin
 
 import pytest
 
-from servable.config import ConfigError, load_config
+from servable.config import Config, ConfigError, load_config
 
 REPOSITORY = Path(__file__).parents[4]
 
@@ -47,6 +48,17 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path):
         ("", ["model.version"], {}, ["--set model.version", "section.key=value"]),
         ("", ["model.version=x"], {}, ["--set model.version", "'x'"]),
         ("", [], {"METRIC_LEARN_MODEL__VERSION": "x"}, ["environment METRIC_LEARN_MODEL__VERSION", "'x'"]),
+        ("model: {version: 2026-13-45}", [], {}, ["not YAML", "month"]),
+        ("model: {version: !!bool x}", [], {}, ["not YAML"]),
+        ("", ["model.version=2026-13-45"], {}, ["--set model.version: model.version = '2026-13-45': must be YAML"]),
+        ("", ["model.version=!!timestamp x"], {}, ["model.version = '!!timestamp x': must be YAML"]),
+        ("", ["model.version=["], {}, ["model.version = '[': must be YAML"]),
+        ("", ["model.versions=" + "[" * 3000], {}, ["model.versions = '[[[", "...: must be YAML"]),
+        ("", [], {"METRIC_LEARN_MODEL__VERSIONS": "[" * 3000}, ["environment METRIC_LEARN_MODEL__VERSIONS: ", "[..."]),
+        ("model: {versions: 3}", [], {}, ["model.versions = 3: must be a list, such as [3]"]),
+        ("tracing: {otlp_endpoint: }", [], {}, ["tracing.otlp_endpoint = None: must be text"]),
+        ("model: {directory: 3}", [], {}, ["model.directory = 3: must be a path"]),
+        ("log: {access: 3}", [], {}, ["log.access = 3: must be true or false"]),
     ],
 )
 def test_each_mistake_is_one_line_with_source_key_and_remedy(tmp_path, text, flags, environment, words):
@@ -57,6 +69,24 @@ def test_each_mistake_is_one_line_with_source_key_and_remedy(tmp_path, text, fla
     message = str(caught.value)
     assert "\n" not in message
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "a_list"),
+    [
+        (name, key, field.annotation not in (int, float))
+        for name, section in Config.model_fields.items()
+        for key, field in type(section.default).model_fields.items()
+        if field.annotation in (int, float) or get_origin(field.annotation) is tuple
+    ],
+)
+def test_true_is_no_number(tmp_path, section, key, a_list):
+    file = tmp_path / "c.yaml"
+    file.write_text(f"{section}: {{{key}: {'[true]' if a_list else 'true'}}}")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, (), {})
+    assert f"{section}.{key} = {'[True]' if a_list else 'True'}: must be " in str(caught.value)
+    assert "number" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_several_mistakes_are_several_lines(tmp_path):
