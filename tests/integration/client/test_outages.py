@@ -4,6 +4,7 @@ import signal
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -245,6 +246,39 @@ def test_a_host_name_stands_for_all_its_addresses(make_client, monkeypatch):
     finally:
         first.stop()
         second.stop()
+
+
+def test_channels_to_addresses_that_a_name_no_longer_has_are_closed_and_calls_on_them_end_well(
+    make_client, monkeypatch
+):
+    monkeypatch.setattr("metric_learn_client._client.core.pool._RESOLVE_EVERY_S", 0.0)
+    original = socket.getaddrinfo
+    hosts = [1, 2]
+
+    def look_up(host, *args, **kwargs):
+        if host != "embeddings.test":
+            return original(host, *args, **kwargs)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", int(port))) for n in hosts]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with FakeServable("0.0.0.0:0") as server:
+        port = server.endpoint.rpartition(":")[2]
+        with make_client(f"embeddings.test:{port}", deadline_s=20, batch_size=1) as client:
+            client.embed(IMAGES[:4])
+            server.faults = Faults(delay_s=1.0)
+            with ThreadPoolExecutor(1) as caller:
+                slow = caller.submit(client.embed, IMAGES[:1])
+                limit = time.monotonic() + 10
+                while server.calls < 5 and time.monotonic() < limit:
+                    threading.Event().wait(0.01)
+                server.faults = Faults()
+                for number in range(11, 31, 2):
+                    hosts[:] = number, number + 1
+                    client.embed(IMAGES[:4])
+                assert (slow.result(20).embeddings == ROWS[:1]).all()
+            hosts[:] = 41, 42
+            client.embed(IMAGES[:4])
+            assert len(client._shell._channels) <= 4
 
 
 def test_a_call_ends_with_its_deadline_while_a_name_is_looked_up_and_says_so(make_client, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -31,6 +32,7 @@ class AsyncShell:
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._channels: dict[Target, Any] = {}
         self._calls: dict[tuple[Target, str], Callable[..., Any]] = {}
+        self._in_flight: Counter[Target] = Counter()
         self._threads: Optional[Workers] = None
 
     async def run(self, steps: Steps[Result]) -> Result:
@@ -84,8 +86,10 @@ class AsyncShell:
         return None
 
     async def _send(self, step: Send) -> Union[Reply, Failure]:
-        call = self._call(step.target, step.path)(step.body, timeout=step.timeout_s, metadata=step.metadata)
+        start = await self._call(step.target, step.path)
+        self._in_flight[step.target] += 1
         try:
+            call = start(step.body, timeout=step.timeout_s, metadata=step.metadata)
             body = await call
             return Reply(body, trailing_of(await call.trailing_metadata()))
         except grpc.aio.AioRpcError as error:
@@ -94,6 +98,8 @@ class AsyncShell:
             if self._core.closed:
                 raise ClosedError("the client was closed during the call") from error
             raise  # grpc.aio has cancelled the call
+        finally:
+            self._in_flight[step.target] -= 1
 
     async def _wait(self, step: WaitForTicket) -> None:
         loop = asyncio.get_running_loop()
@@ -108,18 +114,29 @@ class AsyncShell:
             with contextlib.suppress(asyncio.TimeoutError):  # the core sees that the ticket was not granted
                 await asyncio.wait_for(granted.wait(), step.timeout_s)
 
-    def _call(self, target: Target, path: str) -> Callable[..., Any]:
-        if self._core.closed:
-            raise ClosedError("the client is closed")
+    async def _call(self, target: Target, path: str) -> Callable[..., Any]:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop, self._channels, self._calls = loop, {}, {}
+        if target not in self._channels:
+            await self._drop_old()
+        if self._core.closed:
+            raise ClosedError("the client is closed")
         found = self._calls.get((target, path))
         if found is None:
             if target not in self._channels:
                 self._channels[target] = open_channel(grpc.aio, target, self._core.options.tls_options)
             found = self._calls[(target, path)] = self._channels[target].unary_unary(path)
         return found
+
+    async def _drop_old(self) -> None:
+        """Closes channels to addresses that a name no longer has. Not while a call is on one: its end by the channel
+        would look like a cancellation of the caller's task."""
+        for target in set(self._channels) - set(self._core.pool.targets):
+            channel = None if self._in_flight[target] else self._channels.pop(target, None)
+            if channel is not None:
+                self._calls = {key: call for key, call in self._calls.items() if key[0] != target}
+                await channel.close()
 
 
 async def _resolve(step: Resolve) -> Sequence[str]:
