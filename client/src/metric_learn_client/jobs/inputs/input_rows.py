@@ -75,6 +75,21 @@ def planned_schema(columns: pa.Schema) -> pa.Schema:
     return pa.schema([pa.field("image_path", pa.string()), *columns, *LOCATION])
 
 
+def one_batch(table: pa.Table) -> pa.RecordBatch:
+    """The rows of a table as one batch. Raises InputError where a column is too large for
+    that: Arrow's plain text, bytes and lists take 2 GiB in one batch, and what goes beyond would be another batch."""
+    try:
+        batches = table.combine_chunks().to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
+    except pa.ArrowInvalid:  # of lists and structs, which it does not divide
+        batches = []
+    if len(batches) != 1:
+        raise InputError(
+            f"{table.num_rows} rows of one shard have more than 2 GiB in one column: lower --shard-size, or keep fewer "
+            "columns with --columns"
+        )
+    return batches[0]
+
+
 def chunked(rows: Iterable[Row], columns: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Rows as batches of `planned_schema(columns)`."""
     schema = planned_schema(columns)

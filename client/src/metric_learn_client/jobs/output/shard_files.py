@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from metric_learn_client._version import __version__
 from metric_learn_client.contract.digests import sha256_of
 from metric_learn_client.jobs.errors import OutputError
+from metric_learn_client.jobs.inputs.input_rows import one_batch
 from metric_learn_client.jobs.options import JobOptions
 from metric_learn_client.jobs.output.durable import output_errors, synced
 from metric_learn_client.jobs.output.layout import data_files, stats_file
@@ -152,8 +153,8 @@ def read_shard(output: Output, stats: dict[str, Any]) -> ShardContent:
         column = table.column(stats["embedding_column"]).combine_chunks()
         embeddings = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
         table = table.drop_columns([stats["embedding_column"]])
-    rows = table.drop_columns(["row"]).combine_chunks()
-    return ShardContent(table.column("row").to_numpy(), rows.to_batches()[0], embeddings, failures)
+    rows = one_batch(table.drop_columns(["row"]))
+    return ShardContent(table.column("row").to_numpy(), rows, embeddings, failures)
 
 
 def read_table(output: Output, name: str, shard: int, columns: Optional[list[str]] = None) -> pa.Table:

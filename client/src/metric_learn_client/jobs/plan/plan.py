@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from metric_learn_client.contract.whole_file import write_whole
 from metric_learn_client.jobs.errors import InputError
-from metric_learn_client.jobs.inputs.input_rows import Input, planned_schema
+from metric_learn_client.jobs.inputs.input_rows import Input, one_batch, planned_schema
 from metric_learn_client.jobs.inputs.skipped import as_line
 from metric_learn_client.jobs.inputs.sources import edges
 from metric_learn_client.jobs.options import MAX_SHARDS, InputSpec
@@ -327,7 +327,7 @@ def listing_of(source: Input, spec: InputSpec) -> str:
 
 
 def cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of `size`; the last one may be shorter."""
+    """The same rows in batches of `size`; the last one may be shorter. Raises InputError for too large ones."""
     held: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
@@ -335,10 +335,10 @@ def cut(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch
         count += batch.num_rows
         while count >= size:
             table = pa.Table.from_batches(held)
-            yield _one(table.slice(0, size))
+            yield one_batch(table.slice(0, size))
             held, count = table.slice(size).to_batches(), count - size
     if count:
-        yield _one(pa.Table.from_batches(held))
+        yield one_batch(pa.Table.from_batches(held))
 
 
 def _limited(batches: Iterable[pa.RecordBatch], spec: InputSpec, before: Optional[Plan]) -> Iterator[pa.RecordBatch]:
@@ -356,10 +356,6 @@ def _first(batches: Iterable[pa.RecordBatch], limit: Optional[int]) -> Iterator[
         left -= min(left, batch.num_rows)
         if left == 0:
             return
-
-
-def _one(table: pa.Table) -> pa.RecordBatch:
-    return table.combine_chunks().to_batches()[0]
 
 
 def _plan_file(generation: int) -> str:

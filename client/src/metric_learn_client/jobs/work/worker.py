@@ -18,6 +18,7 @@ import pyarrow as pa
 from metric_learn_client._client.client import EmbeddingClient
 from metric_learn_client._client.resizing import preprocessor
 from metric_learn_client.jobs.errors import JobError, RowError
+from metric_learn_client.jobs.inputs.input_rows import one_batch
 from metric_learn_client.jobs.options import JobOptions, RunOptions
 from metric_learn_client.jobs.output.output import Output
 from metric_learn_client.jobs.output.seen import read_seen, write_seen
@@ -177,10 +178,10 @@ def _merged(output: Output, shard: ShardRows, new: ShardContent, gone: set[int])
     numbers = np.concatenate([old.numbers, new.numbers])
     order = np.argsort(numbers, kind="stable")
     before = pa.Table.from_batches([old.rows]).cast(new.rows.schema)
-    rows = pa.concat_tables([before, pa.Table.from_batches([new.rows])]).take(pa.array(order)).combine_chunks()
+    rows = pa.concat_tables([before, pa.Table.from_batches([new.rows])]).take(pa.array(order))
     return ShardContent(
         numbers[order],
-        rows.to_batches()[0],
+        one_batch(rows),
         np.concatenate([old.embeddings, new.embeddings.astype(old.embeddings.dtype)])[order],
         failures,
     )

@@ -5,6 +5,7 @@ import pytest
 
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.input_kinds import open_input
+from metric_learn_client.jobs.inputs.input_rows import one_batch
 from metric_learn_client.jobs.options import InputSpec, RunOptions
 from metric_learn_client.jobs.plan.plan import build, cut, load
 
@@ -51,6 +52,24 @@ def test_cutting_does_not_depend_on_how_rows_arrive(sizes):
         first += size
     shards = [batch.column(0).to_pylist() for batch in cut(batches, 10)]
     assert shards == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
+
+
+class Overfull:
+    """A table as Arrow has one whose column is over 2 GiB: what is combined is still in two pieces."""
+
+    def __init__(self, table):
+        self.num_rows = table.num_rows
+        self._table = table
+
+    def combine_chunks(self):
+        return pa.concat_tables([self._table.slice(0, 1), self._table.slice(1)])
+
+
+def test_a_shard_that_does_not_fit_one_batch_is_refused_with_the_remedy_and_loses_no_row():
+    table = pa.table({"n": [1, 2, 3]})
+    assert one_batch(pa.concat_tables([table, table])).column(0).to_pylist() == [1, 2, 3, 1, 2, 3]
+    with pytest.raises(InputError, match="3 rows of one shard have more than 2 GiB in one column: lower --shard-size"):
+        one_batch(Overfull(table))
 
 
 def test_a_shuffle_is_a_permutation_and_its_seed_decides_it(tmp_path):
