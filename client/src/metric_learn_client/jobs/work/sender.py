@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from metric_learn_client import wire
 from metric_learn_client.errors import (
+    AuthenticationError,
     EndpointError,
     IdentityError,
     OverloadedError,
@@ -35,8 +36,9 @@ _LONGEST_PAUSE_S = 10.0
 _TRIES = 3  # of a call that fails while others work, or by the server's own fault
 _INTERNAL = "E_INTERNAL"  # the service's fault, not the image's: worth another call
 _INTERNAL_TRIES = 3
-# RejectedError for these means that no call of this job can succeed; for the others it can be one image's fault.
-_HOPELESS = ("UNAUTHENTICATED", "PERMISSION_DENIED", "NOT_FOUND", "UNIMPLEMENTED", "FAILED_PRECONDITION")
+# RejectedError for these means, as AuthenticationError does, that no call of this job can succeed; for the others it
+# can be one image's fault.
+_HOPELESS = ("NOT_FOUND", "UNIMPLEMENTED", "FAILED_PRECONDITION")
 
 
 class Sent(NamedTuple):
@@ -156,7 +158,8 @@ class Sender:
             try:
                 return self._checked(images)
             except RejectedError as error:
-                if error.code in _HOPELESS:
+                # A certificate that is refused has no code of its own: gRPC calls it UNAVAILABLE.
+                if isinstance(error, AuthenticationError) or error.code in _HOPELESS:
                     raise
                 return error
             except (EndpointError, ReplyError) as error:

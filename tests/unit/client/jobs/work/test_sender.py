@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from metric_learn_client.errors import (
+    AuthenticationError,
     DeadlineError,
     IdentityError,
     ImageFailure,
@@ -14,6 +15,7 @@ from metric_learn_client.errors import (
     RejectedError,
     ServerError,
     UnreachableError,
+    from_status,
 )
 from metric_learn_client.jobs.errors import OutageError, RefusedError, RowError, Stopped
 from metric_learn_client.jobs.work.sender import Patience, Sender
@@ -128,9 +130,20 @@ def test_a_call_that_is_refused_for_one_image_is_halved_and_a_wrong_token_is_not
     refused = RejectedError("no", "INVALID_ARGUMENT", "the image is odd")
     send, _ = sender(Service(poison=frozenset(images(1)), error=refused))
     assert send.send(images(0, 1, 2, 3)).failures == [(1, "E_REJECTED", "the image is odd")]
-    send, _ = sender(Service(script=[RejectedError("no", "UNAUTHENTICATED")]))
+    send, _ = sender(Service(script=[from_status("UNAUTHENTICATED", "no", "x:1", 1.0)]))
     with pytest.raises(RejectedError):
         send.send(images(0))
+
+
+def test_a_certificate_that_is_not_taken_any_more_ends_the_job_and_fails_no_image():
+    refused = from_status("UNAVAILABLE", "Ssl handshake failed: CERTIFICATE_VERIFY_FAILED", "x:1", 1.0)
+    service = Service()
+    send, clock = sender(service)
+    send.send(images(1))
+    service.script = [refused]
+    with pytest.raises(AuthenticationError, match="no TLS connection to x:1"):
+        send.send(images(2, 3))
+    assert service.calls == [1, 2] and not clock.waits
 
 
 def test_an_internal_error_of_one_image_is_tried_again_before_it_counts():
