@@ -173,3 +173,12 @@ def _put_back(value: Any, cut: list[Long]) -> Any:
     if isinstance(value, dict):
         return {key: _put_back(each, cut) for key, each in value.items()}
     return value
+
+
+def shown(value: object) -> str:
+    """For a message: what was given, as JSON has it, however large it is."""
+    if isinstance(value, memoryview):
+        return f"a string of {len(value)} characters"
+    if isinstance(value, (list, dict)):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    return json.dumps(value)[:64]

@@ -21,7 +21,7 @@ from servable.gateway.call.request import Payload, PredictWork
 from servable.gateway.errors import invalid
 from servable.gateway.http.aside import TURN_BYTES
 from servable.gateway.http.images import read_base64, read_data_uri
-from servable.gateway.http.json_text import LONG, read_json
+from servable.gateway.http.json_text import LONG, read_json, shown
 from servable.gateway.http.outcomes import json_numbers, null_wanted, read_work
 from servable.gateway.http.requests import Response, json_response
 from servable.gateway.inference.tensors import (
@@ -240,7 +240,7 @@ def _optional(document: Mapping[str, Any], key: str, kind: type[_T], place: str)
 
 def _typed(value: object, kind: type[_T], place: str) -> _T:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise invalid(place, f"must be {_NAMES[kind]}")
+        raise invalid(place, f"{shown(value)}; it must be {_NAMES[kind]}")
     return value
 
 

@@ -37,7 +37,7 @@ from servable.gateway.http.description import (
 )
 from servable.gateway.http.errors import HttpError
 from servable.gateway.http.images import read_data_uri
-from servable.gateway.http.json_text import LONG, most_values_of, read_json
+from servable.gateway.http.json_text import LONG, most_values_of, read_json, shown
 from servable.gateway.http.outcomes import json_answer, json_row, null_wanted, read_work, refuse_failed
 from servable.gateway.http.requests import Embed, Request, Response, json_response
 from servable.gateway.http.routes import CallRoute, Question, Route
@@ -133,14 +133,16 @@ def _read_parameters(asked: Any) -> dict[str, Any]:
         if asked.get(name) is None:
             raise invalid(name, "is missing")
     if not isinstance(asked["model"], str):
-        raise invalid("model", f"must be {SERVABLE_NAME!r}")
+        raise invalid("model", f"{shown(asked['model'])}; it must be {SERVABLE_NAME!r}")
     if asked.get("encoding_format") not in ("float", "base64", None):
-        raise invalid("encoding_format", "must be 'float' or 'base64'")
+        raise invalid("encoding_format", f"{shown(asked['encoding_format'])}; it must be 'float' or 'base64'")
     dimensions = asked.get("dimensions")
     if dimensions is not None and (isinstance(dimensions, bool) or dimensions != EMBEDDING_DIM):
-        raise invalid("dimensions", f"must be {EMBEDDING_DIM}: this model has no shorter embeddings")
+        raise invalid(
+            "dimensions", f"{shown(dimensions)}; it must be {EMBEDDING_DIM}: this model has no shorter embeddings"
+        )
     if asked.get("user") is not None and not isinstance(asked["user"], str):
-        raise invalid("user", f"must be text of at most {LONG} characters")
+        raise invalid("user", f"{shown(asked['user'])}; it must be text of at most {LONG} characters")
     asked["on_error"] = null_wanted(asked.get("on_error"), "on_error")
     return asked
 
@@ -168,7 +170,7 @@ def _read_item(item: Any, index: int) -> bytes:
                 raise invalid(f"{place}.image_url", f"unknown key {unknown[0][:64]!r}; known: url, detail")
             item = item.get("url")
     if not isinstance(item, (str, memoryview)):
-        raise invalid(place, "must be a data URI, or an object with one in image_url")
+        raise invalid(place, f"{shown(item)}; it must be a data URI, or an object with one in image_url")
     return read_data_uri(item, place)
 
 

@@ -35,7 +35,7 @@ from servable.gateway.http.description import (
 )
 from servable.gateway.http.errors import plain_error
 from servable.gateway.http.images import read_base64
-from servable.gateway.http.json_text import most_values_of, read_json
+from servable.gateway.http.json_text import most_values_of, read_json, shown
 from servable.gateway.http.outcomes import json_answer, json_row, read_work, refuse_failed
 from servable.gateway.http.requests import Embed, Request, Response
 from servable.gateway.http.routes import CallRoute, Route
@@ -147,8 +147,9 @@ async def _work(
 def _read_instances(body: bytes, method: Method, version: int, most: int, beside: Mapping[str, str]) -> PredictWork:
     asked = read_json(body, most_values=most_values_of(most))
     for name, only in beside.items() if isinstance(asked, dict) else ():
-        if asked.pop(name, only) != only:
-            raise invalid(name, f"must be {only!r}, or left out")
+        given = asked.pop(name, only)
+        if given != only:
+            raise invalid(name, f"{shown(given)}; it must be {only!r}, or left out")
     if not isinstance(asked, dict) or asked.keys() != {"instances"}:
         raise invalid("body", f'must be {{"instances": [{{"{method.item}": {{"b64": "..."}}}}]}}')
     instances = asked["instances"]
@@ -172,10 +173,10 @@ def _read_instance(instance: Any, index: int, method: Method) -> bytes:
     if not isinstance(item, dict) or not {"b64"} <= item.keys() <= {"b64", "type", "shape"}:
         raise invalid(place, 'must be {"b64": "..."}; beside b64 only type and shape')
     if item.get("type", TYPES[method.name]) != TYPES[method.name]:
-        raise invalid(f"{place}.type", f"must be {TYPES[method.name]!r}")
+        raise invalid(f"{place}.type", f"{shown(item['type'])}; it must be {TYPES[method.name]!r}")
     shape = item.get("shape", list(method.shapes[0]))
     if not isinstance(shape, list) or tuple(shape) not in method.shapes:
-        raise invalid(f"{place}.shape", f"must be {list(method.shapes[0])}")
+        raise invalid(f"{place}.shape", f"{shown(shape)}; it must be {list(method.shapes[0])}")
     text = item["b64"]
     if not isinstance(text, (str, memoryview)):
         raise invalid(f"{place}.b64", "must be text")

@@ -270,7 +270,7 @@ def test_tensorflow_servings_clients_may_name_the_signature_that_there_is(harnes
     assert harness.api("POST", "/v1/models/metric_learn:predict", given)[0] == 200
     for name in ("other", None):
         status, _, body = harness.api("POST", "/v1/models/metric_learn:predict", {**given, "signature_name": name})
-        assert status == 400 and b"signature_name: must be 'serving_default'" in body
+        assert status == 400 and b"it must be 'serving_default'" in body
 
 
 def test_rest_embeds_pixels(harness):
