@@ -399,7 +399,10 @@ class TracingSection(_Section):
     """OpenTelemetry spans."""
 
     enabled: bool = Field(default=False, description="OpenTelemetry spans")
-    otlp_endpoint: str = Field(default="http://127.0.0.1:4317", description="where they go: OTLP over gRPC")
+    otlp_endpoint: str = Field(
+        default="http://127.0.0.1:4317",
+        description="where they go, OTLP over gRPC: `http://host:port`, or `https://` for TLS",
+    )
 
 
 class Config(_Section):

@@ -9,6 +9,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Callable, Optional
+from urllib.parse import urlsplit
 
 from servable.config.problem import NOT_READY, Problem, wrong
 from servable.config.sections import Config, TracingSection
@@ -24,11 +25,25 @@ _NO_SPAN: AbstractContextManager[None] = nullcontext()
 
 
 def tracing_problems(config: Config) -> Iterator[Problem]:
-    """A package that is not installed, where tracing is switched on."""
+    """Where tracing is switched on: a package that is not installed, and an endpoint that spans cannot go to."""
+    if not config.tracing.enabled:
+        return
+    if not _usable(config.tracing.otlp_endpoint):
+        what = "must be http:// or https:// (TLS) with a host"
+        yield wrong(config, "tracing.otlp_endpoint", what, "give one such as http://127.0.0.1:4317")
     for distribution, module in PACKAGES.items():
-        if config.tracing.enabled and not _found(module):
+        if not _found(module):
             remedy = "run `make server-env`, or set it to false"
             yield wrong(config, "tracing.enabled", f"{distribution} is not installed", remedy, exit_code=NOT_READY)
+
+
+def _usable(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+        host = bool(parts.hostname) and not any(character.isspace() for character in endpoint)
+        return host and parts.scheme in ("http", "https") and parts.port != 0
+    except ValueError:  # of a host or a port that is none
+        return False
 
 
 def _found(module: str) -> bool:
@@ -56,7 +71,7 @@ class Tracer:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         if exporter is None:
-            insecure = settings.otlp_endpoint.startswith("http://")
+            insecure = urlsplit(settings.otlp_endpoint).scheme == "http"
             exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint, insecure=insecure, timeout=EXPORT_S)
         self._provider = TracerProvider(resource=Resource.create({"service.name": SERVICE}))
         self._provider.add_span_processor(BatchSpanProcessor(exporter))

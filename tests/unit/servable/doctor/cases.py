@@ -346,6 +346,14 @@ def _several_lines_that_are_no_tokens(scene):
     scene.set("security", tokens_file=scene.file("tokens", "# three\nshort\n\nshort\nshort\n"))
 
 
+# Tracing
+
+
+@case(2, "tracing.otlp_endpoint = http://[::1:4317", "must be http:// or https://", "4317")
+def _a_collector_that_is_no_url(scene):
+    scene.set("tracing", enabled=True, otlp_endpoint="http://[::1:4317")
+
+
 # Exported versions
 
 
