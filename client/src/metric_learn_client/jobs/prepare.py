@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Callable, Optional
+from typing import Callable, Optional, Union
 
 import pyarrow as pa
 
@@ -19,7 +19,7 @@ from metric_learn_client.jobs.output.output import Output
 from metric_learn_client.jobs.output.record import JobRecord
 from metric_learn_client.jobs.plan.plan import Plan, build, check_kind, check_places, listing_of, load
 from metric_learn_client.jobs.plan.sync import Found
-from metric_learn_client.jobs.storage import is_url
+from metric_learn_client.jobs.storage import place_of
 from metric_learn_client.printable import escaped
 
 _FLOAT16_SINCE = 15  # pyarrow writes half floats to parquet
@@ -88,22 +88,21 @@ def check_first_rows(plan: Plan) -> None:
     rows = plan.read(0).slice(0, _FIRST_ROWS)
     if plan.kind == "files" or plan.in_sources or rows.num_rows < _FIRST_ROWS:
         return
-    root, paths = plan.root or "", rows.column("image_path").to_pylist()
-    if any(map(is_url, (root, *paths))):
+    names = zip(rows.column("image_path").to_pylist(), rows.column("plan:raw").to_pylist())
+    places = [place_of(plan.root, name, raw) for name, raw in names]
+    if any(map(_may_be_there, places)):
         return
-    names = [path.encode() if raw is None else raw for path, raw in zip(paths, rows.column("plan:raw").to_pylist())]
-    places = [os.path.join(os.fsencode(root), name) for name in names]
-    if any(map(_is_there, places)):
-        return
+    first = escaped(os.fsencode(places[0]))
     raise InputError(
-        f"none of the first {_FIRST_ROWS} pictures is there; the first would be {escaped(places[0])!r}. Say with "
+        f"none of the first {_FIRST_ROWS} pictures is there; the first would be {first!r}. Say with "
         "--root which folder the paths begin in, with --path-column which column they are, or with --input-format "
         "what the lines are"
     )
 
 
-def _is_there(place: bytes) -> bool:
-    return b"\0" not in place and os.path.lexists(place)
+def _may_be_there(place: Union[str, bytes]) -> bool:
+    """A URL, which is not asked here, may be."""
+    return isinstance(place, str) or (b"\0" not in place and os.path.lexists(place))
 
 
 def _found(output: Output, spec: InputSpec, record: JobRecord, stored: Optional[Plan]) -> Plan:

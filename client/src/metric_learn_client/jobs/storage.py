@@ -10,7 +10,7 @@ import errno
 import os
 import re
 import stat
-from typing import BinaryIO, NamedTuple, Union
+from typing import BinaryIO, NamedTuple, Optional, Union
 
 from metric_learn_client.jobs import remote
 from metric_learn_client.jobs.errors import InputError, RowError
@@ -35,6 +35,22 @@ class Entry(NamedTuple):
 
 def is_url(name: str) -> bool:
     return bool(_URL.match(name))
+
+
+def place_of(root: Optional[str], name: str, raw: Optional[bytes]) -> Union[str, bytes]:
+    """Where a planned row's file is: a URL, or a path. root: of the plan; name, raw: of the row (see input_rows)."""
+    if is_url(name):
+        return name
+    if raw is not None and is_url(os.fsdecode(raw)):
+        return os.fsdecode(raw)
+    if root is not None and is_url(root) and not (raw or b"").startswith(b"/"):
+        return under(root, name)
+    return os.path.join(os.fsencode(root or ""), os.fsencode(name) if raw is None else raw)
+
+
+def under(folder: str, name: str) -> str:
+    """The URL of a name below that of a folder."""
+    return f"{folder.rstrip('/')}/{name.lstrip('/')}"
 
 
 def scan(folder: Union[str, bytes]) -> list[Entry]:

@@ -245,3 +245,55 @@ def test_search_and_evaluate_name_rows_of_tables_by_their_paths(tmp_path, fake):
         for more in (("--label-column", "label"), ("--label-from-folder",))
     )
     assert by_column == by_folder
+
+
+def picture_of(folder, name="1.jpg"):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(f"picture in {folder.name}".encode())
+    return folder
+
+
+def embeddings_in_order(out):
+    return [embedding for content in shard_contents(out) for embedding in content.embeddings]
+
+
+@pytest.mark.parametrize("lists", [("train", "test"), ("train", "here"), ("here", "train")], ids="-".join)
+def test_each_list_of_several_names_the_pictures_of_its_own_folder_also_where_that_is_a_url(tmp_path, fake, lists):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    for name in ("train", "test"):
+        memory.pipe(f"/own-folder/{name}/1.jpg", f"picture in {name}".encode())
+        memory.pipe(f"/own-folder/{name}/list.txt", b"1.jpg\n")
+    (picture_of(tmp_path / "here") / "list.txt").write_text("1.jpg\n")
+    names = [f"{tmp_path if name == 'here' else 'memory://own-folder'}/{name}/list.txt" for name in lists]
+    assert embed_dataset(names, tmp_path / "out", endpoint=fake.endpoint).succeeded == 2
+    expected = fake_embeddings([f"picture in {name}".encode() for name in lists])
+    assert (embeddings_in_order(tmp_path / "out") == expected).all()
+    assert embed_dataset(names, tmp_path / "out", endpoint=fake.endpoint, if_exists="extend").sent == 0
+    memory.rm("/own-folder", recursive=True)
+
+
+def test_names_on_standard_input_belong_to_the_working_directory_also_beside_a_list(tmp_path, fake, monkeypatch):
+    monkeypatch.chdir(picture_of(tmp_path / "work"))
+    (picture_of(tmp_path / "lists") / "a.txt").write_text("1.jpg\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"1.jpg\n")))
+    embed_dataset(["../lists/a.txt", "-"], "out", endpoint=fake.endpoint, input_format="lines")
+    assert (embeddings_in_order("out") == fake_embeddings([b"picture in lists", b"picture in work"])).all()
+
+
+def test_paths_of_tables_in_several_folders_belong_each_to_its_own_also_after_the_first_picture_went(tmp_path, fake):
+    tables = []
+    for folder in (picture_of(tmp_path / name) for name in "ab"):
+        picture_of(folder, "2.jpg")
+        tables.append(folder / "t.parquet")
+        pq.write_table(pa.table({"path": ["1.jpg", "2.jpg"]}), tables[-1])
+    options = {"endpoint": fake.endpoint, "shard_size": 2}
+    expected = fake_embeddings([b"picture in a"] * 2 + [b"picture in b"] * 2)
+    assert embed_dataset(tables, tmp_path / "out", **options).succeeded == 4
+    assert (embeddings_in_order(tmp_path / "out") == expected).all()
+    (tmp_path / "a/1.jpg").unlink()
+    summary = embed_dataset(tables, tmp_path / "out", **options, if_exists="sync")
+    assert (summary.sync, summary.failed) == ({"changed": 1, "removed": 0, "added": 0, "unchanged": 3}, 1)
+    assert (embeddings_in_order(tmp_path / "out") == expected[1:]).all()
+    assert verify(tmp_path / "out", with_input=True).problems == ()

@@ -2,7 +2,8 @@
 
 A planned row is `image_path`, the user's columns, and where the image is, in columns that no user can have named so:
 
-    plan:raw      binary; the file's name where it is not text, else null; in an archive, why a member has no bytes
+    plan:raw      binary; the file's name where it is not text, and where it does not belong to the input's `root` the
+                  whole path or URL; else null; in an archive, why a member has no bytes
     plan:source   int32; index into the input's `sources`, -1 where the row is a file of its own
     plan:offset   int64; first byte in an archive, or row group of a table; -1 for a member without bytes
     plan:size     int64; bytes in an archive, or row in its row group

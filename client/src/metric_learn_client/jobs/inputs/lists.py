@@ -17,7 +17,7 @@ from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked
 from metric_learn_client.jobs.inputs.text import file_lines, stdin_lines
 from metric_learn_client.jobs.options import InputSpec
-from metric_learn_client.jobs.storage import is_url, open_file, require
+from metric_learn_client.jobs.storage import is_url, open_file, require, under
 from metric_learn_client.printable import escaped, printable
 
 _SUFFIXES = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
@@ -35,7 +35,7 @@ csv.field_size_limit(16 * 1024 * 1024)
 class ListInput(Input):
     """input_format: "lines", "labels", "csv", "sop", or "list" to find out from the first lines.
 
-    `image_path` is what the list says. A relative path is relative to `spec.root`, else to the list's folder, and
+    `image_path` is what the list says. A relative path is relative to `spec.root`, else to the folder of its list, and
     for standard input to the working directory. A label is a whole number where all of the first hundred are, else
     text.
     """
@@ -47,7 +47,7 @@ class ListInput(Input):
         self._names = names
         self._spec = spec
         first = names[0]
-        self.root = spec.root if spec.root is not None else (None if first == "-" else _folder(first))
+        self.root = self._root_of(first)
         self._stdin_lines: Optional[Iterator[str]] = None
         look = self._look(first)
         self._format = _detect(look, first) if input_format == "list" else input_format
@@ -83,22 +83,24 @@ class ListInput(Input):
     def _rows(self) -> Iterator[Row]:
         schemes: set[str] = set()
         for name in self._names:
-            elsewhere = self._elsewhere(name)
+            root = self._root_of(name)
             for path, values in self._parse(name, self._lines(name)):
                 if is_url(path) and path.split(":", 1)[0] not in schemes:
                     require(path)
                     schemes.add(path.split(":", 1)[0])
                 text, raw = as_text(path.encode("utf-8", "surrogateescape"))
-                if elsewhere is not None and not is_url(path):
-                    raw = os.path.join(elsewhere, path.encode("utf-8", "surrogateescape"))
+                if root is not None and is_url(root):
+                    raw = None  # URLs are text
+                if root != self.root and not is_url(path):
+                    raw = _whole(root, path, text)
                 kept = (escaped(value) if isinstance(value, str) else value for value in values)
                 yield (text, *kept, raw, -1, 0, 0)
 
-    def _elsewhere(self, name: str) -> Optional[bytes]:
-        """The folder of a list that is not in the folder of the first, which `root` is."""
-        if self._spec.root is not None or name == "-" or _folder(name) == self.root or is_url(name):
-            return None
-        return os.path.abspath(os.fsencode(_folder(name)))
+    def _root_of(self, name: str) -> Optional[str]:
+        """What the relative paths of a list are relative to, None for the working directory."""
+        if self._spec.root is not None:
+            return self._spec.root
+        return None if name == "-" else _folder(name)
 
     def _parse(self, name: str, lines: Iterator[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
         if self._format == "csv":
@@ -262,6 +264,13 @@ def _without_trailing_space(path: str) -> str:
 
 def _folder(name: str) -> str:
     return name.rsplit("/", 1)[0] if is_url(name) else os.path.dirname(name) or "."
+
+
+def _whole(root: Optional[str], path: str, text: str) -> bytes:
+    """The place of a path that is relative to `root`, as `plan:raw` has it; text: the path in `image_path`."""
+    if root is not None and is_url(root):
+        return under(root, text).encode()
+    return os.path.join(os.path.abspath(os.fsencode(root or ".")), path.encode("utf-8", "surrogateescape"))
 
 
 def _digest(name: str) -> str:

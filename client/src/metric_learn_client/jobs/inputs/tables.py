@@ -24,7 +24,7 @@ class TableInput(Input):
 
     The keys of Hive's folders (label=a/part-0.parquet) are columns, too, as text, unless the table has a column of
     that name. Relative paths belong to the working directory, or, where the first row's is not there, to the folder
-    of the first table.
+    of their table.
     """
 
     kind = "parquet"
@@ -103,8 +103,9 @@ class TableInput(Input):
     ) -> pa.RecordBatch:
         count = batch.num_rows
         source = self._sources[number]
+        paths = self._paths(batch, source, first)
         location = (
-            pa.nulls(count, LOCATION[0].type),
+            self._places(paths, source),
             pa.array([number if self.found.image is not None else -1] * count, LOCATION[1].type),
             pa.array([group] * count, LOCATION[2].type),
             pa.array(range(row, row + count), LOCATION[3].type),
@@ -114,7 +115,6 @@ class TableInput(Input):
         except pa.ArrowException as error:
             raise InputError(f"{source.name}, row group {group}: {str(error).splitlines()[0]}") from error
         folders = [pa.array([source.partitions.get(key)] * count, pa.string()) for key in self._partitions]
-        paths = self._paths(batch, source, first)
         return pa.RecordBatch.from_arrays([paths, *kept, *folders, *location], schema=schema)
 
     def _paths(self, batch: pa.RecordBatch, source: Source, first: int) -> pa.Array:
@@ -128,6 +128,16 @@ class TableInput(Input):
         absent = made_up if self.found.image is not None else [""] * batch.num_rows
         given = [path if path is not None else other for path, other in zip(column.to_pylist(), absent)]
         return pa.array([str(path) for path in given], pa.string())
+
+    def _places(self, paths: pa.Array, source: Source) -> pa.Array:
+        """`plan:raw`: for a table that is not in the folder of the first, which is `root`, where its relative paths
+        lead."""
+        folder = os.path.dirname(source.name)
+        if self.found.image is not None or self.root in (None, self._spec.root, folder) or is_url(source.name):
+            return pa.nulls(len(paths), LOCATION[0].type)
+        whole = os.path.abspath(os.fsencode(folder or "."))
+        places = [None if is_url(path) else os.path.join(whole, path.encode()) for path in paths.to_pylist()]
+        return pa.array(places, LOCATION[0].type)
 
     def _check(self, schema: pa.Schema, name: str) -> None:
         """Raises InputError where a table is not like the first one."""

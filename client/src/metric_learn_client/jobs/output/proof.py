@@ -99,6 +99,7 @@ def _compared(record: records.JobRecord, plan: Optional[Plan]) -> tuple[int, str
     if "-" in spec.inputs:
         raise InputError("it was standard input, which cannot be read again")
     source = open_input(spec)
+    source.root = source.root if plan is None else plan.root
     planned = sum(extent["rows"] for extent in record.extents)
     planned -= 0 if plan is None else int(plan.changes.gone.sum())
     if plan is None or spec.limit is not None:

@@ -170,6 +170,7 @@ def build(
     the rows that it does not have; after_sync: what changed of the others it knows. Raises InputError, also for an
     input without rows."""
     folder.mkdir(parents=True, exist_ok=True)
+    source.root = source.root if before is None else before.root  # that of tables is a question of what is there
     extents = before.extents if before is not None else ()
     schema = planned_schema(source.columns)
     listing = Listing()
@@ -203,7 +204,7 @@ def build(
         folder=folder,
         shard_size=shard_size,
         kind=source.kind,
-        root=source.root if before is None else before.root,
+        root=source.root,
         sources=sources,
         image_column=source.image_column,
         signature=None if signature is None else [*signature, *gone],

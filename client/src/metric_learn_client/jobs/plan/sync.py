@@ -83,6 +83,7 @@ def _check(then: Sequence[Seen], by: str) -> None:
 
 
 def _gone_rows(plan: Plan, source: Input) -> Callable[[pa.RecordBatch], Flags]:
+    source.root = plan.root
     input_rows = KnownRows(source.batches(), source.sources, common_columns(plan, source))
     return lambda rows: input_rows.unknown(rows, plan.sources)
 

@@ -14,7 +14,7 @@ from metric_learn_client.jobs.inputs.tables import open_table
 from metric_learn_client.jobs.output.seen import Seen, digest
 from metric_learn_client.jobs.plan.plan import Plan
 from metric_learn_client.jobs.remote import READ_TIMEOUT_S
-from metric_learn_client.jobs.storage import is_url, read_image, read_range
+from metric_learn_client.jobs.storage import is_url, place_of, read_image, read_range
 
 Image = Union[bytes, RowError]
 
@@ -68,22 +68,13 @@ class Reader:
         if digests:
             images = (self._file(name, raw) for name, raw in zip(names, raws))
             return [Seen(sha256=digest(image)) if isinstance(image, bytes) else Seen() for image in images]
-        return [_facts(self._place(name, raw)) for name, raw in zip(names, raws)]
-
-    def _place(self, name: str, raw: Optional[bytes]) -> Union[str, bytes]:
-        """Where a row's file is: a URL, or a path."""
-        if is_url(name):
-            return name
-        if self._root is not None and is_url(self._root):
-            return f"{self._root.rstrip('/')}/{name.lstrip('/')}"
-        local = raw if raw is not None else name
-        return local if self._root is None else os.path.join(os.fsencode(self._root), os.fsencode(local))
+        return [_facts(place_of(self._root, name, raw)) for name, raw in zip(names, raws)]
 
     def _file(self, name: str, raw: Optional[bytes]) -> Image:
         try:
             if not name:
                 raise RowError("E_NOT_FOUND", "the row has no path")
-            return read_image(self._place(name, raw), self._limit, self._timeout_s)
+            return read_image(place_of(self._root, name, raw), self._limit, self._timeout_s)
         except RowError as error:
             return error
 
