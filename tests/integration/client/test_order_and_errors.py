@@ -262,6 +262,28 @@ def test_a_reply_with_rows_missing_or_short_is_refused(fake, client):
         client.embed([b"a", b"b"])
 
 
+class Garbled(FakeServable):
+    """Answers whatever it is asked with bytes that are no message."""
+
+    def _get_model(self, *_):
+        return b"\xff\xff\xff garbage"
+
+    _predict = _check = _get_model
+
+
+def test_replies_that_are_no_messages_are_refused_and_their_server_is_not_ready(make_client):
+    with Garbled() as server, make_client(server.endpoint) as client:
+        for ask in (client.model, lambda: client.embed([b"a"])):
+            with pytest.raises(ReplyError, match="the reply of 11 bytes is no GetModelReply"):
+                ask()
+        client._core.model_known = True
+        with pytest.raises(ReplyError, match="the reply of 11 bytes is no PredictReply"):
+            client.embed([b"a"])
+        assert not client.is_ready()
+        with pytest.raises(UnreachableError, match="the reply of 11 bytes is no HealthCheckResponse"):
+            client.wait_ready(0.3)
+
+
 def test_another_fingerprint_than_before_is_refused_unless_allowed(make_client, fake, client):
     client.embed([b"a"])
     fake.faults = Faults(fingerprint="0" * 64)

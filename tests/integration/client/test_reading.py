@@ -80,15 +80,15 @@ def test_a_call_whose_picture_is_resized_here_ends_in_time_while_other_calls_rea
     """The asynchronous client decodes in the threads that it reads with; the blocking one in the caller's own."""
     picture = cv2.imencode(".png", np.zeros((300, 300, 3), np.uint8))[1].tobytes()
 
-    def read():
+    def read(used):
         with pytest.raises(DeadlineError, match="was read"):
-            client.embed([hanging], deadline_s=3.0)
+            used.embed([hanging], deadline_s=3.0)
 
     with FakeServable() as server, ThreadPoolExecutor(4) as callers:
         server.preprocessing = PREPROCESSING_ID
         with make_client(server.endpoint, resize="server-exact") as client:
             client.embed([picture])
-            reading = [callers.submit(read) for _ in range(4)]  # as many as there are threads to read with
+            reading = [callers.submit(read, client) for _ in range(4)]  # as many as there are threads to read with
             for _ in reading:
                 assert hanging.begun.acquire(timeout=10)
             started = time.monotonic()

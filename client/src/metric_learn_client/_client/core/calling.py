@@ -15,6 +15,7 @@ from typing import Callable, Generic, Optional, TypeVar, Union
 
 from metric_learn_client import wire
 from metric_learn_client._client.core import retry
+from metric_learn_client._client.core.codec import parse
 from metric_learn_client._client.core.identity import Guard, ModelInfo
 from metric_learn_client._client.core.pool import Pool, names
 from metric_learn_client._client.core.retry import Remedy
@@ -22,7 +23,14 @@ from metric_learn_client._client.core.steps import Failure, Reply, Resolve, Send
 from metric_learn_client._client.core.targets import Target, host_name_of
 from metric_learn_client._client.core.window import CallWindow, Ticket
 from metric_learn_client._client.token import TokenSource
-from metric_learn_client.errors import ClosedError, DeadlineError, EndpointError, from_status, is_handshake_failure
+from metric_learn_client.errors import (
+    ClosedError,
+    DeadlineError,
+    EndpointError,
+    ReplyError,
+    from_status,
+    is_handshake_failure,
+)
 from metric_learn_client.options import ClientOptions
 
 PROBE_S = 1.0  # a target on trial has so long to answer a health check
@@ -165,9 +173,11 @@ def _try(core: Core, current: _Call[Value], target: Target) -> Steps[Optional[Fa
     """Why a target on trial gets no call; None where it answers, with anything but "not serving": a server may have no
     health service."""
     timeout_s = max(0.0, min(PROBE_S, current.deadline.left_s(core.now())))
-    answer = yield Send(target, wire.HEALTH_CHECK_PATH, HEALTH_CHECK, timeout_s, current.metadata)
+    answer: Union[Reply, Failure] = yield Send(
+        target, wire.HEALTH_CHECK_PATH, HEALTH_CHECK, timeout_s, current.metadata
+    )
     if isinstance(answer, Reply):
-        lives = is_serving(answer.body)
+        lives = why_not_serving(answer.body) is None
     elif is_refusal(answer):
         return answer
     else:
@@ -181,9 +191,13 @@ def is_refusal(failure: Failure) -> bool:
     return failure.code == "UNAVAILABLE" and is_handshake_failure(failure.details)
 
 
-def is_serving(body: bytes) -> bool:
-    status: int = wire.HealthCheckResponse.FromString(body).status
-    return status == wire.ServingStatus.SERVING
+def why_not_serving(body: bytes) -> Optional[str]:
+    """What the answer to a health check says; None for a server that is serving."""
+    try:
+        status: int = parse(wire.HealthCheckResponse, body).status
+    except ReplyError as error:
+        return str(error)
+    return None if status == wire.ServingStatus.SERVING else "it says it is not serving yet"
 
 
 def _after(core: Core, current: _Call[Value], target: Target, outcome: _Failed) -> float:

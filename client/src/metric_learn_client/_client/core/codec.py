@@ -1,10 +1,10 @@
-"""Reply body -> rows and failures. Pure: no sockets, no clock."""
+"""Reply body -> message, rows and failures. Pure: no sockets, no clock."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 
@@ -29,11 +29,15 @@ def decode_reply(body: bytes, out: Embeddings) -> Union[list[ImageFailure], Fail
     """
     if unpack_rows(body, out):
         return []
+    return _decode(parse(wire.PredictReply, body), out)
+
+
+def parse(kind: Any, body: bytes) -> Any:
+    """The message of this kind. Raises ReplyError where the bytes are none."""
     try:
-        reply = wire.PredictReply.FromString(body)
+        return kind.FromString(body)
     except Exception as error:  # protobuf's DecodeError; its module differs between generations
-        raise ReplyError(f"the reply of {len(body)} bytes is no PredictReply: {error}") from error
-    return _decode(reply, out)
+        raise ReplyError(f"the reply of {len(body)} bytes is no {kind.DESCRIPTOR.name}: {error}") from error
 
 
 def _decode(reply: wire.PredictReply, out: Embeddings) -> Union[list[ImageFailure], Failure]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from metric_learn_client import wire
 from metric_learn_client._client.core.batches import Batch
-from metric_learn_client._client.core.calling import HEALTH_CHECK, Core, Deadline, TooLargeError, call, is_serving
+from metric_learn_client._client.core.calling import HEALTH_CHECK, Core, Deadline, TooLargeError, call, why_not_serving
 from metric_learn_client._client.core.codec import decode_reply
 from metric_learn_client._client.core.identity import ModelInfo, ModelLimits, Origin, decode_model, origin_of
 from metric_learn_client._client.core.pool import names
@@ -121,9 +121,10 @@ def check_ready(core: Core, timeout_s: float) -> Steps[Optional[str]]:
         left_s = max(0.0, min(_READY_CHECK_S, limit - core.now()))
         answer = yield Send(target, wire.HEALTH_CHECK_PATH, HEALTH_CHECK, left_s, core.metadata())
         if isinstance(answer, Reply):
-            if is_serving(answer.body):
+            said = why_not_serving(answer.body)
+            if said is None:
                 return None
-            reasons.append(f"{target} says it is not serving yet")
+            reasons.append(f"{target}: {said}")
         elif answer.code == "UNIMPLEMENTED":  # a bare MindSpore Serving: it opens its port when it is ready
             return None
         else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from metric_learn_client import wire
+from metric_learn_client._client.core.codec import parse
 from metric_learn_client.errors import IdentityError
 
 
@@ -52,7 +53,8 @@ def origin_of(trailing: Mapping[str, str]) -> Origin:
 
 
 def decode_model(body: bytes) -> ModelInfo:
-    reply = wire.GetModelReply.FromString(body)
+    """Raises ReplyError."""
+    reply = parse(wire.GetModelReply, body)
     assumed = ModelLimits()
     return ModelInfo(
         name=reply.name,
