@@ -5,6 +5,7 @@ import threading
 
 import click
 import cv2
+import grpc
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -60,6 +61,22 @@ def test_an_output_appears_whole_or_not_at_all(folder, fake, client):
         embed_files([str(folder / "01.jpg")], str(folder / "x.jsonl"), client)
     assert (folder / "x.npy").read_text() == "old"
     assert sorted(path.name for path in folder.iterdir() if path.suffix != ".jpg") == ["x.npy"]
+
+
+class Ending(FakeServable):
+    """Says what it serves until it has embedded something."""
+
+    def _get_model(self, body, context):
+        if self.calls:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "it stops")
+        return super()._get_model(body, context)
+
+
+def test_a_server_that_stops_after_the_last_image_costs_no_output(folder):
+    with Ending() as server, EmbeddingClient(server.endpoint, retries=0) as client:
+        assert embed_files([str(folder / "01.jpg")], str(folder / "x.parquet"), client) is ExitCode.DONE
+    table = pq.read_table(folder / "x.parquet")
+    assert table.schema.metadata[b"metric_learn.fingerprint"].decode() == server.fingerprint and len(table) == 1
 
 
 @pytest.mark.parametrize("output", ["x.csv", "x", "none/x.npy"])

@@ -118,6 +118,9 @@ def _write(
     if kind == ".jsonl":
         with file.writing() as lines:
             return _write_lines(lines, names, answers)
+    # Before the first image: whatever becomes of the server, nothing that was embedded is lost for want of its name.
+    # The client refuses rows of another model.
+    identity = _identity(client) if kind == ".parquet" else {}
     embeddings = np.zeros((len(names), EMBEDDING_DIM), np.float32)
     failures = _fill(embeddings, answers)
     failed = [failure.index for failure in failures]
@@ -127,7 +130,7 @@ def _write(
     else:
         import pyarrow.parquet as pq
 
-        table = _table(names, embeddings, failures).replace_schema_metadata(_identity(client))
+        table = _table(names, embeddings, failures).replace_schema_metadata(identity)
         file.write(lambda to: pq.write_table(table, to))
     return failures
 
