@@ -149,6 +149,17 @@ def test_every_part_of_a_divided_job_does_its_shards_and_together_they_are_the_w
     assert data(tmp_path / "out") == data(tmp_path / "whole")
 
 
+@pytest.mark.timeout(90)
+def test_a_worker_process_takes_large_tasks_while_it_has_much_to_say(tmp_path, fake):
+    """Of 240 kB each, more than fits on the way to it, beside more words than fit on the way back."""
+    (tmp_path / "list.txt").write_text("".join(f"{index}.jpg\n" for index in range(60_000)))
+    (tmp_path / "0.jpg").write_bytes(b"the only one that is there")
+    options = {"endpoint": fake.endpoint, "shard_size": 30_000}
+    assert embed_dataset(tmp_path / "list.txt", tmp_path / "out", **options, batch_size=1000).failed == 59_999
+    options.update(engine="processes", workers=1, retry_failed=True)
+    assert embed_dataset(tmp_path / "list.txt", tmp_path / "out", **options).failed == 59_999
+
+
 def test_worker_processes_write_the_same_files(tmp_path, fake):
     images = make_images(tmp_path / "in", 95)
     (images / "00007.jpg").write_bytes(b"corrupt")

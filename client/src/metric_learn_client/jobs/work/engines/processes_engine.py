@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import queue
 import threading
 from collections import deque
 from collections.abc import Generator, Sequence
@@ -121,10 +122,22 @@ def _main(spec: WorkerSpec, pipe: Connection) -> None:
         with lock:
             pipe.send(message)
 
+    tasks: queue.SimpleQueue[Optional[ShardTask]] = queue.SimpleQueue()
+
+    def receive() -> None:
+        """Always: else the parent could wait to send a large task while this process waits to send to it."""
+        with contextlib.suppress(EOFError, OSError):  # the parent ends, and this process with it
+            while True:
+                task = pipe.recv()
+                tasks.put(task)
+                if task is None:
+                    return
+
+    threading.Thread(target=receive, daemon=True).start()
     try:
         for stats in work(
             spec,
-            iter(pipe.recv, None),
+            iter(tasks.get, None),
             threading.Event(),
             lambda rows, failed: say("advanced", rows, failed),
             lambda text: say("notice", text),
