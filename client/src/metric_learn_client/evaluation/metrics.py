@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metric_learn_client.evaluation.ranking import DEFAULT_MEMORY_MB, Ranking, rank
-from metric_learn_client.evaluation.similarity import rows_of
+from metric_learn_client.evaluation.similarity import Indices, rows_of
 
 DEFAULT_KS = (1, 10, 100, 1000)  # Oh Song et al., CVPR 2016, for Stanford Online Products
 
@@ -91,9 +91,7 @@ def retrieval_metrics(
         raise ValueError(f"{query_rows.count} queries and {reachable} images to find: nothing to measure")
     if any(k < 1 for k in ks):
         raise ValueError(f"K is {min(ks)}; it must be at least 1")
-    _, codes = np.unique(np.concatenate([np.asarray(query_labels), np.asarray(gallery_labels)]), return_inverse=True)
-    codes = codes.ravel().astype(np.int64)
-    query_codes, gallery_codes = codes[: query_rows.count], codes[query_rows.count :]
+    query_codes, gallery_codes = class_numbers(query_labels, gallery_labels)
     if faiss:
         from metric_learn_client.evaluation.faiss_ranking import rank_by_faiss
 
@@ -105,6 +103,16 @@ def retrieval_metrics(
             query_rows, gallery_rows, query_codes, gallery_codes, self_excluded=self_excluded, memory_mb=memory_mb
         )
     return _summary(ranking, gallery_rows.count, reachable, len(np.unique(query_codes)), ks)
+
+
+def class_numbers(
+    query_labels: Sequence[Any] | npt.NDArray[Any], gallery_labels: Sequence[Any] | npt.NDArray[Any]
+) -> tuple[Indices, Indices]:
+    """The classes of queries and gallery as numbers from 0. Labels are the same class where they are equal in one array
+    of NumPy: the text "1" and the number 1 are, and all that are not a number."""
+    _, codes = np.unique(np.concatenate([np.asarray(query_labels), np.asarray(gallery_labels)]), return_inverse=True)
+    codes = codes.ravel().astype(np.int64)
+    return codes[: len(query_labels)], codes[len(query_labels) :]
 
 
 def _summary(ranking: Ranking, gallery: int, reachable: int, classes: int, ks: Sequence[int]) -> Metrics:

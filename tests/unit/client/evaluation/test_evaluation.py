@@ -213,6 +213,19 @@ def make_page(kind, folder):
     return report_page(made, make_plots(made), Pictures(folder))
 
 
+@pytest.mark.parametrize(
+    ("labels", "gallery_labels"),
+    [(["0", "1", "2"], [0, 1, 2]), ([0.0, 1.0, float("nan")], [float("nan"), 0.0, 1.0])],
+    ids=["text and numbers", "not a number"],
+)
+def test_a_report_finds_the_same_classes_as_the_numbers_where_labels_are_of_several_kinds(labels, gallery_labels):
+    embeddings, _ = clustered(60, 3, noise=3.0)
+    queries, gallery = make_set(embeddings[:30], labels * 10), make_set(embeddings[30:], gallery_labels * 10)
+    made = evaluate(queries, labels * 10, gallery, gallery_labels * 10)
+    worst = worst_queries(made, Pictures())
+    assert worst and all(each["relevant"] == 10 and each["right"] for each in worst)
+
+
 @pytest.mark.parametrize("kind", ["search", "report"])
 def test_a_page_is_valid_html_needs_no_network_and_escapes_every_name(hostile_folder, kind):
     page = make_page(kind, hostile_folder)

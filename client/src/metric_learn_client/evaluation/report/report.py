@@ -8,11 +8,12 @@ import numpy as np
 
 from metric_learn_client._version import __version__
 from metric_learn_client.evaluation.evaluation import Evaluation
+from metric_learn_client.evaluation.metrics import class_numbers
 from metric_learn_client.evaluation.nearest import nearest
 from metric_learn_client.evaluation.report import plots
 from metric_learn_client.evaluation.report.pages import item, png_uri, render
 from metric_learn_client.evaluation.report.thumbnails import Pictures
-from metric_learn_client.evaluation.similarity import Rows, rows_of, similarity_of_pairs
+from metric_learn_client.evaluation.similarity import Indices, Rows, rows_of, similarity_of_pairs
 from metric_learn_client.printable import printable
 
 _WORST_QUERIES = 24
@@ -86,6 +87,7 @@ def worst_queries(evaluation: Evaluation, pictures: Pictures) -> list[dict[str, 
     gallery_set = evaluation.gallery or evaluation.queries
     gallery = rows_of(gallery_set.embeddings)
     labels = list(evaluation.gallery_labels if evaluation.gallery_labels is not None else evaluation.labels)
+    codes, gallery_codes = class_numbers(evaluation.labels, labels)
     count = min(_RETURNED, gallery.count - 1)
     images, similarity = nearest(queries, gallery, count, excluded=worst if own else None)
     paths = gallery_set.paths
@@ -93,7 +95,8 @@ def worst_queries(evaluation: Evaluation, pictures: Pictures) -> list[dict[str, 
     made = []
     for row, query in enumerate(worst.tolist()):
         label = evaluation.labels[query]
-        right = _first_right(queries, row, gallery, labels, label, query if own else -1)
+        same = np.flatnonzero(gallery_codes == codes[query])
+        right = _nearest_of(same[same != query] if own else same, queries, row, gallery)
         made.append(
             {
                 "label": printable(str(label)),
@@ -109,11 +112,10 @@ def worst_queries(evaluation: Evaluation, pictures: Pictures) -> list[dict[str, 
     return made
 
 
-def _first_right(queries: Rows, row: int, gallery: Rows, labels: list[Any], label: Any, own: int) -> tuple[int, float]:
-    found = np.array([image for image, each in enumerate(labels) if each == label and image != own], np.int64)
-    similarity = similarity_of_pairs(queries, np.full(len(found), row), gallery, found)
+def _nearest_of(images: Indices, queries: Rows, row: int, gallery: Rows) -> tuple[int, float]:
+    similarity = similarity_of_pairs(queries, np.full(len(images), row), gallery, images)
     best = int(np.argmax(similarity))
-    return int(found[best]), float(similarity[best])
+    return int(images[best]), float(similarity[best])
 
 
 def class_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
