@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, Callable, Optional
 
 from servable.backend.supervisor import StartFailed, Supervisor
@@ -51,14 +51,17 @@ class Versions:
         async with self._switching:
             await self._add(versions)
 
-    async def switch(self, default: int, versions: Collection[int] = ()) -> str:
+    async def switch(self, default: int, versions: Collection[int] = (), *, keep: Collection[int] = ()) -> str:
         """From now on `versions` and `default` are served, `default` to callers that name none.
 
-        Returns what was done. Raises servable.config.ConfigError, StartFailed; then nothing has changed.
+        One of them that was given up is started again. Those of `keep` that are there stay as they are.
+        Returns what was done. Raises servable.config.ConfigError, StartFailed; then the versions that served do so.
         """
         async with self._switching:
-            wanted = {default, *versions}
+            asked = {default, *versions}
+            wanted = asked | (set(keep) & set(self._running))
             previous = self.default
+            await self._remove(number for number in asked - {previous} if self._given_up(number))
             added = wanted - set(self._running)
             await self._add(added)
             try:
@@ -123,7 +126,10 @@ class Versions:
         for supervisor in added.values():
             supervisor.gave_up.add_done_callback(functools.partial(self._lost, supervisor))
 
-    async def _remove(self, numbers: Collection[int]) -> None:
+    def _given_up(self, number: int) -> bool:
+        return number in self._running and self._running[number].gave_up.done()
+
+    async def _remove(self, numbers: Iterable[int]) -> None:
         for number in sorted(numbers):
             supervisor = self._running[number]  # kept there until it has ended: `stop` must find it
             backend = self._known_backend(number)

@@ -24,6 +24,7 @@ class Scene:
         self.registry.on_added = lambda served: served.listeners.append(self._pass)
         self.versions = Versions(self.registry, self.open, self.supervise, drain_s=0.5)
         self.children = {}
+        self.broken = {5}
         self.defaults = []
         self.registry.on_default = self.defaults.append
 
@@ -38,10 +39,16 @@ class Scene:
 
     def supervise(self, number):
         def launch():
-            self.children[number] = Child(number, proof=WrongEmbedding("0.3 away") if number == 5 else None)
+            self.children[number] = Child(number, proof=WrongEmbedding("0.3 away") if number in self.broken else None)
             return self.children[number]
 
         return Supervisor(number, launch, self.registry, SETTINGS, start_timeout_s=5, max_relative_distance=0.02)
+
+    async def give_up(self, number):
+        """It ends, and cannot be started any more."""
+        self.broken.add(number)
+        self.children[number].code = 1
+        await self.versions._running[number].gave_up
 
     def served(self):
         return [served.version for served in self.registry.all()]
@@ -125,3 +132,34 @@ async def test_only_the_defaults_end_is_the_servers(scene):
         await asyncio.sleep(0)
         assert scene.versions.gave_up.done() == (number == 1)
     assert "version 1" in scene.versions.gave_up.result()
+
+
+@pytest.mark.parametrize(("default", "versions"), [(2, [1]), (1, [1, 2])])
+def test_a_version_that_was_given_up_is_started_again_where_it_is_asked_for(default, versions):
+    async def scenario(scene):
+        await scene.versions.switch(1, [1, 2])
+        await scene.give_up(2)
+        scene.broken.discard(2)
+        await scene.versions.switch(default, versions)
+        assert scene.versions.default == default and scene.served() == [1, 2]
+        assert scene.registry.resolve(2).serving
+
+    played(scenario)()
+
+
+@played
+async def test_a_version_that_was_given_up_and_cannot_be_started_changes_nothing_for_the_others(scene):
+    await scene.versions.switch(1, [1, 2])
+    await scene.give_up(2)
+    with pytest.raises(StartFailed):
+        await scene.versions.switch(2, [1])
+    assert scene.versions.default == 1 and scene.served() == [1] and scene.registry.default.serving
+
+
+@played
+async def test_a_version_that_was_given_up_does_not_hold_up_the_move_to_another(scene):
+    await scene.versions.switch(1, [1, 2])
+    await scene.give_up(2)
+    await scene.versions.switch(3, keep=[1, 2])
+    assert scene.versions.default == 3 and scene.served() == [1, 2, 3]
+    assert scene.versions.status()[1]["state"] == "down"
