@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
 
@@ -18,6 +18,7 @@ from servable.backend.versions import Versions
 from servable.config import ConfigError
 from servable.config.sections import Config
 from servable.doctor import Examined
+from servable.doctor.consistency import inconsistencies
 from servable.doctor.examine import default_version, open_configured
 from servable.doctor.resources import memory_problems
 from servable.exported_version import ExportedVersion
@@ -59,6 +60,7 @@ class Server:
         )
         self._control = ControlServer(run_dir, self._order)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._changing = asyncio.Lock()  # one order or SIGHUP after the other
 
     async def run(self) -> int:
         """Serves until a signal or until MindSpore Serving cannot be kept running; returns the exit code.
@@ -162,7 +164,7 @@ class Server:
             )
         return Supervisor(
             version.number,
-            lambda: self._launcher.launch(version),
+            lambda: self._launcher.launch(version, self._config.model),
             self._registry,
             self._config.supervision,
             start_timeout_s=self._config.backend.start_timeout_s,
@@ -186,13 +188,16 @@ class Server:
             return {"exit_code": ExitCode.DONE, "message": "", "versions": self._versions.status()}
         if command != "switch-version" or not isinstance(order.get("version"), int):
             return {"exit_code": ExitCode.USAGE, "message": f"unknown order {dict(order)!r}"}
-        keep = [number for number in self._config.model.versions if number in self._versions.numbers]
-        return await self._spawn(self._switch(order["version"], keep))
+        return await self._spawn(self._switch_default(order["version"]))
 
-    async def _switch(self, default: int, versions: list[int]) -> dict[str, Any]:
+    async def _switch_default(self, default: int) -> dict[str, Any]:
+        async with self._changing:
+            return await self._switch(default, keep=self._config.model.versions)
+
+    async def _switch(self, default: int, versions: Sequence[int] = (), keep: Sequence[int] = ()) -> dict[str, Any]:
         self._manager.reloading()
         try:
-            message = await self._versions.switch(default, versions)
+            message = await self._versions.switch(default, versions, keep=keep)
             return {"exit_code": ExitCode.DONE, "message": message}
         except ConfigError as error:
             message, code = str(error), int(ExitCode.USAGE)
@@ -208,17 +213,23 @@ class Server:
 
     async def _reload(self) -> None:
         """SIGHUP: the configuration's versions. Everything else needs a new start, which is said."""
-        try:
-            config = self._reread()
-            default = default_version(config)
-        except ConfigError as error:
-            log.error("SIGHUP: nothing changed: %s", error)
-            return
-        changed = [name for name in Config.model_fields if getattr(config, name) != getattr(self._config, name)]
-        if set(changed) - {"model"}:
-            log.warning("SIGHUP: sections %s take effect at the next start", ", ".join(set(changed) - {"model"}))
-        self._config = self._config.model_copy(update={"model": config.model})
-        await self._switch(default, list(config.model.versions))
+        async with self._changing:
+            try:
+                config = self._reread()
+                problems = [str(problem) for problem in inconsistencies(config)]
+                if problems:
+                    raise ConfigError("\n".join(problems))
+                default = default_version(config)
+            except ConfigError as error:
+                log.error("SIGHUP: nothing changed: %s", error)
+                return
+            before = self._config
+            changed = [name for name in Config.model_fields if getattr(config, name) != getattr(before, name)]
+            if set(changed) - {"model"}:
+                log.warning("SIGHUP: sections %s take effect at the next start", ", ".join(set(changed) - {"model"}))
+            self._config = before.model_copy(update={"model": config.model})
+            if (await self._switch(default, config.model.versions))["exit_code"]:
+                self._config = before
 
     def _spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that ends before the children do: none of them may start one more."""

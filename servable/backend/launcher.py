@@ -23,7 +23,7 @@ from servable.backend.leftovers import note_workers, remove_segments
 from servable.backend.serving_process import ServingProcess
 from servable.backend.staging import STAGED_VERSION, stage
 from servable.backend.warm_up import occupy, prove
-from servable.config.sections import REPOSITORY, Config
+from servable.config.sections import REPOSITORY, Config, ModelSection
 from servable.engine import batch_stats, device_watch
 from servable.engine.device_watch import DeviceState
 from servable.engine.settings import MasterSettings, WatchSettings, WorkerSettings
@@ -237,9 +237,12 @@ class Launcher:
         for device, why in self._dead.items():
             log.error("device %d cannot be opened (%s): it is left out until the next start", device, why)
 
-    def launch(self, version: ExportedVersion) -> Child:
-        """Returns at once, long before it serves. Raises OSError."""
-        config = self._config
+    def launch(self, version: ExportedVersion, model: Optional[ModelSection] = None) -> Child:
+        """Returns at once, long before it serves. Raises OSError.
+
+        model: which versions share the cores by now, where that is not as it was configured at first.
+        """
+        config = self._config if model is None else self._config.model_copy(update={"model": model})
         cpu = config.backend.target == "cpu"
         device_ids = () if cpu else tuple(each for each in config.backend.device_ids if each not in self._dead)
         if not cpu and not device_ids:

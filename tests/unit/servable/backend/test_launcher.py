@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from servable.backend import launcher
 from servable.backend.launcher import Child, Launcher, worker_settings
 from servable.config import load_config
 from servable.engine.batch_stats import BatchStats
@@ -57,6 +58,17 @@ def test_counts_of_ended_workers_stay_and_those_of_an_earlier_server_go(tmp_path
         worker.count(4, images=3)
     del worker
     assert launcher.batch_runs() == {1: (0, 0), 4: (2, 6)}
+
+
+def test_a_child_shares_the_cores_with_the_versions_of_its_launch(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+    threads = []
+    monkeypatch.setattr(launcher, "ServingProcess", lambda *arguments: threads.append(arguments[4]["threads"]))
+    config = config_of(tmp_path)
+    children = Launcher(config, tmp_path)
+    children.launch(VERSION)
+    children.launch(VERSION, config.model.model_copy(update={"versions": (1, 2, 3)}))
+    assert threads == [12, 4]
 
 
 def child_of_two_devices(folder):
