@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Callable, Optional, Union
+from itertools import chain, islice
+from typing import Any, Callable, Optional, Union
 
 import pyarrow as pa
 
@@ -84,11 +85,12 @@ def _check_possible(options: JobOptions) -> None:
 
 def check_first_rows(plan: Plan) -> None:
     """Raises InputError where none of the first hundred pictures that a list or table names is there: before a million
-    rows fail one by one. A shorter list says the same by its failures."""
-    rows = plan.read(0).slice(0, _FIRST_ROWS)
-    if plan.kind == "files" or plan.in_sources or rows.num_rows < _FIRST_ROWS:
+    rows fail one by one, or, of a plan whose pictures were there, lose their embeddings. A shorter list says the same
+    by its failures."""
+    columns = (zip(*(rows.column(name).to_pylist() for name in ("image_path", "plan:raw"))) for rows in plan.batches())
+    names = [] if plan.kind == "files" or plan.in_sources else list(islice(chain.from_iterable(columns), _FIRST_ROWS))
+    if len(names) < _FIRST_ROWS:
         return
-    names = zip(rows.column("image_path").to_pylist(), rows.column("plan:raw").to_pylist())
     places = [place_of(plan.root, name, raw) for name, raw in names]
     if any(map(_may_be_there, places)):
         return
@@ -109,9 +111,10 @@ def _found(output: Output, spec: InputSpec, record: JobRecord, stored: Optional[
     """The plan, once its input is seen to be what it was."""
     source = open_input(spec)
     if stored is None:
-        if len(record.extents) > 1:
+        if len(record.extents) > 1 or record.generation:
             raise JobError(
-                f"{output.name}: the plan is gone, and a job that was extended cannot be planned anew: --overwrite"
+                f"{output.name}: the plan is gone, and a job that was extended or followed changes by --sync cannot be "
+                "planned anew: --overwrite begins anew"
             )
         with output_errors(output.plan()):
             stored = build(source, spec, record.options["shard_size"], output.plan())
@@ -137,13 +140,21 @@ def _synced(
         raise RefusedError("--sync lists the input again, and standard input cannot be read twice")
     source = open_input(spec)
     check_kind(source, stored)
+    signature = source.signature()
     found = find(stored, source)
+    there = sum(map(stored.count, range(stored.shards)))
+    if not stored.in_sources and 0 < there == len(found.gone):
+        raise InputError(
+            f"none of the job's {there} rows is in the input any more; is its disk mounted? Nothing was removed; where "
+            "it is meant so, --overwrite begins anew"
+        )
     before = stored
     if len(found.changed) or len(found.gone):
         generation = stored.generation + 1
         changes = stored.changes.and_then(generation, found.changed, found.gone)
         before = replace(stored, changes=changes, generation=generation, _open={})
-    plan, record = _with_new_rows(output, spec, record, before, after_sync=True)
+    check_first_rows(before)
+    plan, record = _with_new_rows(output, spec, record, before, after_sync=True, compared=signature)
     added = plan.rows - stored.rows
     return plan, record, _counted(len(found.changed), len(found.gone), added, found.unchanged)
 
@@ -153,11 +164,16 @@ def _counted(changed: int, removed: int, added: int, unchanged: int) -> dict[str
 
 
 def _with_new_rows(
-    output: Output, spec: InputSpec, record: JobRecord, before: Plan, after_sync: bool
+    output: Output,
+    spec: InputSpec,
+    record: JobRecord,
+    before: Plan,
+    after_sync: bool,
+    compared: Optional[list[Any]] = None,
 ) -> tuple[Plan, JobRecord]:
     """Plan and record with the rows of the input that `before` does not have."""
     with output_errors(output.plan()):
-        plan = build(open_input(spec), spec, before.shard_size, output.plan(), before, after_sync)
+        plan = build(open_input(spec), spec, before.shard_size, output.plan(), before, after_sync, compared)
     output.save_plan()
     record = records.of_plan(record, plan)
     records.write(output, record)

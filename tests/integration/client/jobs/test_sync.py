@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from metric_learn_client.contract.exit_codes import ExitCode
-from metric_learn_client.jobs import RefusedError, embed_dataset, verify
+from metric_learn_client.jobs import InputError, JobError, RefusedError, embed_dataset, prepare, verify
 from tests.integration.client.jobs.conftest import Job, kill, make_images, shard_contents, until
 from tests.integration.client.jobs.test_faults import Cut, cut_renames
 
@@ -240,3 +240,66 @@ def test_the_summary_says_what_was_found(tmp_path, fake):
     embed_dataset(images, out, endpoint=fake.endpoint, **FEW)
     (images / "00001.jpg").unlink()
     assert "sync: 0 changed, 1 removed, 0 added, 4 unchanged" in sync(images, out, fake).as_text()
+
+
+def test_a_table_that_is_written_anew_while_it_is_compared_is_refused_and_embedded_anew_by_the_next_sync(
+    tmp_path, fake, monkeypatch
+):
+    table, out, build = tmp_path / "t.parquet", tmp_path / "out", prepare.build
+    pq.write_table(pa.table({"image": [b"old 1", b"old 2"]}), table)
+    embed_dataset(table, out, endpoint=fake.endpoint, **FEW)
+
+    def written_anew(*arguments):
+        pq.write_table(pa.table({"image": [b"new 1", b"new 2"]}), table)
+        return build(*arguments)
+
+    monkeypatch.setattr(prepare, "build", written_anew)
+    with pytest.raises(InputError, match="the input changed while it was compared; run the same command once nothing"):
+        sync(table, out, fake)
+    monkeypatch.undo()
+    assert sync(table, out, fake).sync == {"changed": 0, "removed": 2, "added": 2, "unchanged": 0}
+    assert rows_of(out) == fresh(table, tmp_path, fake)
+
+
+@pytest.mark.parametrize("kind", ["folder", "list"])
+def test_an_input_that_is_away_is_refused_before_anything_is_removed(tmp_path, fake, kind):
+    images, out = make_images(tmp_path / "in", 120), tmp_path / "out"
+    source = images
+    if kind == "list":
+        source = tmp_path / "list.txt"
+        source.write_text("".join(f"in/{index:05d}.jpg\n" for index in range(120)))
+    embed_dataset(source, out, endpoint=fake.endpoint, **FEW)
+    before = rows_of(out)
+    images.rename(tmp_path / "not mounted")
+    images.mkdir()
+    says = {"folder": "none of the job's 120 rows is in the input", "list": "none of the first 100 pictures is there"}
+    with pytest.raises(InputError, match=says[kind]):
+        sync(source, out, fake)
+    assert rows_of(out) == before
+    images.rmdir()
+    (tmp_path / "not mounted").rename(images)
+    assert sync(source, out, fake).sync == {"changed": 0, "removed": 0, "added": 0, "unchanged": 120}
+
+
+def test_tables_that_are_empty_now_are_refused_before_anything_is_removed(tmp_path, fake):
+    table, out = tmp_path / "t.parquet", tmp_path / "out"
+    pq.write_table(pa.table({"image": [b"1", b"2"]}), table)
+    embed_dataset(table, out, endpoint=fake.endpoint, **FEW)
+    before = rows_of(out)
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), table)
+    with pytest.raises(InputError, match="the input has no images"):
+        sync(table, out, fake)
+    assert rows_of(out) == before
+
+
+def test_a_job_that_lost_its_plan_after_a_sync_is_not_planned_anew(tmp_path, fake):
+    images, out = make_images(tmp_path / "in", 25), tmp_path / "out"
+    embed_dataset(images, out, endpoint=fake.endpoint, **FEW)
+    (images / "00000.jpg").unlink()
+    sync(images, out, fake)
+    shutil.rmtree(out / ".plan")
+    (out / "stats/00002.json").unlink()
+    before = rows_of(out)
+    with pytest.raises(JobError, match=r"the plan is gone, and a job that .* by --sync cannot be planned anew"):
+        embed_dataset(images, out, endpoint=fake.endpoint, **FEW)
+    assert rows_of(out) == before

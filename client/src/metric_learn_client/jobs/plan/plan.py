@@ -165,16 +165,19 @@ def build(
     folder: Path,
     before: Optional[Plan] = None,
     after_sync: bool = False,
+    compared: Optional[list[Any]] = None,
 ) -> Plan:
     """Lists the input and writes the plan to `folder`. With `before`, which is there: its extents, and one more with
-    the rows that it does not have; after_sync: what changed of the others it knows. Raises InputError, also for an
-    input without rows."""
+    the rows that it does not have; after_sync: what changed of the others it knows; compared: the input's signature
+    when that was found out. Raises InputError, also for an input without rows."""
     folder.mkdir(parents=True, exist_ok=True)
     source.root = source.root if before is None else before.root  # that of tables is a question of what is there
     extents = before.extents if before is not None else ()
     schema = planned_schema(source.columns)
     listing = Listing()
     signature = source.signature()  # before the rows: what is written meanwhile is not to pass for what was listed
+    if compared is not None and signature != compared:
+        raise InputError("the input changed while it was compared; run the same command once nothing writes to it")
     rows: Iterable[pa.RecordBatch] = listing.through(_limited(source.batches(), spec, before))
     sources, gone = list(source.sources), []
     if before is not None:
@@ -188,7 +191,7 @@ def build(
     if spec.shuffle_seed is not None:
         rows = _first(shuffled(rows, schema, spec.shuffle_seed + len(extents), folder), spec.limit)
     count, shards = _write(rows, schema, shard_size, folder, before)
-    if count == 0 and before is None:
+    if count == 0 and (before is None or not any(map(before.count, range(before.shards)))):
         skipped = as_line(source.skipped.as_json())
         raise InputError("the input has no images" + (f"; {skipped}; {_OTHERS}" if skipped else ""))
     total = shards + sum(extent.shards for extent in extents)
