@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from metric_learn_client import cli
-from metric_learn_client.cli.shared.output_file import OutputFileError, WholeFile, why_not
+from metric_learn_client.cli.shared.output_file import OutputFileError, WholeFile, why_not, write_text
 from metric_learn_client.jobs import embed_dataset
 from metric_learn_client.testing import FakeServable, fake_embeddings
 
@@ -213,6 +214,41 @@ def test_numbers_are_shown_also_where_their_report_cannot_be_written(made, tmp_p
     done = run(*line, most_bytes=100)
     assert done.returncode == 1 and "File too large" in done.stderr and "Traceback" not in done.stderr
     assert json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate {made}/out --label-from-folder --output",
+        "evaluate {made}/out --label-from-folder --report",
+        "search --index {made}/index --stored {made}/in/a/0.jpg --html",
+        "verify --golden {golden} --endpoint {endpoint} --output",
+        "bench --endpoint {endpoint} --measurement-interval-s 0.1 --stability-percentage 100 --csv",
+    ],
+    ids=lambda command: f"{command.split()[0]} {command.split()[-1]}",
+)
+def test_a_result_file_is_whole_and_an_error_names_it(made, fake, tmp_path, command):
+    arguments = command.format(made=made, golden=GOLDEN, endpoint=fake.endpoint).split()
+    (tmp_path / "x").write_text("old")
+    done = run(*arguments, tmp_path / "x", most_bytes=20)
+    assert done.returncode == 1 and f"{tmp_path}/x: File too large" in done.stderr, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_text() == "old"
+    done = run(*arguments, "/dev/full")
+    assert done.returncode == 1 and f"/dev/full: {FULL}" in done.stderr, done.stderr
+    done = run(*arguments, tmp_path / "x")
+    assert done.returncode in (0, 5) and len((tmp_path / "x").read_text()) > 20, done.stderr
+
+
+def test_a_result_goes_to_a_device_and_where_a_link_points(tmp_path):
+    (tmp_path / "kept").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "kept").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit((tmp_path / "pipe").read_text)
+        write_text(tmp_path / "pipe", "through")
+        assert read.result(10) == "through"
 
 
 def once(error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from metric_learn_client._client.lossless import encode_lossless
 from metric_learn_client.bench.levels import PERCENTILES, Level, parse_range
 from metric_learn_client.bench.runner import MAX_ARRIVALS_IN_FLIGHT, Load, Measurement, UnstableError, rotating
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
-from metric_learn_client.cli.shared.output_file import OutputFile
+from metric_learn_client.cli.shared.output_file import OutputFile, write_text
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.errors import MetricLearnError, RejectedError
 from metric_learn_client.inputs import UnreadableError, read_image
@@ -122,10 +123,11 @@ def command(
                 click.echo(f"load {level:g}: above --latency-threshold-ms {latency_threshold_ms:g}; stopped", err=True)
                 break
     if csv_file is not None:
-        with open(csv_file, "w", newline="") as file:
-            writer = csv.DictWriter(file, _CSV, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(level.row() for level in measured)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, _CSV, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(level.row() for level in measured)
+        write_text(csv_file, table.getvalue())
     return code
 
 

@@ -11,7 +11,7 @@ import click
 
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
 from metric_learn_client.cli.shared.embeddings_option import Embeddings
-from metric_learn_client.cli.shared.output_file import OutputFile
+from metric_learn_client.cli.shared.output_file import OutputFile, write_text
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.evaluation.embedding_set import EmbeddingSet, EmbeddingSetError, read_embedding_set
 from metric_learn_client.evaluation.evaluation import Evaluation, as_text, evaluate
@@ -151,9 +151,9 @@ def _write(
             save_plots(drawn, plots_folder)
         if report is not None:
             pictures = Pictures(image_root)
-            report.write_text(report_page(made, drawn, pictures), encoding="utf-8")
+            write_text(report, report_page(made, drawn, pictures))
             click.echo(f"report: {report}", err=True)
             if lacking := pictures.missing():
                 click.echo(lacking, err=True)
     if output is not None:
-        output.write_text(json.dumps(made.as_dict(), indent=2) + "\n")
+        write_text(output, json.dumps(made.as_dict(), indent=2) + "\n")

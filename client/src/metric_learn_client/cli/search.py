@@ -11,7 +11,7 @@ import numpy as np
 
 from metric_learn_client.cli.embed_files import without_name
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
-from metric_learn_client.cli.shared.output_file import OutputFile
+from metric_learn_client.cli.shared.output_file import OutputFile, write_text
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.evaluation.report.pages import Result, item, search_page
 from metric_learn_client.evaluation.report.thumbnails import Pictures
@@ -67,7 +67,7 @@ def command(
     if html is not None:
         pictures = Pictures(image_root)
         queried = pictures if stored else Pictures()
-        html.write_text(_page(index, found, queried, pictures), encoding="utf-8")
+        write_text(html, _page(index, found, queried, pictures))
         click.echo(f"page: {html}", err=True)
         for lacking in {each.missing() for each in (queried, pictures)} - {None}:
             click.echo(lacking, err=True)

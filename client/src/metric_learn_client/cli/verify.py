@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
-from metric_learn_client.cli.shared.output_file import OutputFile
+from metric_learn_client.cli.shared.output_file import OutputFile, write_text
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.errors import MetricLearnError
 from metric_learn_client.verification.check import run_gate, served_side
@@ -81,7 +81,7 @@ def command(
     document = json.dumps(as_dict(verdict), indent=2)
     click.echo(document if as_json else as_text(verdict))
     if output is not None:
-        output.write_text(document + "\n")
+        write_text(output, document + "\n")
     return ExitCode.DONE if verdict.passed else ExitCode.GATE_FAILED
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,6 +120,23 @@ class WholeFile:
         os.umask(umask)
         self._aside.chmod(0o666 & ~umask)  # mkstemp's 0600 is not what a user expects of an output
         self._aside.replace(self._path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all; what is no regular file, as /dev/stdout and a link, is written to where it is. Raises
+    OutputFileError, which says where the text is now."""
+
+    def content(file: BinaryIO) -> None:
+        file.write(text.encode())
+
+    if os.access(path.parent, os.W_OK | os.X_OK) and (not os.path.lexists(path) or stat.S_ISREG(path.lstat().st_mode)):
+        WholeFile(path).write(content)
+        return
+    try:
+        with open(path, "wb") as file:
+            content(file)
+    except OSError as error:
+        raise OutputFileError(f"{path}: {error.strerror}; {_elsewhere(path, content)}") from error
 
 
 def _reserve(handle: int, size: int) -> None:
