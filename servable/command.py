@@ -20,7 +20,7 @@ from servable.config import REPOSITORY, Config, ConfigError, load_config
 from servable.config.problem import CONFIGURATION, Problem, exit_code, wrong
 from servable.doctor import Examined, examine
 from servable.doctor.ascend import ascend_warnings
-from servable.doctor.directories import RUN_DIR
+from servable.doctor.directories import LOCK, RUN_DIR, taken
 from servable.doctor.interpreter import interpreter_warnings
 from servable.gateway import StartError, configure_logging
 from servable.host import run_directory
@@ -84,17 +84,16 @@ def start(config: Config, reread: Optional[Callable[[], Config]] = None) -> int:
 
 @contextlib.contextmanager
 def _locked(config: Config) -> Iterator[Path]:
-    """The run directory, private and of this server alone. Raises ConfigError."""
+    """The run directory, private and of this server alone. Raises ConfigError, NotReadyError."""
     path = run_directory.locate(config.server.run_dir)
     run_directory.make(path)
     with _private(config, path) as directory:
-        opened = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+        opened = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
     with os.fdopen(opened, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            problem = wrong(config, RUN_DIR, "another server runs in it", "stop it, or choose another")
-            raise ConfigError(str(problem)) from error
+            raise NotReadyError(str(taken(config))) from error
         yield path
 
 

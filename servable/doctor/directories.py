@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from servable.host import run_directory
 LONGEST_SOCKET = "/serving-999999-9999/grpc.sock"  # servable/backend/launcher.py
 FREE_BYTES = 64 * 1024 * 1024  # logs and sockets; the MindIRs are linked, not copied
 RUN_DIR = "server.run_dir"
+LOCK = "lock"  # in it: a server holds it as long as it runs
 
 
 def directory_problems(config: Config) -> Iterator[Problem]:
@@ -36,7 +38,7 @@ def _run_dir(config: Config) -> Iterator[Problem]:
         too_long = length - MAX_UNIX_PATH_BYTES
         yield wrong(config, RUN_DIR, f"is {too_long} bytes too long for the unix sockets in it", "choose a shorter one")
     try:
-        os.close(run_directory.open_private(path))
+        directory = run_directory.open_private(path)
     except (FileNotFoundError, NotADirectoryError):  # the second: a file among its parents
         yield from _to_be_made(config, path)
     except run_directory.NotPrivateError as error:
@@ -44,10 +46,32 @@ def _run_dir(config: Config) -> Iterator[Problem]:
     except OSError as error:
         yield wrong(config, RUN_DIR, f"cannot be opened ({error.strerror})", "choose another")
     else:
-        if os.access(path, os.W_OK | os.X_OK):
+        held = _held(directory)
+        os.close(directory)
+        if held:
+            yield taken(config)
+        elif os.access(path, os.W_OK | os.X_OK):
             yield from _space(config, path)
         else:
             yield wrong(config, RUN_DIR, "is not writable", "choose another")
+
+
+def taken(config: Config) -> Problem:
+    return wrong(config, RUN_DIR, "another server runs in it", "stop it, or choose another", exit_code=NOT_READY)
+
+
+def _held(directory: int) -> bool:
+    try:
+        lock = os.open(LOCK, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:  # nobody has made it yet
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 def _to_be_made(config: Config, path: Path) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from servable.command import NotReadyError, _locked
 from servable.doctor import examine
 from tests.unit.servable.doctor.cases import CASES, check, load
 from tests.unit.servable.doctor.scene import Scene, authority
@@ -65,3 +66,14 @@ def test_a_comment_in_a_tokens_file_may_hold_any_bytes(scene, comment):
     path.write_bytes((comment if isinstance(comment, bytes) else comment.encode()) + b"\n0123456789abcdef-first\n")
     scene.set("security", tokens_file=str(path))
     assert check(scene) == (0, [])
+
+
+def test_a_run_directory_in_which_a_server_runs_is_told_like_a_port_in_use(scene):
+    config = load(scene)
+    with _locked(config):
+        code, (line,) = check(scene)
+        assert code == 4 and "server.run_dir = " in line and "another server runs in it" in line
+        with pytest.raises(NotReadyError) as caught, _locked(config):
+            pass
+        assert str(caught.value) == line
+    assert check(scene) == (0, [])  # the file of the lock stays

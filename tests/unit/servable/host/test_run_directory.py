@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from servable.command import _locked
+from servable.command import NotReadyError, _locked
 from servable.config import REPOSITORY, ConfigError, load_config
 from servable.host.run_directory import NotPrivateError, locate, make, open_private
 
@@ -38,7 +38,7 @@ def test_a_new_one_is_private_and_holds_the_lock(tmp_path):
     path = tmp_path / "new" / "run"
     with _locked(config_of(path)) as given:
         assert given == path and mode_of(path) == 0o700 and (path / "lock").is_file()
-        with pytest.raises(ConfigError, match="another server runs in it"), _locked(config_of(path)):
+        with pytest.raises(NotReadyError, match="another server runs in it"), _locked(config_of(path)):
             pass
     with _locked(config_of(path)):
         pass
