@@ -9,19 +9,30 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """The file with new content; at any moment the old one or the new one. Raises OSError."""
-    aside = path.with_name(path.name + ".new")
-    with open(aside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    aside = unfinished(path)
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink()
+        raise
     sync_folder(path.parent)
+
+
+def unfinished(path: Path) -> Path:
+    """Where `write_whole` writes what becomes `path`: what a process left there that was killed is replaced by the
+    next."""
+    return path.with_name(path.name + ".new")
 
 
 @contextmanager

@@ -107,6 +107,26 @@ def cut_renames(patch, after):
         patch.setattr(os, name, call)
 
 
+def test_a_job_whose_record_had_no_room_leaves_nothing_that_stops_the_next_run(tmp_path, fake, monkeypatch):
+    images, out = make_images(tmp_path / "in", 5), tmp_path / "out"
+    (out / "lost+found").mkdir(parents=True)  # an empty file system of its own
+    sync = os.fsync
+
+    def full(descriptor):
+        if "job.json" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match=r"job.json: No space left on device; free some space"):
+            embed_dataset(images, out, endpoint=fake.endpoint, **FEW)
+    assert not [name for name in os.listdir(out) if "job.json" in name]
+    (out / "job.json.new").write_text("{")  # as one leaves it that is killed there
+    assert embed_dataset(images, out, endpoint=fake.endpoint, **FEW).succeeded == 5
+    assert not (out / "job.json.new").exists()
+
+
 def test_a_retry_that_is_cut_off_has_replaced_a_shard_whole_or_not_at_all(tmp_path, fake, monkeypatch):
     images = make_images(tmp_path / "in", 40)
     bad = images / "00003.jpg"

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional
 
+from metric_learn_client.contract.whole_file import unfinished
 from metric_learn_client.jobs.errors import RefusedError
 from metric_learn_client.jobs.output import locks
 from metric_learn_client.jobs.output.durable import output_errors, replace, sync_folder
@@ -27,6 +28,8 @@ from metric_learn_client.jobs.output.layout import DATA_FOLDERS, FILES, OWN_FOLD
 from metric_learn_client.jobs.output.output import Output
 
 _unique = itertools.count()
+# Of a new file system, and of a job that was killed before it had begun.
+_NOBODYS = ("lost+found", unfinished(Path("job.json")).name)
 
 
 class Directory(Output):
@@ -42,7 +45,7 @@ class Directory(Output):
         if not self._root.exists():
             return
         with output_errors(Path(self.name)):
-            others = [path.name for path in self._root.iterdir() if path.name not in (*OWN_FOLDERS, "lost+found")]
+            others = [path.name for path in self._root.iterdir() if path.name not in (*OWN_FOLDERS, *_NOBODYS)]
         # In this order: another part may be making the job now, and job.json is the first that it writes here.
         if others and not self._holds_job():
             raise RefusedError(f"{self.name} is not empty and holds no job ({min(others)}); name another directory")
