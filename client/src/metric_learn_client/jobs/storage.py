@@ -10,6 +10,8 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import BinaryIO, NamedTuple, Optional, Union
 
 from metric_learn_client.jobs import remote
@@ -67,6 +69,13 @@ def scan(folder: Union[str, bytes]) -> list[Entry]:
     own = path.rstrip("/")
     entries_ = ((item["name"].rstrip("/"), item["type"] == "directory") for item in listed)
     return [Entry(name.rsplit("/", 1)[-1], is_folder) for name, is_folder in entries_ if name != own]
+
+
+def forget_listings(names: Iterable[str]) -> None:
+    """What fsspec remembers of the stores of these URLs: a program that runs for long finds what is there now."""
+    for url in {"/".join(name.split("/")[:3]): name for name in names if is_url(name)}.values():
+        with suppress(Exception):  # a store that cannot be reached says so where it is read
+            filesystem_of(url)[0].invalidate_cache()
 
 
 def require(url: str) -> None:

@@ -157,6 +157,47 @@ def test_a_damaged_object_is_found_by_verify(tmp_path, fake, store, prefix):
     assert "is missing" in verify(url(prefix)).problems[0]
 
 
+def test_a_shard_whose_mark_was_removed_is_done_again_over_files_of_other_bytes(tmp_path, fake, store, prefix):
+    images = make_images(tmp_path / "in", 5)
+    embed_dataset(images, url(prefix), endpoint=fake.endpoint, **FEW)
+    for name in ("img_emb/img_emb_00000.npy", "embeddings/embeddings_00000.parquet"):
+        store.put(f"{prefix}/{name}", b"of a service whose embeddings differ in the last bit")
+    for name in ("stats/00000.json", ".plan/plan.json"):  # as an --overwrite that was killed leaves it
+        store.client.delete_object(Bucket=BUCKET, Key=f"{prefix}/{name}")
+    assert embed_dataset(images, url(prefix), endpoint=fake.endpoint, **FEW).succeeded == 5
+    assert objects(store, prefix) == whole(images, tmp_path / "whole", fake.endpoint)
+
+
+def test_a_commit_that_another_writer_undoes_is_no_success(store, prefix):
+    bucket = Bucket(url(prefix))
+    put = bucket._store.put
+
+    def undone(key, *content, **named):
+        etag = put(key, *content, **named)
+        if key == ".commit/00000.json":
+            store.client.delete_object(Bucket=BUCKET, Key=f"{prefix}/{key}")
+        return etag
+
+    bucket._store.put = undone
+    with pytest.raises(OutputError, match=r"stats/00000.json: somebody else changed it; run the same command again"):
+        write(bucket, 1)
+
+
+def test_pictures_that_another_program_adds_and_removes_are_seen_by_the_next_run_of_this_one(
+    tmp_path, fake, store, prefix
+):
+    for index in range(3):
+        store.put(f"{prefix}/{index}.jpg", b"image %d" % index)
+    options = {"endpoint": fake.endpoint, "shard_size": 10}
+    assert embed_dataset(url(prefix), tmp_path / "out", **options).succeeded == 3
+    store.put(f"{prefix}/3.jpg", b"image 3")
+    assert embed_dataset(url(prefix), tmp_path / "out", **options, if_exists="extend").sent == 1
+    store.client.delete_object(Bucket=BUCKET, Key=f"{prefix}/0.jpg")
+    summary = embed_dataset(url(prefix), tmp_path / "out", **options, if_exists="sync", sync_by="digest")
+    assert summary.sync == {"changed": 0, "removed": 1, "added": 0, "unchanged": 3}
+    assert verify(tmp_path / "out", with_input=True).input_rows == 3
+
+
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=LONG)])
 def test_sigkill_at_random_points_changes_nothing_in_the_objects(tmp_path, fake, store, prefix, kills, monkeypatch):
     (tmp_path / "temporary").mkdir()

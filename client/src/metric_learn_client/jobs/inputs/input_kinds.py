@@ -14,19 +14,20 @@ from metric_learn_client.jobs.inputs.magic import LOOK_BYTES, other_kind
 from metric_learn_client.jobs.inputs.tables import TableInput
 from metric_learn_client.jobs.options import InputSpec, spelled
 from metric_learn_client.jobs.patterns import expand_braces, has_wildcard
-from metric_learn_client.jobs.storage import is_url, open_file
+from metric_learn_client.jobs.storage import forget_listings, is_url, open_file
 
 _SHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 _LISTS = (".txt", ".lst", ".list", ".csv", ".tsv")
 
 
 def open_input(spec: InputSpec) -> Input:
-    """The input that `spec` describes. Reads no row yet. Raises InputError."""
+    """The input that `spec` describes, as it is now. Reads no row yet. Raises InputError."""
     spellings: dict[str, str] = {}  # the same name twice is one input
     for pattern in spec.inputs:
         for each in expand_braces(pattern):
             spellings.setdefault(spelled(each), each)
     names = list(spellings.values())
+    forget_listings(names)
     kinds = {_kind(name, spec.input_format): name for name in names}
     if len(kinds) > 1:
         (one, first), (other, second) = list(kinds.items())[:2]

@@ -188,23 +188,24 @@ class Bucket(Output):
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._put_in_place(shard)  # what another run committed and did not finish
-        there = self._store.etag(stats_file(shard)) is not None
         wanted = {name_of(base): base for base in contents}
         files = {
             name: {
                 "from": staged + base,
                 "sha256": hashlib.sha256(contents[base]).hexdigest(),
-                "replaces": self._store.etag(name) if there else None,
+                "replaces": self._store.etag(name),  # also of a file whose mark somebody removed
             }
             for name, base in sorted(wanted.items(), key=lambda each: (each[0].startswith("stats/"), each[0]))
         }
-        gone = [name for name in names_of(shard) if name not in wanted] if there else []
+        gone = [name for name in names_of(shard) if name not in wanted and self._store.etag(name) is not None]
         for base, content in contents.items():
             self._store.put(staged + base, content, replaces=None)
         record = json.dumps({"token": folder.name, "files": files, "gone": gone}).encode()
         if self._store.put(_record_key(shard), record, replaces=None) is None:
             raise OutputError(f"{self.name}: another job commits shard {shard}; run the same command again")
         self._put_in_place(shard, contents)
+        if not self._is_in_place(stats_file(shard), files[stats_file(shard)]):
+            raise self._changed(stats_file(shard))
 
     def clear(self) -> None:
         folders = ("stats", *OWN_FOLDERS, *DATA_FOLDERS)
