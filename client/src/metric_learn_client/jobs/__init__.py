@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metric_learn_client.jobs.api import embed_dataset
-    from metric_learn_client.jobs.errors import InputError, JobError, OutageError, OutputError, RefusedError
+    from metric_learn_client.jobs.errors import (
+        AccessError,
+        InputError,
+        JobError,
+        OutageError,
+        OutputError,
+        RefusedError,
+    )
     from metric_learn_client.jobs.observer import Observer
     from metric_learn_client.jobs.output.proof import Verification, verify
     from metric_learn_client.jobs.output.summary import JobSummary
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
 
 # Imported when first asked for: the command line reads jobs.options and must not wait for Arrow.
 _HOMES = {
+    "AccessError": "errors",
     "InputError": "errors",
     "JobError": "errors",
     "JobSummary": "output.summary",
@@ -40,6 +48,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AccessError",
     "InputError",
     "JobError",
     "JobSummary",

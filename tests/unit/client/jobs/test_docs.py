@@ -35,3 +35,11 @@ def test_what_the_package_exports_is_what_it_has():
     assert all(getattr(jobs, name) is not None for name in exported)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         jobs.nothing  # noqa: B018
+
+
+def test_every_error_of_a_job_is_exported():
+    from metric_learn_client.errors import MetricLearnError
+    from metric_learn_client.jobs import errors
+
+    kinds = {name: kind for name, kind in vars(errors).items() if getattr(kind, "__module__", "") == errors.__name__}
+    assert {name for name, kind in kinds.items() if issubclass(kind, MetricLearnError)} <= set(exported)
