@@ -12,15 +12,14 @@ from typing import Any, Optional, Union
 import numpy as np
 
 from metric_learn_client.errors import EndpointError
-from metric_learn_client.jobs.inputs.input_kinds import open_input
 from metric_learn_client.jobs.inputs.skipped import as_line
 from metric_learn_client.jobs.observer import Observer
 from metric_learn_client.jobs.options import InputSpec, JobOptions, RunOptions
 from metric_learn_client.jobs.output.output import open_output
 from metric_learn_client.jobs.plan.plan import Plan, build
-from metric_learn_client.jobs.prepare import check_first_rows
+from metric_learn_client.jobs.prepare import check_first_rows, open_checked
 from metric_learn_client.jobs.scratch import Scratch
-from metric_learn_client.jobs.work.model import job_model, worker_spec
+from metric_learn_client.jobs.work.model import check_preprocessing, check_sandbox, job_model, worker_spec
 from metric_learn_client.jobs.work.pipeline import ShardTask
 from metric_learn_client.jobs.work.worker import Connect, WorkerSpec, make_pipeline
 from metric_learn_client.wire import EMBEDDING_DIM
@@ -64,10 +63,11 @@ def dry_run(
     output_dir: Union[str, Path], spec: InputSpec, options: JobOptions, run: RunOptions, connect: Connect
 ) -> Estimate:
     """Counts the rows, and sends some of them for PROBE_S. Raises InputError."""
+    check_sandbox(options, run)
     output = open_output(output_dir)
     committed = set(output.committed())
     with closing(Scratch()) as scratch:
-        plan = build(open_input(spec), spec, options.shard_size, scratch.folder)
+        plan = build(open_checked(spec, options), spec, options.shard_size, scratch.folder)
         check_first_rows(plan)
         mine = range(run.shard_index, plan.shards, run.num_shards)
         missing = [shard for shard in mine if shard not in committed]
@@ -76,6 +76,7 @@ def dry_run(
         problem: Optional[str] = None
         try:
             model = job_model(connect, 0.0, threading.Event(), Observer())
+            check_preprocessing(options, model)
             worker = worker_spec(output, options, run, connect, model, model.version, plan)
             rate = _probe(worker, plan, missing[0] if missing else 0) * (run.workers if run.engine != "local" else 1)
         except EndpointError as error:

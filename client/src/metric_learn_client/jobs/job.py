@@ -30,7 +30,7 @@ from metric_learn_client.jobs.plan.plan import Plan, check_places, may_have_move
 from metric_learn_client.jobs.plan.sync import Found, find_changes
 from metric_learn_client.jobs.prepare import open_job
 from metric_learn_client.jobs.work.engines import engine
-from metric_learn_client.jobs.work.model import job_model, worker_spec
+from metric_learn_client.jobs.work.model import check_sandbox, job_model, worker_spec
 from metric_learn_client.jobs.work.pipeline import ShardTask
 from metric_learn_client.jobs.work.reader import Reader
 from metric_learn_client.jobs.work.worker import Connect, WorkerSpec, rewrite
@@ -67,6 +67,9 @@ def run_job(
         raise ValueError(f"retry_failed does not go with if_exists={if_exists!r}: do the one, then the other")
     if run.num_shards > 1 and if_exists != "resume":
         raise ValueError(f"{if_exists} does not go with num_shards: the other parts may be at work")
+    if sync_by != "time" and if_exists != "sync":
+        raise ValueError(f"sync_by={sync_by!r} (--sync-by) says how --sync tells a changed file: it needs --sync")
+    check_sandbox(options, run)
     observer = observer or Observer()
     stop = stop or threading.Event()
     output = open_output(output_dir)

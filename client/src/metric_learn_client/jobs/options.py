@@ -84,6 +84,8 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.ray_address is not None and self.engine != "ray":
+            raise ValueError(f"ray_address={self.ray_address!r}: it needs engine='ray'; now it is {self.engine!r}")
         if self.shard_index >= self.num_shards:
             raise ValueError(
                 f"shard_index={self.shard_index}: with num_shards={self.num_shards} it is 0 to {self.num_shards - 1}"

@@ -12,7 +12,7 @@ import pyarrow as pa
 from metric_learn_client._client.core.identity import ModelInfo
 from metric_learn_client.jobs.errors import InputError, JobError, RefusedError
 from metric_learn_client.jobs.inputs.input_kinds import open_input
-from metric_learn_client.jobs.inputs.input_rows import Input
+from metric_learn_client.jobs.inputs.input_rows import Input, planned_schema
 from metric_learn_client.jobs.options import InputSpec, JobOptions
 from metric_learn_client.jobs.output import record as records
 from metric_learn_client.jobs.output.durable import output_errors
@@ -21,6 +21,7 @@ from metric_learn_client.jobs.output.record import JobRecord
 from metric_learn_client.jobs.plan.plan import Plan, build, check_kind, check_places, listing_of, load
 from metric_learn_client.jobs.plan.sync import Found
 from metric_learn_client.jobs.storage import place_of
+from metric_learn_client.jobs.work.model import check_preprocessing
 from metric_learn_client.printable import escaped
 
 _FLOAT16_SINCE = 15  # pyarrow writes half floats to parquet
@@ -44,18 +45,21 @@ def open_job(
     not listed again; folders and standard input are, without planning them.
     """
     _check_possible(options)
-    if if_exists == "overwrite" and output.read(records.NAME) is not None:
-        output.clear()
-    record = records.read(output)
+    record = None if if_exists == "overwrite" else records.read(output)
     if record is None:
+        check_preprocessing(options, model)
+        source = open_checked(spec, options)
+        if output.read(records.NAME) is not None:
+            output.clear()
         with output_errors(output.plan()):
-            plan = build(open_input(spec), spec, options.shard_size, output.plan())
+            plan = build(source, spec, options.shard_size, output.plan())
         check_first_rows(plan)
         output.save_plan()
         record = records.new_record(spec, options, model, plan)
         records.write(output, record)
         return plan, record, _counted(0, 0, plan.rows, 0) if if_exists == "sync" else None
     records.check(output, record, spec, options, model)
+    check_preprocessing(options, model)
     spec = records.spec_of(record)  # `img` goes on as `img/` where it began so: its paths are spelled like that
     stored = _stored(output, record)
     if if_exists in ("extend", "sync"):
@@ -64,8 +68,8 @@ def open_job(
         if stored is None:
             raise JobError(f"{output.name}: its plan is gone: without it --{if_exists} cannot tell what changed")
         if if_exists == "sync":
-            return _synced(output, spec, record, stored, find)
-        return (*_with_new_rows(output, spec, record, stored, after_sync=False), None)
+            return _synced(output, spec, options, record, stored, find)
+        return (*_with_new_rows(output, spec, options, record, stored, after_sync=False), None)
     if not same_rows and stored is not None:
         if stored.in_sources:
             check_places(open_input(spec), stored)
@@ -81,6 +85,18 @@ def _check_possible(options: JobOptions) -> None:
             f"--format parquet with --dtype float16 needs pyarrow {_FLOAT16_SINCE} or newer; here is "
             f"{pa.__version__}: pip install -U pyarrow, or take --format npy"
         )
+
+
+def open_checked(spec: InputSpec, options: JobOptions) -> Input:
+    """The input. Raises InputError, also where the output would have two columns of one name."""
+    source = open_input(spec)
+    column = options.embedding_column
+    if options.output_format == "parquet" and column in ("row", *planned_schema(source.columns).names):
+        raise InputError(
+            f"--embedding-column {column}: the output has another column of this name; choose another one, or keep "
+            "other columns of the input with --columns"
+        )
+    return source
 
 
 def check_first_rows(plan: Plan) -> None:
@@ -134,7 +150,7 @@ def _found(output: Output, spec: InputSpec, record: JobRecord, stored: Optional[
 
 
 def _synced(
-    output: Output, spec: InputSpec, record: JobRecord, stored: Plan, find: Find
+    output: Output, spec: InputSpec, options: JobOptions, record: JobRecord, stored: Plan, find: Find
 ) -> tuple[Plan, JobRecord, dict[str, int]]:
     if "-" in spec.inputs:
         raise RefusedError("--sync lists the input again, and standard input cannot be read twice")
@@ -154,7 +170,7 @@ def _synced(
         changes = stored.changes.and_then(generation, found.changed, found.gone)
         before = replace(stored, changes=changes, generation=generation, _open={})
     check_first_rows(before)
-    plan, record = _with_new_rows(output, spec, record, before, after_sync=True, compared=signature)
+    plan, record = _with_new_rows(output, spec, options, record, before, after_sync=True, compared=signature)
     added = plan.rows - stored.rows
     return plan, record, _counted(len(found.changed), len(found.gone), added, found.unchanged)
 
@@ -166,6 +182,7 @@ def _counted(changed: int, removed: int, added: int, unchanged: int) -> dict[str
 def _with_new_rows(
     output: Output,
     spec: InputSpec,
+    options: JobOptions,
     record: JobRecord,
     before: Plan,
     after_sync: bool,
@@ -173,7 +190,7 @@ def _with_new_rows(
 ) -> tuple[Plan, JobRecord]:
     """Plan and record with the rows of the input that `before` does not have."""
     with output_errors(output.plan()):
-        plan = build(open_input(spec), spec, before.shard_size, output.plan(), before, after_sync, compared)
+        plan = build(open_checked(spec, options), spec, before.shard_size, output.plan(), before, after_sync, compared)
     output.save_plan()
     record = records.of_plan(record, plan)
     records.write(output, record)

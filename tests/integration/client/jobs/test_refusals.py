@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from metric_learn_client.contract.exit_codes import ExitCode
-from metric_learn_client.jobs import RefusedError, embed_dataset, verify
+from metric_learn_client.jobs import InputError, RefusedError, embed_dataset, verify
 from metric_learn_client.jobs.output.directory import Directory
 from metric_learn_client.testing import FakeServable
 from tests.integration.client.jobs.conftest import Job, data, kill, make_images, until
@@ -84,6 +85,25 @@ def test_overwrite_begins_anew_and_leaves_no_shard_of_before(done, tmp_path):
     assert not verify(out).problems
 
 
+def test_overwrite_removes_no_file_of_others_below_a_job_json_that_is_none(tmp_path, fake):
+    images, out = make_images(tmp_path / "in", 3), tmp_path / "mine"
+    kept = [out / "metadata/thesis.txt", out / "stats/report.json", out / "embeddings/img_emb_00000.npy"]
+    for path in kept:
+        path.parent.mkdir(parents=True)
+        path.write_text("years of work")
+    (out / "job.json").write_text('{"kind": "of a scheduler"}')
+    assert embed_dataset(images, out, endpoint=fake.endpoint, if_exists="overwrite").succeeded == 3
+    assert all(path.read_text() == "years of work" for path in kept)
+
+
+def test_overwrite_with_an_input_that_is_not_there_removes_nothing(done):
+    images, out, arguments = done
+    before = data(out)
+    with pytest.raises(InputError, match="no such file or folder"):
+        embed_dataset(f"{images}-elsewhere", out, **arguments, if_exists="overwrite")
+    assert data(out) == before
+
+
 @pytest.mark.parametrize("if_exists", ["overwrite", "extend", "sync"])
 def test_a_retry_that_would_first_change_the_job_is_refused_and_nothing_is_lost(done, if_exists):
     images, out, arguments = done
@@ -136,6 +156,58 @@ def test_files_that_an_old_pyarrow_cannot_write_are_refused_before_anything_is_s
     with pytest.raises(RefusedError, match=r"needs pyarrow 15 or newer; here is 12.0.1"):
         embed_dataset(images, tmp_path / "out", endpoint=fake.endpoint, output_format="parquet", dtype="float16")
     assert fake.images == 0 and not (tmp_path / "out/job.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"columns": ["embedding"]}, "--embedding-column embedding: the output has another column of this name"),
+        ({"columns": [], "embedding_column": "row"}, "--embedding-column row: the output has another column"),
+        ({"columns": [], "embedding_column": "image_path"}, "--embedding-column image_path: the output has another"),
+    ],
+    ids=["of the input", "row", "image_path"],
+)
+def test_embeddings_under_the_name_of_another_column_are_refused_before_any_work(tmp_path, fake, options, says):
+    pq.write_table(pa.table({"image": [b"1", b"2"], "embedding": [[1.0], [2.0]]}), tmp_path / "t.parquet")
+    arguments = {"endpoint": fake.endpoint, "output_format": "parquet"}
+    with pytest.raises(InputError, match=says):
+        embed_dataset(tmp_path / "t.parquet", tmp_path / "out", **arguments, **options)
+    assert fake.images == 0 and not (tmp_path / "out/job.json").exists()
+    embed_dataset(tmp_path / "t.parquet", tmp_path / "out", **arguments, embedding_column="vector")
+    assert pq.read_table(tmp_path / "out/embeddings").column("embedding").to_pylist() == [[1.0], [2.0]]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"sandbox": True}, "--sandbox says where pictures are decoded here: it needs --preprocess local"),
+        ({"preprocess": "local"}, "--preprocess local: this client prepares pictures by"),
+        (
+            {"sync_by": "digest"},
+            r"sync_by='digest' \(--sync-by\) says how --sync tells a changed file: it needs --sync",
+        ),
+        ({"ray_address": "auto"}, "ray_address='auto': it needs engine='ray'; now it is 'local'"),
+    ],
+    ids=["sandbox", "another preprocessing", "sync-by", "ray-address"],
+)
+def test_options_that_do_not_go_together_are_refused_before_anything_is_written(tmp_path, fake, options, says):
+    images = make_images(tmp_path / "in", 3)
+    with pytest.raises((ValueError, RefusedError), match=says):
+        embed_dataset(images, tmp_path / "out", endpoint=fake.endpoint, **options)
+    assert not (tmp_path / "out/job.json").exists() and not (tmp_path / "out/.plan").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [(Path("s3://bucket/x"), "s3:/bucket/x: is it meant as a URL"), ("", "--output-dir is empty: name a directory")],
+    ids=["a path of a URL", "empty"],
+)
+def test_an_output_that_is_no_name_of_a_directory_is_refused(tmp_path, fake, monkeypatch, out, says):
+    images = make_images(tmp_path / "in", 3)
+    monkeypatch.chdir(make_images(tmp_path / "work", 0))
+    with pytest.raises(RefusedError, match=says):
+        embed_dataset(images, out, endpoint=fake.endpoint)
+    assert not list(Path.cwd().iterdir())
 
 
 def test_other_files_under_the_same_names_are_not_taken_for_those_that_were_embedded(tmp_path, fake, monkeypatch):

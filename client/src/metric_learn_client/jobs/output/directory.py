@@ -24,7 +24,7 @@ from metric_learn_client.contract.whole_file import unfinished
 from metric_learn_client.jobs.errors import RefusedError
 from metric_learn_client.jobs.output import locks
 from metric_learn_client.jobs.output.durable import output_errors, replace, sync_folder
-from metric_learn_client.jobs.output.layout import DATA_FOLDERS, FILES, OWN_FOLDERS, name_of, names_of
+from metric_learn_client.jobs.output.layout import DATA_FOLDERS, FILES, OWN_FOLDERS, is_shards, name_of, names_of
 from metric_learn_client.jobs.output.output import Output
 
 _unique = itertools.count()
@@ -124,7 +124,9 @@ class Directory(Output):
     def clear(self) -> None:
         with output_errors(Path(self.name)):
             for folder in ("stats", *OWN_FOLDERS, *DATA_FOLDERS):
-                if folder != ".locks" and (self._root / folder).is_dir():
+                if folder in (*DATA_FOLDERS, ".seen"):
+                    self._remove_shards(self._root / folder)
+                elif folder != ".locks" and (self._root / folder).is_dir():
                     shutil.rmtree(self._root / folder)
             for name in FILES:
                 (self._root / name).unlink(missing_ok=True)
@@ -138,6 +140,16 @@ class Directory(Output):
 
     def _holds_job(self) -> bool:
         return (self._root / "job.json").exists()
+
+    def _remove_shards(self, folder: Path) -> None:
+        """The files of shards that are in it, and the folder where nothing else is."""
+        if not folder.is_dir():
+            return
+        for file in folder.iterdir():
+            if is_shards(f"{folder.name}/{file.name}"):
+                file.unlink()
+        with suppress(OSError):  # somebody's own files
+            folder.rmdir()
 
     def _committed_folder(self, shard: int) -> Path:
         return self._commit / f"{shard:05d}"

@@ -13,9 +13,12 @@ OUT/.plan  .partial  .commit  .locks      the job's own
 
 from __future__ import annotations
 
+import re
+
 DATA_FOLDERS = ("img_emb", "metadata", "embeddings", "failures", "stats")
 OWN_FOLDERS = (".plan", ".seen", ".partial", ".commit", ".locks")
 FILES = ("runs.jsonl", "job.json")
+_NUMBERED = re.compile(r".*(\d{5})\.[a-z]+")
 
 
 def data_files(output_format: str, shard: int) -> tuple[str, ...]:
@@ -41,6 +44,12 @@ def names_of(shard: int) -> tuple[str, ...]:
     """Every file that a shard can have, its stats last."""
     data = dict.fromkeys([*data_files("npy", shard), *data_files("parquet", shard)])
     return (*data, seen_file(shard), stats_file(shard))
+
+
+def is_shards(name: str) -> bool:
+    """Whether a file of this name is one that a shard can have."""
+    number = _NUMBERED.fullmatch(name)
+    return number is not None and name in names_of(int(number[1]))
 
 
 def name_of(base: str) -> str:

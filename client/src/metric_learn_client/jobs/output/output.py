@@ -7,12 +7,15 @@ until then `open` finds it.
 
 from __future__ import annotations
 
+import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Callable, Optional, Union
+
+from metric_learn_client.jobs.errors import RefusedError
 
 
 class Output(ABC):
@@ -98,6 +101,10 @@ def open_output(where: Union[str, Path]) -> Output:
     from metric_learn_client.jobs.output.directory import Directory
     from metric_learn_client.jobs.storage import is_url
 
+    if where == "":
+        raise RefusedError("--output-dir is empty: name a directory; '.' is the working directory")
+    if re.match("[A-Za-z][A-Za-z0-9+.-]+:/(?!/)", str(where)):  # Path makes one slash of two
+        raise RefusedError(f"{where}: is it meant as a URL? Give it as text, with two slashes; a folder as ./{where}")
     if isinstance(where, str) and is_url(where):
         from metric_learn_client.jobs.output.objects.bucket import Bucket
 

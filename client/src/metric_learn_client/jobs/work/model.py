@@ -49,12 +49,7 @@ def worker_spec(
     version: int,
     plan: Plan,
 ) -> WorkerSpec:
-    """What every worker gets. version: of the model, as the job names it. Raises RefusedError where preprocessing here
-    is not the service's."""
-    if run.sandbox and options.preprocess != "local":
-        raise ValueError("--sandbox says where pictures are decoded here: it needs --preprocess local")
-    if options.preprocess == "local":
-        _check_preprocessing(model.preprocessing)
+    """What every worker gets. version: of the model, as the job names it."""
     return WorkerSpec(
         output=output,
         options=options,
@@ -68,15 +63,24 @@ def worker_spec(
     )
 
 
-def _check_preprocessing(served: str) -> None:
+def check_sandbox(options: JobOptions, run: RunOptions) -> None:
+    """Raises ValueError for a sandbox in which nothing would be decoded."""
+    if run.sandbox and options.preprocess != "local":
+        raise ValueError("--sandbox says where pictures are decoded here: it needs --preprocess local")
+
+
+def check_preprocessing(options: JobOptions, model: ModelInfo) -> None:
+    """Raises RefusedError where pictures are to be prepared here and that would not be as the service does it."""
+    if options.preprocess != "local":
+        return
     try:
         from metric_learn_client.preprocess import PREPROCESSING_ID
     except ImportError as error:
         raise RefusedError(
             "--preprocess local needs OpenCV and simplejpeg: pip install 'metric-learn-client[preprocess]'"
         ) from error
-    if served != PREPROCESSING_ID:
+    if model.preprocessing != PREPROCESSING_ID:
         raise RefusedError(
             f"--preprocess local: this client prepares pictures by {PREPROCESSING_ID}, the service by "
-            f"{served or 'a way it does not name'}; use --preprocess server, or versions that fit"
+            f"{model.preprocessing or 'a way it does not name'}; use --preprocess server, or versions that fit"
         )

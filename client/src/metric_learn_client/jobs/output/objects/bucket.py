@@ -28,7 +28,15 @@ from typing import Any, BinaryIO, Callable, Optional
 from metric_learn_client.errors import MetricLearnError
 from metric_learn_client.jobs.errors import OutputError, RefusedError, Stopped
 from metric_learn_client.jobs.output.durable import output_errors
-from metric_learn_client.jobs.output.layout import DATA_FOLDERS, FILES, OWN_FOLDERS, name_of, names_of, stats_file
+from metric_learn_client.jobs.output.layout import (
+    DATA_FOLDERS,
+    FILES,
+    OWN_FOLDERS,
+    is_shards,
+    name_of,
+    names_of,
+    stats_file,
+)
 from metric_learn_client.jobs.output.objects.leases import Busy, Lease, check_owner, wait_until_free
 from metric_learn_client.jobs.output.objects.store import ObjectStore
 from metric_learn_client.jobs.output.output import Output
@@ -211,7 +219,8 @@ class Bucket(Output):
         folders = ("stats", *OWN_FOLDERS, *DATA_FOLDERS)
         keys = [key for folder in folders if folder != ".locks" for key in self._store.list(f"{folder}/")]
         for key in [*keys, *FILES]:
-            self._store.delete(key)
+            if is_shards(key) or not key.startswith((*(f"{folder}/" for folder in DATA_FOLDERS), ".seen/")):
+                self._store.delete(key)
         self._known.clear()
         self._end()
 
