@@ -2,7 +2,7 @@
 
 MindSpore Serving 2.0.2 ends with code 0 when its last worker is lost, never restarts a worker that fails before its
 first success, and never notices one that hangs. So any end is a failure here; a child without workers is replaced;
-and the gateway reports the golden image that stays away.
+and the gateway reports the golden picture that stays away.
 
 An end with callers' images in it may be the work of one of them, which the gateway finds out. It does not count towards
 giving up, or else a stranger could end the service by sending pictures; the child had served before it and is
@@ -85,7 +85,7 @@ class Supervisor:
         self._keeper = asyncio.create_task(self._keep(), name=f"supervisor-{self.version}")
 
     def unhealthy(self, reason: str) -> None:
-        """The gateway's golden image failed too often: replace the child."""
+        """The gateway's golden picture failed too often: replace the child."""
         if self._unhealthy is not None and not self._unhealthy.done():
             self._unhealthy.set_result(reason)
 
@@ -167,7 +167,7 @@ class Supervisor:
         await child.prove(self._max_relative_distance)
         self._registry.set_ready(child.facts)
         if not await self._registry.wait_serving(self.version, self._start_timeout_s):
-            raise Unanswered("the gateway's golden image did not come back right")
+            raise Unanswered("the gateway's golden picture did not come back right")
         self._served = child.facts
 
     async def _report(self, child: Child) -> None:

@@ -1,6 +1,6 @@
-"""A fresh MindSpore Serving proves itself before any caller meets it: the golden image, then every batch size.
+"""A fresh MindSpore Serving proves itself before any caller meets it: the golden picture, then every batch size.
 
-The golden image must come back with the embedding that the trained network gave at export; one full run of every
+The golden picture must come back with the embedding that the trained network gave at export; one full run of every
 batch size follows, because the Lite backend initialises lazily, at the first.
 """
 
@@ -36,7 +36,7 @@ async def prove(
         distance = golden.distance(rows[0])
         if distance > max_relative_distance:
             raise WrongEmbedding(
-                f"version {version.number}: the golden image came back {distance:.3g} away from its embedding "
+                f"version {version.number}: the golden picture came back {distance:.3g} away from its embedding "
                 f"(limit {max_relative_distance:g}): this is not the exported network"
             )
         for size in version.batch_sizes:

@@ -308,21 +308,21 @@ class SecuritySection(_Section):
 
 
 class ReadinessSection(_Section):
-    """The golden image's way through the whole pipeline."""
+    """The golden picture's way through the whole pipeline."""
 
     interval_s: float = Field(
-        default=2.0, ge=0.05, le=600, description="between golden images, unless traffic succeeds"
+        default=2.0, ge=0.05, le=600, description="between golden pictures, unless traffic succeeds"
     )
-    deadline_s: float = Field(default=5.0, gt=0, le=600, description="of the golden image")
-    # Only the golden image proves that the numbers are right.
+    deadline_s: float = Field(default=5.0, gt=0, le=600, description="of the golden picture")
+    # Only the golden picture proves that the numbers are right.
     forced_interval_s: float = Field(
-        default=60.0, gt=0, le=86400, description="traffic stands in for the golden image no longer than this"
+        default=60.0, gt=0, le=86400, description="traffic stands in for the golden picture no longer than this"
     )
     max_cost_share: float = Field(
         default=0.02,
         gt=0,
         le=1,
-        description="share of one backend's time that golden images may take: a slow one is asked less often",
+        description="share of one backend's time that golden pictures may take: a slow one is asked less often",
     )
     # Float16 devices included: with stand-in weights tests/unit/servable/gateway/test_golden.py holds both sides.
     max_relative_distance: float = Field(
@@ -364,14 +364,14 @@ class SupervisionSection(_Section):
         default=10.0,  # some 35 images' time each, with sizes 1 and 16: 0.7 % of a device of 500 images/s
         ge=1,
         le=86400,
-        description="Ascend: a device that answers proves itself this often, with the golden image in every place of "
+        description="Ascend: a device that answers proves itself this often, with the golden picture in every place of "
         "every batch size",
     )
     device_row_check_s: float = Field(
         default=0.5,  # one image's time each for a batch size and its models: 3 x 2 ms on a device of 500 images/s
         ge=0,
         le=86400,
-        description="Ascend: full batches of a device go out for so long without the golden image in one of their "
+        description="Ascend: full batches of a device go out for so long without the golden picture in one of their "
         "places; batches with a place free always have it there, and with 0 every one has",
     )
     device_hang_s: float = Field(

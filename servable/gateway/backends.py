@@ -60,7 +60,7 @@ class WrongEmbedding(Exception):
 
 class State(enum.Enum):
     DOWN = "down"  # no backend, or it ended
-    PROBING = "probing"  # a backend listens; the golden image has not come back right since
+    PROBING = "probing"  # a backend listens; the golden picture has not come back right since
     SERVING = "serving"
 
 
@@ -102,7 +102,7 @@ class Served:
             listener(self)
 
     def doubt(self, reason: str) -> None:
-        """A call met a fault of the backend itself: hold calls until the golden image passes again."""
+        """A call met a fault of the backend itself: hold calls until the golden picture passes again."""
         if self.state is State.SERVING:
             self.move(State.PROBING, reason)
 
@@ -153,7 +153,7 @@ class Backends:
         return served
 
     def set_ready(self, backend: BackendFacts) -> None:
-        """`backend` listens on its target. It takes calls as soon as its golden image has come back right."""
+        """`backend` listens on its target. It takes calls as soon as its golden picture has come back right."""
         served = self._of(backend.version)
         if served is None:
             served = self._served[backend.version] = Served(backend.version)
@@ -162,7 +162,7 @@ class Backends:
         served.restarts += served.generation > 0
         served.generation += 1
         served.backend = backend
-        served.move(State.PROBING, "golden image not yet back")
+        served.move(State.PROBING, "golden picture not yet back")
 
     def set_down(self, backend: BackendFacts, reason: str) -> bool:
         """`backend` ended or must be replaced: calls in flight are retried on its successor, new ones wait or fail.
@@ -207,7 +207,7 @@ class Backends:
     def set_default(self, version: int) -> None:
         """New calls without a version go to `version` from now on; calls in flight stay where they are.
 
-        Raises UnknownVersion; RuntimeError when its golden image has not passed: it must not take traffic.
+        Raises UnknownVersion; RuntimeError when its golden picture has not passed: it must not take traffic.
         """
         served = self.resolve(version)
         if not served.serving:

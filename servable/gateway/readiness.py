@@ -1,9 +1,9 @@
-"""Whether a version gives right answers: its golden image through the whole pipeline, compared with what is known.
+"""Whether a version gives right answers: its golden picture through the whole pipeline, compared with what is known.
 
-A backend that was just started or met a fault serves again when the golden image comes back right. One that stays
+A backend that was just started or met a fault serves again when the golden picture comes back right. One that stays
 wrong, or silent while nothing else comes back either, is reported for replacement. Traffic that succeeds stands in
-for the golden image for a while, so that a busy backend is not asked and a slow one not called dead. With several
-workers, of which one hangs, golden images and traffic go on through the others: there, images without an answer tell.
+for the golden picture for a while, so that a busy backend is not asked and a slow one not called dead. With several
+workers, of which one hangs, golden pictures and traffic go on through the others: there, images without an answer tell.
 """
 
 from __future__ import annotations
@@ -91,12 +91,12 @@ class Readiness:
         return self._dispatcher.sent > 0 and time.monotonic() - last > self._settings.deadline_s
 
     def _silent_since(self) -> float:
-        """Since when it has owed an answer: to a golden image that failed, or to images that wait for longer still."""
+        """Since when it has owed an answer: to a golden picture that failed, or to images that wait for longer."""
         last = max(self._dispatcher.succeeded_at, self._golden_at)
         return max(last, min(self._failing_since, self._dispatcher.waiting_since))
 
     def _patience_s(self, now: float) -> float:
-        """The golden image's deadline. Asked again beside images that wait, it gets what is left until it is a hang."""
+        """The golden picture's deadline. Asked again beside images that wait, it gets what is left to a hang."""
         full = self._settings.deadline_s
         if not self._failures or self._reported or not self._dispatcher.sent:
             return full
@@ -132,7 +132,7 @@ class Readiness:
         self._metrics.probe(self._cost_s, ok=True)
         self._failures = 0
         if served.generation == generation and served.state is State.PROBING:
-            log.info("version %d serves: its golden image came back right in %.3f s", served.version, self._cost_s)
+            log.info("version %d serves: its golden picture came back right in %.3f s", served.version, self._cost_s)
             self._move(State.SERVING, "")
         return min(MAX_INTERVAL_S, max(self._settings.interval_s, self._cost_s / self._settings.max_cost_share))
 
@@ -157,13 +157,13 @@ class Readiness:
         reply = await channel.predict(body, deadline_s)
         outcome = read_reply(reply, 1, backend.embedding_dim)[0]
         if isinstance(outcome, FailedImage):
-            raise WrongEmbedding(f"the golden image failed: {outcome.name}")
+            raise WrongEmbedding(f"the golden picture failed: {outcome.name}")
         if isinstance(outcome, Fault):
             raise BackendError(outcome.reason)
         distance = golden.distance(np.frombuffer(outcome, "<f4"))
         if distance > self._settings.max_relative_distance:
             raise WrongEmbedding(
-                f"the golden image's embedding is off by {distance:.3g}; "
+                f"the golden picture's embedding is off by {distance:.3g}; "
                 f"the most is {self._settings.max_relative_distance:g}"
             )
 
@@ -174,7 +174,7 @@ class Readiness:
             return settings.interval_s  # others were answered meanwhile: busy, not dead
         self._failures += 1
         self._metrics.probe(now - began, ok=False)
-        reason = f"golden image: {error}"
+        reason = f"golden picture: {error}"
         if served.state is State.SERVING or served.reason != reason:
             log.warning("version %d is not ready: %s", served.version, reason)
             self._move(State.PROBING, reason)

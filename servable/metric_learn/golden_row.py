@@ -64,7 +64,7 @@ class GoldenRow:
         distance = float(np.linalg.norm(unit(row) - (self._embedding if right is None else right)))
         if not distance <= self._limit:  # also true of NaN
             raise WrongRow(
-                f"at batch size {size} the golden image came back {distance:.3g} away from its embedding "
+                f"at batch size {size} the golden picture came back {distance:.3g} away from its embedding "
                 f"(limit {self._limit:g})"
             )
 

@@ -78,4 +78,4 @@ def test_a_wrong_constant_in_it_is_seen_before_anybody_is_answered(host, version
         file.write_text(content)
     with host.server(*ON, f"model.directory={own}") as server:
         said = server.said()
-        assert not server.ready_line and server.process.returncode == 5 and "golden image came back" in said, said
+        assert not server.ready_line and server.process.returncode == 5 and "golden picture came back" in said, said

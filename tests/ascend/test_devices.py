@@ -159,7 +159,7 @@ def test_where_every_run_holds_the_golden_row_no_row_is_ever_wrong(host, golden,
         assert wrong_rows(server, golden, 2, images, after=broken.touch) == 0
         assert [record["kind"] for record in host.records("fault")][:1] == ["wrong"]
         server.process.terminate()
-        # A lone picture before, and readiness's golden image, may have gone without it.
+        # A lone picture before, and readiness's golden picture, may have gone without it.
         assert not flags or "may be wrong" not in server.said()
 
 
@@ -226,7 +226,7 @@ def test_a_server_all_of_whose_devices_are_dead_ends_with_the_reason(host, versi
 
 
 @pytest.mark.parametrize(
-    ("fault", "code", "says"), [("wrong:0", 5, "the golden image came back"), ("hang:0", 4, "device 0 hangs")]
+    ("fault", "code", "says"), [("wrong:0", 5, "the golden picture came back"), ("hang:0", 4, "device 0 hangs")]
 )
 def test_a_server_whose_only_device_is_bad_ends_with_the_reason(host, versions, fault, code, says):
     host.set(NUMBERS="golden", FAULT=fault)

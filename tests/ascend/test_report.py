@@ -49,7 +49,7 @@ def test_wrong_embeddings_are_exit_5_and_still_a_report(host, versions):
     [
         ({"INSTALLED": ""}, 4, "lacks CANN 6.3"),
         ({"FAULT": "setdevice:0"}, 4, "RuntimeError"),
-        ({"FAULT": "wrong:0"}, 5, "golden image came back"),
+        ({"FAULT": "wrong:0"}, 5, "golden picture came back"),
     ],
     ids=["no CANN", "a dead device", "wrong numbers"],
 )

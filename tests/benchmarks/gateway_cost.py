@@ -280,7 +280,7 @@ def throughput(pool: ThreadPoolExecutor, calls: list[Callable[[], object]], seco
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", help="gRPC target of a MindSpore Serving that runs; default: an echo")
-    parser.add_argument("--version", type=Path, help="its exported version, whose golden image the gateway asks for")
+    parser.add_argument("--version", type=Path, help="its exported version, whose golden picture the gateway asks for")
     parser.add_argument("--without-network", action="store_true", help="it is one of serve echo-alone")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each of the two measurements of a size")
     parser.add_argument("--no-access-log", action="store_true")

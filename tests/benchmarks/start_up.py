@@ -26,7 +26,7 @@ STEPS = {
     "Serving gRPC server start success": "master: port open",
 }
 CHECKED = "server: configuration, host and digests checked"
-READY = "server: golden image and one full run of every batch size"
+READY = "server: golden picture and one full run of every batch size"
 
 
 def watch(run_dir: Path, seen: dict[str, float], ended: threading.Event) -> None:

@@ -56,7 +56,7 @@ def test_counters_equal_what_was_sent(server, channel):
     assert grown("metric_learn_request_duration_seconds_count") == len(sizes) + 1 + 4
     assert grown("metric_learn_request_images_sum") == sum(sizes) + 2
     assert grown("metric_learn_queue_wait_seconds_count") == len(sizes) + 1
-    # Images of the network's runs: those that were embedded, and golden images.
+    # Images of the network's runs: those that were embedded, and golden pictures.
     golden = grown("metric_learn_readiness_probes_total")
     assert sum(sizes) + 1 <= grown("metric_learn_batch_images_total") <= sum(sizes) + 1 + golden + 1
 

@@ -170,6 +170,6 @@ def test_a_second_server_in_the_same_run_directory_is_refused(supervised):
     run_dir = str(run_dir_of(supervised))
     other = start(run_dir)
     message = other.said()
-    assert stop(other) == 2
+    assert stop(other) == 4
     assert len(message.splitlines()) == 1 and run_dir in message and "another server" in message
     assert running([worker_of(supervised)])

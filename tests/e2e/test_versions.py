@@ -122,7 +122,7 @@ def test_sighup_reads_the_configurations_versions_again(directory, fingerprints,
 
 @pytest.mark.parametrize("damage", [pytest.param("bytes", marks=pytest.mark.long), "embedding"])
 def test_a_bad_new_version_never_takes_traffic(directory, fingerprints, tmp_path, damage):
-    """Damaged files are found before a start; a network that is not the exported one, by the golden image."""
+    """Damaged files are found before a start; a network that is not the exported one, by the golden picture."""
     versions = tmp_path / "versions"
     copy_version(directory / "1", versions, 1)
     bad = copy_version(directory / "2", versions, 2)
@@ -141,7 +141,7 @@ def test_a_bad_new_version_never_takes_traffic(directory, fingerprints, tmp_path
             done = order(tmp_path / "run", "--switch-version", "2")
             assert done.returncode == {"bytes": 2, "embedding": 5}[damage], done.stderr
             assert len(done.stderr.splitlines()) == 1
-            assert {"bytes": "damaged", "embedding": "golden image"}[damage] in done.stderr
+            assert {"bytes": "damaged", "embedding": "golden picture"}[damage] in done.stderr
             load.wait_for_good(4, time.monotonic(), 30)
         assert_no_call_failed(load, fingerprints)
         assert {answer.version for answer in load.answers} == {"1"}

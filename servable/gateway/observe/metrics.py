@@ -49,8 +49,8 @@ class GatewayMetrics:
             "queue_wait_seconds", "From a call's acceptance to its first image's way to the backend.", SECONDS, "method"
         )
         self.request_images = self._histogram("request_images", "Images in a call.", IMAGES, "method")
-        self.probes = self._counter("readiness_probes", "Golden images sent, by result.", "result")
-        self.probe_duration = self._histogram("readiness_probe_duration_seconds", "Time of a golden image.", SECONDS)
+        self.probes = self._counter("readiness_probes", "Golden pictures sent, by result.", "result")
+        self.probe_duration = self._histogram("readiness_probe_duration_seconds", "Time of a golden picture.", SECONDS)
         self.reloads = self._counter("security_reloads", "Certificates or tokens read again, by result.", "result")
         self._gauge("in_flight_requests", "Calls accepted and not yet answered.", lambda: admission.calls)
         self._gauge("in_flight_images", "Images of those calls.", lambda: admission.images)
@@ -148,7 +148,7 @@ class _Versions(Collector):
         ready = GaugeMetricFamily("metric_learn_ready", "1: calls without a version are served.")
         ready.add_metric([], float(self._backends.default.serving))
         version_ready = GaugeMetricFamily(
-            "metric_learn_version_ready", "1: its golden image comes back right.", labels=["version"]
+            "metric_learn_version_ready", "1: its golden picture comes back right.", labels=["version"]
         )
         restarts = CounterMetricFamily(
             "metric_learn_backend_restarts", "Backends started after the first.", labels=["version"]

@@ -18,7 +18,7 @@ from metric_learn_client import wire
 from servable.engine.packed_batch import pack_rows, unpack_images
 from servable.gateway import Golden
 
-GOLDEN_IMAGE = b"golden image"
+GOLDEN_IMAGE = b"golden picture"
 MAX_BATCH = 16
 
 
@@ -57,7 +57,7 @@ class FakeServing:
         self.error: Optional[tuple[int, str]] = None  # in-band error of every whole call
         self.status: Optional[grpc.StatusCode] = None
         self.raw_reply: Optional[bytes] = None
-        self.golden_right = False  # the golden image gets no raw_reply
+        self.golden_right = False  # the golden picture gets no raw_reply
         self.image_errors: dict[bytes, str] = {}  # payload -> its error
         self.poison: set[bytes] = set()  # payloads that end the worker
         self.hangs_on: Optional[bytes] = None  # a payload after which nothing is answered
@@ -133,7 +133,7 @@ class FakeServing:
     async def _survive(self, payloads, golden, context) -> None:
         """The poison ends the worker, and with it every call that it has and every call that was on its way.
 
-        The next one comes with the second golden image since: once the gateway has heard that the first one failed,
+        The next one comes with the second golden picture since: once the gateway has heard that the first one failed,
         it sends nothing else. A wait in seconds would make several ends of one on a machine that is slower still.
         """
         if self._crash is not None and self._crash.done() and golden:

@@ -216,5 +216,5 @@ def until(condition, what="the condition", bound_s=WAIT_S):
 
 
 def noticing_hangs_soon():
-    """A golden image that stays away is noticed after a second, and a busy machine is not taken for it."""
+    """A golden picture that stays away is noticed after a second, and a busy machine is not taken for it."""
     return ReadinessSection(interval_s=0.1, deadline_s=patient(0.3), forced_interval_s=0.3)

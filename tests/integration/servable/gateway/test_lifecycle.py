@@ -103,7 +103,7 @@ def test_a_hung_backend_is_reported_once_and_its_calls_go_to_the_successor(tmp_p
         harness.serving.silent = True
         futures = [predict_future(channel, request(b"held"))] if loaded else []
         until(lambda: harness.unhealthy, "the report")
-        assert len(harness.unhealthy) == 1 and "golden image" in harness.unhealthy[0][1]
+        assert len(harness.unhealthy) == 1 and "golden picture" in harness.unhealthy[0][1]
         assert harness.http("/readyz")[0] == 503
         harness.call(harness.backends.set_down, harness.backend, "replaced")
         harness.serving.silent = False
@@ -114,7 +114,7 @@ def test_a_hung_backend_is_reported_once_and_its_calls_go_to_the_successor(tmp_p
 
 
 def test_images_that_wait_for_an_answer_make_one_golden_image_enough_to_tell_a_hang(tmp_path):
-    """It was asked after a first silence, which counts like a golden image that failed."""
+    """It was asked after a first silence, which counts like a golden picture that failed."""
     seldom = ReadinessSection(interval_s=0.1, deadline_s=0.5, max_cost_share=1e-9)
     with Harness(tmp_path, config_of(readiness=seldom)) as harness, harness.channel() as channel:
         harness.serving.silent = True
@@ -125,7 +125,7 @@ def test_images_that_wait_for_an_answer_make_one_golden_image_enough_to_tell_a_h
 
 
 def test_a_busy_backend_is_not_called_dead(tmp_path):
-    """Golden images take longer than their deadline, but answers keep coming."""
+    """Golden pictures take longer than their deadline, but answers keep coming."""
     with Harness(tmp_path, config_of(readiness=noticing_hangs_soon())) as harness, harness.channel() as channel:
         harness.serving.golden_silent, harness.serving.delay_s = True, 0.05
         end = time.monotonic() + 2

@@ -211,7 +211,7 @@ def test_serving_at_its_limit_is_resource_exhausted_with_a_hint(channel, serving
     ],
 )
 def test_a_fault_of_the_backend_holds_the_call_until_it_is_over(running, channel, serving, fault):
-    """The golden image fails too, so the version is not ready; the call waits, and succeeds on recovery."""
+    """The golden picture fails too, so the version is not ready; the call waits, and succeeds on recovery."""
     for name, value in fault.items():
         setattr(serving, name, value)
     future = predict_future(channel, request(b"held"))

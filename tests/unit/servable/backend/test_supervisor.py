@@ -70,7 +70,7 @@ class Child:
 
 
 class Scene:
-    """A registry whose golden image always passes, and children from a list."""
+    """A registry whose golden picture always passes, and children from a list."""
 
     def __init__(self, *children, settings=SETTINGS, start_timeout_s=5.0):
         self.registry = Backends(1)
@@ -224,12 +224,12 @@ async def test_the_end_of_an_only_device_that_is_wrong_is_a_matter_of_parity(end
 async def test_a_report_of_the_gateway_replaces_the_child_once():
     scene = Scene()
     await scene.supervisor.start()
-    scene.supervisor.unhealthy("golden image: DEADLINE_EXCEEDED")
-    scene.supervisor.unhealthy("golden image: DEADLINE_EXCEEDED")
+    scene.supervisor.unhealthy("golden picture: DEADLINE_EXCEEDED")
+    scene.supervisor.unhealthy("golden picture: DEADLINE_EXCEEDED")
     await scene.until(lambda: len(scene.launched) == 2 and scene.registry.default.serving)
     await asyncio.sleep(0.25)
     assert len(scene.launched) == 2
-    assert scene.down == ["golden image: DEADLINE_EXCEEDED"]
+    assert scene.down == ["golden picture: DEADLINE_EXCEEDED"]
     await scene.supervisor.stop()
 
 

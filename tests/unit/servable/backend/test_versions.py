@@ -16,7 +16,7 @@ SETTINGS = SupervisionSection(max_failures=1, backoff_initial_s=0, backoff_max_s
 
 
 class Scene:
-    """Versions 1 to 3 can be had, 4 is damaged, 5 gives wrong embeddings. The golden image passes for the others."""
+    """Versions 1 to 3 can be had, 4 is damaged, 5 gives wrong embeddings. The golden picture passes for the others."""
 
     def __init__(self):
         self.registry = Backends(1)

@@ -1,4 +1,4 @@
-"""The golden image's limit: float16's rounding is within it, every other known picture's answer is beyond it.
+"""The golden picture's limit: float16's rounding is within it, every other known picture's answer is beyond it.
 
 With stand-in weights, which put pictures close together: 23 of the 153 pairs of golden pictures are nearer to each
 other than 2e-2 of their length. The nearest are one photo in two formats.

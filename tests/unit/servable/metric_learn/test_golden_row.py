@@ -47,7 +47,7 @@ def test_a_run_with_a_place_free_always_has_it_there_and_each_time_in_another():
 def test_rows_beside_a_wrong_one_never_go_out(count):
     row, _, four = golden_row()
     four.wrong = True
-    with pytest.raises(WrongRow, match="at batch size 4 the golden image came back 2 away"):
+    with pytest.raises(WrongRow, match="at batch size 4 the golden picture came back 2 away"):
         row.call(four, pictures(count), call)
     assert row.unseen() == (0.0, 0)
 
