@@ -22,7 +22,11 @@ def command() -> None:
 
 @command.command(name="verify", help="Read everything in OUTPUT_DIR again and prove that every row is there once.")
 @click.argument("output_dir", type=click.Path(file_okay=False))
-@click.option("--complete", is_flag=True, help="compare with the input; a missing shard or row is a failure, too")
+@click.option(
+    "--complete",
+    is_flag=True,
+    help="compare with the input; a missing shard or row is a failure, too, and an input that cannot be listed",
+)
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 def verify(output_dir: str, complete: bool, as_json: bool) -> ExitCode:
     try:
@@ -43,7 +47,7 @@ def verify(output_dir: str, complete: bool, as_json: bool) -> ExitCode:
             click.echo(f"the input has {found.input_rows} rows now")
         if found.not_compared:
             click.echo(f"not compared with the input: {found.not_compared}")
-    bad = found.problems or (complete and not found.complete)
+    bad = found.problems or (complete and (not found.complete or found.not_compared))
     return ExitCode.GATE_FAILED if bad else ExitCode.DONE
 
 

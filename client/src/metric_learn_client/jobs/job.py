@@ -180,7 +180,7 @@ def _check_files(output: Output, run: RunOptions, plan: Plan, shard: int) -> Non
     files under the same names, of which a run that goes on would take some for embedded."""
     if plan.in_sources:
         return
-    with suppress(pa.ArrowException, OSError):  # damaged, or not to be read: nothing to compare with
+    with suppress(OutputError):  # damaged, or not to be read: nothing to compare with
         seen = read_seen(output, shard)
         stats = read_stats(output, shard)
         first = plan.span(shard)[0]

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from metric_learn_client.contract.exit_codes import ExitCode
-from metric_learn_client.jobs import InputError, RefusedError, embed_dataset, verify
+from metric_learn_client.jobs import InputError, OutputError, RefusedError, embed_dataset, verify
 from metric_learn_client.jobs.output.directory import Directory
 from metric_learn_client.testing import FakeServable
 from tests.integration.client.jobs.conftest import Job, data, kill, make_images, until
@@ -308,3 +308,54 @@ def test_verify_tells_an_unfinished_job_from_a_wrong_one(done):
         job.arguments = ["job", "verify", str(out), "--json", *flags]
         code, events, _ = job.run()
         assert (code, events[0]["done_shards"], events[0]["problems"]) == (expected, 2, [])
+
+
+def test_verify_complete_fails_where_the_input_cannot_be_listed(done):
+    images, out, arguments = done
+    images.rename(images.with_name("elsewhere"))
+    job = Job(images, out, arguments["endpoint"])
+    for flags, expected in (([], ExitCode.DONE), (["--complete"], ExitCode.GATE_FAILED)):
+        job.arguments = ["job", "verify", str(out), "--json", *flags]
+        code, events, _ = job.run()
+        assert (code, events[0]["problems"]) == (expected, [])
+    assert "no such file or folder" in events[0]["not_compared"]
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "says"),
+    [
+        (halve, "failures/failures_00001.parquet", "cannot be read: "),
+        (Path.unlink, "failures/failures_00001.parquet", "is missing"),
+        (lambda path: path.write_text("{}"), "stats/00001.json", "not the stats of a shard: shard is missing"),
+    ],
+    ids=["half", "missing", "no stats"],
+)
+def test_a_damaged_file_of_a_shard_is_named_with_what_to_do_and_that_mends_it(tmp_path, fake, damage, name, says):
+    images, out = make_images(tmp_path / "in", 30), tmp_path / "out"
+    (images / "00015.jpg").write_bytes(b"corrupt")
+    job = Job(images, out, fake.endpoint, "--shard-size", 10)
+    assert job.run()[0] == ExitCode.SOME_FAILED
+    whole = data(out)
+    damage(out / name)
+    for flags in ([], ["--retry-failed"]):
+        code, _, err = job.run(*flags)
+        assert code == ExitCode.UNEXPECTED and len(err.splitlines()) == 1
+        assert f"{out}/{name}" in err and says in err and f"remove {out}/stats/00001.json and run the same" in err
+    (out / "stats/00001.json").unlink()
+    assert job.run()[0] == ExitCode.SOME_FAILED
+    assert data(out) == whole
+
+
+@pytest.mark.parametrize("name", ["metadata/metadata_00000.parquet", "img_emb/img_emb_00000.npy"])
+def test_a_damaged_file_that_a_retry_reads_is_named(tmp_path, fake, name):
+    images, out = make_images(tmp_path / "in", 10), tmp_path / "out"
+    (images / "00003.jpg").write_bytes(b"corrupt")
+    embed_dataset(images, out, endpoint=fake.endpoint)
+    halve(out / name)
+    (images / "00003.jpg").write_bytes(b"repaired")
+    with pytest.raises(OutputError, match=f"{name} cannot be read: .*; remove .*stats/00000.json and run the same"):
+        embed_dataset(images, out, endpoint=fake.endpoint, retry_failed=True)

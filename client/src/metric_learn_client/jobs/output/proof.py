@@ -142,7 +142,7 @@ def _shard(
             return [str(error)], {}
         try:
             problems = [f"shard {shard}: {text}" for text in _check(output, record, plan, before, span)]
-        except (OSError, ValueError, KeyError) as error:
+        except (OutputError, OSError, ValueError, KeyError) as error:
             problems = [f"shard {shard}: {error}"]
         if not problems or (_same(output, shard, before) and not output.replacing(shard)):
             break

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from metric_learn_client.jobs.output.durable import synced
 from metric_learn_client.jobs.output.layout import seen_file
 from metric_learn_client.jobs.output.output import Output
-from metric_learn_client.jobs.output.shard_files import read_table
+from metric_learn_client.jobs.output.shard_files import damage_named, read_table
 
 _DIGEST_BYTES = 16
 _SCHEMA = pa.schema(
@@ -51,11 +51,12 @@ def write_seen(folder: Path, shard: int, seen: dict[int, Seen]) -> None:
 
 
 def read_seen(output: Output, shard: int) -> Optional[dict[int, Seen]]:
-    """By the job's rows; None where the shard has none: an earlier version wrote it."""
-    try:
-        table = read_table(output, seen_file(shard), shard)
-    except FileNotFoundError:
-        return None
-    rows: npt.NDArray[np.int64] = table.column("row").to_numpy()
-    facts = (table.column(name).to_pylist() for name in Seen._fields)
-    return dict(zip(rows.tolist(), map(Seen, *facts)))
+    """By the job's rows; None where the shard has none: an earlier version wrote it. Raises OutputError."""
+    with damage_named(output, seen_file(shard), shard):
+        try:
+            table = read_table(output, seen_file(shard), shard)
+        except FileNotFoundError:
+            return None
+        rows: npt.NDArray[np.int64] = table.column("row").to_numpy()
+        facts = (table.column(name).to_pylist() for name in Seen._fields)
+        return dict(zip(rows.tolist(), map(Seen, *facts)))

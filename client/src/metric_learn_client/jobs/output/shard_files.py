@@ -7,7 +7,8 @@ them and however often it was interrupted. Times are in runs.jsonl.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Optional
@@ -34,6 +35,8 @@ _FAILURES_SCHEMA = pa.schema(
         pa.field("message", pa.string()),
     ]
 )
+# Of the stats, those without which nothing can be said of a shard.
+_FACTS = {"shard": int, "succeeded": int, "failed": int, "fingerprint": str, "files": dict}
 _METADATA_PREFIX = "metric_learn."
 
 
@@ -128,24 +131,32 @@ def read_stats(output: Output, shard: int) -> dict[str, Any]:
         stats: Any = json.loads(content)
         if not isinstance(stats, dict) or not isinstance(stats.get("generation", 0), int):
             raise ValueError("no object with its facts")
+        if missing := [fact for fact in _FACTS if not isinstance(stats.get(fact), _FACTS[fact])]:
+            raise ValueError(f"{missing[0]} is missing")
         return stats
     except ValueError as error:
-        raise OutputError(f"{output.name}/{name}: not the stats of a shard: {error}") from error
+        raise OutputError(f"{output.name}/{name}: not the stats of a shard: {error}; {_anew(output, shard)}") from error
 
 
 def read_shard(output: Output, stats: dict[str, Any]) -> ShardContent:
-    """What `write_shard` wrote."""
+    """What `write_shard` wrote. Raises OutputError."""
+    with damage_named(output, f"shard {stats['shard']}", stats["shard"]):
+        return _shard_of(output, stats)
+
+
+def _shard_of(output: Output, stats: dict[str, Any]) -> ShardContent:
     names = list(stats["files"])
 
     def table_of(name: str) -> pa.Table:
-        return read_table(output, name, stats["shard"])
+        with damage_named(output, name, stats["shard"]):
+            return read_table(output, name, stats["shard"])
 
     failures = [RowFailure(**each) for each in table_of(names[-1]).to_pylist()]
     if len(names) == 1:
         nothing = pa.RecordBatch.from_pylist([], schema=pa.schema([pa.field("image_path", pa.string())]))
         return ShardContent(np.empty(0, np.int64), nothing, np.empty((0, stats["dim"]), stats["dtype"]), failures)
     if stats["output_format"] == "npy":
-        with output.open(names[0], stats["shard"]) as file:
+        with damage_named(output, names[0], stats["shard"]), output.open(names[0], stats["shard"]) as file:
             embeddings = np.load(file, allow_pickle=False)
         table = table_of(names[1])
     else:
@@ -155,6 +166,22 @@ def read_shard(output: Output, stats: dict[str, Any]) -> ShardContent:
         table = table.drop_columns([stats["embedding_column"]])
     rows = one_batch(table.drop_columns(["row"]))
     return ShardContent(table.column("row").to_numpy(), rows, embeddings, failures)
+
+
+@contextmanager
+def damage_named(output: Output, name: str, shard: int) -> Iterator[None]:
+    """What reading a shard's file raises becomes an OutputError with its name, and with what to do."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise OutputError(f"{output.name}/{name} is missing; {_anew(output, shard)}") from error
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OutputError(f"{output.name}/{name} cannot be read: {reason}; {_anew(output, shard)}") from error
+
+
+def _anew(output: Output, shard: int) -> str:
+    return f"remove {output.name}/{stats_file(shard)} and run the same command again: it does this shard anew"
 
 
 def read_table(output: Output, name: str, shard: int, columns: Optional[list[str]] = None) -> pa.Table:

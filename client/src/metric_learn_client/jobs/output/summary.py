@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from metric_learn_client.jobs.inputs.skipped import as_line
 from metric_learn_client.jobs.output.output import Output
-from metric_learn_client.jobs.output.shard_files import read_stats, read_table
+from metric_learn_client.jobs.output.shard_files import damage_named, read_stats, read_table
 from metric_learn_client.jobs.plan.plan import Plan
 
 
@@ -83,7 +83,8 @@ def summarise(output: Output, plan: Plan, shards: list[int], committed: list[int
 
 
 def failure_column(output: Output, stats: dict[str, Any], column: str) -> list[Any]:
-    """One column of a shard's failures."""
+    """One column of a shard's failures. Raises OutputError."""
     name = list(stats["files"])[-1]
-    values: list[Any] = read_table(output, name, stats["shard"], [column]).column(0).to_pylist()
+    with damage_named(output, name, stats["shard"]):
+        values: list[Any] = read_table(output, name, stats["shard"], [column]).column(column).to_pylist()
     return values
