@@ -11,6 +11,7 @@ import click
 
 from export.errors import ExportError, ParityError
 from export.facts import REPOSITORY, model_facts
+from metric_learn_client.cli.shared.output_file import OutputFolder
 from metric_learn_client.contract.exit_codes import ExitCode
 from servable.runtime.device_probe import FAMILIES
 from servable.runtime.lite_config import LITE_PRECISION
@@ -123,7 +124,7 @@ def verify_command(version: int, directory: Path) -> None:
 @cli.command(name="golden", help="Record the checkpoint's embeddings of PICTURES, to verify a served model with.")
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True)
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="a new directory")
+@click.option("--output", type=OutputFolder(), required=True, help="a new directory")
 @click.option("--allow-extra-parameters", is_flag=True, help="leave out parameters that are not known")
 @click.option("--references-only", is_flag=True, help="without the answers under network mistakes: four times as quick")
 def golden_command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fnmatch
 import hashlib
@@ -66,6 +67,8 @@ def read_checkpoint(path: Path, expected_extras: tuple[str, ...], allow_extras: 
         if not np.isfinite(value).all():
             raise UnusableInputError(f"{path.name}: parameter {name} holds a value that is not finite")
         weights[name] = np.asarray(value, np.float32)
+        if name.endswith("moving_variance") and (weights[name] < 0).any():
+            raise UnusableInputError(f"{path.name}: parameter {name} holds a negative value, which no variance is")
     unknown = [n for n in values if not any(fnmatch.fnmatchcase(n, pattern) for pattern in expected_extras)]
     if unknown and not allow_extras:
         raise UnusableInputError(
@@ -107,7 +110,9 @@ def _check_sidecar(path: Path, sha256: str) -> None:
     sidecar = path.with_name(path.name + ".sha256")
     if not sidecar.is_file():
         return
-    said = sidecar.read_text().split()[:1]
+    written = sidecar.read_bytes()  # by sha256sum, or by PowerShell: UTF-16 and upper case
+    encoding = "utf-16" if written[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    said = written.decode(encoding, "replace").lower().split()[:1]
     if said != [sha256]:
         raise UnusableInputError(
             f"{path.name} is damaged: its sha256 is {sha256}, {sidecar.name} says {' '.join(said) or 'nothing'}; "

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,7 +34,9 @@ def fetch(facts: ModelFacts, output: Path, url: str) -> None:
     partial = output.with_name(output.name + ".partial")
     try:
         _download(url, partial)
-    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+    except ValueError as error:
+        raise UnusableInputError(f"--url {url}: {error}; write it whole, as https://HOST/FILE") from error
+    except (urllib.error.URLError, socket.timeout, ConnectionError, http.client.HTTPException) as error:
         raise SourceUnreachableError(
             f"{url} cannot be reached ({getattr(error, 'reason', error)}); download it on another machine and "
             f"place it at {output} (sha256 {facts.published_sha256})"
@@ -69,9 +74,21 @@ def _download(url: str, partial: Path) -> None:
             ) as bar,
         ):
             bar.update(have if resumed else 0)
-            for block in iter(lambda: response.read(1 << 20), b""):
+            for block in _blocks(response):
                 file.write(block)
                 bar.update(len(block))
         received = partial.stat().st_size
     if received < total:
         raise ConnectionError(f"it ended after {received} of {total} bytes; fetch again: it resumes")
+
+
+def _blocks(response: Any) -> Iterator[bytes]:
+    """Raises ConnectionError where the connection stalls or breaks."""
+    while True:
+        try:
+            block: bytes = response.read(1 << 20)
+        except OSError as error:  # a stall is a TimeoutError from Python 3.10 on only
+            raise ConnectionError(f"it broke off: {error}; fetch again: it resumes") from error
+        if not block:
+            return
+        yield block

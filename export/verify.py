@@ -19,6 +19,7 @@ from export.errors import ExportError, UnusableInputError
 from export.facts import REPOSITORY
 from metric_learn_client.contract.distance import relative_distance
 from metric_learn_client.contract.version_manifest import (
+    MANIFEST_FILE,
     Manifest,
     first_damaged,
     listed_files,
@@ -40,8 +41,15 @@ def whole_manifest(folder: Path) -> Manifest:
         raise UnusableInputError(
             f"{folder} holds no exported version; run `python -m export convert --version {folder.name}`"
         ) from error
+    except ValueError as error:
+        raise _broken(folder, str(error)) from error
     try:
         damaged = first_damaged(folder, listed_files(manifest))
+    except (KeyError, TypeError, AttributeError) as error:
+        lacking = f"it has no {error}" if isinstance(error, KeyError) else "it is not as `convert` writes it"
+        raise _broken(folder, lacking) from error
+    except ValueError as error:
+        raise _broken(folder, str(error)) from error
     except FileNotFoundError as error:
         raise UnusableInputError(f"{error.filename} is missing; convert the version again with --force") from error
     if damaged:
@@ -49,12 +57,16 @@ def whole_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def _broken(folder: Path, what: str) -> UnusableInputError:
+    return UnusableInputError(f"{folder / MANIFEST_FILE}: {what}; convert the version again with --force")
+
+
 def verify(folder: Path, progress: Callable[[str], None]) -> dict[str, float]:
     """Worst relative distance per batch size, also recorded in the manifest. Raises UnusableInputError, ExportError."""
     manifest = whole_manifest(folder)
     with np.load(folder / manifest["probe"]["file"]) as probe:
         pixels, expected = probe["pixels"], probe["features"]
-    if manifest["weights"] == "stand-in" and GOLDEN.is_file():
+    if manifest.get("weights") == "stand-in" and GOLDEN.is_file():
         with np.load(GOLDEN) as golden:
             pixels = np.concatenate([pixels, golden["pixels_bgr_u8"]])
             expected = np.concatenate([expected, golden["features_f32"]])

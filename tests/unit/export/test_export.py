@@ -5,10 +5,13 @@ import csv
 import dataclasses
 import hashlib
 import http.server
+import json
 import resource
+import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +116,25 @@ def test_a_parameter_that_does_not_fit_is_named(tmp_path, weights, kind):
         read_checkpoint(save(tmp_path / "c.ckpt", values), EXTRAS)
 
 
+def test_a_negative_variance_is_refused(tmp_path, weights):
+    name = "layer3.2.bn1.moving_variance"
+    values = {**weights, name: weights[name] - 10}
+    with pytest.raises(UnusableInputError, match=f"parameter {name} holds a negative value"):
+        read_checkpoint(save(tmp_path / "c.ckpt", values), EXTRAS)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_digest_as_windows_writes_it_is_read(tmp_path, weights, encoding):
+    path = tmp_path / "c.ckpt"
+    write_checkpoint(weights, path)
+    sidecar = tmp_path / "c.ckpt.sha256"
+    sidecar.write_text(sidecar.read_text().upper(), encoding=encoding)
+    assert read_checkpoint(path, EXTRAS).sha256
+    sidecar.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(UnusableInputError, match=r"c\.ckpt\.sha256 says"):
+        read_checkpoint(path, EXTRAS)
+
+
 def test_an_unknown_parameter_stops_it_unless_allowed(tmp_path, weights):
     path = save(tmp_path / "c.ckpt", {**weights, "surprise": np.zeros(1, np.float32)})
     with pytest.raises(UnusableInputError, match="surprise"):
@@ -142,6 +164,36 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
 def test_a_version_without_manifest_is_refused(tmp_path):
     with pytest.raises(UnusableInputError, match="convert"):
         whole_manifest(tmp_path / "1")
+
+
+LISTED = {"file": "x", "sha256": hashlib.sha256(b"").hexdigest()}
+WHOLE = {"mindir": [LISTED], "probe": LISTED, "golden": {}}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"cut', "not JSON"),
+        ("[]", "not a manifest"),
+        (json.dumps({"probe": LISTED, "golden": {}}), "it has no 'mindir'"),
+        (json.dumps({**WHOLE, "mindir": 3}), "it is not as `convert` writes it"),
+        (json.dumps({**WHOLE, "probe": {**LISTED, "file": "../x"}}), "file '../x' is not beside it"),
+    ],
+    ids=["cut", "a list", "no mindir", "no list", "elsewhere"],
+)
+def test_a_broken_manifest_is_refused_with_the_remedy(tmp_path, content, says):
+    (tmp_path / "manifest.json").write_text(content)
+    (tmp_path / "x").write_bytes(b"")
+    with pytest.raises(UnusableInputError) as caught:
+        whole_manifest(tmp_path)
+    assert f"{tmp_path / 'manifest.json'}: {says}" in str(caught.value) and "with --force" in str(caught.value)
+
+
+def test_a_golden_set_that_no_folder_can_be_made_for_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for output in (tmp_path / "file" / "golden", tmp_path / "file"):
+        done = export("golden", tmp_path / "file", "--checkpoint", tmp_path / "none.ckpt", "--output", output)
+        assert done.returncode == 2 and f"{tmp_path / 'file'}" in done.stderr and "none.ckpt" not in done.stderr
 
 
 def test_the_golden_picture_is_one_that_the_zoo_preprocessed():
@@ -227,6 +279,33 @@ def test_a_download_that_is_cut_off_goes_on_where_it_ended(tmp_path):
     assert output.read_bytes() == content
     assert ranges == [None, "bytes=120000-", "bytes=240000-"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.ckpt", "c.ckpt.sha256"]
+
+
+def test_a_download_that_stalls_is_no_full_disk_and_goes_on_another_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("export.fetch.TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as thread:
+
+        def stall():
+            for sent in (b"", b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nstart"):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(sent)
+                    refused.acquire(timeout=10)
+
+        refused = threading.Semaphore(0)
+        stalled = thread.submit(stall)
+        for _ in range(2):  # before the answer, and in the middle of it
+            with pytest.raises(SourceUnreachableError, match="timed out"):
+                fetch(published(b""), tmp_path / "c.ckpt", f"http://127.0.0.1:{server.getsockname()[1]}/c.ckpt")
+            refused.release()
+        stalled.result(20)
+    assert (tmp_path / "c.ckpt.partial").exists()
+
+
+def test_an_url_that_is_none_is_one_line_and_exit_code_2(tmp_path):
+    done = export("fetch", "--url", "example.com/c.ckpt", "--output", tmp_path / "c.ckpt")
+    assert done.returncode == 2 and "example.com/c.ckpt" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def no_large_files():
