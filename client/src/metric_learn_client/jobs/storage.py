@@ -18,7 +18,7 @@ from metric_learn_client.jobs import remote
 from metric_learn_client.jobs.errors import InputError, RowError
 from metric_learn_client.jobs.remote import filesystem_of, reason_of
 
-_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*(::|://)")
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*(://|::.*://)")  # also fsspec's chains: simplecache::s3://...
 _CODES = {
     errno.ENOENT: ("E_NOT_FOUND", "no such file"),
     errno.ENOTDIR: ("E_NOT_FOUND", "a part of its path is not a folder"),

@@ -12,6 +12,7 @@ from metric_learn_client.image_names import IMAGE_SUFFIXES, as_text, is_image_na
 from metric_learn_client.jobs.errors import InputError
 from metric_learn_client.jobs.inputs.input_rows import Input, Row, chunked
 from metric_learn_client.jobs.inputs.skipped import HIDDEN, Skipped, hidden
+from metric_learn_client.jobs.options import spelled
 from metric_learn_client.jobs.patterns import glob_regex, has_wildcard, split_glob
 from metric_learn_client.jobs.storage import is_url, scan
 
@@ -31,6 +32,7 @@ class FolderInput(Input):
         super().__init__()
         self._names = names
         self._glob = glob
+        self._check_apart()
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         self.skipped = Skipped()
@@ -41,6 +43,23 @@ class FolderInput(Input):
             for path in self._paths(name):
                 text, raw = (path, None) if isinstance(path, str) else as_text(path)
                 yield (text, raw, -1, 0, 0)
+
+    def _check_apart(self) -> None:
+        """Raises InputError for an input below another one, whose pictures would be there twice under one path."""
+        if self._glob is not None and "**" not in self._glob:  # it looks into no folder of a folder
+            return
+        wanted = is_image_name if self._glob is None else glob_regex(self._glob).match
+        folders = {spelled(name): name for name in self._names if not has_wildcard(name)}
+        for name in self._names:
+            above = own = spelled(name)
+            while "/" in above.strip("/") and not has_wildcard(name):
+                above = above.rpartition("/")[0]
+                below = os.fsencode(own[len(above) + 1 :])
+                taken = wanted(below) or os.path.isdir(name) or (is_url(name) and not is_image_name(below))
+                if above in folders and taken and hidden(below, HIDDEN, self._glob) is None:
+                    raise InputError(
+                        f"{name} is in {folders[above]}: its pictures would be taken twice; name one of both"
+                    )
 
     def _paths(self, name: str) -> Iterator[Name]:
         folder, pattern = name, self._glob

@@ -51,6 +51,8 @@ class ListInput(Input):
         self._stdin_lines: Optional[Iterator[str]] = None
         look = self._look(first)
         self._format = _detect(look, first) if input_format == "list" else input_format
+        if input_format == "list":
+            self._check_alike()
         filled = [line for line in look if not _is_blank(line)]
         self._quoted = bool(filled) and all(line.strip()[0] in _QUOTES for line in filled)
         labels = [found["label"] for line in filled if (found := _LABELLED.fullmatch(line.strip()))]
@@ -95,6 +97,15 @@ class ListInput(Input):
                     raw = _whole(root, path, text)
                 kept = (escaped(value) if isinstance(value, str) else value for value in values)
                 yield (text, *kept, raw, -1, 0, 0)
+
+    def _check_alike(self) -> None:
+        """Raises InputError for a CSV, by its name, behind a list that is none: its lines would be taken for paths."""
+        other = next((name for name in self._names if _is_csv(name) and self._format != "csv"), None)
+        if other is not None:
+            raise InputError(
+                f"{self._names[0]} is read as {self._format}, and {other} is a CSV: one job reads one kind of input; "
+                "where they are alike, say with --input-format what they are"
+            )
 
     def _root_of(self, name: str) -> Optional[str]:
         """What the relative paths of a list are relative to, None for the working directory."""
@@ -219,7 +230,7 @@ class ListInput(Input):
 
 
 def _detect(look: list[str], name: str) -> str:
-    if name.lower().rsplit("?", 1)[0].endswith((".csv", ".tsv")):
+    if _is_csv(name):
         return "csv"
     filled = [line for line in look if not _is_blank(line)]
     if not filled:
@@ -231,6 +242,10 @@ def _detect(look: list[str], name: str) -> str:
     if any(_PICTURE.match(found["label"]) for found in labelled) or 2 * len(labelled) <= len(filled):
         return "lines"
     return "labels"
+
+
+def _is_csv(name: str) -> bool:
+    return name.lower().rsplit("?", 1)[0].endswith((".csv", ".tsv"))
 
 
 def _delimiter(look: list[str], name: str, column: Optional[str]) -> str:

@@ -131,7 +131,7 @@ class _Tables:
 
     def __init__(self, sources: list[str], column: str, limit: int, timeout_s: float) -> None:
         self._sources = sources
-        self._column, _, self._inner = column.partition(".")
+        self._column, _, self._inner = column.rpartition(".")  # of a struct; a name may have dots of its own
         self._read_column = column
         self._limit = limit
         self._timeout_s = timeout_s

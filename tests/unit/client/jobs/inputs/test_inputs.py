@@ -357,3 +357,38 @@ def test_the_same_rows_have_one_digest_however_they_are_batched(tmp_path, monkey
     assert listing_of(open_input(spec), spec) == whole
     write(tmp_path / "in/50.jpg")
     assert listing_of(open_input(spec), spec) != whole
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        (["img", "img/sub"], {}),
+        (["img/sub", "./img/"], {}),
+        (["img", "img/sub/1.jpg"], {}),
+        (["img", "img/sub"], {"glob": "**/*.jfif"}),
+        (["memory://below/img", "memory://below/img/sub"], {}),
+    ],
+    ids=str,
+)
+def test_an_input_below_another_one_is_refused_because_its_pictures_would_be_there_twice(
+    tmp_path, monkeypatch, names, options
+):
+    write(tmp_path / "img/sub/1.jpg")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="its pictures would be taken twice; name one of both"):
+        paths_of(*names, **options)
+
+
+def test_an_input_below_another_one_that_does_not_take_it_is_one_more(tmp_path, monkeypatch):
+    for name in ("img/1.jpg", "img/sub/2.jpg", "img/.hidden/3.jpg", "img/4.jfif"):
+        write(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert paths_of("img", "img/sub", glob="*.jpg") == ["img/1.jpg", "img/sub/2.jpg"]
+    found = paths_of("img", "img/.hidden", "img/4.jfif", input_format="files")
+    assert found == ["img/1.jpg", "img/sub/2.jpg", "img/.hidden/3.jpg", "img/4.jfif"]
+
+
+def test_a_name_with_two_colons_is_no_url(tmp_path):
+    write(tmp_path / "img::1.jpg", b"one")
+    lines = write(tmp_path / "list.txt", b"img::1.jpg\n")
+    assert planned_images(tmp_path / "plan", lines) == [b"one"]

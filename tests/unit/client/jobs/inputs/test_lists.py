@@ -236,3 +236,9 @@ def test_closed_standard_input_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(InputError, match="standard input is closed"):
         rows_of("-")
+
+
+def test_a_csv_behind_a_list_of_another_kind_is_refused_and_its_lines_are_no_paths(tmp_path):
+    lines, csv = write(tmp_path / "l.txt", "a.jpg\n"), write(tmp_path / "l.csv", "path,label\na.jpg,3\n")
+    with pytest.raises(InputError, match=r"l.txt is read as lines, and .*l.csv is a CSV: one job reads one kind"):
+        open_input(InputSpec((str(lines), str(csv))))

@@ -239,3 +239,13 @@ def test_a_table_that_two_names_stand_for_is_read_once(tmp_path):
     table(tmp_path / "t/label=a/part-0.parquet", {"jpg": [b"1"]})
     rows = rows_of(f"{tmp_path}/t", f"{tmp_path}//t/label=a", input_format="parquet").to_pylist()
     assert rows == [{"image_path": "label=a/part-0.parquet#0", "label": "a"}]
+
+
+@pytest.mark.parametrize("name", ["img.v1", "a.b.c"])
+def test_pictures_are_read_from_a_column_whose_name_has_dots(tmp_path, name):
+    structs = [{"bytes": b"1", "path": "a.jpg"}, {"bytes": b"2", "path": "b.jpg"}]
+    one, two = tmp_path / "structs.parquet", tmp_path / "bytes.parquet"
+    pq.write_table(pa.table({name: structs, "label": [1, 2]}), one)
+    pq.write_table(pa.table({name: [b"1", b"2"], "label": [1, 2]}), two)
+    for table in (one, two):
+        assert images_of(tmp_path / f"plan of {table.name}", table) == [b"1", b"2"]
