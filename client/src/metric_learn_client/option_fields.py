@@ -15,12 +15,13 @@ _KEY = "option"
 
 @dataclass(frozen=True)
 class OptionFacts:
-    """meaning: in words. at_least, above: of a number; `above` excludes infinity too. choices: of a text."""
+    """meaning: in words. at_least, above, at_most: of a number; `above` excludes infinity too. choices: of a text."""
 
     meaning: str
     at_least: Optional[float] = None
     above: Optional[float] = None
     choices: tuple[str, ...] = ()
+    at_most: Optional[float] = None
 
 
 def option(
@@ -29,10 +30,12 @@ def option(
     *,
     at_least: Optional[float] = None,
     above: Optional[float] = None,
+    at_most: Optional[float] = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
     """A field of a dataclass of options."""
-    return dataclasses.field(default=default, metadata={_KEY: OptionFacts(meaning, at_least, above, choices)})
+    facts = OptionFacts(meaning, at_least, above, choices, at_most)
+    return dataclasses.field(default=default, metadata={_KEY: facts})
 
 
 def facts_of(kind: Any) -> Iterator[tuple[dataclasses.Field[Any], OptionFacts]]:
@@ -90,12 +93,15 @@ def docstring_of(kind: Any) -> str:
 
 def _is_in_range(value: Any, facts: OptionFacts, whole: bool) -> bool:
     number: Any = value if isinstance(value, Integral if whole else Real) else float("nan")
+    if facts.at_most is not None and not number <= facts.at_most:
+        return False
     return bool(number >= facts.at_least if facts.above is None else facts.above < number < float("inf"))
 
 
 def _range_of(facts: OptionFacts, whole: bool) -> str:
     """In words; empty for an option without one."""
     number = "a whole number" if whole else "a number"
+    most = "" if facts.at_most is None else f", at most {facts.at_most:,.0f}"
     if facts.above is not None:
-        return f"{number} above {facts.above:g}"
-    return "" if facts.at_least is None else f"{number}, {facts.at_least:g} or more"
+        return f"{number} above {facts.above:g}{most}"
+    return "" if facts.at_least is None else f"{number}, {facts.at_least:g} or more{most}"

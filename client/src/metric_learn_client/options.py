@@ -15,6 +15,8 @@ from metric_learn_client.option_fields import check_options, option
 
 _TOKEN_ENVIRONMENT = "METRIC_LEARN_TOKEN"
 
+MOST_S = 1e6  # eleven days; Python's waits take 4.29e6 s on Windows, and overflow above
+
 Endpoints = Union[str, Sequence[str]]
 Path = Union[str, "os.PathLike[str]"]
 
@@ -51,7 +53,10 @@ class ClientOptions:
         " one; one that fails is left out and taken back. A host name stands for all its addresses.",
     )
     deadline_s: float = option(
-        60.0, "seconds that a call may take as a whole, retries and waiting included. Always on.", above=0
+        60.0,
+        "seconds that a call may take as a whole, retries and waiting included. Always on.",
+        above=0,
+        at_most=MOST_S,
     )
     # CPU an image is 1.70 ms at 8 a call and 1.56 at 128 (tests/benchmarks).
     batch_size: int = option(32, "images per call to the server; the server's own limits lower it.", at_least=1)

@@ -159,6 +159,22 @@ def test_bench_says_what_it_will_not_report(fake):
     assert run("bench", "--endpoint", "127.0.0.1:1", "--deadline-s", "5").returncode == 4
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["status", "--wait-s", "inf"], "--wait-s"),
+        (["status", "--deadline-s", "1e10"], "--deadline-s"),
+        (["bench", "--measurement-interval-s", "inf"], "--measurement-interval-s"),
+        (["evaluate", "--images", ".", "--label-column", "x"], "--label-column"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_option_that_cannot_be_is_a_usage_error_that_names_it(fake, arguments, option):
+    done = run(*arguments, "--endpoint", fake.endpoint)
+    assert done.returncode == 2 and option in done.stderr, done.stderr
+    assert fake.calls == 0
+
+
 def test_an_open_loop_counts_the_waiting_of_calls_that_could_not_start():
     """A server that does one call at a time, 20 ms each, asked for 100 a second: latency must show the queue."""
     turn = threading.Lock()

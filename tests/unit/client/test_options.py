@@ -25,6 +25,7 @@ BOTH = pytest.mark.parametrize("kind", [EmbeddingClient, AsyncEmbeddingClient])
     [
         ({"deadline_s": 0}, "deadline_s=0"),
         ({"deadline_s": float("inf")}, "deadline_s=inf"),
+        ({"deadline_s": 1e10}, "deadline_s=10000000000.0: must be a number above 0, at most 1,000,000"),
         ({"deadline_s": float("nan")}, "deadline_s=nan"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"batch_size": 2.5}, "batch_size=2.5"),

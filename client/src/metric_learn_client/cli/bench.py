@@ -22,6 +22,7 @@ from metric_learn_client.cli.shared.output_file import OutputFile, write_text
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.errors import MetricLearnError, RejectedError
 from metric_learn_client.inputs import UnreadableError, read_image
+from metric_learn_client.options import MOST_S
 
 _CSV = ("load", "images_per_s", "calls_per_s", "avg_ms", *(f"p{each}_ms" for each in PERCENTILES), "calls", "failed")
 
@@ -49,7 +50,9 @@ def _levels(_context: click.Context, _option: click.Parameter, value: Optional[s
     help="of the open loop's arrivals",
 )
 @click.option("--batch-size", "-b", type=click.IntRange(1), default=1, show_default=True, help="images per call")
-@click.option("--measurement-interval-s", type=click.FloatRange(0.05), default=5.0, show_default=True, help="a window")
+@click.option(
+    "--measurement-interval-s", type=click.FloatRange(0.05, MOST_S), default=5.0, show_default=True, help="a window"
+)
 @click.option(
     "--stability-percentage",
     type=click.FloatRange(0, 100),

@@ -87,6 +87,10 @@ def command(
         raise click.UsageError("--protocol and --sop-list go together")
     if protocol is not None and gallery is not None:
         raise click.UsageError("--protocol ranks a set against itself; leave --gallery out")
+    if images is not None and gallery is None and label_column is not None:
+        raise click.UsageError(
+            "--label-column names one of EMBEDDINGS or --gallery; the classes of --images are in its folders or lines"
+        )
     chosen = sop_protocol(protocol) if protocol is not None else None
     try:
         if images is not None:

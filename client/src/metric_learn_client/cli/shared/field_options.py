@@ -31,5 +31,6 @@ def _type_of(field: Any, facts: OptionFacts) -> Any:
         return click.Choice(facts.choices)
     low = facts.at_least if facts.above is None else facts.above
     if is_whole(field):
-        return click.IntRange(min=None if low is None else int(low), min_open=facts.above is not None)
-    return str if low is None else click.FloatRange(min=low, min_open=facts.above is not None)
+        most = None if facts.at_most is None else int(facts.at_most)
+        return click.IntRange(None if low is None else int(low), most, min_open=facts.above is not None)
+    return str if low is None else click.FloatRange(low, facts.at_most, min_open=facts.above is not None)
