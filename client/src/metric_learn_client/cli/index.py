@@ -17,8 +17,6 @@ from metric_learn_client.evaluation.similarity import rows_of
 from metric_learn_client.printable import printable
 from metric_learn_client.search.index import KINDS, SearchIndexError, build_index
 
-PATH = click.Path(path_type=Path)
-
 
 @click.group(name="index", help="Search indexes over a job's embeddings.")
 def command() -> None:

@@ -19,7 +19,8 @@ class MilvusExportError(MetricLearnError):
 
 
 def export_to_milvus(source: Path, uri: str, collection: str, *, token: str = "") -> int:
-    """Writes id (the row number), embedding, image_path and fingerprint of every row; returns how many.
+    """Writes id (the row number), embedding, image_path and fingerprint of every row that has an embedding; returns how
+    many these are.
 
     Raises MilvusExportError where the collection exists: two models' embeddings must not end up in one.
     """
@@ -32,9 +33,9 @@ def export_to_milvus(source: Path, uri: str, collection: str, *, token: str = ""
         client = MilvusClient(uri=uri, token=token)
         if client.has_collection(collection):
             raise MilvusExportError(f"{uri} has a collection {collection!r} already; choose another name or drop it")
-        written = 0
+        seen = written = 0
         for shard in iterate_shards(source):
-            if not written:
+            if not seen:
                 schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
                 schema.add_field("id", DataType.INT64, is_primary=True)
                 schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=shard.embeddings.shape[1])
@@ -46,13 +47,14 @@ def export_to_milvus(source: Path, uri: str, collection: str, *, token: str = ""
             finite = np.asarray(np.isfinite(shard.embeddings).all(axis=1))
             paths = shard.table.column("image_path").to_pylist()
             rows = [
-                {"id": written + n, "embedding": row, "image_path": path, "fingerprint": fingerprint}
+                {"id": seen + n, "embedding": row, "image_path": path, "fingerprint": fingerprint}
                 for n, (row, path) in enumerate(zip(shard.embeddings, paths))
                 if finite[n]
             ]
             for start in range(0, len(rows), _ROWS_AT_ONCE):
                 client.insert(collection, rows[start : start + _ROWS_AT_ONCE])
-            written += len(shard.embeddings)
+            seen += len(shard.embeddings)
+            written += len(rows)
         return written
     except MilvusException as error:
         raise MilvusExportError(f"{uri}: {error.message}") from error

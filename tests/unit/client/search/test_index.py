@@ -182,10 +182,11 @@ def test_a_set_is_exported_to_milvus_lite_and_found_there(tmp_path):
     from metric_learn_client.search.milvus import MilvusExportError, export_to_milvus
 
     embeddings, labels = clustered(60, 16, 5)
+    embeddings[[7, 30]] = np.nan  # these failed: they have no place in a collection
     shards, paths = sharded(embeddings, labels, 3)
     source = write_job(tmp_path / "job", shards)
     uri = str(tmp_path / "milvus.db")
-    assert export_to_milvus(source, uri, "pictures") == 60
+    assert export_to_milvus(source, uri, "pictures") == 58
     client = pymilvus.MilvusClient(uri=uri)
     hits = client.search("pictures", [embeddings[41].tolist()], limit=1, output_fields=["image_path", "fingerprint"])
     entity = hits[0][0]["entity"]

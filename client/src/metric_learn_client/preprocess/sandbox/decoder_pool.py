@@ -109,10 +109,12 @@ class DecoderPool:
     def submit(self, image: Union[bytes, Pixels]) -> Future[Pixels]:
         """One encoded image, bytes or uint8 [bytes], copied before this returns -> uint8 [224, 224, 3].
 
-        The future raises ImageError, DecodersUnavailable, or RuntimeError once the pool is closed.
+        The future raises ImageError, DecodersUnavailable, or RuntimeError once the pool is closed. It cannot be
+        cancelled: whoever needs it no longer leaves it.
         """
         size = len(image)
         job = Waiting(size, None)
+        job.future.set_running_or_notify_cancel()
         if not 0 < size <= self._limits.max_image_bytes:
             try:
                 job.future.set_result(preprocess(image, self._limits))  # refuses by the size alone

@@ -109,6 +109,14 @@ def wait_until(condition, timeout_s=20):
         time.sleep(0.02)
 
 
+def test_an_image_that_nobody_waits_for_any_more_harms_no_other(pool):
+    futures = [pool.submit(GOOD[0]) for _ in range(50)]
+    assert not futures[40].cancel()
+    for future in futures:
+        assert_right(future, 0)
+    assert not pool.failed
+
+
 def test_a_thousand_pictures_come_back_in_order_with_the_pixels_of_preprocess(pool):
     futures = [pool.submit(GOOD[index % 3]) for index in range(1000)]
     for index, future in enumerate(futures):
