@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from metric_learn_client.contract.exit_codes import ExitCode
-from metric_learn_client.jobs import InputError, JobError, RefusedError, embed_dataset, prepare, verify
+from metric_learn_client.jobs import InputError, JobError, RefusedError, embed_dataset, verify
+from metric_learn_client.jobs.plan import plan
 from tests.integration.client.jobs.conftest import Job, kill, make_images, shard_contents, until
 from tests.integration.client.jobs.test_faults import Cut, cut_renames
 
@@ -245,7 +246,7 @@ def test_the_summary_says_what_was_found(tmp_path, fake):
 def test_a_table_that_is_written_anew_while_it_is_compared_is_refused_and_embedded_anew_by_the_next_sync(
     tmp_path, fake, monkeypatch
 ):
-    table, out, build = tmp_path / "t.parquet", tmp_path / "out", prepare.build
+    table, out, build = tmp_path / "t.parquet", tmp_path / "out", plan.build
     pq.write_table(pa.table({"image": [b"old 1", b"old 2"]}), table)
     embed_dataset(table, out, endpoint=fake.endpoint, **FEW)
 
@@ -253,7 +254,7 @@ def test_a_table_that_is_written_anew_while_it_is_compared_is_refused_and_embedd
         pq.write_table(pa.table({"image": [b"new 1", b"new 2"]}), table)
         return build(*arguments)
 
-    monkeypatch.setattr(prepare, "build", written_anew)
+    monkeypatch.setattr("metric_learn_client.jobs.prepare.build", written_anew)
     with pytest.raises(InputError, match="the input changed while it was compared; run the same command once nothing"):
         sync(table, out, fake)
     monkeypatch.undo()
