@@ -171,7 +171,7 @@ DEADLINE_EXCEEDED: no answer within the caller's deadline, or the server's `dead
 NOT_FOUND: a version of the model that is not served.
 ALREADY_EXISTS: not said by this service.
 PERMISSION_DENIED: a proxy's HTTP 403; the service itself says UNAUTHENTICATED.
-RESOURCE_EXHAUSTED: no room at present, nothing of the call was done; without a retry hint: the message is too large.
+RESOURCE_EXHAUSTED: no room at present, nothing was done; without a retry hint: metadata of over 16 KiB.
 FAILED_PRECONDITION: not said by this service.
 ABORTED: not said by this service.
 OUT_OF_RANGE: not said by this service.
