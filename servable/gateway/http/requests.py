@@ -12,8 +12,8 @@ import orjson
 from servable.gateway.call.calls import Embedded
 from servable.gateway.call.request import PredictWork
 from servable.gateway.errors import invalid
+from servable.gateway.http.description import JSON
 
-JSON = "application/json"
 # Runs a call's images through the one internal call. Raises CallError.
 Embed = Callable[[PredictWork], Awaitable[Embedded]]
 
