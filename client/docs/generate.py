@@ -174,7 +174,8 @@ def _value(option: click.Option) -> str:
     kind: Any = option.type
     if isinstance(kind, click.Choice):
         return ", ".join(f"`{choice}`" for choice in kind.choices)
-    number = {click.IntRange: "whole number", click.FloatRange: "number"}.get(type(kind))
+    ranges = {click.IntRange: "whole number", click.FloatRange: "number"}
+    number = next((word for each, word in ranges.items() if isinstance(kind, each)), None)
     if number is None:
         return {"integer": "whole number", "float": "number", "text": "text"}.get(kind.name, "path")
     low = "" if kind.min is None else f", {'above' if kind.min_open else 'from'} {kind.min:g}"

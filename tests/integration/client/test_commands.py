@@ -163,6 +163,8 @@ def test_bench_says_what_it_will_not_report(fake):
     ("arguments", "option"),
     [
         (["status", "--wait-s", "inf"], "--wait-s"),
+        (["status", "--wait-s", "nan"], "--wait-s"),
+        (["evaluate", "--images", ".", "--min-recall-at-1", "nan"], "--min-recall-at-1"),
         (["status", "--deadline-s", "1e10"], "--deadline-s"),
         (["bench", "--measurement-interval-s", "inf"], "--measurement-interval-s"),
         (["evaluate", "--images", ".", "--label-column", "x"], "--label-column"),

@@ -18,6 +18,7 @@ from metric_learn_client._client.lossless import encode_lossless
 from metric_learn_client.bench.levels import PERCENTILES, Level, parse_range
 from metric_learn_client.bench.runner import MAX_ARRIVALS_IN_FLIGHT, Load, Measurement, UnstableError, rotating
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
+from metric_learn_client.cli.shared.field_options import NumberRange
 from metric_learn_client.cli.shared.output_file import OutputFile, write_text
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.errors import MetricLearnError, RejectedError
@@ -51,11 +52,11 @@ def _levels(_context: click.Context, _option: click.Parameter, value: Optional[s
 )
 @click.option("--batch-size", "-b", type=click.IntRange(1), default=1, show_default=True, help="images per call")
 @click.option(
-    "--measurement-interval-s", type=click.FloatRange(0.05, MOST_S), default=5.0, show_default=True, help="a window"
+    "--measurement-interval-s", type=NumberRange(0.05, MOST_S), default=5.0, show_default=True, help="a window"
 )
 @click.option(
     "--stability-percentage",
-    type=click.FloatRange(0, 100),
+    type=NumberRange(0, 100),
     default=10.0,
     show_default=True,
     help="how far windows may differ and still agree",

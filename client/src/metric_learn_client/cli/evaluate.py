@@ -11,6 +11,7 @@ import click
 
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
 from metric_learn_client.cli.shared.embeddings_option import Embeddings
+from metric_learn_client.cli.shared.field_options import NumberRange
 from metric_learn_client.cli.shared.output_file import OutputFile, write_text
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.evaluation.embedding_set import EmbeddingSet, EmbeddingSetError, read_embedding_set
@@ -53,7 +54,7 @@ FOLDER = click.Path(file_okay=False, writable=True, path_type=Path)
     show_default=True,
     help="K of Recall@K; may be given several times",
 )
-@click.option("--min-recall-at-1", type=click.FloatRange(0, 1), help="exit 5 below this")
+@click.option("--min-recall-at-1", type=NumberRange(0, 1), help="exit 5 below this")
 @click.option("--memory-mb", type=click.IntRange(16), default=DEFAULT_MEMORY_MB, show_default=True, help="for a block")
 @click.option("--faiss", is_flag=True, help="rank by FAISS in float32 in place of the exact order")
 @click.option("--report", type=OutputFile(), help="x.html: a self-contained page")

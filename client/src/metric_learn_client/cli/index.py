@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from metric_learn_client.cli.shared.embeddings_option import Embeddings
+from metric_learn_client.cli.shared.field_options import NumberRange
 from metric_learn_client.cli.shared.output_file import OutputFolder
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.evaluation.embedding_set import EmbeddingSetError, read_embedding_set
@@ -29,7 +30,7 @@ def command() -> None:
 @click.option("--kind", type=click.Choice(KINDS), default="exact", show_default=True, help="FAISS Flat, IVF or HNSW")
 @click.option(
     "--target-recall",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=NumberRange(0, 1, min_open=True),
     default=0.95,
     show_default=True,
     help="Recall@10 against exact that an approximate index must reach",
@@ -62,7 +63,7 @@ def build(embeddings: Path, output: Path, kind: Any, target_recall: float, as_js
 @click.argument("embeddings", type=Embeddings())
 @click.option(
     "--threshold",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=NumberRange(0, 1, min_open=True),
     default=0.98,
     show_default=True,
     help="cosine similarity from which two images count as near-duplicates; depends on the weights",

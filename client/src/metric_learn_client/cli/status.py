@@ -12,6 +12,7 @@ import click
 from metric_learn_client._client.client import EmbeddingClient
 from metric_learn_client._client.core.targets import parse_endpoints
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
+from metric_learn_client.cli.shared.field_options import NumberRange
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.errors import MetricLearnError, RejectedError
 from metric_learn_client.options import MOST_S
@@ -25,7 +26,7 @@ MB = 1024 * 1024
     " 5: they serve different models.",
 )
 @endpoint_options
-@click.option("--wait-s", type=click.FloatRange(0, MOST_S, min_open=True), help="wait so long for each to become ready")
+@click.option("--wait-s", type=NumberRange(0, MOST_S, min_open=True), help="wait so long for each to become ready")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object per endpoint and line")
 def command(wait_s: Optional[float], as_json: bool, endpoint: str, **connection: Any) -> ExitCode:
     try:

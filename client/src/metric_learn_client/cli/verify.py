@@ -11,6 +11,7 @@ import click
 import numpy as np
 
 from metric_learn_client.cli.shared.connection import endpoint_options, open_client
+from metric_learn_client.cli.shared.field_options import NumberRange
 from metric_learn_client.cli.shared.output_file import OutputFile, write_text
 from metric_learn_client.contract.exit_codes import ExitCode
 from metric_learn_client.errors import MetricLearnError
@@ -34,7 +35,7 @@ from metric_learn_client.verification.verdict import Side, as_dict, as_text
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(0, min_open=True),
+    type=NumberRange(0, min_open=True),
     help="worst relative distance of a row  [default: 1e-4 for float32, 2e-2 for float16]",
 )
 @click.option(

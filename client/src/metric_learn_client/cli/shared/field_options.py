@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+import math
+from typing import Any, Callable, Optional
 
 import click
 
 from metric_learn_client.option_fields import OptionFacts, is_whole, option_named
 
 FILE = click.Path(exists=True, dir_okay=False)
+
+
+class NumberRange(click.FloatRange):
+    """As click's, but `nan` is in no range."""
+
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> Any:
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return found
 
 
 def option_of(kind: Any, name: str, *spelled: str, mark: str = "", **more: Any) -> Callable[..., Any]:
@@ -33,4 +44,4 @@ def _type_of(field: Any, facts: OptionFacts) -> Any:
     if is_whole(field):
         most = None if facts.at_most is None else int(facts.at_most)
         return click.IntRange(None if low is None else int(low), most, min_open=facts.above is not None)
-    return str if low is None else click.FloatRange(low, facts.at_most, min_open=facts.above is not None)
+    return str if low is None else NumberRange(low, facts.at_most, min_open=facts.above is not None)
