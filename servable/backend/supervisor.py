@@ -250,6 +250,8 @@ class Supervisor:
             lost = child.workers_ended() - ended_before - len(ended)
             del ended[len(ended) + min(0, lost) :]  # that a device was taken out may be known a turn later
             ended += [time.monotonic()] * lost
+            if lost > 0 and child.expected_workers == 1:  # MindSpore Serving had begun another one before this look
+                return "MindSpore Serving lost its worker"
             # MindSpore Serving gives a lost worker's images to the others, one after the other: not a third time.
             if lost > 0 and self._registry.suspect_alone(self.version):
                 return "MindSpore Serving lost a worker with a suspect in it"

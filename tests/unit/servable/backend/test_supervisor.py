@@ -144,6 +144,17 @@ async def test_a_child_that_lives_without_a_worker_is_replaced():
 
 
 @played
+async def test_an_only_worker_that_is_lost_replaces_the_child_also_where_another_one_was_begun_unseen():
+    scene = Scene()
+    await scene.supervisor.start()
+    await asyncio.sleep(0.2)
+    scene.launched[0].lost = 1
+    await scene.until(lambda: len(scene.launched) == 2)
+    assert scene.down == ["MindSpore Serving lost its worker"]
+    await scene.supervisor.stop()
+
+
+@played
 async def test_one_lost_worker_of_two_may_come_back_or_else_the_child_is_replaced():
     scene = Scene(Child(1, workers=2))
     await scene.supervisor.start()
