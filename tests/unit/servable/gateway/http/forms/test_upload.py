@@ -3,14 +3,14 @@
 import pytest
 
 from servable.gateway.errors import CallError
-from servable.gateway.http.forms.upload import MOST_PARAMETERS, read_multipart
+from servable.gateway.http.forms.upload import MOST_PARAMETERS, named, split_multipart
 
 CONTENT_TYPE = "multipart/form-data; boundary=edge"
 
 
 def names(*dispositions, content_type=CONTENT_TYPE):
     parts = [b"--edge\r\nContent-Disposition: form-data; %s\r\n\r\nx\r\n" % each for each in dispositions]
-    return [upload.name for upload in read_multipart(b"".join(parts) + b"--edge--\r\n", content_type, 256)]
+    return [upload.name for upload in named(split_multipart(b"".join(parts) + b"--edge--\r\n", content_type, 256))]
 
 
 @pytest.mark.parametrize(
