@@ -1,6 +1,7 @@
 """A probe is answered whoever else holds connections to the HTTP port."""
 
 import contextlib
+import resource
 import socket
 import time
 
@@ -57,3 +58,9 @@ def test_a_connection_has_one_time_for_everything(tmp_path):
             except OSError:
                 ended = True
         assert TOTAL_S / 2 < time.monotonic() - began < 2 * TOTAL_S + 1
+
+
+def test_strangers_leave_descriptors_for_probes_and_for_everything_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, 1024))
+    with Harness(tmp_path) as harness:
+        assert 1024 - 2 * harness.gateway._most_connections() >= MAX_CONNECTIONS + 256
