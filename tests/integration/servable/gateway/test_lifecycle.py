@@ -1,5 +1,6 @@
 """Backends that come, go, lie and hang; versions that change; a server that stops."""
 
+import contextlib
 import dataclasses
 import time
 
@@ -165,28 +166,29 @@ def test_two_versions_are_served_and_the_default_switches_under_load(tmp_path):
         harness.run(second.stop())
 
 
-def test_retiring_waits_for_calls_in_flight(tmp_path):
-    with Harness(tmp_path) as harness, harness.channel() as channel:
+@contextlib.contextmanager
+def second_version(folder):
+    """A gateway that serves version 2 too, by a MindSpore Serving of its own."""
+    with Harness(folder) as harness, harness.channel() as channel:
         second = FakeServing()
-        target = harness.run(second.start(f"{tmp_path}/second.sock"))
-        backend = FakeBackend(target, version=2)
+        backend = FakeBackend(harness.run(second.start(f"{folder}/second.sock")), version=2)
         harness.call(harness.backends.set_ready, backend)
         harness.wait_serving(2)
+        yield harness, channel, second, backend
+        harness.run(second.stop())
+
+
+def test_retiring_waits_for_calls_in_flight(tmp_path):
+    with second_version(tmp_path) as (harness, channel, second, backend):
         second.delay_s = 0.4
         future = predict_future(channel, request(b"x", version=2))
         until(lambda: second.batches, "the call")
         assert harness.run(harness.backends.retire(backend, 5)) is True
         assert future.result(1).instances
-        harness.run(second.stop())
 
 
 def test_a_version_whose_backend_ends_while_it_is_retired_gets_a_successor_and_goes(tmp_path):
-    with Harness(tmp_path) as harness, harness.channel() as channel:
-        second = FakeServing()
-        target = harness.run(second.start(f"{tmp_path}/second.sock"))
-        backend = FakeBackend(target, version=2)
-        harness.call(harness.backends.set_ready, backend)
-        harness.wait_serving(2)
+    with second_version(tmp_path) as (harness, channel, second, backend):
         second.silent = True
         future = predict_future(channel, request(b"x", version=2))
         until(lambda: second.batches, "the call")
@@ -197,7 +199,6 @@ def test_a_version_whose_backend_ends_while_it_is_retired_gets_a_successor_and_g
         harness.call(harness.backends.set_ready, dataclasses.replace(backend))
         assert future.result(10).instances and retired.result(10) is True
         assert [served.version for served in harness.backends.all()] == [1]
-        harness.run(second.stop())
 
 
 def test_an_end_counts_once_however_often_it_is_told(tmp_path):
@@ -209,19 +210,13 @@ def test_an_end_counts_once_however_often_it_is_told(tmp_path):
 
 
 def test_retiring_fails_calls_that_outlast_the_grace_and_keeps_none_waiting(tmp_path):
-    with Harness(tmp_path) as harness, harness.channel() as channel:
-        second = FakeServing()
-        target = harness.run(second.start(f"{tmp_path}/second.sock"))
-        backend = FakeBackend(target, version=2)
-        harness.call(harness.backends.set_ready, backend)
-        harness.wait_serving(2)
+    with second_version(tmp_path) as (harness, channel, second, backend):
         second.silent = True
         future = predict_future(channel, request(b"x", version=2))
         until(lambda: second.batches, "the call")
         assert harness.run(harness.backends.retire(backend, 0.1)) is False
         error = failure(lambda: future.result(3))
         assert error.code() is grpc.StatusCode.UNAVAILABLE and "no longer served" in error.details()
-        harness.run(second.stop())
 
 
 def test_a_call_never_mixes_two_models(tmp_path):
