@@ -18,6 +18,7 @@ import logging
 import time
 from typing import Callable, Optional
 
+from metric_learn_client.contract.exit_codes import ExitCode
 from servable.backend.launcher import Child
 from servable.backend.warm_up import Unanswered
 from servable.config.sections import SupervisionSection
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 class StartFailed(Exception):
     """It did not come to serve. exit_code: 5 for wrong embeddings, else 4. passing: nothing is wrong with it."""
 
-    def __init__(self, reason: str, exit_code: int = 4, *, passing: bool = False) -> None:
+    def __init__(self, reason: str, exit_code: int = ExitCode.NOT_REACHABLE, *, passing: bool = False) -> None:
         super().__init__(reason)
         self.exit_code = exit_code
         self.passing = passing
@@ -145,12 +146,13 @@ class Supervisor:
                 )
             if arrival.done():
                 error = arrival.exception()
-                said, code = str(error), 5 if isinstance(error, WrongEmbedding) else 4
+                said = str(error)
+                code: int = ExitCode.GATE_FAILED if isinstance(error, WrongEmbedding) else ExitCode.NOT_REACHABLE
                 if isinstance(error, Unanswered):
                     # Without its only worker MindSpore Serving says that there is no servable, and may end much later.
                     why = await asyncio.to_thread(child.why)
                     code = start_code(why)
-                    said = "; ".join(hung) or (why if code == 5 else said)
+                    said = "; ".join(hung) or (why if code == ExitCode.GATE_FAILED else said)
                 raise StartFailed(f"version {self.version} does not serve: {said}", code) from error
             if self._unhealthy.done():
                 raise StartFailed(f"version {self.version} does not serve: {self._unhealthy.result()}")
@@ -300,7 +302,7 @@ class Supervisor:
 
 def start_code(last_words: str) -> int:
     """The exit code of a start that failed with these."""
-    return 5 if WRONG_EMBEDDING in last_words else 4
+    return ExitCode.GATE_FAILED if WRONG_EMBEDDING in last_words else ExitCode.NOT_REACHABLE
 
 
 def backoff_s(failures: int, settings: SupervisionSection) -> float:
